@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: routes, bodies, schemas, errors, middleware. No arithmetic, no models."""

@@ -1,0 +1,34 @@
+"""What every backend is: a graph on one device, behind three members."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.domain import Blob, Tensor
+
+
+class Backend(Protocol):
+    """A loaded graph on one device. Not thread-safe: one thread owns it from the first run to `close`."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most items one run takes, at least 1."""
+        ...
+
+    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+        """Run the graph once.
+
+        Args:
+            batch: (N, C, H, W) float32, C-contiguous, 1 <= N <= `max_batch_size`.
+
+        Returns:
+            The graph's outputs in the graph's order. The arrays belong to the caller.
+
+        Raises:
+            InferenceError: The run failed; the backend stays usable unless it says otherwise.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device's memory. A second call does nothing; `run` after it raises InferenceError."""
+        ...

@@ -1,0 +1,1 @@
+"""The jetface command."""

@@ -1,0 +1,178 @@
+"""Every error a caller can meet, as one tree.
+
+    ServiceError                     HTTP   code
+    ├─ RequestError                  422    invalid_request
+    │  ├─ ImageDecodeError           422    image_decode
+    │  ├─ ImageTooLargeError         413    image_too_large
+    │  ├─ BodyTooLargeError          413    body_too_large
+    │  ├─ UnsupportedMediaError      415    unsupported_media
+    │  ├─ UrlRefusedError            422    url_refused
+    │  ├─ NotFoundError              404    not_found
+    │  ├─ MethodNotAllowedError      405    method_not_allowed
+    │  ├─ RequestTimeoutError        408    request_timeout
+    │  └─ UnauthorizedError          401    unauthorized
+    ├─ CapacityError                 429    overloaded
+    │  ├─ QueueFullError             429    queue_full         (+ Retry-After)
+    │  ├─ DeadlineExceededError      504    deadline_exceeded
+    │  └─ ShuttingDownError          503    shutting_down      (+ Retry-After)
+    ├─ ModelError                    503    model_unavailable
+    │  ├─ ModelFileError             503    model_file
+    │  ├─ ModelContractError         503    model_contract
+    │  └─ ModelBuildingError         503    model_building     (+ Retry-After)
+    └─ BackendError                  500    backend_error
+       ├─ BackendUnavailableError    500    backend_unavailable
+       └─ InferenceError             500    inference_failed
+
+`message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
+beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/api/errors.py`.
+No face found is an empty list, not an error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors of the service."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **details: object) -> None:
+        """Create an error.
+
+        Args:
+            message: One sentence for the caller.
+            retry_after_s: Seconds after which a second try makes sense; None when it does not.
+            details: Facts a program can act on, JSON-serialisable.
+        """
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.details = details
+
+
+class RequestError(ServiceError):
+    """The request cannot be understood or names what is not allowed. Raised while it is read, before any work."""
+
+    code = "invalid_request"
+
+
+class ImageDecodeError(RequestError):
+    """A picture is empty, truncated, of no accepted format, or broken. Fails that picture's slot only."""
+
+    code = "image_decode"
+
+
+class ImageTooLargeError(RequestError):
+    """A picture's header claims more pixels than allowed. Raised before a pixel is decoded."""
+
+    code = "image_too_large"
+
+
+class BodyTooLargeError(RequestError):
+    """The body is longer than `MAX_BODY_BYTES`. Raised from the declared length, or while it streams in."""
+
+    code = "body_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    """The body's Content-Type is not one of those a route takes; the message lists them."""
+
+    code = "unsupported_media"
+
+
+class UrlRefusedError(RequestError):
+    """A picture's URL may not be fetched, or fetching it failed. Fails that picture's slot only."""
+
+    code = "url_refused"
+
+
+class NotFoundError(RequestError):
+    """No such route or model."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The route exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class RequestTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class CapacityError(ServiceError):
+    """The service could answer, but not now. Raised at the door or by a queue."""
+
+    code = "overloaded"
+
+
+class QueueFullError(CapacityError):
+    """Too many requests are in flight or waiting; `retry_after_s` says when a place is likely."""
+
+    code = "queue_full"
+
+
+class DeadlineExceededError(CapacityError):
+    """The request's deadline passed before its answer was ready."""
+
+    code = "deadline_exceeded"
+
+
+class ShuttingDownError(CapacityError):
+    """The process drains: requests in flight are answered, new ones are not taken."""
+
+    code = "shutting_down"
+
+
+class ModelError(ServiceError):
+    """A model the request needs cannot be used."""
+
+    code = "model_unavailable"
+
+
+class ModelFileError(ModelError):
+    """A model's file is missing or fails its checksum."""
+
+    code = "model_file"
+
+
+class ModelContractError(ModelError):
+    """A graph is not what its registry entry says; the message tells what was found."""
+
+    code = "model_contract"
+
+
+class ModelBuildingError(ModelError):
+    """The model's engine is being built and nothing else can answer meanwhile."""
+
+    code = "model_building"
+
+
+class BackendError(ServiceError):
+    """The inference backend failed."""
+
+    code = "backend_error"
+
+
+class BackendUnavailableError(BackendError):
+    """The backend asked for by name cannot be had here. Raised at start."""
+
+    code = "backend_unavailable"
+
+
+class InferenceError(BackendError):
+    """A run of a model failed; the cause is in the log."""
+
+    code = "inference_failed"

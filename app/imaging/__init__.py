@@ -1,0 +1,1 @@
+"""Bytes to images, within limits. Knows no model and no HTTP route."""

@@ -1,0 +1,85 @@
+"""Every Prometheus metric: name, labels, buckets. One instance per service, with its own registry; no globals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
+
+_STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10)
+"""0.5 ms (an alignment) to 10 s (a crowd on a weak CPU)."""
+
+_REQUEST_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 40)
+"""5 ms (a small face on a GPU) to 40 s (past the default deadline)."""
+
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""The buckets that models are warmed for."""
+
+_FACES_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """The service's metrics. Thread-safe: prometheus-client locks each child."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        self.requests = Counter(
+            "jetface_requests", "Requests answered.", ["route", "method", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "jetface_request_seconds", "From the first byte to the last.", ["route"],
+            buckets=_REQUEST_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("jetface_requests_in_flight", "Requests being served.", registry=registry)
+        self.refusals = Counter(
+            "jetface_refusals", "Requests and pictures answered with an error, by its code.", ["code"],
+            registry=registry,
+        )  # fmt: skip
+        self.stage_seconds = Histogram(
+            "jetface_stage_seconds", "Seconds a picture spent in a stage.", ["stage"],
+            buckets=_STAGE_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+        self.pictures = Counter("jetface_pictures", "Pictures answered, ok or failed.", ["status"], registry=registry)
+        self.faces = Histogram(
+            "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
+        )
+
+        self.queue_length = Gauge("jetface_queue_length", "Items waiting for a model.", ["model"], registry=registry)
+        self.queue_seconds = Histogram(
+            "jetface_queue_seconds", "Seconds an item waited for a model.", ["model"],
+            buckets=_STAGE_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+        self.batch_size = Histogram(
+            "jetface_batch_size", "Items per run of a model.", ["model"], buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.run_seconds = Histogram(
+            "jetface_run_seconds", "Seconds per run of a model.", ["model"], buckets=_STAGE_BUCKETS_S, registry=registry
+        )
+        self.dropped = Counter(
+            "jetface_dropped_items", "Items dropped before they cost inference.", ["model", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.run_failures = Counter(
+            "jetface_run_failures", "Runs of a model that failed.", ["model"], registry=registry
+        )
+
+        self.model_state = Gauge(
+            "jetface_model_state", "1 for the state a model is in.", ["model", "state"], registry=registry
+        )
+        self.model_backend = Gauge(
+            "jetface_model_backend", "1 for the backend a model runs on.", ["model", "backend"], registry=registry
+        )
+        self.model_load_seconds = Gauge(
+            "jetface_model_load_seconds", "Seconds the last load of a model took.", ["model"], registry=registry
+        )
+
+        self.decode_pixels = Gauge(
+            "jetface_decode_pixels_in_flight", "Pixels of pictures decoded and not yet released.", registry=registry
+        )
+
+    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Let `gauge` ask `read` at each scrape instead of being set."""
+        gauge.set_function(read)

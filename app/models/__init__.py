@@ -1,0 +1,1 @@
+"""From a registry name to a loaded model: files, graphs, families, batchers. Knows no HTTP and no picture formats."""

@@ -1,0 +1,121 @@
+"""What the registry says of a model: `models/*.toml`, one file a model, read into frozen values.
+
+A model is data. Code knows families (`scrfd`, `arcface`), never file names; a new model of a known family is a new TOML.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a registry name looks like."""
+
+Task = Literal["detection", "recognition"]
+Family = Literal["scrfd", "arcface"]
+
+_TASK_BY_FAMILY: Mapping[str, Task] = MappingProxyType({"scrfd": "detection", "arcface": "recognition"})
+
+
+class RegistryError(ValueError):
+    """A registry file cannot be read; the message names the file and what is wrong with it."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Entry):
+    """What a graph wants to be fed: `(pixel - mean) / std`, NCHW."""
+
+    height_px: int = Field(ge=0, multiple_of=16, description="0: free, any multiple of 32.")
+    width_px: int = Field(ge=0, multiple_of=16, description="0: free, any multiple of 32.")
+    mean: float
+    std: float = Field(gt=0)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+
+class DownloadSpec(_Entry):
+    """Where the official file comes from, alone or inside a zip archive."""
+
+    url: str = Field(pattern=r"^https://")
+    archive_member: str | None = Field(None, description="Path inside the zip; empty when the URL is the file itself.")
+    archive_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+
+class ModelSpec(_Entry):
+    """One registry entry."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=64)
+    task: Task
+    family: Family
+    license: str
+    source: str = Field(description="Who made the weights and where they are published.")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Of the ONNX file; enforced at load.")
+    md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="Only where the publisher gives no sha256.")
+    file: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", description="Default: NAME.onnx.")
+    embedding_length: int | None = Field(None, ge=1, le=8192, description="Recognition only.")
+    input: InputSpec
+    download: DownloadSpec | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the ONNX file in the weights folder or mirror."""
+        return self.file or f"{self.name}.onnx"
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ModelSpec:
+        if _TASK_BY_FAMILY[self.family] != self.task:
+            raise ValueError(f"family {self.family} does {_TASK_BY_FAMILY[self.family]}, not {self.task}")
+        if (self.task == "recognition") != (self.embedding_length is not None):
+            raise ValueError("embedding_length belongs to recognition models, and every one of them needs it")
+        if self.sha256 is None and self.md5 is None:
+            raise ValueError("sha256 (or, where the publisher gives no other, md5) is needed")
+        return self
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read one registry file.
+
+    Raises:
+        RegistryError: Not TOML, or not a valid entry.
+    """
+    try:
+        return ModelSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+        raise RegistryError(f"{path.name}: {cause}") from cause
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "entry"
+        raise RegistryError(f"{path.name}: {where}: {first['msg']}") from cause
+
+
+def read_registry(directories: Iterable[Path]) -> Mapping[str, ModelSpec]:
+    """Read `*.toml` of each directory; later directories add to and override earlier ones by name.
+
+    Args:
+        directories: The shipped registry first, then the user's weights folder. Missing ones are skipped.
+
+    Raises:
+        RegistryError: A file cannot be read, or two files of one directory share a name.
+    """
+    registry: dict[str, ModelSpec] = {}
+    for directory in directories:
+        found: dict[str, ModelSpec] = {}
+        for path in sorted(directory.glob("*.toml")):
+            spec = read_spec(path)
+            if spec.name in found:
+                raise RegistryError(f"{path.name}: another file in the same folder is named {spec.name} too")
+            found[spec.name] = spec
+        registry.update(found)
+    return MappingProxyType(registry)
