@@ -1,0 +1,42 @@
+"""Fixtures for every test: an environment without our variables, and the optional shared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, variable_names
+from tests.support.shared import require_shared
+
+
+@pytest.fixture(autouse=True)
+def _clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's shell reaches a test."""
+    for field in Settings.model_fields:
+        for variable in variable_names(field):
+            monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The shared folder itself."""
+    return require_shared()
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """Folder of real weights."""
+    return require_shared("models")
+
+
+@pytest.fixture(scope="session")
+def shared_images() -> Path:
+    """Folder of pictures with 0 to 116 faces."""
+    return require_shared("images")
+
+
+@pytest.fixture(scope="session")
+def shared_faces() -> Path:
+    """Folder of 200 people, four portraits each."""
+    return require_shared("faces")

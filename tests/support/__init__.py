@@ -1,0 +1,1 @@
+"""What several test modules need: shared assets, small graphs, a started server."""
