@@ -17,6 +17,8 @@ def _detections(count: int) -> Detections:
 
 
 class TestDetections:
+    """Rows of three arrays that travel together."""
+
     def test_empty_keeps_the_shapes(self) -> None:
         """No face is three empty arrays of the right rank, so that callers need no special case."""
         empty = Detections.empty()
