@@ -51,6 +51,10 @@ class ServiceError(Exception):
         self.retry_after_s = retry_after_s
         self.details = details
 
+    def copy(self) -> ServiceError:
+        """Return an equal error of the same class: two callers must not share one exception object's traceback."""
+        return type(self)(self.message, retry_after_s=self.retry_after_s, **self.details)
+
 
 class RequestError(ServiceError):
     """The request cannot be understood or names what is not allowed. Raised while it is read, before any work."""

@@ -1,0 +1,149 @@
+"""Models by name: loaded on the first call that needs them, once under any concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from app.errors import ModelError, NotFoundError, ServiceError, ShuttingDownError
+from app.metrics import Metrics
+from app.models.loaded import LoadedModel
+from app.specs import ModelSpec
+
+_log = structlog.get_logger(__name__)
+
+
+class ModelState(str, Enum):
+    """Where a model is in its life."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    BUILDING = "building"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """What an operator can know of a model now."""
+
+    spec: ModelSpec
+    state: ModelState
+    reason: str | None = None
+    """Why the last load failed, one sentence; None unless the state is `failed`."""
+    backend: str | None = None
+    load_s: float | None = None
+
+
+class ModelStore:
+    """Loads models on demand and keeps them. Belongs to one event loop; not thread-safe.
+
+    A load that fails fails every call that waits for it, with its reason; the next call tries again.
+    """
+
+    def __init__(
+        self,
+        registry: Mapping[str, ModelSpec],
+        load: Callable[[ModelSpec], Awaitable[LoadedModel[Any, Any]]],
+        metrics: Metrics,
+    ) -> None:
+        self._registry = registry
+        self._load = load
+        self._metrics = metrics
+        self._loads: dict[str, asyncio.Task[LoadedModel[Any, Any]]] = {}
+        self._statuses: dict[str, ModelStatus] = {}
+        self._closed = False
+
+    async def get(self, name: str) -> LoadedModel[Any, Any]:
+        """Return the model, loading it first if need be.
+
+        A caller that is cancelled while it waits leaves the load to the others.
+
+        Raises:
+            NotFoundError: No such registry entry.
+            ModelError: The load failed.
+            ShuttingDownError: The store is closed.
+        """
+        load = self._loads.get(name)
+        if load is None:
+            if self._closed:
+                raise ShuttingDownError("The service is shutting down.")
+            load = self._loads[name] = asyncio.create_task(self._load_once(self.spec(name)), name=f"load {name}")
+            # A failed load must be retried by the next call, and its error read even when every caller has gone.
+            load.add_done_callback(lambda task: self._forget_failed(name, task))
+        if load.done():
+            return load.result()
+        try:
+            return await asyncio.shield(load)
+        except ServiceError as error:
+            # One exception object a caller: a shared one would collect everybody's traceback.
+            raise error.copy() from error
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return the registry entry.
+
+        Raises:
+            NotFoundError: No such entry.
+        """
+        try:
+            return self._registry[name]
+        except KeyError:
+            raise NotFoundError("No model of that name is in the registry.") from None
+
+    def status(self, name: str) -> ModelStatus:
+        """Return the state of one registry entry."""
+        return self._statuses.get(name) or ModelStatus(spec=self.spec(name), state=ModelState.UNLOADED)
+
+    def statuses(self) -> list[ModelStatus]:
+        """Return the state of every registry entry, by name."""
+        return [self.status(name) for name in sorted(self._registry)]
+
+    def loaded(self) -> list[LoadedModel[Any, Any]]:
+        """Return the models that serve."""
+        return [
+            task.result()
+            for task in self._loads.values()
+            if task.done() and not task.cancelled() and task.exception() is None
+        ]
+
+    async def close(self) -> None:
+        """Unload everything: loads under way are waited for, queues are drained."""
+        self._closed = True
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await asyncio.gather(*(model.close() for model in self.loaded()))
+        self._loads.clear()
+
+    async def _load_once(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+        self._enter(ModelStatus(spec=spec, state=ModelState.LOADING))
+        _log.info("model loading", model=spec.name)
+        started = time.perf_counter()
+        try:
+            model = await self._load(spec)
+        except Exception as cause:
+            error = cause if isinstance(cause, ServiceError) else ModelError("The model could not be loaded.")
+            self._enter(ModelStatus(spec=spec, state=ModelState.FAILED, reason=error.message))
+            _log.error("model failed to load", model=spec.name, reason=error.message, exc_info=cause)
+            if error is cause:
+                raise
+            raise error from cause
+        load_s = time.perf_counter() - started
+        self._metrics.model_load_seconds.labels(spec.name).set(load_s)
+        self._metrics.model_backend.labels(spec.name, model.backend).set(1)
+        self._enter(ModelStatus(spec=spec, state=ModelState.SERVING, backend=model.backend, load_s=load_s))
+        _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
+        return model
+
+    def _enter(self, status: ModelStatus) -> None:
+        self._statuses[status.spec.name] = status
+        for state in ModelState:
+            self._metrics.model_state.labels(status.spec.name, state.value).set(state is status.state)
+
+    def _forget_failed(self, name: str, task: asyncio.Task[LoadedModel[Any, Any]]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._loads.pop(name, None)

@@ -1,0 +1,96 @@
+"""A picture to detections: canvases, the detector's queue, a small second look merged in, back to source pixels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from app.domain import Detections, Image
+from app.geometry.boxes import merge_looks
+from app.geometry.letterbox import Letterbox
+from app.models.scrfd import DetectorItem
+from app.models.store import ModelStore
+from app.pipeline.pool import WorkPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorOptions:
+    """How pictures are put before the detector."""
+
+    max_hw: tuple[int, int] = (640, 640)
+    """Largest canvas, multiples of 32."""
+    scales: Sequence[float] = (1.0,)
+    """Canvases each picture is looked at, as fractions of `max_hw`, the full one first."""
+    rectangular: bool = True
+    """Pad only to the next multiple of 32 instead of to the full canvas: less to compute, more shapes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DetectorOutcome:
+    """What the detector said of one picture."""
+
+    detections: Detections
+    """In pixels of the picture that was handed in, best score first."""
+    scale: float
+    """Factor by which the picture was resized for the full canvas."""
+    queued_s: float
+    took_s: float
+    """Wall seconds without the queue."""
+
+
+class Detector:
+    """The detection stage. Stateless but for the model it uses; any number of calls at once."""
+
+    def __init__(self, store: ModelStore, model_name: str, options: DetectorOptions, pool: WorkPool) -> None:
+        self.model_name = model_name
+        self._store = store
+        self._options = options
+        self._pool = pool
+
+    async def detect(
+        self, image: Image, *, score_threshold: float, group: Hashable, deadline: float
+    ) -> DetectorOutcome:
+        """Find the faces of one picture.
+
+        Args:
+            image: The picture, any size from 1x1.
+            score_threshold: Least score, [0, 1].
+            group: The request this picture belongs to; requests take turns in the queue.
+            deadline: `loop.time()` after which the answer is of no use.
+
+        Raises:
+            ModelError: The detector cannot be loaded.
+            CapacityError: Queue full, deadline passed, shutting down.
+            InferenceError: The run failed.
+        """
+        model = await self._store.get(self.model_name)
+        started = time.perf_counter()
+        letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model.input_hw)
+        items = [DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases]
+        outcome = await model.batcher.submit(items, group=group, deadline=deadline)
+        looks = [to_source(found, box) for found, box in zip(outcome.results, letterboxes, strict=True)]
+        merged = looks[0]
+        for look in looks[1:]:
+            merged = merge_looks(merged, look)
+        return DetectorOutcome(
+            detections=merged,
+            scale=letterboxes[0].scale,
+            queued_s=outcome.queued_s,
+            took_s=time.perf_counter() - started - outcome.queued_s,
+        )
+
+    def _draw_canvases(self, image: Image, fixed_hw: tuple[int, int] | None) -> tuple[list[Letterbox], list[Image]]:
+        """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
+        image_hw = (image.shape[0], image.shape[1])
+        if fixed_hw is not None:
+            letterboxes = [Letterbox.fit(image_hw, fixed_hw, rectangular=False)]
+        else:
+            letterboxes = [
+                Letterbox.fit(image_hw, scaled_canvas(self._options.max_hw, scale), rectangular=self._options.rectangular)
+                for scale in self._options.scales
+            ]
+        return letterboxes, [letterbox.apply(image) for letterbox in letterboxes]

@@ -1,0 +1,234 @@
+"""What happens to the pictures of one request, in order: decode, detect, select, align, recognize."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from app.domain import Crop, Detections, ExtractOptions, Face, Image, PictureResult, StageTimes
+from app.errors import ModelError, RequestError
+from app.geometry.alignment import CROP_SIDE_PX
+from app.imaging.loader import PictureLoader
+from app.imaging.sources import PictureSource
+from app.metrics import Metrics
+from app.pipeline.detector import Detector
+from app.pipeline.pool import WorkPool
+from app.pipeline.recognizer import Recognizer, align_faces
+from app.pipeline.selection import select_faces
+
+PICTURES_AT_ONCE = 4
+"""Pictures of one request in work at the same time: enough to keep decoder, detector and recognizer busy together,
+few enough that a request of a hundred pictures neither holds their pixels nor crowds out its neighbours."""
+
+CROPS_AT_ONCE = 64
+"""Faces of one picture aligned and queued at once; bounds what a crowd holds in memory (37 kB a crop)."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Adds up the stages of one picture."""
+
+    started: float = field(default_factory=time.perf_counter)
+    times: StageTimes = StageTimes()
+
+    def add(self, **seconds: float) -> None:
+        self.times = replace(self.times, **{name: getattr(self.times, name) + s for name, s in seconds.items()})
+
+    @property
+    def took_s(self) -> float:
+        return time.perf_counter() - self.started
+
+
+class Extractor:
+    """The service's work, without HTTP: pictures in, faces out.
+
+    A picture that cannot be read fails its own slot. What is wrong with the service (no model, no capacity, a failed
+    run) fails the request: its callers should try again, not store a hole.
+    """
+
+    def __init__(
+        self,
+        loader: PictureLoader,
+        detector: Detector,
+        recognizer: Recognizer | None,
+        pool: WorkPool,
+        metrics: Metrics,
+        *,
+        max_faces: int = 1024,
+    ) -> None:
+        self._loader = loader
+        self._detector = detector
+        self._recognizer = recognizer
+        self._pool = pool
+        self._metrics = metrics
+        self._max_faces = max_faces
+        self._groups = itertools.count()
+
+    async def extract(
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+    ) -> list[PictureResult]:
+        """Find the faces of each picture and embed them if asked.
+
+        Args:
+            sources: The pictures of one request.
+            options: What is wanted of them.
+            deadline: `loop.time()` after which the answer is of no use.
+
+        Returns:
+            One result a picture, in order; `error` is set where a picture could not be read.
+
+        Raises:
+            ModelError: A model that is needed cannot be loaded, or none is configured.
+            CapacityError: Queue full, deadline passed, shutting down.
+            InferenceError: A run failed.
+        """
+        self._require_recognizer(wanted=options.with_embedding)
+        group = next(self._groups)
+
+        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+            return await self._extract_one(index, source, options, clock, group=group, deadline=deadline)
+
+        return await self._each(sources, work)
+
+    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
+        """Embed pictures that are aligned crops already; one of another size than 112x112 is resized.
+
+        Args, results and errors are those of `extract`; each picture yields one face whose box is the whole crop.
+        """
+        self._require_recognizer(wanted=True)
+        group = next(self._groups)
+
+        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+            async with self._loader.load(source, deadline=deadline) as picture:
+                clock.add(decode_s=clock.took_s)
+                crop = await self._pool.run(_resize_to_crop, picture.pixels)
+                image_hw = picture.source_hw
+            side = float(CROP_SIDE_PX)
+            whole = Detections(
+                np.array([[0, 0, side, side]], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32)
+            )
+            faces = await self._recognize(index, whole, [crop], clock, group=group, deadline=deadline)
+            return PictureResult(image_index=index, faces=tuple(faces), image_hw=image_hw)
+
+        return await self._each(sources, work)
+
+    async def _each(
+        self,
+        sources: Sequence[PictureSource],
+        work: Callable[[int, PictureSource, _Clock], Coroutine[Any, Any, PictureResult]],
+    ) -> list[PictureResult]:
+        """Run `work` on every picture, a few at once; the first failure of the service ends the others."""
+        places = asyncio.Semaphore(PICTURES_AT_ONCE)
+
+        async def one(index: int, source: PictureSource) -> PictureResult:
+            async with places:
+                clock = _Clock()
+                try:
+                    result = await work(index, source, clock)
+                except RequestError as error:
+                    self._metrics.refusals.labels(error.code).inc()
+                    result = PictureResult(image_index=index, error=error)
+                result = replace(result, times=clock.times, took_s=clock.took_s)
+                self._observe(result)
+                return result
+
+        tasks = [asyncio.create_task(one(index, source)) for index, source in enumerate(sources)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _extract_one(
+        self,
+        index: int,
+        source: PictureSource,
+        options: ExtractOptions,
+        clock: _Clock,
+        *,
+        group: Hashable,
+        deadline: float,
+    ) -> PictureResult:
+        async with self._loader.load(source, deadline=deadline) as picture:
+            clock.add(decode_s=clock.took_s)
+            outcome = await self._detector.detect(
+                picture.pixels, score_threshold=options.score_threshold, group=group, deadline=deadline
+            )
+            clock.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
+            kept = select_faces(outcome.detections, options, max_faces=self._max_faces)
+            faces: list[Face] = []
+            if options.with_embedding or options.with_crop:
+                for start in range(0, len(kept), CROPS_AT_ONCE):
+                    part = kept.take(slice(start, start + CROPS_AT_ONCE))
+                    started = time.perf_counter()
+                    crops = await align_faces(self._pool, picture.pixels, part.landmarks)
+                    clock.add(align_s=time.perf_counter() - started)
+                    if options.with_embedding:
+                        found = await self._recognize(index, part, crops, clock, group=group, deadline=deadline)
+                    else:
+                        found = _faces(index, part, crops)
+                    faces += found if options.with_crop else [replace(face, crop=None) for face in found]
+            else:
+                faces = _faces(index, kept)
+            image_hw = picture.source_hw
+        return PictureResult(
+            image_index=index, faces=tuple(faces), image_hw=image_hw, detection_scale=outcome.scale * picture.scale
+        )
+
+    async def _recognize(
+        self, index: int, faces: Detections, crops: list[Crop], clock: _Clock, *, group: Hashable, deadline: float
+    ) -> list[Face]:
+        if self._recognizer is None:  # pragma: no cover - _require_recognizer has refused the request
+            raise ModelError("No recognizer is configured.")
+        outcome = await self._recognizer.embed(crops, group=group, deadline=deadline)
+        clock.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
+        return [
+            replace(face, embedding=embedding)
+            for face, embedding in zip(_faces(index, faces, crops), outcome.embeddings, strict=True)
+        ]
+
+    def _require_recognizer(self, *, wanted: bool) -> None:
+        if wanted and self._recognizer is None:
+            raise ModelError("No recognizer is configured; ask for detection only.")
+
+    def _observe(self, result: PictureResult) -> None:
+        self._metrics.pictures.labels("failed" if result.error else "ok").inc()
+        if result.error is None:
+            self._metrics.faces.observe(len(result.faces))
+        for stage in ("decode", "queue", "detect", "align", "recognize"):
+            seconds = getattr(result.times, f"{stage}_s")
+            if seconds > 0:
+                self._metrics.stage_seconds.labels(stage).observe(seconds)
+
+
+def _faces(index: int, detections: Detections, crops: Sequence[Crop | None] | None = None) -> list[Face]:
+    """Turn rows of arrays into faces that carry the picture they came from."""
+    rows = zip(
+        detections.boxes,
+        detections.scores.tolist(),
+        detections.landmarks,
+        crops if crops is not None else itertools.repeat(None),
+    )
+    return [
+        Face(image_index=index, box=box, score=score, landmarks=landmarks, crop=crop)
+        for box, score, landmarks, crop in rows
+    ]
+
+
+def _resize_to_crop(image: Image) -> Crop:
+    """Resize a whole picture to the crop's size; one that has it already is returned as it is."""
+    if image.shape[:2] == (CROP_SIDE_PX, CROP_SIDE_PX):
+        return image
+    shrinks = image.shape[0] > CROP_SIDE_PX or image.shape[1] > CROP_SIDE_PX
+    resized = cv2.resize(
+        image, (CROP_SIDE_PX, CROP_SIDE_PX), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return np.ascontiguousarray(resized, np.uint8)

@@ -1,0 +1,27 @@
+"""Which of the detected faces a request wants; decided before anything is aligned or embedded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.domain import Detections, ExtractOptions
+
+
+def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: int) -> Detections:
+    """Keep the faces a request asked for.
+
+    Args:
+        detections: Best score first, source pixels.
+        options: `min_face_width_px` drops narrower boxes; `limit_faces` N > 0 keeps the N largest by area, largest
+            first (as InsightFace-REST orders them); otherwise the order stays by score.
+        max_faces: Upper bound whatever the request says; the best scores stay.
+
+    Returns:
+        The kept faces; a copy.
+    """
+    boxes = detections.boxes
+    kept = np.flatnonzero(boxes[:, 2] - boxes[:, 0] >= options.min_face_width_px)[:max_faces]
+    if options.limit_faces > 0:
+        areas = (boxes[kept, 2] - boxes[kept, 0]) * (boxes[kept, 3] - boxes[kept, 1])
+        kept = kept[np.argsort(-areas, kind="stable")[: options.limit_faces]]
+    return detections.take(kept)

@@ -1,0 +1,8 @@
+"""How fast is it? `make bench` answers with ratios measured in one run, never with an assertion.
+
+Three things take turns on the same machine, several rounds, and the median round counts:
+
+- the floor: the shipped graphs on ONNX Runtime, one thread per core, decode + detect + recognize and nothing else;
+- `insightface` FaceAnalysis in process, one caller, as `pip install insightface` gives it;
+- jetface, the real server behind real HTTP, closed-loop clients.
+"""
