@@ -6,23 +6,32 @@ The README's table and the env files in `deploy/` are generated from this class 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import PydanticUndefined
+from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.specs import NAME_PATTERN
+
+SECRET_FIELDS = frozenset({"api_keys"})
+"""Fields whose values are never shown."""
 
 
 class SettingsError(ValueError):
     """A variable has a bad value; the message is one line: variable, value, what is allowed."""
 
 
-def _env(*names: str, default: Any, meaning: str, **limits: Any) -> Any:
-    """Declare a field read from the first variable of `names` that is set; the first name is the one we document."""
-    return Field(default, validation_alias=AliasChoices(*names), description=meaning, **limits)
+def _env(*names: str, default: Any, meaning: str, allowed: str = "", **limits: Any) -> Any:
+    """Declare a field read from the first variable of `names` that is set; the first name is the one we document.
+
+    `allowed` says in words what `allowed_values` cannot tell from the type and its limits.
+    """
+    extra: JsonDict | None = {"allowed": allowed} if allowed else None
+    return Field(default, validation_alias=AliasChoices(*names), description=meaning, json_schema_extra=extra, **limits)
 
 
 class Settings(BaseSettings):
@@ -32,10 +41,16 @@ class Settings(BaseSettings):
 
     # Models
     models_dir: Path = _env(
-        "MODELS_DIR", default=Path("models"), meaning="Folder of weights, prepared graphs and your own registry files."
+        "MODELS_DIR",
+        default=Path("models"),
+        allowed="folder",
+        meaning="Folder of weights, prepared graphs and your own registry files.",
     )
     model_mirror: str = _env(
-        "MODEL_MIRROR", default="", meaning="Folder or http(s) URL asked for weights before the official package."
+        "MODEL_MIRROR",
+        default="",
+        allowed="folder, http(s) URL or empty",
+        meaning="Folder or http(s) URL asked for weights before the official package.",
     )
     model_download: bool = _env(
         "MODEL_DOWNLOAD", default=True, meaning="0: never download; a missing file is an error that says what to do."
@@ -44,20 +59,24 @@ class Settings(BaseSettings):
         "MODEL_PRELOAD", default=False, meaning="1: load and warm models before ready; 0: on the first request."
     )
     det_model: str = _env(
-        "DET_MODEL", "DET_NAME", default="auto", pattern=NAME_PATTERN,
+        "DET_MODEL", "DET_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name or auto",
         meaning="Detector: a registry name, or `auto`: the best one whose weights are at hand.",
     )  # fmt: skip
     rec_model: str = _env(
-        "REC_MODEL", "REC_NAME", default="auto", pattern=NAME_PATTERN,
+        "REC_MODEL", "REC_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name, auto or none",
         meaning="Recognizer: a registry name, `auto`, or `none` to serve detection only.",
     )  # fmt: skip
 
     # Detection
     max_size: Annotated[tuple[int, int], NoDecode] = _env(
-        "MAX_SIZE", default=(640, 640), meaning="Largest detector canvas: width,height in pixels, multiples of 32."
+        "MAX_SIZE",
+        default=(640, 640),
+        allowed="width,height, each a multiple of 32 from 32 to 8192",
+        meaning="Largest detector canvas: width,height in pixels.",
     )
     det_scales: Annotated[tuple[float, ...], NoDecode] = _env(
         "DET_SCALES", default=(1.0, 0.2), min_length=1, max_length=4,
+        allowed="comma list of 1 to 4 numbers: 1, then fractions between 0 and 1",
         meaning="Canvases each picture is looked at, as fractions of MAX_SIZE; small ones find faces that fill it.",
     )  # fmt: skip
     max_faces: int = _env(
@@ -69,7 +88,10 @@ class Settings(BaseSettings):
         "BACKEND", "INFERENCE_BACKEND", default="auto", meaning="Inference backend; one named explicitly is required."
     )
     ort_providers: Annotated[tuple[str, ...], NoDecode] = _env(
-        "ORT_PROVIDERS", default=(), meaning="ONNX Runtime execution providers, in order; empty: the best at hand."
+        "ORT_PROVIDERS",
+        default=(),
+        allowed="comma list or empty",
+        meaning="ONNX Runtime execution providers, in order; empty: the best at hand.",
     )
     cpu_threads: int = _env(
         "CPU_THREADS", default=0, ge=0, le=1024, meaning="Cores to use; 0: as many as the cgroup quota allows."
@@ -85,15 +107,9 @@ class Settings(BaseSettings):
     def_det_thresh: float = _env(
         "DEF_DET_THRESH", default=0.6, ge=0, le=1, meaning="Detector score threshold of a request that names none."
     )
-    def_extract_embedding: bool = _env(
-        "DEF_EXTRACT_EMBEDDING", default=True, meaning="Default of `extract_embedding`."
-    )
-    def_return_face_data: bool = _env(
-        "DEF_RETURN_FACE_DATA", default=False, meaning="Default of `return_face_data`."
-    )
-    def_return_landmarks: bool = _env(
-        "DEF_RETURN_LANDMARKS", default=False, meaning="Default of `return_landmarks`."
-    )
+    def_extract_embedding: bool = _env("DEF_EXTRACT_EMBEDDING", default=True, meaning="Default of `extract_embedding`.")
+    def_return_face_data: bool = _env("DEF_RETURN_FACE_DATA", default=False, meaning="Default of `return_face_data`.")
+    def_return_landmarks: bool = _env("DEF_RETURN_LANDMARKS", default=False, meaning="Default of `return_landmarks`.")
 
     # Limits
     max_body_bytes: int = _env(
@@ -116,16 +132,23 @@ class Settings(BaseSettings):
         "SHUTDOWN_GRACE_S", default=20.0, gt=0, le=3600, meaning="Longest drain after SIGTERM, seconds."
     )
     watchdog_s: float = _env(
-        "WATCHDOG_S", default=120.0, gt=0, meaning="A run of a model longer than this, seconds, fails /health/live."
+        "WATCHDOG_S",
+        default=120.0,
+        gt=0,
+        le=86400,
+        meaning="A run of a model longer than this, seconds, fails /health/live.",
     )
 
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
-        "API_KEYS", default=(), meaning="Comma list of accepted keys; empty: open to all."
+        "API_KEYS", default=(), allowed="comma list or empty", meaning="Accepted keys; empty: open to all."
     )
 
     # Process
-    host: str = _env("HOST", default="0.0.0.0", meaning="Address to listen on.")  # noqa: S104 - a server's default
+    host: str = _env(
+        "HOST", default="0.0.0.0", pattern=r"^\S+$", allowed="address",  # noqa: S104 - a server's default
+        meaning="Address to listen on.",
+    )  # fmt: skip
     port: int = _env("PORT", default=18080, ge=1, le=65535, meaning="Port to listen on.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env(
         "LOG_LEVEL", default="INFO", meaning="Least severity that is logged."
@@ -156,14 +179,14 @@ class Settings(BaseSettings):
     @classmethod
     def _multiples_of_32(cls, value: tuple[int, int]) -> tuple[int, int]:
         if any(side < 32 or side > 8192 or side % 32 for side in value):
-            raise ValueError("must be width,height, each a multiple of 32 between 32 and 8192")
+            raise ValueError("sides")
         return value
 
     @field_validator("det_scales")
     @classmethod
     def _full_canvas_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value[0] != 1 or any(not 0 < scale < 1 for scale in value[1:]):
-            raise ValueError("must start with 1, followed by fractions between 0 and 1")
+            raise ValueError("scales")
         return value
 
 
@@ -175,25 +198,44 @@ def variable_names(field: str) -> tuple[str, ...]:
     return tuple(str(choice) for choice in alias.choices)
 
 
+def allowed_values(field: str) -> str:
+    """Say in words what a field of `Settings` may be."""
+    info = Settings.model_fields[field]
+    if isinstance(info.json_schema_extra, dict):
+        return str(info.json_schema_extra["allowed"])
+    if get_origin(info.annotation) is Literal:
+        *others, last = get_args(info.annotation)
+        return f"{', '.join(others)} or {last}"
+    if info.annotation is bool:
+        return "0 or 1"
+    limits = {type(limit): limit for limit in info.metadata}
+    words = ["integer" if info.annotation is int else "number"]
+    if Gt in limits:
+        words.append(f"above {limits[Gt].gt}")
+    if Ge in limits:
+        words.append(f"from {limits[Ge].ge}")
+    if Le in limits:
+        words.append(f"to {limits[Le].le}")
+    return " ".join(words)
+
+
 def read_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingsError: A variable of ours has a bad value.
+        SettingsError: A variable of ours has a bad value; one line, even when there are several.
     """
     try:
         return Settings()
     except ValidationError as cause:
-        raise SettingsError("; ".join(_explain(dict(error)) for error in cause.errors())) from None
+        field_by_name = {name: field for field in Settings.model_fields for name in variable_names(field)}
+        fields = dict.fromkeys(field_by_name[str(error["loc"][0])] for error in cause.errors())
+        raise SettingsError("; ".join(map(_explain, fields))) from None
 
 
-def _explain(error: dict[str, Any]) -> str:
-    """Turn one validation error into `VARIABLE=value: what is allowed`; a secret's value is not repeated."""
-    variable = str(error["loc"][0])
-    fields = {name: field for field in Settings.model_fields for name in (field, *variable_names(field))}
-    field = fields.get(variable, variable)
-    value = "..." if field == "api_keys" else error.get("input", PydanticUndefined)
-    if isinstance(value, list):
-        value = ",".join(str(part) for part in value)
-    allowed = str(error["msg"]).removeprefix("Value error, ")
-    return f"{variable}={value}: {allowed[:1].lower()}{allowed[1:]}"
+def _explain(field: str) -> str:
+    """Tell in one line what is wrong with the variable a field was read from; a secret's value is not repeated."""
+    environ = {name.upper(): value for name, value in os.environ.items() if value}
+    variable = next(name for name in variable_names(field) if name in environ)
+    value = "'...'" if field in SECRET_FIELDS else repr(environ[variable])
+    return f"{variable}={value} is not allowed: {allowed_values(field)}"

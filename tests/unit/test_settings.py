@@ -1,0 +1,137 @@
+"""Every environment variable: its names, limits and errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import SECRET_FIELDS, Settings, SettingsError, allowed_values, read_settings, variable_names
+
+BAD_VALUES = [
+    ("MODEL_PRELOAD", "maybe", "0 or 1"),
+    ("MODEL_DOWNLOAD", "2", "0 or 1"),
+    ("DET_MODEL", "../det", "registry name or auto"),
+    ("DET_NAME", "a b", "registry name or auto"),
+    ("REC_MODEL", "-x", "registry name, auto or none"),
+    ("MAX_SIZE", "640", "width,height, each a multiple of 32 from 32 to 8192"),
+    ("MAX_SIZE", "640,650", "width,height, each a multiple of 32 from 32 to 8192"),
+    ("MAX_SIZE", "640,640,640", "width,height, each a multiple of 32 from 32 to 8192"),
+    ("MAX_SIZE", "0,640", "width,height, each a multiple of 32 from 32 to 8192"),
+    ("DET_SCALES", "0.5", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
+    ("DET_SCALES", "1,2", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
+    ("DET_SCALES", "1,.5,.4,.3,.2", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
+    ("MAX_FACES", "0", "integer from 1 to 16384"),
+    ("BACKEND", "cuda", "auto, onnxruntime or tensorrt"),
+    ("INFERENCE_BACKEND", "triton", "auto, onnxruntime or tensorrt"),
+    ("DEF_DET_THRESH", "1.5", "number from 0 to 1"),
+    ("DEF_DET_THRESH", "nan", "number from 0 to 1"),
+    ("MAX_BODY_BYTES", "64 MiB", "integer from 1024"),
+    ("REQUEST_TIMEOUT_S", "0", "number above 0 to 3600"),
+    ("SHUTDOWN_GRACE_S", "inf", "number above 0 to 3600"),
+    ("HOST", "two words", "address"),
+    ("PORT", "http", "integer from 1 to 65535"),
+    ("PORT", "70000", "integer from 1 to 65535"),
+    ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING or ERROR"),
+    ("LOG_FORMAT", "xml", "text or json"),
+]
+
+
+class TestReadSettings:
+    """The environment, read once."""
+
+    @pytest.mark.parametrize(("variable", "value", "allowed"), BAD_VALUES)
+    def test_a_bad_value_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, allowed: str
+    ) -> None:
+        """The line names the variable as it was set, its value, and what is allowed."""
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(SettingsError) as error:
+            read_settings()
+        assert str(error.value) == f"{variable}={value!r} is not allowed: {allowed}"
+
+    def test_several_bad_values_are_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody has to restart once per mistake."""
+        monkeypatch.setenv("PORT", "x")
+        monkeypatch.setenv("LOG_FORMAT", "y")
+        with pytest.raises(SettingsError, match=r"^PORT='x' is .*; LOG_FORMAT='y' is [^\n]*$"):
+            read_settings()
+
+    def test_a_bad_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was meant to be secret stays out of the message."""
+        monkeypatch.setenv("API_KEYS", "hunter2,\udcff")
+        with pytest.raises(SettingsError) as error:
+            read_settings()
+        assert str(error.value) == "API_KEYS='...' is not allowed: comma list or empty"
+
+    @pytest.mark.parametrize("field", Settings.model_fields)
+    def test_set_but_empty_is_not_set(self, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+        """`PORT=` in an env file means the default."""
+        for variable in variable_names(field):
+            monkeypatch.setenv(variable, "")
+        assert read_settings() == Settings()
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "field", "expected"),
+        [
+            ("MODELS_DIR", "/weights", "models_dir", Path("/weights")),
+            ("MAX_SIZE", "1280, 704", "max_size", (1280, 704)),
+            ("DET_SCALES", "1", "det_scales", (1.0,)),
+            ("ORT_PROVIDERS", "CUDAExecutionProvider, CPUExecutionProvider,", "ort_providers",
+             ("CUDAExecutionProvider", "CPUExecutionProvider")),
+            ("MODEL_PRELOAD", "1", "model_preload", True),
+            ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+            # As InsightFace-REST's compose files write them.
+            ("INFERENCE_BACKEND", "trt", "backend", "tensorrt"),
+            ("INFERENCE_BACKEND", "onnx", "backend", "onnxruntime"),
+            ("DET_NAME", "scrfd_10g_gnkps", "det_model", "scrfd_10g_gnkps"),
+            ("REC_NAME", "glintr100", "rec_model", "glintr100"),
+            ("DEF_EXTRACT_EMBEDDING", "False", "def_extract_embedding", False),
+            ("DEF_RETURN_FACE_DATA", "True", "def_return_face_data", True),
+            ("DEF_DET_THRESH", "0.5", "def_det_thresh", 0.5),
+            ("DET_BATCH_SIZE", "1", "det_batch_size", 1),
+            ("REC_BATCH_SIZE", "4", "rec_batch_size", 4),
+        ],
+    )  # fmt: skip
+    def test_a_good_value_arrives(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str, expected: object
+    ) -> None:
+        """Text becomes the value the code works with."""
+        monkeypatch.setenv(variable, value)
+        assert getattr(read_settings(), field) == expected
+
+    def test_our_name_wins_over_the_old_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With both set, the documented one counts."""
+        monkeypatch.setenv("DET_NAME", "old")
+        monkeypatch.setenv("DET_MODEL", "new")
+        assert read_settings().det_model == "new"
+
+    def test_keys_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither str nor repr of the settings holds a key."""
+        monkeypatch.setenv("API_KEYS", "hunter2, hunter3")
+        settings = read_settings()
+        assert "hunter" not in f"{settings} {settings!r}"
+        assert [key.get_secret_value() for key in settings.api_keys] == ["hunter2", "hunter3"]
+
+
+class TestFields:
+    """What every declared field must have."""
+
+    @pytest.mark.parametrize("field", Settings.model_fields)
+    def test_is_documented(self, field: str) -> None:
+        """A variable named after the field, a meaning that is a sentence, and what is allowed."""
+        assert variable_names(field)[0] == field.upper()
+        assert (Settings.model_fields[field].description or "").endswith(".")
+        assert allowed_values(field)
+
+    @pytest.mark.parametrize("field", Settings.model_fields)
+    def test_is_used(self, field: str) -> None:
+        """No variable that does nothing: the composition root or the command line reads it."""
+        app = Path(__file__).resolve().parents[2] / "app"
+        readers = [app / "main.py", *(app / "cli").glob("*.py")]
+        assert any(f"settings.{field}" in path.read_text(encoding="utf-8") for path in readers if path.exists())
+
+    def test_secrets_are_secret_types(self) -> None:
+        """A field holds `SecretStr` exactly when it is listed as secret."""
+        typed = {name for name, info in Settings.model_fields.items() if "SecretStr" in str(info.annotation)}
+        assert typed == SECRET_FIELDS
