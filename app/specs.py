@@ -1,6 +1,7 @@
 """What the registry says of a model: `models/*.toml`, one file a model, read into frozen values.
 
-A model is data. Code knows families (`scrfd`, `arcface`), never file names; a new model of a known family is a new TOML.
+A model is data. Code knows families (`scrfd`, `arcface`), never file names; a new model of a known family is a new
+TOML. A new family is a new row of `_TASK_BY_FAMILY` and code in `app.models` that runs it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ else:
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a registry name looks like."""
+
+RESERVED_NAMES = frozenset({"auto", "none"})
+"""Words that settings use where a registry name may stand."""
 
 Task = Literal["detection", "recognition"]
 Family = Literal["scrfd", "arcface"]
@@ -49,7 +53,9 @@ class DownloadSpec(_Entry):
     """Where the official file comes from, alone or inside a zip archive."""
 
     url: str = Field(pattern=r"^https://")
-    archive_member: str | None = Field(None, description="Path inside the zip; empty when the URL is the file itself.")
+    archive_member: str | None = Field(
+        None, min_length=1, description="File inside the zip, in any folder of it; None: the URL is the file itself."
+    )
     archive_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 
@@ -81,7 +87,19 @@ class ModelSpec(_Entry):
             raise ValueError("embedding_length belongs to recognition models, and every one of them needs it")
         if self.sha256 is None and self.md5 is None:
             raise ValueError("sha256 (or, where the publisher gives no other, md5) is needed")
+        if self.name.lower() in RESERVED_NAMES:
+            raise ValueError(f"{self.name} is a word of the settings, not a model's name")
         return self
+
+
+def default_registry_dir() -> Path:
+    """Return the folder of the registry files that come with jetface.
+
+    Installed as a wheel they lie in the package; in a checkout (or an editable install) in `models/` beside it.
+    """
+    package = Path(__file__).resolve().parent
+    packaged = package / "registry"
+    return packaged if packaged.is_dir() else package.parent / "models"
 
 
 def read_spec(path: Path) -> ModelSpec:
