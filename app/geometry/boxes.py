@@ -1,0 +1,104 @@
+"""Boxes: overlap, suppression, order, and the merging of two looks at one picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Boxes, Detections, Scores
+
+IOU_THRESHOLD = 0.4
+"""Two detections that overlap more are one face. Source: insightface `SCRFD.nms_thresh`."""
+
+MAX_CANDIDATES = 5000
+"""Most detections that enter suppression, best scores first. Suppression costs up to their square, 22 ms for 5000 on
+one core; a 640x640 canvas has 16800 anchors, and a threshold of 0 lets them all through."""
+
+
+def box_areas(boxes: Boxes) -> NDArray[np.float32]:
+    """Return (N,) areas of (N, 4) boxes, px²; 0 for a box whose corners are in the wrong order."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
+    return areas
+
+
+def intersection_matrix(a: Boxes, b: Boxes) -> NDArray[np.float32]:
+    """Return (N, M) areas, px², that (N, 4) and (M, 4) boxes share."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    areas: NDArray[np.float32] = sides[..., 0] * sides[..., 1]
+    return areas
+
+
+def iou_matrix(a: Boxes, b: Boxes) -> NDArray[np.float32]:
+    """Return how much boxes overlap, pair by pair: shared area over joint area.
+
+    Args:
+        a: (N, 4) float32.
+        b: (M, 4) float32, the same picture's pixels.
+
+    Returns:
+        (N, M) float32 in [0, 1]; 0 where both boxes are without area.
+    """
+    shared = intersection_matrix(a, b)
+    joint = box_areas(a)[:, None] + box_areas(b)[None, :] - shared
+    overlaps: NDArray[np.float32] = np.divide(shared, joint, out=np.zeros_like(shared), where=joint > 0)
+    return overlaps
+
+
+def suppress_overlaps(boxes: Boxes, scores: Scores, *, iou_threshold: float = IOU_THRESHOLD) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: (N, 4) float32, finite. Boxes without area count as equal to each other.
+        scores: (N,) float32, finite.
+        iou_threshold: Drop a box whose IoU with a better kept box exceeds this; [0, 1].
+
+    Returns:
+        (K,) positions in `boxes`, best first, ties in input order; empty in, empty out. Only the `MAX_CANDIDATES`
+        best are looked at.
+
+    Source: Neubeck & Van Gool 2006. Continuous areas (no `+ 1`), unlike insightface `SCRFD.nms`. OpenCV does the loop:
+    without the interpreter lock, and 5 times as fast as numpy for 600 boxes with 100 faces (0.2 ms).
+    """
+    if len(scores) == 0:
+        return np.empty(0, np.intp)
+    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    corner_and_sides = boxes[order].astype(np.float64)
+    corner_and_sides[:, 2:] = np.maximum(corner_and_sides[:, 2:] - corner_and_sides[:, :2], 0)
+    # Ranks stand in for scores: OpenCV drops scores that are not above its threshold, and 0 is a score.
+    ranks = np.arange(len(order), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(corner_and_sides.tolist(), ranks.tolist(), 0.0, iou_threshold)
+    return order[np.asarray(kept, np.intp).ravel()]
+
+
+def largest_first(boxes: Boxes) -> NDArray[np.intp]:
+    """Return the (N,) positions of boxes by area, largest first; ties keep input order."""
+    return np.argsort(-box_areas(boxes), kind="stable")
+
+
+def merge_looks(full: Detections, small: Detections, *, max_shared: float = 0.4) -> Detections:
+    """Add what only a second look, on a small canvas, has found.
+
+    SCRFD misses faces that fill its canvas; on a small canvas it sees them. What the first look has found is never
+    replaced or removed, so a second look cannot make boxes or landmarks coarser.
+
+    Args:
+        full: Faces of the first look, picture pixels.
+        small: Faces of the second look, the same pixels.
+        max_shared: Add a face only if no face of the first look shares more than this part of the smaller of the two
+            boxes; [0, 1]. Not IoU: a box within another one is the same face or a part of it.
+
+    Returns:
+        Both, best score first, ties in the order of the first look.
+    """
+    if len(small) == 0:
+        return full
+    smaller = np.minimum(box_areas(small.boxes)[:, None], box_areas(full.boxes)[None, :])
+    is_new = (intersection_matrix(small.boxes, full.boxes) <= max_shared * smaller).all(axis=1)
+    if not is_new.any():
+        return full
+    both = Detections.concatenate([full, small.take(is_new)])
+    return both.take(np.argsort(-both.scores, kind="stable"))
