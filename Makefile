@@ -11,30 +11,36 @@ ifneq ($(wildcard ../shared/models),)
 export MODEL_MIRROR ?= ../shared/models
 endif
 
-.PHONY: help run test check lint bench lock clean
+SHELL_SCRIPTS := entrypoint.sh .ci/run
+
+.PHONY: help run test check lint bench lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
+define set_up
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+  { echo "jetface needs Python 3.10 or newer; $$($(PYTHON) --version) is $(PYTHON). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
+@echo "Setting up $(VENV) from $(1) ..."
+@$(PYTHON) -m venv $(VENV)
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+
 $(VENV)/.run: requirements/run.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(call set_up,requirements/run.txt)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(call set_up,requirements/dev.txt)
 	@touch $@ $(VENV)/.run
 
 run: $(VENV)/.run ## set up, then serve on PORT (18080) on the CPU
-	@PATH="$(CURDIR)/$(BIN):$$PATH" ./entrypoint.sh
+	@PATH="$(abspath $(BIN)):$$PATH" ./entrypoint.sh
 
 test: $(VENV)/.dev ## set up, then run every test
-	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report= -n 2 --dist loadfile
-	$(BIN)/coverage report
+	@$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## style, types, layers, spelling
 	$(BIN)/ruff check .
@@ -42,6 +48,7 @@ lint: $(VENV)/.dev ## style, types, layers, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/typos
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
 check: lint test ## lint and test
 
@@ -54,5 +61,10 @@ lock: ## resolve the lock files anew (needs uv)
 	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
 	  --custom-compile-command 'make lock' -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
 
+docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env
+	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \
+	  -e '/<!-- settings:begin -->/r /dev/stdin' README.md
+	@for target in cpu gpu jetson; do $(BIN)/jetface settings --env $$target > deploy/$$target.env; done
+
 clean: ## remove what set-up and tests made
-	rm -rf $(VENV) .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .coverage* htmlcov .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

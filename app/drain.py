@@ -73,7 +73,7 @@ class Drain:
             ShuttingDownError: The drain has begun.
         """
         if self._is_draining:
-            raise ShuttingDownError("the service is shutting down", retry_after_s=1)
+            raise ShuttingDownError("The service is shutting down.", retry_after_s=1)
         self._num_in_flight += 1
         self._idle.clear()
         try:

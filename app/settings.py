@@ -141,7 +141,10 @@ class Settings(BaseSettings):
 
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
-        "API_KEYS", default=(), allowed="comma list or empty", meaning="Accepted keys; empty: open to all."
+        "API_KEYS",
+        default=(),
+        allowed="comma list of ASCII words, or empty",
+        meaning="Accepted keys; empty: open to all.",
     )
 
     # Process
@@ -187,6 +190,13 @@ class Settings(BaseSettings):
     def _full_canvas_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value[0] != 1 or any(not 0 < scale < 1 for scale in value[1:]):
             raise ValueError("scales")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _fit_for_a_header(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in value):
+            raise ValueError("keys")
         return value
 
 

@@ -1,0 +1,45 @@
+"""The `jetface` command: one group, one module a command; nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from app.cli.extract import extract
+from app.cli.models import models
+from app.cli.serve import serve
+from app.cli.settings import settings
+from app.errors import ServiceError
+from app.settings import SettingsError
+from app.specs import RegistryError
+
+
+class _OneLineErrors(click.Group):
+    """Ends in one line on stderr where the operator can mend it: exit code 2 for settings, 1 for the rest."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, RegistryError) as cause:
+            fault = click.ClickException(str(cause))
+            fault.exit_code = 2
+            raise fault from cause
+        except ServiceError as cause:
+            raise click.ClickException(cause.message) from cause
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("jetface"), prog_name="jetface")
+def main() -> None:
+    """Find and recognize faces: a service, and its tools.
+
+    Every command is configured by the environment variables that `jetface settings` lists.
+    """
+
+
+main.add_command(serve)
+main.add_command(extract)
+main.add_command(models)
+main.add_command(settings)

@@ -1,0 +1,85 @@
+"""`jetface settings`: what is in force, and the documents generated from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from app.settings import Settings, allowed_values, read_settings, variable_names
+
+_DEPLOYED = MappingProxyType(
+    {"MODELS_DIR": "/models", "DET_MODEL": "scrfd_10g_bnkps", "REC_MODEL": "glintr100", "LOG_FORMAT": "json"}
+)
+
+TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(dict.fromkeys(("cpu", "gpu", "jetson"), _DEPLOYED))
+"""What the env files in `deploy/` set differently from the defaults."""
+
+
+def shown_value(value: Any) -> str:
+    """Write a value as its variable is written; keys and passwords are masked."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return ",".join(map(shown_value, value))
+    if isinstance(value, SecretStr):
+        return "***"
+    return re.sub(r"(?<=://)[^/@]*(?=@)", "***", str(value))
+
+
+def _markdown() -> Iterator[str]:
+    yield "| variable | default | allowed | meaning | also accepted |"
+    yield "|---|---|---|---|---|"
+    for field, info in Settings.model_fields.items():
+        variable, *others = variable_names(field)
+        default = shown_value(info.default)
+        yield (
+            f"| `{variable}` | {default or 'empty'} | {allowed_values(field)} | {info.description} "
+            f"| {', '.join(f'`{name}`' for name in others)} |"
+        )
+
+
+def _env_file(target: str) -> Iterator[str]:
+    yield f"# Settings of jetface for deploy/compose.{target}.yaml, written by `jetface settings --env {target}`."
+    yield "# Every variable is here; what differs from the built-in default is marked."
+    overrides = TARGETS[target]
+    for field, info in Settings.model_fields.items():
+        variable = variable_names(field)[0]
+        default = shown_value(info.default)
+        value = overrides.get(variable, default)
+        mark = "" if value == default else f" Default here: {value}; built in: {default or 'empty'}."
+        yield ""
+        yield f"# {info.description} Allowed: {allowed_values(field)}.{mark}"
+        yield f"{variable}={value}"
+
+
+def _table(settings: Settings) -> Iterator[str]:
+    rows = [
+        (variable_names(field)[0], shown_value(getattr(settings, field)), info.description or "")
+        for field, info in Settings.model_fields.items()
+    ]
+    set_here = {variable_names(field)[0] for field in settings.model_fields_set}
+    name_width = max(len(name) for name, _, _ in rows)
+    value_width = max(len(value) for _, value, _ in rows)
+    for name, value, meaning in rows:
+        yield f"{'*' if name in set_here else ' '} {name:<{name_width}}  {value:<{value_width}}  {meaning}"
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="The README's table: variables, defaults, what is allowed.")
+@click.option("--env", "target", type=click.Choice(sorted(TARGETS)), help="An env file of deploy/.")
+def settings(*, markdown: bool, target: str | None) -> None:
+    """Print the settings in force; those that the environment sets are marked with a star."""
+    if markdown:
+        lines = _markdown()
+    elif target:
+        lines = _env_file(target)
+    else:
+        lines = _table(read_settings())
+    click.echo("\n".join(lines))

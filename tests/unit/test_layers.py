@@ -1,0 +1,72 @@
+"""The shape of the code: importing does nothing, layers are complete and drawn as they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.shared import REPOSITORY
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MODULES = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in (REPOSITORY / "app").rglob("*.py")
+)
+
+
+def layers() -> list[list[str]]:
+    """The layers that import-linter enforces, highest first."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract["type"] == "layers")
+    return [layer.split(" | ") for layer in contract["layers"]]
+
+
+def test_the_diagram_is_the_contract() -> None:
+    """The import diagram of docs/architecture.md shows the layers of pyproject.toml, in order."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    diagram = page.split("<!-- layers:begin -->")[1].split("<!-- layers:end -->")[0]
+    rows = [line.split("#")[0] for line in diagram.splitlines() if line.startswith("  ")]
+    drawn = [sorted(cell.strip() for cell in row.split("|")) for row in rows]
+    assert drawn == [sorted(name.removeprefix("app.") for name in layer) for layer in layers()]
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new top-level module must say where it stands."""
+    placed = {name for layer in layers() for name in layer}
+    found = {name for name in MODULES if name.count(".") == 1}
+    assert found == placed
+
+
+def test_importing_starts_nothing(tmp_path: Path) -> None:
+    """Every module of `app` in one process: no thread, no output, no file written, whatever the settings are."""
+    program = (
+        "import importlib, sys, threading\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *MODULES],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY), "PORT": "not a port", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "app").rglob("*.py")), ids=lambda path: path.name)
+def test_files_stay_small(path: Path) -> None:
+    """A file past about 250 lines holds more than one thing."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 270

@@ -1,0 +1,128 @@
+"""One line per event, whichever logger wrote it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from app.logs import configure_logs, request_context
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Give the root logger and structlog back as they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    """The JSON lines on stderr."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+class TestConfigureLogs:
+    """Levels, formats, and the loggers of others."""
+
+    def test_json_is_one_object_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Event, level, logger, time in UTC and the facts."""
+        configure_logs("INFO", "json")
+        structlog.get_logger("jetface.models").info("model serving", model="det_500m", load_s=0.5)
+        (line,) = lines(capsys)
+        assert str(line.pop("timestamp")).endswith("Z")
+        assert line == {
+            "event": "model serving", "level": "info", "logger": "jetface.models", "model": "det_500m", "load_s": 0.5
+        }  # fmt: skip
+
+    def test_text_names_the_facts(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """People read `key=value`, without colour codes where stderr is no terminal."""
+        configure_logs("INFO", "text")
+        structlog.get_logger("jetface").warning("queue full", model="det_500m")
+        text = capsys.readouterr().err
+        assert "queue full" in text
+        assert "model=det_500m" in text
+        assert "\x1b" not in text
+
+    def test_the_level_is_a_floor(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """For our own loggers and for the standard library's alike."""
+        configure_logs("WARNING", "json")
+        structlog.get_logger("jetface").info("hidden")
+        logging.getLogger("elsewhere").info("hidden")
+        logging.getLogger("elsewhere").warning("shown %d", 1)
+        assert [line["event"] for line in lines(capsys)] == ["shown 1"]
+
+    def test_uvicorn_is_routed_through_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Uvicorn's own handlers go, and the coloured copy it attaches to each record is not a fact."""
+        noisy = logging.getLogger("uvicorn")
+        noisy.addHandler(logging.StreamHandler())
+        noisy.propagate = False
+        configure_logs("INFO", "json")
+        logging.getLogger("uvicorn.error").info("Started %s", "it", extra={"color_message": "x"})
+        (line,) = lines(capsys)
+        assert line["event"] == "Started it"
+        assert "color_message" not in line
+
+    @pytest.mark.parametrize(("level", "shown"), [("INFO", 0), ("DEBUG", 1)])
+    def test_chatty_libraries_speak_up_at_debug(
+        self, capsys: pytest.CaptureFixture[str], level: str, shown: int
+    ) -> None:
+        """A line per outgoing request is for debugging."""
+        configure_logs(level, "json")
+        logging.getLogger("httpx").info("HTTP Request: GET ...")
+        assert len(lines(capsys)) == shown
+
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_an_exception_is_told_in_full(self, capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+        """The traceback that callers never see is in the operator's log."""
+        configure_logs("INFO", "json" if log_format == "json" else "text")
+        try:
+            {}["the cause"]
+        except KeyError:
+            structlog.get_logger("jetface").exception("run failed")
+        text = capsys.readouterr().err
+        assert "run failed" in text
+        assert "KeyError: 'the cause'" in text
+
+    def test_twice_is_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A second call replaces the first: no line is doubled."""
+        configure_logs("INFO", "json")
+        configure_logs("INFO", "json")
+        structlog.get_logger("jetface").info("once")
+        assert len(lines(capsys)) == 1
+
+
+class TestRequestContext:
+    """Which request a line belongs to."""
+
+    async def test_travels_into_tasks_and_threads(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Everything a request starts carries its id; what another does at the same time carries its own."""
+        configure_logs("INFO", "json")
+        log = structlog.get_logger("jetface")
+
+        async def serve(request_id: str) -> None:
+            with request_context(request_id):
+                await asyncio.sleep(0)
+                await asyncio.to_thread(log.info, "in a thread", of=request_id)
+                await asyncio.create_task(asyncio.to_thread(log.info, "in a task", of=request_id))
+
+        await asyncio.gather(serve("a"), serve("b"))
+        found = lines(capsys)
+        assert len(found) == 4
+        assert all(line["request_id"] == line["of"] for line in found)
+
+    def test_ends_with_the_request(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A line after it has no id."""
+        configure_logs("INFO", "json")
+        with request_context("a"):
+            pass
+        structlog.get_logger("jetface").info("later")
+        assert "request_id" not in lines(capsys)[0]
