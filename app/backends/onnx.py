@@ -1,0 +1,104 @@
+"""ONNX Runtime behind the `Backend` protocol.
+
+`onnxruntime` is imported when the first session is opened and not before: on a Jetson with cores switched off, versions
+before 1.27 write out of bounds while they load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.backends.providers import CPU, provider_options
+from app.domain import Blob, Tensor
+from app.errors import BackendUnavailableError, InferenceError, ModelFileError
+
+_ERRORS_ONLY = 3
+"""ONNX Runtime's log severity: what it warns of is checked when a graph is prepared, or said by us."""
+
+
+def open_onnx_backends(
+    model: bytes | Path,
+    *,
+    providers: Sequence[str] = (CPU,),
+    num_lanes: int = 1,
+    max_batch_size: int = 1,
+    num_threads: int = 1,
+) -> list[OnnxRuntimeBackend]:
+    """Open a model once and return a backend for each of `num_lanes` threads; they share the session.
+
+    Args:
+        model: A prepared graph, serialized or in a file.
+        providers: Execution providers in order, full names.
+        num_lanes: Threads that will run the model at the same time.
+        max_batch_size: Most items per run; 1 where the graph's batch is not free.
+        num_threads: Cores one run uses. 1 gives the most runs per second when there are lanes for every core.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot read the model.
+        BackendUnavailableError: A provider that was asked for did not start.
+    """
+    session = _open_session(model, providers, num_threads)
+    return [OnnxRuntimeBackend(session, max_batch_size=max_batch_size) for _ in range(num_lanes)]
+
+
+class OnnxRuntimeBackend:
+    """One lane of a session. One thread owns it; the session itself may be shared by several."""
+
+    def __init__(self, session: Any, *, max_batch_size: int) -> None:
+        """Wrap an open `onnxruntime.InferenceSession` with one input."""
+        self._session: Any | None = session
+        self._input_name: str = session.get_inputs()[0].name
+        self._max_batch_size = max_batch_size
+        self.provider: str = session.get_providers()[0]
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most items one run takes."""
+        return self._max_batch_size
+
+    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+        """Run the graph once, as `Backend.run` says."""
+        if self._session is None:
+            raise InferenceError("The model is closed.")
+        if not 1 <= len(batch) <= self._max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        try:
+            outputs = self._session.run(None, {self._input_name: batch})
+        # The exception classes of ONNX Runtime derive from Exception alone, and importing them here would load it.
+        except Exception as cause:
+            raise InferenceError("The model could not be run.") from cause
+        return tuple(np.ascontiguousarray(output, np.float32) for output in outputs)
+
+    def close(self) -> None:
+        """Let go of the session; the last lane to do so frees its memory."""
+        self._session = None
+
+
+def _open_session(model: bytes | Path, providers: Sequence[str], num_threads: int) -> Any:
+    import onnxruntime  # noqa: PLC0415 - see the module's docstring
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Patterns are kept for every shape seen: memory that only grows where pictures vary.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=[(name, dict(provider_options(name))) for name in providers]
+        )
+    except Exception as cause:
+        raise ModelFileError("ONNX Runtime cannot open the model.") from cause
+    # A provider that fails to start is left out with a line on stderr; that must not pass for success.
+    started = session.get_providers()
+    if started[0] != providers[0]:
+        raise BackendUnavailableError(f"{providers[0]} did not start; only {', '.join(started)} did.")
+    return session

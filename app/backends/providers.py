@@ -1,0 +1,106 @@
+"""Which execution providers of ONNX Runtime to use, said aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import structlog
+
+from app.errors import BackendUnavailableError
+
+_log = structlog.get_logger(__name__)
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+_BEST_FIRST = (CUDA, CPU)
+"""What `auto` looks for. TensorRT's and OpenVINO's providers are used when named: the first builds engines while
+requests wait, the second is slower here than the OpenVINO backend of our own."""
+
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+def runtime_version() -> tuple[int, ...]:
+    """Return ONNX Runtime's version, such as (1, 31, 1), without importing it; (0,) when it is not installed."""
+    for name in _DISTRIBUTIONS:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return tuple(int(part) for part in version.split("+")[0].split(".")[:3] if part.isdigit())
+    return (0,)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Return the execution providers this build of ONNX Runtime has, in its order of preference.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime is not installed or cannot be loaded.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415 - it is slow to load, and on some devices must never be
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            "ONNX Runtime cannot be imported; install `onnxruntime`, or `onnxruntime-gpu` for NVIDIA GPUs."
+        ) from cause
+    return tuple(onnxruntime.get_available_providers())
+
+
+def choose_providers(requested: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    """Decide on the execution providers, in order, the CPU's last.
+
+    Args:
+        requested: Providers the operator names; empty, or `auto` alone, for the best at hand. Names are understood
+            with or without `ExecutionProvider`, in any case.
+        available: What `available_providers` says.
+
+    Raises:
+        BackendUnavailableError: A named provider is not available; says what is and how to mend it.
+    """
+    if [name.lower() for name in requested] in ([], ["auto"]):
+        chosen = tuple(name for name in _BEST_FIRST if name in available)
+        _log.info("execution providers chosen", chosen=chosen, available=tuple(available))
+        if CUDA not in chosen and _has_gpu_build():
+            _log.warning("onnxruntime-gpu is installed but offers no CUDA provider: models run on the CPU")
+        return chosen
+    known = {_short(name): name for name in available}
+    missing = [name for name in requested if _short(name) not in known]
+    if missing:
+        raise BackendUnavailableError(
+            f"ORT_PROVIDERS asks for {', '.join(missing)}, but this ONNX Runtime has only "
+            f"{', '.join(available)}. Install the build of ONNX Runtime that brings it (`onnxruntime-gpu` for CUDA and "
+            "TensorRT), or take it out of ORT_PROVIDERS."
+        )
+    return tuple(dict.fromkeys([*(known[_short(name)] for name in requested), CPU]))
+
+
+def provider_options(provider: str, *, gpu_memory_limit_bytes: int = 0) -> Mapping[str, Any]:
+    """Return the options a session gives a provider.
+
+    Args:
+        provider: Its full name.
+        gpu_memory_limit_bytes: Most bytes of GPU memory for a session; 0: no limit.
+    """
+    if provider != CUDA:
+        return {}
+    options: dict[str, Any] = {
+        # The default searches exhaustively for each new shape, seconds at a time.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # The default doubles the arena with each extension.
+        "arena_extend_strategy": "kSameAsRequested",
+        "do_copy_in_default_stream": "1",
+        "cudnn_conv_use_max_workspace": "1",
+    }
+    if gpu_memory_limit_bytes:
+        options["gpu_mem_limit"] = str(gpu_memory_limit_bytes)
+    return options
+
+
+def _has_gpu_build() -> bool:
+    return any(True for _ in metadata.distributions(name="onnxruntime-gpu"))
+
+
+def _short(name: str) -> str:
+    return name.lower().removesuffix("executionprovider")

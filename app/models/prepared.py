@@ -1,0 +1,73 @@
+"""Prepared graphs kept between starts: a model file and a sidecar with its facts, both written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_KEY_DIGITS = 16
+"""Hexadecimal digits of the key in a file name: 64 bits tell the few files of a folder apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFiles:
+    """A folder of prepared graphs. Safe for several processes: each file appears whole, under its final name."""
+
+    folder: Path
+
+    def load(self, name: str, key: Sequence[str]) -> tuple[Path, Mapping[str, Any]] | None:
+        """Return the file kept under `key` and its facts; None when there is none that can be trusted."""
+        model, sidecar = self._paths(name, key)
+        try:
+            facts = json.loads(sidecar.read_bytes())
+            is_intact = facts["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            _log.warning("prepared graph is unreadable and made anew", model=name, reason=repr(cause))
+            return None
+        if not is_intact:
+            _log.warning("prepared graph is damaged and made anew", model=name)
+            return None
+        return model, facts
+
+    def store(self, name: str, key: Sequence[str], serialized: bytes, facts: Mapping[str, Any]) -> Path | None:
+        """Keep a graph; None when the folder cannot be written, which is logged and no failure."""
+        model, sidecar = self._paths(name, key)
+        sha256 = hashlib.sha256(serialized).hexdigest()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(model, serialized)
+            _write(sidecar, json.dumps({**facts, "sha256": sha256}, indent=2).encode())
+        except OSError as cause:
+            _log.info("prepared graph is not kept: the folder cannot be written", model=name, reason=cause.strerror)
+            return None
+        return model
+
+    def _paths(self, name: str, key: Sequence[str]) -> tuple[Path, Path]:
+        digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:_KEY_DIGITS]
+        return self.folder / f"{name}-{digest}.onnx", self.folder / f"{name}-{digest}.json"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, whatever dies when."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
