@@ -6,12 +6,9 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
-
 from app.domain import Detections, Image
 from app.geometry.boxes import merge_looks
-from app.geometry.letterbox import Letterbox
+from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from app.models.scrfd import DetectorItem
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
@@ -85,12 +82,13 @@ class Detector:
 
     def _draw_canvases(self, image: Image, fixed_hw: tuple[int, int] | None) -> tuple[list[Letterbox], list[Image]]:
         """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
+        options = self._options
         image_hw = (image.shape[0], image.shape[1])
         if fixed_hw is not None:
             letterboxes = [Letterbox.fit(image_hw, fixed_hw, rectangular=False)]
         else:
             letterboxes = [
-                Letterbox.fit(image_hw, scaled_canvas(self._options.max_hw, scale), rectangular=self._options.rectangular)
-                for scale in self._options.scales
+                Letterbox.fit(image_hw, scaled_canvas(options.max_hw, scale), rectangular=options.rectangular)
+                for scale in options.scales
             ]
         return letterboxes, [letterbox.apply(image) for letterbox in letterboxes]

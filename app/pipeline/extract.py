@@ -36,7 +36,7 @@ class _Clock:
     """Adds up the stages of one picture."""
 
     started: float = field(default_factory=time.perf_counter)
-    times: StageTimes = StageTimes()
+    times: StageTimes = field(default_factory=StageTimes)
 
     def add(self, **seconds: float) -> None:
         self.times = replace(self.times, **{name: getattr(self.times, name) + s for name, s in seconds.items()})
@@ -215,7 +215,8 @@ def _faces(index: int, detections: Detections, crops: Sequence[Crop | None] | No
         detections.boxes,
         detections.scores.tolist(),
         detections.landmarks,
-        crops if crops is not None else itertools.repeat(None),
+        [None] * len(detections) if crops is None else crops,
+        strict=True,
     )
     return [
         Face(image_index=index, box=box, score=score, landmarks=landmarks, crop=crop)

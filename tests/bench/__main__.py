@@ -114,8 +114,7 @@ class Bench:
             "six faces, 4 clients: over the floor": rate["six", 4] / rate["floor, six", cores],
             "one face, 4 clients: over FaceAnalysis": rate["one", 4] / rate["FaceAnalysis, one", 1],
             "one client: p50 over FaceAnalysis's": row["one", 1].p50_ms / row["FaceAnalysis, one", 1].p50_ms,
-            "crowd, one client: time over the floor's": row["crowd", 1].p50_ms
-            / (1000 / rate["floor, crowd", cores]),
+            "crowd, one client: time over the floor's": row["crowd", 1].p50_ms / (1000 / rate["floor, crowd", cores]),
             "64 clients over 4: pictures/s": rate["one", 64] / rate["one", 4],
         }
 

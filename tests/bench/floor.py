@@ -1,6 +1,6 @@
 """The hardware's floor: shipped graphs, one process per core, no server, no queue, no NMS.
 
-    python -m tests.bench.floor det.onnx rec.onnx picture.jpg --faces 1 --canvas 640x640 --seconds 5
+python -m tests.bench.floor det.onnx rec.onnx picture.jpg --faces 1 --canvas 640x640 --seconds 5
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 
-def count_pictures(  # noqa: PLR0913 - the arguments of a child process
+def count_pictures(
     det: str,
     rec: str,
     picture: str,
@@ -62,7 +62,7 @@ def count_pictures(  # noqa: PLR0913 - the arguments of a child process
     results.put((pictures, time.perf_counter() - started))
 
 
-def measure(  # noqa: PLR0913 - what defines a floor
+def measure(
     det: Path, rec: Path, picture: Path, *, faces: int, canvas_hw: tuple[int, int], seconds: float, cores: int
 ) -> float:
     """Return the pictures per second that `cores` processes reach together."""

@@ -1,4 +1,4 @@
-"""`insightface` FaceAnalysis in process, one caller; runs in a virtual environment of its own (`requirements/bench.txt`).
+"""`insightface` FaceAnalysis in process, one caller; runs in an environment of its own (`requirements/bench.txt`).
 
     python tests/bench/peer.py det.onnx rec.onnx picture.jpg --seconds 5
 

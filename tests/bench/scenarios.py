@@ -34,7 +34,7 @@ class Target:
         return [parent, *parent.children(recursive=True)]
 
 
-def closed_loop(  # noqa: PLR0913 - what defines a scenario
+def closed_loop(
     target: Target, scenario: str, request: bytes, *, clients: int, seconds: float, pictures_per_request: int = 1
 ) -> tuple[Row, Load]:
     """Let `clients` call as fast as they are answered."""
