@@ -1,1 +1,5 @@
-"""When items of many requests run together. Knows neither models nor backends: it is handed callables."""
+"""The queue in front of a model: items of all requests in flight share its runs, and every waiter is settled.
+
+`policy` decides which items run together and is pure; `batcher` owns the queue on the event loop; `lane` owns one
+thread per lane. Knows no backend, no picture and no HTTP: a lane is any callable from items to results.
+"""

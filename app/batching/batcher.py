@@ -1,0 +1,330 @@
+"""A model's bounded queue: items of many requests in, batches to the lanes, every waiter settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from app.batching.failures import deadline_exceeded, may_be_one_item, own_error, shutting_down
+from app.batching.lane import Lane, LaneThread, RunEnd
+from app.batching.lane_pool import LanePool
+from app.batching.observer import DropReason, Observer, SilentObserver
+from app.batching.policy import FairQueue, share_of
+from app.batching.submission import BatchOutcome, Entry, Submission
+from app.errors import QueueFullError, ServiceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+
+_NEWEST_RUN_WEIGHT = 0.2
+"""Share of the newest run in the running mean of seconds per item: a change of load shows after some five runs."""
+
+_UNMEASURED_RETRY_S = 1.0
+"""What a refused caller is told before any run has ended."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run(Generic[Item, Result]):
+    entries: list[Entry[Item, Result]]
+    started_at: float
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs items of many submissions together on one model's lanes.
+
+    A lane that is free takes what waits, at once: there is no timer. All state belongs to the event loop that the
+    first call runs on, hence no locks; every method must be called there, except the properties, which any thread may
+    read.
+
+    A batch of several items that fails is run again item by item, so that one bad item does not fail its neighbours;
+    not so when the lane says that the model or the backend cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lanes: Sequence[Lane[Item, Result]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        key: Callable[[Item], Hashable] = lambda _: None,
+        observer: Observer | None = None,
+        probe_items: Sequence[Item] = (),
+    ) -> None:
+        """Create a batcher; its threads start with the first call that needs them.
+
+        Args:
+            name: The model's, for threads and log.
+            lanes: At least one that is not wide. Each gets a thread of its own.
+            max_batch: Most items of a run, >= 1.
+            max_waiting: Most items in the queue, >= 1; those in a run do not count.
+            key: What an item may run with: items of equal keys share a batch.
+            observer: Told of waits, runs, failures and drops.
+            probe_items: A batch that any sound model can run, for `probe`.
+
+        Raises:
+            ValueError: A number is out of range, or every lane is wide.
+        """
+        if max_batch < 1 or max_waiting < 1:
+            raise ValueError("max_batch and max_waiting must be at least 1")
+        self._num_lanes = sum(not lane.wide for lane in lanes)
+        if not self._num_lanes:
+            raise ValueError("a batcher needs a lane that is not wide")
+        self.name = name
+        self.max_batch = max_batch
+        self.max_waiting = max_waiting
+        self._lanes = tuple(lanes)
+        self._key = key
+        self._observer = observer or SilentObserver()
+        self._probe_items = tuple(probe_items)
+
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: LanePool[Item, Result] | None = None
+        self._queue: FairQueue[Entry[Item, Result]] = FairQueue()
+        self._runs: dict[LaneThread[Item, Result], _Run[Item, Result]] = {}
+        self._probe: asyncio.Task[bool] | None = None
+        self._is_dispatch_due = False
+        self._is_closed = False
+        self._is_abandoned = False
+        self._last_run_failed = False
+        self._item_s: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Runs under way: 0 to the number of lanes."""
+        return len(self._runs)
+
+    @property
+    def last_run_failed(self) -> bool:
+        """Whether the run that ended last failed."""
+        return self._last_run_failed
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds until what waits now has run, from the measured time an item takes."""
+        if self._item_s is None:
+            return _UNMEASURED_RETRY_S
+        return max(1, self.waiting) * self._item_s / self._num_lanes
+
+    def oldest_run_s(self) -> float:
+        """Seconds the longest run under way has been going; 0 when none is."""
+        if self._loop is None or not self._runs:
+            return 0.0
+        return self._loop.time() - min(run.started_at for run in self._runs.values())
+
+    async def submit(self, items: Sequence[Item], *, group: Hashable, deadline: float) -> BatchOutcome[Result]:
+        """Run `items`, with those of others where that fits, and wait for all of their results.
+
+        Cancelling the call withdraws what has not started.
+
+        Args:
+            items: Up to `max_waiting`; none yields no results. Several lanes may take parts of it.
+            group: The request it is for; requests take turns.
+            deadline: `loop.time()` after which the answer is of no use.
+
+        Returns:
+            One result an item, in order, and how long they waited and ran.
+
+        Raises:
+            QueueFullError: `items` do not fit into the queue now; `retry_after_s` is measured. None of them was queued.
+            DeadlineExceededError: The deadline passed before the last result, even while a run goes on.
+            ShuttingDownError: The batcher is closed, or was before the items could run.
+            InferenceError: A run of one of the items failed, the cause chained. Each caller gets an error of its own.
+            ServiceError: Of the type that the lane raised.
+        """
+        loop, _ = self._open()
+        if self._is_closed:
+            raise shutting_down()
+        if not items:
+            return BatchOutcome(results=[], queued_s=0.0, ran_s=0.0)
+        if deadline <= loop.time():
+            self._observer.dropped("deadline", len(items))
+            raise deadline_exceeded()
+        if self.waiting + len(items) > self.max_waiting:
+            raise QueueFullError("Too many items wait for the model.", retry_after_s=self.retry_after_s)
+        return await self._wait_for(items, group, deadline)
+
+    async def probe(self, *, timeout_s: float = 5.0) -> bool:
+        """Whether the model answers: yes when its last run did, else a probe batch is run to see.
+
+        Any number of calls at once share one probe. It does not count against `max_waiting`.
+
+        Args:
+            timeout_s: Seconds after which a probe that waits or runs counts as failed.
+        """
+        if not self._last_run_failed or not self._probe_items or self._is_closed:
+            return not self._last_run_failed
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._run_probe(timeout_s), name=f"probe {self.name}")
+        return await asyncio.shield(self._probe)
+
+    async def close(self, *, drain: bool = True, grace_s: float = 10.0) -> None:
+        """Take nothing more, run what waits, fail what is left, close the lanes. A second call does no harm.
+
+        Args:
+            drain: False fails what waits at once; runs under way may still end within the grace.
+            grace_s: Seconds after which whoever still waits gets ShuttingDownError. A lane that is still in a run then
+                is left behind with its thread; it is closed when the run ends, if ever.
+        """
+        _, pool = self._open()
+        if self._is_abandoned:
+            return
+        self._is_closed = True
+        if not drain:
+            self._fail_waiting()
+        self._dispatch()
+        try:
+            await asyncio.wait_for(pool.all_stopped.wait(), grace_s)
+        except asyncio.TimeoutError:
+            _log.error("lanes left behind", model=self.name, num_lanes=pool.num_alive, oldest_run_s=self.oldest_run_s())
+        finally:
+            self._is_abandoned = True
+            self._fail_waiting()
+            for run in self._runs.values():
+                for entry in run.entries:
+                    entry.submission.fail(shutting_down(), "shutdown")
+            self._dispatch()
+        if self._probe is not None:
+            await asyncio.wait([self._probe])
+
+    def _open(self) -> tuple[asyncio.AbstractEventLoop, LanePool[Item, Result]]:
+        """Tie the batcher to the running loop, once, and start its lanes."""
+        if self._loop is None or self._pool is None:
+            self._loop = asyncio.get_running_loop()
+            self._pool = LanePool(self._lanes, self.name, self._loop, self._on_run_end)
+        return self._loop, self._pool
+
+    async def _wait_for(self, items: Sequence[Item], group: Hashable, deadline: float) -> BatchOutcome[Result]:
+        loop, _ = self._open()
+        keys = [self._key(item) for item in items]
+        now = loop.time()
+        submission: Submission[Item, Result] = Submission(
+            num_items=len(items), deadline=deadline, future=loop.create_future(), mark=now
+        )
+        for index, (item, key) in enumerate(zip(items, keys, strict=True)):
+            self._enqueue(Entry(submission, index, item, group, key, now))
+        if not self._is_dispatch_due:
+            # Not at once: what other tasks submit in this turn of the loop joins the batch, at no cost in time.
+            self._is_dispatch_due = True
+            loop.call_soon(self._dispatch)
+        timer = loop.call_at(deadline, self._expire, submission)
+        try:
+            return await submission.future
+        finally:
+            timer.cancel()
+            self._withdraw(submission)
+            if submission.future.done() and not submission.future.cancelled():
+                submission.future.exception()  # read, also when the caller was cancelled just after it was set
+
+    async def _run_probe(self, timeout_s: float) -> bool:
+        loop, _ = self._open()
+        try:
+            await self._wait_for(self._probe_items, self, loop.time() + timeout_s)
+        except ServiceError as error:
+            _log.warning("probe failed", model=self.name, reason=error.message)
+            return False
+        return True
+
+    def _enqueue(self, entry: Entry[Item, Result]) -> None:
+        entry.submission.waiting.add(entry)
+        self._queue.add(entry)
+
+    def _withdraw(self, submission: Submission[Item, Result]) -> None:
+        """Take a submission's items out of the queue, its caller having been answered or gone away."""
+        if not submission.waiting:
+            return
+        for entry in submission.waiting:
+            self._queue.discard(entry)
+        self._observer.dropped(submission.gone_reason, len(submission.waiting))
+        submission.waiting.clear()
+
+    def _settle_failed(self, submission: Submission[Item, Result], error: ServiceError, reason: DropReason) -> None:
+        submission.fail(error, reason)
+        self._withdraw(submission)
+
+    def _expire(self, submission: Submission[Item, Result]) -> None:
+        self._settle_failed(submission, deadline_exceeded(), "deadline")
+
+    def _fail_waiting(self) -> None:
+        for entry in self._queue.entries():
+            self._settle_failed(entry.submission, shutting_down(), "shutdown")
+
+    def _dispatch(self) -> None:
+        """Give what waits to the lanes that are free."""
+        loop, pool = self._open()
+        self._is_dispatch_due = False
+        now = loop.time()
+        while self._queue:
+            lane = pool.claim(num_waiting=len(self._queue), num_running=len(self._runs))
+            if lane is None:
+                break
+            taken = self._queue.take(share_of(len(self._queue), pool.num_free + 1, self.max_batch))
+            entries = self._keep_wanted(taken, now)
+            if not entries:
+                pool.release(lane)
+                continue
+            for entry in entries:
+                entry.submission.enter_run(entry, now)
+            self._runs[lane] = _Run(entries, now)
+            lane.post([entry.item for entry in entries])
+            for entry in entries:
+                self._observer.waited(now - entry.queued_at)
+        if self._is_closed and not self._queue:
+            pool.stop_free()
+
+    def _keep_wanted(self, taken: list[Entry[Item, Result]], now: float) -> list[Entry[Item, Result]]:
+        """Drop those whose caller is gone or late but whose withdrawal has not had its turn of the loop yet."""
+        for entry in taken:
+            if entry.submission.deadline <= now:
+                self._expire(entry.submission)
+            elif entry.submission.future.done():
+                self._withdraw(entry.submission)
+        return [entry for entry in taken if not entry.submission.future.done()]
+
+    def _on_run_end(self, lane: LaneThread[Item, Result], end: RunEnd[Result]) -> None:
+        loop, pool = self._open()
+        run = self._runs.pop(lane)
+        pool.release(lane)
+        now = loop.time()
+        self._last_run_failed = end.error is not None
+        for entry in run.entries:
+            entry.submission.leave_run(now)
+        if end.error is None:
+            for entry, result in zip(run.entries, end.results, strict=True):
+                entry.submission.succeed(entry, result)
+        else:
+            self._on_run_failed(run.entries, end.error, now)
+        self._dispatch()
+        if end.error is None:
+            self._measure(len(run.entries), end.took_s)
+
+    def _on_run_failed(self, entries: list[Entry[Item, Result]], error: BaseException, now: float) -> None:
+        is_retried = len(entries) > 1 and may_be_one_item(error) and not self._is_abandoned
+        for entry in entries:
+            if entry.submission.future.done():
+                continue
+            if is_retried:
+                entry.key = object()  # equal to no other: it runs alone
+                entry.queued_at = now
+                self._enqueue(entry)
+            else:
+                self._settle_failed(entry.submission, own_error(error), "failed")
+        _log.error("run failed", model=self.name, num_items=len(entries), is_retried=is_retried, exc_info=error)
+        self._observer.failed()
+
+    def _measure(self, num_items: int, took_s: float) -> None:
+        item_s = took_s / num_items
+        mean_s = item_s if self._item_s is None else self._item_s
+        self._item_s = mean_s + _NEWEST_RUN_WEIGHT * (item_s - mean_s)
+        self._observer.ran(num_items, took_s)

@@ -1,0 +1,112 @@
+"""A lane: one callable that runs batches, and the one thread that owns it for its whole life."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from app.errors import InferenceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane(Generic[Item, Result]):
+    """What a batcher needs to run batches on one device or core. `run` and `close` are called on one thread only."""
+
+    run: Callable[[Sequence[Item]], Sequence[Result]]
+    """Items of one key, in order, to as many results in the same order."""
+    close: Callable[[], None] | None = None
+    """Frees what `run` holds; called once, after the last run."""
+    wide: bool = False
+    """True for a lane that uses the cores of all others for one run: it takes an item that is alone in the batcher,
+    so that a lone request does not wait on one core. Needs lanes that are not wide beside it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunEnd(Generic[Result]):
+    """How a run ended: results, one an item, or the error."""
+
+    results: list[Result]
+    error: BaseException | None
+    took_s: float
+
+
+class LaneThread(Generic[Item, Result]):
+    """Runs a lane's batches one after the other and tells the event loop how each ended.
+
+    All methods are called on the event loop's thread; so are the callbacks. The thread is a daemon: a run that never
+    ends must not keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        lane: Lane[Item, Result],
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
+        on_stop: Callable[[LaneThread[Item, Result]], None],
+    ) -> None:
+        self.wide = lane.wide
+        self._lane = lane
+        self._name = name
+        self._loop = loop
+        self._on_end = on_end
+        self._on_stop = on_stop
+        self._batches: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    def post(self, items: Sequence[Item]) -> None:
+        """Hand over a batch; `on_end` follows, whatever happens in the run."""
+        self._batches.put(items)
+
+    def stop(self) -> None:
+        """Close the lane after the batch it runs; `on_stop` follows."""
+        self._batches.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread; only after `on_stop`, which is its last act."""
+        self._thread.join()
+
+    def _live(self) -> None:
+        while (items := self._batches.get()) is not None:
+            self._tell(self._on_end, self, self._run(items))
+            del items  # an idle lane must not hold the pictures of its last batch
+        if self._lane.close is not None:
+            try:
+                self._lane.close()
+            except BaseException as error:  # noqa: BLE001 - nobody above could act on it, and the stop must be told
+                _log.error("lane failed to close", lane=self._name, exc_info=error)
+        self._tell(self._on_stop, self)
+
+    def _run(self, items: Sequence[Item]) -> RunEnd[Result]:
+        started = time.perf_counter()
+        results: list[Result] = []
+        error: BaseException | None = None
+        try:
+            results = list(self._lane.run(items))
+            if len(results) != len(items):
+                # raised here so that it carries a traceback like any other failure of a run
+                raise InferenceError(f"{len(items)} items went in, {len(results)} results came out.")  # noqa: TRY301 - see above
+        except BaseException as cause:  # noqa: BLE001 - even SystemExit in a lane must reach those who wait for it
+            error = cause
+        return RunEnd(results=results, error=error, took_s=time.perf_counter() - started)
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            # The loop was closed under a run that outlived it; so are those who waited.
+            _log.warning("lane outlived its event loop", lane=self._name)
