@@ -23,8 +23,8 @@ define set_up
   { echo "jetface needs Python 3.10 or newer; $$($(PYTHON) --version) is $(PYTHON). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
 @echo "Setting up $(VENV) from $(1) ..."
 @$(PYTHON) -m venv $(VENV)
-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $(1)
+@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
 $(VENV)/.run: requirements/run.txt pyproject.toml

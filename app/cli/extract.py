@@ -3,85 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
-from tqdm import tqdm
 
-from app.domain import ExtractOptions, Face, PictureResult
-from app.errors import ImageDecodeError
 from app.logs import configure_logs
-from app.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from app.main import Service
-
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
-"""What is taken from a folder; a file named on the command line is always tried."""
-
-PICTURES_AT_ONCE = 8
-"""Pictures read and in work at the same time: bounds memory, keeps every core busy."""
-
-_PATIENCE_S = 86_400.0
-"""Nobody waits behind a command line; a day lets a first download and a slow disk finish."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A file to look at, and its name below the folder it was found in."""
-
-    path: Path
-    relative: Path
-
-
-def find_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """List the files of `paths`; folders are searched recursively, in order of name, hidden ones left out."""
-    pictures: list[Picture] = []
-    for path in paths:
-        if not path.is_dir():
-            pictures.append(Picture(path, Path(path.name)))
-            continue
-        for found in sorted(path.rglob("*")):
-            relative = found.relative_to(path)
-            if found.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
-                pictures.append(Picture(found, relative))
-    return pictures
-
-
-def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
-    """Return one line of `--json`: all that is known of a picture, in source pixels and milliseconds."""
-    answer: dict[str, Any] = {"path": str(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
-    if result.error is not None:
-        return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
-    return {**answer, "image_hw": result.image_hw, "faces": [_describe_face(face) for face in result.faces]}
-
-
-def _describe_face(face: Face) -> dict[str, Any]:
-    described: dict[str, Any] = {"box": face.box, "score": face.score, "landmarks": face.landmarks}
-    if face.embedding is not None:
-        described |= {"norm": face.embedding.norm, "embedding": face.embedding.vector}
-    return described
-
-
-def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
-    """Yield the lines people read: one for the picture, one for each face."""
-    if result.error is not None:
-        yield f"{picture.path}: failed: {result.error.message}"
-        return
-    count = len(result.faces)
-    yield f"{picture.path}: {count} face{'' if count == 1 else 's'}, {result.took_s * 1e3:.0f} ms"
-    for number, face in enumerate(result.faces, start=1):
-        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
-        norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"
-        yield f"  {number:>3}  score {face.score:.3f}  box {x1},{y1} {x2},{y2}{norm}"
+from app.settings import read_settings
 
 
 @click.command()
-def extract() -> None:
-    """Find and recognize the faces of pictures."""
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a picture, embeddings included.")
+@click.option(
+    "--draw", "draw_dir", type=click.Path(file_okay=False, path_type=Path), help="Write annotated pictures here."
+)
+@click.option("--detect-only", is_flag=True, help="Boxes and landmarks; no embeddings, no recognizer.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Least detector score; default: DEF_DET_THRESH.")
+@click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
+@click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
+def extract(
+    *,
+    paths: tuple[Path, ...],
+    as_json: bool,
+    draw_dir: Path | None,
+    detect_only: bool,
+    threshold: float | None,
+    limit_faces: int,
+    min_face_size: int,
+) -> None:
+    """Find and recognize the faces of pictures: files, and folders with all below them.
+
+    Exit code 1 when a picture failed, or when no picture was found.
+    """
+    # Here, because they bring NumPy, OpenCV and ONNX, which `jetface --help` need not wait for.
+    from app.cli.pictures import extract_pictures, find_pictures  # noqa: PLC0415 - as above
+    from app.domain import ExtractOptions  # noqa: PLC0415 - as above
+
+    settings = read_settings()
+    configure_logs("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.log_format)
+    pictures = find_pictures(paths)
+    if not pictures:
+        raise click.ClickException("no pictures found")
+    options = ExtractOptions(
+        score_threshold=settings.def_det_thresh if threshold is None else threshold,
+        limit_faces=limit_faces,
+        min_face_width_px=min_face_size,
+        with_embedding=not detect_only,
+    )
+    num_failed = asyncio.run(extract_pictures(settings, pictures, options, as_json=as_json, draw_dir=draw_dir))
+    if num_failed:
+        raise click.ClickException(f"{num_failed} of {len(pictures)} pictures failed")

@@ -1,0 +1,165 @@
+"""What `jetface extract` does: pictures from files through the pipeline, results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import orjson
+from tqdm import tqdm
+
+from app.domain import ExtractOptions, Face, Image, PictureResult
+from app.errors import ImageDecodeError
+from app.imaging.draw import draw_faces
+from app.imaging.sources import EncodedPicture
+from app.main import Service, open_service
+from app.settings import Settings
+
+PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
+"""What is taken from a folder; a file named on the command line is always tried."""
+
+PICTURES_AT_ONCE = 8
+"""Pictures read and in work at the same time: bounds memory, keeps every core busy."""
+
+_PATIENCE_S = 86_400.0
+"""Nobody waits behind a command line; a day lets a first download and a slow disk finish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file to look at, and its name below the folder it was found in."""
+
+    path: Path
+    relative: Path
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Picture]:
+    """List the files of `paths`; folders are searched recursively, in order of name, hidden ones left out."""
+    pictures: list[Picture] = []
+    for path in paths:
+        if not path.is_dir():
+            pictures.append(Picture(path, Path(path.name)))
+            continue
+        for found in sorted(path.rglob("*")):
+            relative = found.relative_to(path)
+            if found.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
+                pictures.append(Picture(found, relative))
+    return pictures
+
+
+def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
+    """Return one line of `--json`: all that is known of a picture, in source pixels and milliseconds."""
+    answer: dict[str, Any] = {"path": str(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
+    if result.error is not None:
+        return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
+    return {**answer, "image_hw": result.image_hw, "faces": [_describe_face(face) for face in result.faces]}
+
+
+def _describe_face(face: Face) -> dict[str, Any]:
+    described: dict[str, Any] = {"box": face.box, "score": face.score, "landmarks": face.landmarks}
+    if face.embedding is not None:
+        described |= {"norm": face.embedding.norm, "embedding": face.embedding.vector}
+    return described
+
+
+def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
+    """Yield the lines people read: one for the picture, one for each face."""
+    if result.error is not None:
+        yield f"{picture.path}: failed: {result.error.message}"
+        return
+    count = len(result.faces)
+    yield f"{picture.path}: {count} face{'' if count == 1 else 's'}, {result.took_s * 1e3:.0f} ms"
+    for number, face in enumerate(result.faces, start=1):
+        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
+        norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"
+        yield f"  {number:>3}  score {face.score:.3f}  box {x1},{y1} {x2},{y2}{norm}"
+
+
+async def extract_pictures(
+    settings: Settings, pictures: Sequence[Picture], options: ExtractOptions, *, as_json: bool, draw_dir: Path | None
+) -> int:
+    """Print what comes of every picture, in order.
+
+    Args:
+        settings: Of the service.
+        pictures: Files to look at.
+        options: What is wanted of them.
+        as_json: JSON lines rather than a table.
+        draw_dir: Where annotated copies go; None for none.
+
+    Returns:
+        How many pictures failed.
+
+    Raises:
+        ServiceError: What is wrong is not a picture but the service: a model is missing, say.
+    """
+    num_failed = 0
+    async with open_service(settings) as service:
+        with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
+            async for picture, result in _extract_each(service, pictures, options, draw_dir):
+                num_failed += result.error is not None
+                with tqdm.external_write_mode(file=sys.stdout):
+                    if as_json:
+                        click.echo(orjson.dumps(describe(picture, result), option=orjson.OPT_SERIALIZE_NUMPY))
+                    else:
+                        click.echo("\n".join(tabulate(picture, result)))
+                progress.update()
+    return num_failed
+
+
+async def _extract_each(
+    service: Service, pictures: Sequence[Picture], options: ExtractOptions, draw_dir: Path | None
+) -> AsyncIterator[tuple[Picture, PictureResult]]:
+    """Yield results in the order of the pictures, `PICTURES_AT_ONCE` in work."""
+    waiting = iter(pictures)
+    in_work: deque[tuple[Picture, asyncio.Task[PictureResult]]] = deque()
+    try:
+        while True:
+            while len(in_work) < PICTURES_AT_ONCE and (picture := next(waiting, None)):
+                in_work.append((picture, asyncio.create_task(_extract_one(service, picture, options, draw_dir))))
+            if not in_work:
+                return
+            picture, task = in_work.popleft()
+            yield picture, await task
+    finally:
+        for _, task in in_work:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in in_work), return_exceptions=True)
+
+
+async def _extract_one(
+    service: Service, picture: Picture, options: ExtractOptions, draw_dir: Path | None
+) -> PictureResult:
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    try:
+        source = EncodedPicture(await asyncio.to_thread(picture.path.read_bytes))
+    except OSError as cause:
+        return PictureResult(image_index=0, error=ImageDecodeError(f"The file cannot be read: {cause.strerror}."))
+    (result,) = await service.extractor.extract([source], options, deadline=deadline)
+    if draw_dir is not None and result.error is None:
+        async with service.loader.load(source, deadline=deadline) as loaded:
+            await asyncio.to_thread(_write_drawn, loaded.pixels, loaded.scale, result, _drawn_path(draw_dir, picture))
+    return result
+
+
+def _drawn_path(draw_dir: Path, picture: Picture) -> Path:
+    """Return where a picture's annotated copy goes: same name below `draw_dir`, as JPEG."""
+    named = draw_dir / picture.relative
+    return named if named.suffix.lower() in {".jpg", ".jpeg"} else named.with_name(f"{named.name}.jpg")
+
+
+def _write_drawn(pixels: Image, scale: float, result: PictureResult, path: Path) -> None:
+    faces = [replace(face, box=face.box * scale, landmarks=face.landmarks * scale) for face in result.faces]
+    drawn = draw_faces(pixels, faces)
+    encoded, data = cv2.imencode(".jpg", drawn)
+    if not encoded:  # pragma: no cover - any (H, W, 3) uint8 array can be a JPEG
+        raise ImageDecodeError("The picture cannot be written as JPEG.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,138 @@
+"""`entrypoint.sh`: how the service starts, and how it ends under a real init."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.server import running_server, service_environ
+from tests.support.shared import REPOSITORY
+
+TINI = shutil.which("tini")
+
+
+@pytest.fixture
+def tini() -> str:
+    """Path of the real tini, Debian's; CI installs it."""
+    if TINI is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            "tini is not installed (Debian and Ubuntu: apt install tini)"
+        )
+    return TINI
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("PORT", "http", "Error: PORT='http' is not allowed: integer from 1 to 65535"),
+        ("BACKEND", "cuda", "Error: BACKEND='cuda' is not allowed: auto, onnxruntime or tensorrt"),
+        (
+            "MAX_SIZE",
+            "640",
+            "Error: MAX_SIZE='640' is not allowed: width,height, each a multiple of 32 from 32 to 8192",
+        ),
+    ],
+)
+def test_a_bad_setting_is_one_line(variable: str, value: str, line: str) -> None:
+    """The start stops with exit code 2, and stderr holds nothing else."""
+    done = subprocess.run(
+        [REPOSITORY / "entrypoint.sh"],
+        env=service_environ({variable: value}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
+
+
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+    """A registry name nobody knows stops the start too, and says so without a traceback."""
+    with running_server(tmp_path, {"DET_MODEL": "scrfd_11g"}, wait=False) as server:
+        assert server.process.wait(60) != 0
+        log = server.read_log()
+    assert "scrfd_11g" in log
+    assert "DET_MODEL" in log
+    assert "Traceback" not in log
+
+
+def test_the_shell_becomes_the_server(tmp_path: Path) -> None:
+    """One process with one event loop and no reloader: signals need nobody to pass them on."""
+    with running_server(tmp_path, {}) as server:
+        process = psutil.Process(server.process.pid)
+        command = process.cmdline()
+        assert "uvicorn" in " ".join(command)
+        assert process.children() == []
+        assert command[command.index("--loop") + 1] == "asyncio"
+        assert command[command.index("--workers") + 1] == "1"
+        assert "--reload" not in command
+
+
+def test_it_works_from_any_folder(tmp_path: Path) -> None:
+    """The script's own place does not matter; a relative MODELS_DIR is relative to the caller's folder."""
+    done = subprocess.run(
+        [REPOSITORY / "entrypoint.sh"],
+        cwd=tmp_path,
+        env=service_environ({"PORT": "0"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: PORT=")
+
+
+def test_sigterm_under_tini_drains(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any], tini: str
+) -> None:
+    """Requests in flight are answered, new ones get 503 shutting_down, the exit code is 0, all within the grace."""
+    grace_s = 20.0
+    crowd = body_of(*["ifrest_lumia.jpg"] * 2)
+    variables = {**weights, "MODEL_PRELOAD": "1", "SHUTDOWN_GRACE_S": str(grace_s)}
+    with running_server(tmp_path, variables, prefix=(tini, "--")) as server, ThreadPoolExecutor(3) as pool:
+        server.wait_until_ready()
+
+        def extract() -> httpx.Response:
+            return httpx.post(f"{server.url}/extract", json=crowd, timeout=60, trust_env=False)
+
+        with httpx.Client(base_url=server.url, trust_env=False) as kept_alive:
+            kept_alive.get("/health/ready").raise_for_status()
+            in_flight = [pool.submit(extract) for _ in range(3)]
+            while "jetface_requests_in_flight 3" not in kept_alive.get("/metrics").text:
+                time.sleep(0.01)
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_until_logged("draining")
+
+            for caller in (kept_alive, httpx):
+                refused = caller.post(str(httpx.URL(server.url).join("/extract")), json=body_of("t1.jpg"))
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "shutting_down"
+                assert int(refused.headers["retry-after"]) >= 1
+            assert httpx.get(f"{server.url}/health/ready", trust_env=False).status_code == 503
+            assert httpx.get(f"{server.url}/health/live", trust_env=False).status_code == 200
+
+        for answer in in_flight:
+            pictures = answer.result().raise_for_status().json()["data"]
+            assert [len(picture["faces"]) >= 100 for picture in pictures] == [True, True]
+        assert server.process.wait(grace_s) == 0
+        assert time.monotonic() - started < grace_s
+
+
+def test_an_idle_service_ends_at_once(tmp_path: Path, tini: str) -> None:
+    """Nothing in flight: exit code 0 in a moment, and the log says how it ended."""
+    with running_server(tmp_path, {}, prefix=(tini, "--")) as server:
+        assert server.stop(timeout_s=5) == 0
+        assert "draining" in server.read_log()

@@ -1,0 +1,102 @@
+"""Pictures in, faces out, over HTTP and with real weights."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+NUM_HEALTH_CALLS = 100
+
+
+def test_t1_has_six_faces(client: httpx.Client, body_of: Callable[..., Any]) -> None:
+    """The first thing a newcomer does: a picture as JSON, six faces with embeddings of unit length."""
+    answer = client.post("/extract", json=body_of("t1.jpg"))
+    assert answer.status_code == 200
+    (picture,) = answer.json()["data"]
+    assert picture["status"] == "ok"
+    assert len(picture["faces"]) == 6
+    for face in picture["faces"]:
+        assert len(face["vec"]) == 512
+        assert np.linalg.norm(face["vec"]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"not a picture", id="text"),
+        pytest.param(b"\xff\xd8\xff\xe0" + bytes(16), id="twenty-byte-jpeg"),
+    ],
+)
+def test_a_bad_picture_fails_alone(client: httpx.Client, body_of: Callable[..., Any], bad: bytes) -> None:
+    """The pictures before and after it are answered; what went wrong is one safe sentence."""
+    answer = client.post("/extract", json=body_of("ifrest_Stallone.jpg", bad, "ifrest_Stallone.jpg"))
+    assert answer.status_code == 200
+    first, broken, last = answer.json()["data"]
+    assert (first["status"], broken["status"], last["status"]) == ("ok", "failed", "ok")
+    assert len(first["faces"]) == len(last["faces"]) == 1
+    assert broken["faces"] == []
+    assert "Traceback" not in broken["traceback"]
+    assert "/" not in broken["traceback"]
+
+
+def test_many_pictures_keep_their_faces(client: httpx.Client, body_of: Callable[..., Any]) -> None:
+    """Each picture's faces come under that picture, also when small ones are dropped."""
+    names = ["t1.jpg", "ifrest_Stallone.jpg", "bbt1.jpg", "ifrest_Stallone.jpg"]
+    together = client.post("/extract", json=body_of(*names, min_face_size=60)).json()["data"]
+    for name, picture in zip(names, together, strict=True):
+        (alone,) = client.post("/extract", json=body_of(name, min_face_size=60)).json()["data"]
+        assert [face["bbox"] for face in picture["faces"]] == [face["bbox"] for face in alone["faces"]]
+
+
+def test_health_answers_while_a_crowd_is_processed(client: httpx.Client, body_of: Callable[..., Any]) -> None:
+    """A hundred health calls made while a 113-face picture is in work all return before it does."""
+    crowd = body_of("ifrest_lumia.jpg")
+    client.post("/extract", json=body_of("t1.jpg")).raise_for_status()
+    finished: list[float] = []
+
+    def extract() -> httpx.Response:
+        answer = httpx.post(f"{client.base_url}/extract", json=crowd, timeout=60, trust_env=False)
+        finished.append(time.monotonic())
+        return answer
+
+    def is_in_work() -> bool:
+        gauge = client.get("/metrics").text.split("\njetface_requests_in_flight ")[1].split("\n")[0]
+        return float(gauge) >= 1
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(extract)
+        while not is_in_work():
+            time.sleep(0.005)
+        for _ in range(NUM_HEALTH_CALLS):
+            assert client.get("/health/live").status_code == 200
+        calls_done = time.monotonic()
+        (picture,) = answer.result().raise_for_status().json()["data"]
+    assert len(picture["faces"]) >= 100
+    assert calls_done < finished[0]
+
+
+def test_callers_at_once_get_their_own_answers(client: httpx.Client, body_of: Callable[..., Any]) -> None:
+    """Batches are made of several requests' items; answers are not mixed."""
+    names = ["t1.jpg", "ifrest_Stallone.jpg", "bbt3.jpg", "ifrest_TH1.jpg"] * 3
+    bodies = {name: body_of(name) for name in set(names)}
+    alone = {name: client.post("/extract", json=body).json()["data"][0] for name, body in bodies.items()}
+    start = threading.Barrier(len(names))
+
+    def extract(name: str) -> Any:
+        start.wait()
+        answer = httpx.post(f"{client.base_url}/extract", json=bodies[name], timeout=60, trust_env=False)
+        return answer.raise_for_status().json()["data"][0]
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for name, picture in zip(names, pool.map(extract, names), strict=True):
+            assert [face["bbox"] for face in picture["faces"]] == [face["bbox"] for face in alone[name]["faces"]]
+            for face, expected in zip(picture["faces"], alone[name]["faces"], strict=True):
+                assert np.dot(face["vec"], expected["vec"]) > 0.999

@@ -1,0 +1,87 @@
+"""When models load, and what happens where they cannot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.server import Server, running_server
+
+NUM_FIRST_REQUESTS = 32
+
+
+def states(server: Server) -> dict[str, str]:
+    """The state of every registry entry, by name."""
+    models = httpx.get(f"{server.url}/models", trust_env=False).json()["models"]
+    return {model["name"]: model["state"] for model in models}
+
+
+def test_first_requests_load_each_model_once(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """Thirty-two callers at once find nothing loaded: all are answered, each model is loaded by one of them."""
+    body = body_of("ifrest_Stallone.jpg")
+    start = threading.Barrier(NUM_FIRST_REQUESTS)
+    with running_server(tmp_path, weights) as server:
+        assert set(states(server).values()) == {"unloaded"}
+
+        def extract(_number: int) -> int:
+            start.wait()
+            answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+            return len(answer.raise_for_status().json()["data"][0]["faces"])
+
+        with ThreadPoolExecutor(NUM_FIRST_REQUESTS) as pool:
+            assert list(pool.map(extract, range(NUM_FIRST_REQUESTS))) == [1] * NUM_FIRST_REQUESTS
+        log = server.read_log()
+    assert log.count('"model loading"') == 2
+    assert log.count('"model serving"') == 2
+
+
+def test_detection_alone_never_loads_the_recognizer(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """Neither `/detect` nor `/extract` without embeddings needs it."""
+    with running_server(tmp_path, weights) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        body = body_of("ifrest_Stallone.jpg", extract_embedding=False)
+        (picture,) = client.post("/extract", json=body, timeout=60).raise_for_status().json()["data"]
+        assert len(picture["faces"]) == 1
+        client.post("/detect", json=body, timeout=60).raise_for_status()
+        loaded = {name: state for name, state in states(server).items() if state != "unloaded"}
+    assert loaded == {"det_500m": "serving"}
+
+
+def test_preload_is_ready_when_warm(tmp_path: Path, weights: dict[str, str]) -> None:
+    """With MODEL_PRELOAD=1 the first 200 of `/health/ready` finds both models serving."""
+    with running_server(tmp_path, {**weights, "MODEL_PRELOAD": "1"}, wait=False) as server:
+        server.wait_until_ready()
+        found = states(server)
+        log = server.read_log()
+    assert found[weights["DET_MODEL"]] == found[weights["REC_MODEL"]] == "serving"
+    assert log.count('"model loading"') == 2
+
+
+def test_missing_weights_say_what_to_do(tmp_path: Path, body_of: Callable[..., Any]) -> None:
+    """Ready, since models load lazily; then 503 with the model's name, and in the log file, checksum and three ways.
+
+    The next request tries again.
+    """
+    variables = {"DET_MODEL": "det_500m", "REC_MODEL": "none", "MODEL_MIRROR": "", "LOG_FORMAT": "json"}
+    with running_server(tmp_path, variables) as server:
+        assert httpx.get(f"{server.url}/health/ready", trust_env=False).status_code == 200
+        body = body_of("ifrest_Stallone.jpg", extract_embedding=False)
+        for _ in range(2):
+            answer = httpx.post(f"{server.url}/extract", json=body, trust_env=False)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "model_file"
+            assert str(tmp_path) not in answer.text
+        log = server.read_log()
+    assert log.count('"model failed to load"') == 2
+    for part in ("det_500m.onnx", "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a"):
+        assert part in log
+    for way in ("MODELS_DIR", "MODEL_MIRROR", "MODEL_DOWNLOAD"):
+        assert way in log

@@ -1,0 +1,63 @@
+"""What the README says works, executed as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Server, service_environ
+from tests.support.shared import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_curl_example_finds_the_faces(server: Server, shared_images: Path, tmp_path: Path) -> None:
+    """Copied from the README, run beside a picture, against a service on another port."""
+    (example,) = (command for command in COMMANDS if "curl" in command)
+    assert "127.0.0.1:18080" in example
+    shutil.copy(shared_images / "t1.jpg", tmp_path / "photo.jpg")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example.replace("http://127.0.0.1:18080", server.url)],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    (picture,) = json.loads(done.stdout)["data"]
+    assert len(picture["faces"]) == 6
+
+
+def test_the_targets_exist() -> None:
+    """`make` knows every target the README and CONTRIBUTING name, and `make help` explains it."""
+    pages = README + (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", pages, flags=re.MULTILINE))
+    help_text = subprocess.run(
+        ["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    explained = set(re.findall(r"make (\S+)", help_text))
+    assert {"run", "test", "check", "help"} <= named
+    assert named <= explained
+
+
+def test_the_cli_example_finds_faces(weights: dict[str, str], shared_images: Path, tmp_path: Path) -> None:
+    """`jetface extract` on a folder, as the README shows it: a JSON line a picture, and the pictures drawn."""
+    (example,) = re.findall(r"`\.venv/bin/(jetface extract [^`]*)`", README)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(shared_images / "t1.jpg", tmp_path / "photos")
+    done = subprocess.run(
+        example.split(), cwd=tmp_path, env=service_environ(weights), capture_output=True, timeout=60, check=True
+    )
+    assert len(json.loads(done.stdout)["faces"]) == 6
+    assert (tmp_path / "drawn" / "t1.jpg").exists()
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    """Every file the README points to is there."""
+    assert (REPOSITORY / link).exists()

@@ -1,0 +1,159 @@
+"""`jetface extract`: the pipeline on files and folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli.main import main
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run `jetface extract`."""
+    return CliRunner().invoke(main, ["extract", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder that keeps what one test prepared for the next."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch, shared_models: Path, prepared: Path) -> None:
+    """An environment in which small real weights are found."""
+    monkeypatch.setenv("MODELS_DIR", str(prepared))
+    monkeypatch.setenv("MODEL_MIRROR", str(shared_models))
+    monkeypatch.setenv("MODEL_DOWNLOAD", "0")
+    monkeypatch.setenv("DET_MODEL", "det_500m")
+    monkeypatch.setenv("REC_MODEL", "mobilefacenet128")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, shared_images: Path) -> Path:
+    """A folder with pictures, below it more, and what is none."""
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / ".thumbnails").mkdir()
+    shutil.copy(shared_images / "t1.jpg", folder / "b.JPG")
+    shutil.copy(shared_images / "ifrest_Stallone.jpg", folder / "deeper" / "a.jpeg")
+    shutil.copy(shared_images / "newton.png", folder / "c.png")
+    shutil.copy(shared_images / "t1.jpg", folder / ".thumbnails" / "t1.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.mark.usefixtures("weights")
+class TestExtract:
+    """With real weights."""
+
+    def test_json_is_a_line_a_picture_in_order(self, photos: Path) -> None:
+        """Everything known of each: path, size, faces with box, score, landmarks, norm and embedding."""
+        result = run(photos, "--json")
+        assert result.exit_code == 0
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [Path(line["path"]) for line in lines] == [
+            photos / "b.JPG", photos / "c.png", photos / "deeper" / "a.jpeg"
+        ]  # fmt: skip
+        t1, _, stallone = lines
+        assert t1["image_hw"] == [886, 1280]
+        assert len(t1["faces"]) == 6
+        (face,) = stallone["faces"]
+        assert len(face["embedding"]) == 128
+        assert len(face["landmarks"]) == 5
+        assert len(face["box"]) == 4
+        assert face["norm"] > 0
+        assert 0.5 < face["score"] <= 1
+
+    def test_people_read_a_table(self, photos: Path) -> None:
+        """A line a picture, a line a face."""
+        lines = run(photos / "b.JPG").stdout.splitlines()
+        assert lines[0].startswith(f"{photos / 'b.JPG'}: 6 faces, ")
+        assert len(lines) == 7
+        assert "score 0." in lines[1]
+        assert "norm" in lines[1]
+
+    def test_what_is_asked_is_what_is_done(self, photos: Path) -> None:
+        """Limits and thresholds reach the pipeline; without embeddings there is no norm."""
+        lines = run(photos / "b.JPG", "--detect-only", "--limit-faces", "2").stdout.splitlines()
+        assert len(lines) == 3
+        assert "norm" not in lines[1]
+        assert "0 faces" in run(photos / "b.JPG", "--threshold", "1").stdout
+        assert "0 faces" in run(photos / "b.JPG", "--min-face-size", "5000").stdout
+
+    def test_draw_writes_annotated_copies(self, photos: Path, tmp_path: Path) -> None:
+        """Same names below the folder, as JPEG, of the same size and changed where a face is."""
+        drawn = tmp_path / "drawn"
+        assert run(photos, "--detect-only", "--draw", drawn).exit_code == 0
+        written = sorted(path.relative_to(drawn) for path in drawn.rglob("*") if path.is_file())
+        assert written == [Path("b.JPG"), Path("c.png.jpg"), Path("deeper/a.jpeg")]
+        before = cv2.imread(str(photos / "deeper" / "a.jpeg"))
+        after = cv2.imread(str(drawn / "deeper" / "a.jpeg"))
+        assert before is not None
+        assert after is not None
+        assert after.shape == before.shape
+        assert cv2.absdiff(before, after).max() > 100
+
+    def test_a_bad_picture_fails_alone(self, photos: Path) -> None:
+        """The others are answered, the failure is told, and the exit code is 1."""
+        result = run(photos / "notes.txt", photos / "deeper")
+        assert result.exit_code == 1
+        first, second, *_ = result.stdout.splitlines()
+        assert first.startswith(f"{photos / 'notes.txt'}: failed: ")
+        assert second.startswith(f"{photos / 'deeper' / 'a.jpeg'}: 1 face, ")
+        assert result.stderr.endswith("Error: 1 of 2 pictures failed\n")
+
+    def test_an_unreadable_file_fails_alone(self, tmp_path: Path) -> None:
+        """A folder's link to nowhere is a failed picture with an error code, not a traceback."""
+        (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+        result = run(tmp_path, "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["error"] == {
+            "code": "image_decode", "message": "The file cannot be read: No such file or directory."
+        }  # fmt: skip
+
+    def test_no_recognizer_is_one_line(self, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is wrong with the service ends the command, with what to do."""
+        monkeypatch.setenv("REC_MODEL", "none")
+        result = run(photos / "b.JPG")
+        assert result.exit_code == 1
+        assert result.stderr == "Error: No recognizer is configured; ask for detection only.\n"
+        assert run(photos / "b.JPG", "--detect-only").exit_code == 0
+
+
+class TestUsage:
+    """Without a model."""
+
+    def test_an_empty_folder_is_an_error(self, tmp_path: Path) -> None:
+        """Silence would look like success."""
+        result = run(tmp_path)
+        assert result.exit_code == 1
+        assert result.stderr == "Error: no pictures found\n"
+
+    def test_a_missing_path_is_a_usage_error(self, tmp_path: Path) -> None:
+        """Before anything is loaded."""
+        assert run(tmp_path / "nowhere").exit_code == 2
+
+    def test_missing_weights_are_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_images: Path
+    ) -> None:
+        """Which file is wanted and how to supply it; no traceback."""
+        monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+        monkeypatch.setenv("MODEL_DOWNLOAD", "0")
+        monkeypatch.setenv("DET_MODEL", "det_500m")
+        result = run(shared_images / "t1.jpg", "--detect-only")
+        assert result.exit_code == 1
+        assert "det_500m.onnx" in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_a_bad_setting_is_one_line(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """As with every command."""
+        monkeypatch.setenv("MAX_FACES", "many")
+        result = run(tmp_path)
+        assert result.exit_code == 2
+        assert result.stderr == "Error: MAX_FACES='many' is not allowed: integer from 1 to 16384\n"

@@ -1,0 +1,46 @@
+"""The `jetface` command as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from app.cli.main import main
+
+
+def test_version_is_the_distribution_s() -> None:
+    """One number, from the installed package."""
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"jetface, version {version('jetface')}\n"
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_every_command_explains_itself(command: str) -> None:
+    """`-h` and `--help` both work, and say more than the usage."""
+    for flag in ("-h", "--help"):
+        result = CliRunner().invoke(main, [command, flag])
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) > 3
+
+
+def test_help_does_not_wait_for_the_models_libraries(tmp_path: Path) -> None:
+    """What only serving needs is not imported to print a help text or to check settings."""
+    program = "import sys, app.cli.main; print(sorted({'onnx', 'onnxruntime', 'cv2', 'fastapi'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_a_registry_file_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The operator's own TOML is named, and what is wrong with it."""
+    (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    result = CliRunner().invoke(main, ["models", "list"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: mine.toml: ")
+    assert result.stderr.count("\n") == 1
