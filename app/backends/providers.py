@@ -65,15 +65,15 @@ def choose_providers(requested: Sequence[str], available: Sequence[str]) -> tupl
         if CUDA not in chosen and _has_gpu_build():
             _log.warning("onnxruntime-gpu is installed but offers no CUDA provider: models run on the CPU")
         return chosen
-    known = {_short(name): name for name in available}
-    missing = [name for name in requested if _short(name) not in known]
+    known = {short_name(name): name for name in available}
+    missing = [name for name in requested if short_name(name) not in known]
     if missing:
         raise BackendUnavailableError(
             f"ORT_PROVIDERS asks for {', '.join(missing)}, but this ONNX Runtime has only "
             f"{', '.join(available)}. Install the build of ONNX Runtime that brings it (`onnxruntime-gpu` for CUDA and "
             "TensorRT), or take it out of ORT_PROVIDERS."
         )
-    return tuple(dict.fromkeys([*(known[_short(name)] for name in requested), CPU]))
+    return tuple(dict.fromkeys([*(known[short_name(name)] for name in requested), CPU]))
 
 
 def provider_options(provider: str, *, gpu_memory_limit_bytes: int = 0) -> Mapping[str, Any]:
@@ -102,5 +102,6 @@ def _has_gpu_build() -> bool:
     return any(True for _ in metadata.distributions(name="onnxruntime-gpu"))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return what people call a provider: `cpu`, `cuda`, `tensorrt`, ..."""
     return name.lower().removesuffix("executionprovider")
