@@ -1,0 +1,186 @@
+"""Hundreds of callers who leave, come late and are let down: every call ends, and none gets another's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import structlog.testing
+
+from app.batching.batcher import Batcher
+from app.batching.lane import Lane
+from app.batching.observer import DropReason
+from app.errors import DeadlineExceededError, InferenceError, ModelBuildingError, QueueFullError, ShuttingDownError
+
+NUM_CALLERS = 300
+Item = tuple[int, int, int]
+"""Caller, position, key."""
+
+
+@dataclass
+class Books:
+    """What lanes and batcher say happened; lanes write from their threads, under a lock."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    runs_by_item: Counter[Item] = field(default_factory=Counter)
+    num_in_failed_batches: int = 0
+    """Of batches of several."""
+    num_admitted: int = 0
+    num_refused_late: int = 0
+    num_waited: int = 0
+    num_ran: int = 0
+    num_failed_runs: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+
+    def waited(self, seconds: float) -> None:
+        """Count one wait."""
+        assert seconds >= 0
+        self.num_waited += 1
+
+    def ran(self, num_items: int, seconds: float) -> None:
+        """Count the items."""
+        assert seconds >= 0
+        self.num_ran += num_items
+
+    def failed(self) -> None:
+        """Count one failure."""
+        self.num_failed_runs += 1
+
+    def dropped(self, reason: DropReason, num_items: int) -> None:
+        """Add the items to their reason."""
+        self.drops[reason] += num_items
+
+
+class TreacherousLane:
+    """Takes its time, raises of all kinds, returns wrong counts; otherwise answers each item with itself."""
+
+    def __init__(self, books: Books, seed: int, fault_rate: float) -> None:
+        self._books = books
+        self._random = random.Random(seed)
+        self._fault_rate = fault_rate
+        self._thread: int | None = None
+        self.num_closes = 0
+
+    def run(self, items: Sequence[Item]) -> Sequence[object]:
+        """Run one batch."""
+        assert self._thread in (None, threading.get_ident()), "a lane changed its thread"
+        self._thread = threading.get_ident()
+        assert len({key for _, _, key in items}) == 1, "keys were mixed"
+        assert 1 <= len(items) <= 8
+        time.sleep(self._random.uniform(0, 0.002))
+        is_faulty = self._random.random() < self._fault_rate
+        with self._books.lock:
+            self._books.runs_by_item.update(items)
+            if is_faulty and len(items) > 1:
+                self._books.num_in_failed_batches += len(items)
+        if not is_faulty:
+            return tuple(items)
+        return self._fail(items)
+
+    def _fail(self, items: Sequence[Item]) -> Sequence[object]:
+        fault = self._random.randrange(6)
+        if fault == 0:
+            return list(items)[1:]
+        if fault == 1:
+            return [*items, items[0]]
+        raise (
+            RuntimeError("device lost"),
+            InferenceError("The run failed."),
+            ModelBuildingError("The engine is being built.", retry_after_s=1),
+            SystemExit(1),
+        )[fault - 2]
+
+    def close(self) -> None:
+        """Count the close."""
+        assert self._thread in (None, threading.get_ident())
+        self.num_closes += 1
+
+
+EXPECTED_ERRORS = (InferenceError, ModelBuildingError, DeadlineExceededError, QueueFullError, ShuttingDownError)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("fault_rate", [0.0, 0.3])
+async def test_every_call_ends_and_none_gets_anothers_answer(seed: int, fault_rate: float) -> None:
+    """Random cancellations, deadlines, faults and a close in the middle or at the end."""
+    with structlog.testing.capture_logs():
+        await _run_chaos(seed, fault_rate)
+
+
+async def _run_chaos(seed: int, fault_rate: float) -> None:
+    chance = random.Random(seed)
+    books = Books()
+    num_lanes = chance.choice([1, 2, 4])
+    lanes = [TreacherousLane(books, seed * 10 + index, fault_rate) for index in range(num_lanes)]
+
+    def admit(item: Item) -> int:
+        books.num_admitted += 1  # the batcher asks for the key of each item it takes, once
+        return item[2]
+
+    batcher: Batcher[Item, object] = Batcher(
+        "chaos",
+        [
+            Lane(run=lane.run, close=lane.close, wide=index > 0 and chance.random() < 0.3)
+            for index, lane in enumerate(lanes)
+        ],
+        max_batch=chance.choice([1, 3, 8]),
+        max_waiting=chance.choice([20, 1000]),
+        key=admit,
+        observer=books,
+        probe_items=[(-1, 0, 0)],
+    )
+    loop = asyncio.get_running_loop()
+
+    async def call(caller: int) -> None:
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        items = [(caller, position, chance.randrange(3)) for position in range(chance.choice([0, 1, 1, 2, 5, 12]))]
+        within_s = chance.choice([-1, 0.003, 0.02, 10, 10, 10, 10])
+        try:
+            outcome = await batcher.submit(items, group=caller // 2, deadline=loop.time() + within_s)
+        except DeadlineExceededError:
+            if within_s < 0:
+                books.num_refused_late += len(items)
+            raise
+        assert outcome.results == items
+        assert outcome.queued_s >= 0
+        assert outcome.ran_s >= 0
+
+    async def meddle() -> None:
+        while True:
+            await asyncio.sleep(0.005)
+            chance.choice(callers).cancel()
+            await batcher.probe(timeout_s=chance.choice([0.001, 1.0]))
+
+    callers = [asyncio.create_task(call(caller)) for caller in range(NUM_CALLERS)]
+    meddler = asyncio.create_task(meddle())
+    if chance.random() < 0.5:
+        await asyncio.sleep(chance.uniform(0.05, 0.25))
+    else:
+        await asyncio.wait(callers)
+    meddler.cancel()
+    await batcher.close(drain=chance.random() < 0.5, grace_s=5)
+    outcomes = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
+    await asyncio.gather(meddler, return_exceptions=True)
+
+    for outcome in outcomes:
+        assert outcome is None or isinstance(outcome, (*EXPECTED_ERRORS, asyncio.CancelledError)), repr(outcome)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, EXPECTED_ERRORS)]
+    assert len({id(error) for error in errors}) == len(errors), "an error was shared"
+    assert batcher.waiting == batcher.running == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("chaos")]
+    assert [lane.num_closes for lane in lanes] == [1] * num_lanes
+
+    num_items_run = sum(books.runs_by_item.values())
+    num_rerun = books.num_waited + sum(books.drops.values()) - books.num_refused_late - books.num_admitted
+    assert books.num_waited == num_items_run
+    assert 0 <= num_rerun <= books.num_in_failed_batches
+    assert (books.num_failed_runs > 0) == (fault_rate > 0)
+    if not fault_rate:
+        assert books.num_ran == num_items_run
