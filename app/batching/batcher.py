@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from app.batching.failures import deadline_exceeded, may_be_one_item, own_error, shutting_down
+from app.batching.health import Health
 from app.batching.lane import Lane, LaneThread, RunEnd
 from app.batching.lane_pool import LanePool
 from app.batching.observer import DropReason, Observer, SilentObserver
@@ -21,12 +22,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _log = structlog.get_logger(__name__)
-
-_NEWEST_RUN_WEIGHT = 0.2
-"""Share of the newest run in the running mean of seconds per item: a change of load shows after some five runs."""
-
-_UNMEASURED_RETRY_S = 1.0
-"""What a refused caller is told before any run has ended."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,12 +83,10 @@ class Batcher(Generic[Item, Result]):
         self._pool: LanePool[Item, Result] | None = None
         self._queue: FairQueue[Entry[Item, Result]] = FairQueue()
         self._runs: dict[LaneThread[Item, Result], _Run[Item, Result]] = {}
-        self._probe: asyncio.Task[bool] | None = None
+        self._health = Health()
         self._is_dispatch_due = False
         self._is_closed = False
         self._is_abandoned = False
-        self._last_run_failed = False
-        self._item_s: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -108,14 +101,12 @@ class Batcher(Generic[Item, Result]):
     @property
     def last_run_failed(self) -> bool:
         """Whether the run that ended last failed."""
-        return self._last_run_failed
+        return self._health.last_run_failed
 
     @property
     def retry_after_s(self) -> float:
         """Seconds until what waits now has run, from the measured time an item takes."""
-        if self._item_s is None:
-            return _UNMEASURED_RETRY_S
-        return max(1, self.waiting) * self._item_s / self._num_lanes
+        return self._health.seconds_for(max(1, self.waiting), self._num_lanes)
 
     def oldest_run_s(self) -> float:
         """Seconds the longest run under way has been going; 0 when none is."""
@@ -163,11 +154,9 @@ class Batcher(Generic[Item, Result]):
         Args:
             timeout_s: Seconds after which a probe that waits or runs counts as failed.
         """
-        if not self._last_run_failed or not self._probe_items or self._is_closed:
-            return not self._last_run_failed
-        if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._run_probe(timeout_s), name=f"probe {self.name}")
-        return await asyncio.shield(self._probe)
+        if not self.last_run_failed or not self._probe_items or self._is_closed:
+            return not self.last_run_failed
+        return await self._health.probe_once(lambda: self._run_probe(timeout_s))
 
     async def close(self, *, drain: bool = True, grace_s: float = 10.0) -> None:
         """Take nothing more, run what waits, fail what is left, close the lanes. A second call does no harm.
@@ -195,8 +184,7 @@ class Batcher(Generic[Item, Result]):
                 for entry in run.entries:
                     entry.submission.fail(shutting_down(), "shutdown")
             self._dispatch()
-        if self._probe is not None:
-            await asyncio.wait([self._probe])
+        await self._health.wait_for_probe()
 
     def _open(self) -> tuple[asyncio.AbstractEventLoop, LanePool[Item, Result]]:
         """Tie the batcher to the running loop, once, and start its lanes."""
@@ -297,17 +285,18 @@ class Batcher(Generic[Item, Result]):
         run = self._runs.pop(lane)
         pool.release(lane)
         now = loop.time()
-        self._last_run_failed = end.error is not None
         for entry in run.entries:
             entry.submission.leave_run(now)
         if end.error is None:
+            self._health.note_passed(len(run.entries), end.took_s)
             for entry, result in zip(run.entries, end.results, strict=True):
                 entry.submission.succeed(entry, result)
         else:
+            self._health.note_failed()
             self._on_run_failed(run.entries, end.error, now)
         self._dispatch()
         if end.error is None:
-            self._measure(len(run.entries), end.took_s)
+            self._observer.ran(len(run.entries), end.took_s)
 
     def _on_run_failed(self, entries: list[Entry[Item, Result]], error: BaseException, now: float) -> None:
         is_retried = len(entries) > 1 and may_be_one_item(error) and not self._is_abandoned
@@ -322,9 +311,3 @@ class Batcher(Generic[Item, Result]):
                 self._settle_failed(entry.submission, own_error(error), "failed")
         _log.error("run failed", model=self.name, num_items=len(entries), is_retried=is_retried, exc_info=error)
         self._observer.failed()
-
-    def _measure(self, num_items: int, took_s: float) -> None:
-        item_s = took_s / num_items
-        mean_s = item_s if self._item_s is None else self._item_s
-        self._item_s = mean_s + _NEWEST_RUN_WEIGHT * (item_s - mean_s)
-        self._observer.ran(num_items, took_s)
