@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from app.settings import Settings, variable_names
 from tests.support.shared import require_shared
@@ -16,6 +19,16 @@ def _clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     for field in Settings.model_fields:
         for variable in variable_names(field):
             monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """What a test configures, ends with it: no handler of another test's closed stream stays behind."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from app.logs import configure_logs
+from app.cli.quiet import configure_quiet_logs
 from app.settings import read_settings
 
 
@@ -40,7 +40,7 @@ def extract(
     from app.domain import ExtractOptions  # noqa: PLC0415 - as above
 
     settings = read_settings()
-    configure_logs("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.log_format)
+    configure_quiet_logs(settings)
     pictures = find_pictures(paths)
     if not pictures:
         raise click.ClickException("no pictures found")
