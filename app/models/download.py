@@ -156,7 +156,7 @@ class Fetcher:
                 total = int(response.headers.get("content-length", 0))
                 if total > self.max_bytes:
                     raise ModelFileError("the download is too large")
-                with DownloadProgress(spec.name, total) as progress:
+                with contextlib.closing(DownloadProgress(spec.name, total)) as progress:
                     copied = 0
                     for chunk in response.iter_raw(_CHUNK_BYTES):
                         copied += len(chunk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 import structlog
 from tqdm import tqdm
@@ -35,15 +34,6 @@ class DownloadProgress:
             else None
         )
 
-    def __enter__(self) -> DownloadProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
     def advance(self, num_bytes: int) -> None:
         """Count bytes that have arrived."""
         self._done_bytes += num_bytes
@@ -54,3 +44,8 @@ class DownloadProgress:
         if percent >= self._told_percent + _STEP_PERCENT:
             self._told_percent = percent - percent % _STEP_PERCENT
             _log.info("downloading", model=self._name, percent=self._told_percent, total_bytes=self._total_bytes)
+
+    def close(self) -> None:
+        """Stop telling."""
+        if self._bar is not None:
+            self._bar.close()
