@@ -100,5 +100,5 @@ def merge_looks(full: Detections, small: Detections, *, max_shared: float = 0.4)
     is_new = (intersection_matrix(small.boxes, full.boxes) <= max_shared * smaller).all(axis=1)
     if not is_new.any():
         return full
-    both = Detections.concatenate([full, small.take(is_new)])
+    both = Detections.concatenate([full, small.take(np.flatnonzero(is_new))])
     return both.take(np.argsort(-both.scores, kind="stable"))

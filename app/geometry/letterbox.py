@@ -13,6 +13,10 @@ from app.domain import Detections, Image
 CANVAS_STEP_PX = 32
 """Sides of a canvas are multiples of this: SCRFD's coarsest stride."""
 
+MARGIN_PX = 192
+"""Black kept right of and below the picture on a rectangular canvas. Measured: with less of it SCRFD, which sees that
+far, answers for faces near the edge as if they were another picture's (docs/adr/0004-rectangular-canvas.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
@@ -31,7 +35,7 @@ class Letterbox:
         Args:
             image_hw: Height and width of the picture, at least 1.
             max_hw: Height and width of the largest canvas, multiples of 32.
-            rectangular: Pad only to the next multiple of 32 instead of to `max_hw`.
+            rectangular: Pad by `MARGIN_PX`, to the next multiple of 32, at most to `max_hw`; otherwise to `max_hw`.
 
         Raises:
             ValueError: A side is not positive, or a canvas side is no multiple of 32.
@@ -52,7 +56,10 @@ class Letterbox:
             new_width, new_height = max_width, int(max_width * aspect)
             scale = new_height / height if new_height else new_width / width
             new_height = max(1, new_height)
-        canvas_hw = (_padded(new_height), _padded(new_width)) if rectangular else max_hw
+        if rectangular:
+            canvas_hw = (min(_padded(new_height), max_height), min(_padded(new_width), max_width))
+        else:
+            canvas_hw = max_hw
         return cls(scale, image_hw, (new_height, new_width), canvas_hw)
 
     def apply(self, image: Image) -> Image:
@@ -105,4 +112,4 @@ def scaled_canvas(max_hw: tuple[int, int], fraction: float) -> tuple[int, int]:
 
 
 def _padded(side_px: int) -> int:
-    return -(-side_px // CANVAS_STEP_PX) * CANVAS_STEP_PX
+    return -(-(side_px + MARGIN_PX) // CANVAS_STEP_PX) * CANVAS_STEP_PX

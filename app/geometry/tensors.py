@@ -13,12 +13,16 @@ from app.domain import Blob
 
 
 def to_blob(
-    images: Sequence[NDArray[np.uint8]], *, mean: float, std: float, channel_order: Literal["rgb", "bgr"]
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    *,
+    mean: float,
+    std: float,
+    channel_order: Literal["rgb", "bgr"],
 ) -> Blob:
     """Stack pictures into one normalised batch.
 
     Args:
-        images: N >= 1 pictures (H, W, 3) uint8 BGR of one size.
+        images: N >= 1 pictures (H, W, 3) uint8 BGR of one size, or one array (N, H, W, 3).
         mean: Subtracted from every pixel, 0..255.
         std: What the difference is divided by.
         channel_order: Order the model wants.
@@ -33,7 +37,7 @@ def to_blob(
     14 times as fast for a 640x640 canvas (0.24 against 3.35 ms), as that function converts, subtracts, swaps and
     copies in turn.
     """
-    if not images:
+    if len(images) == 0:
         raise ValueError("a batch needs at least one picture")
     height, width = images[0].shape[:2]
     blob = np.empty((len(images), 3, height, width), np.float32)

@@ -1,0 +1,142 @@
+"""Alignment recovers known transforms, agrees with Umeyama's method, and never raises."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align, estimate_similarity
+
+
+def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Umeyama 1991 by singular value decomposition, as skimage's `SimilarityTransform.estimate` does it."""
+    source, target = source.astype(np.float64), target.astype(np.float64)
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    x, y = source - source_mean, target - target_mean
+    u, s, vt = np.linalg.svd(y.T @ x / len(x))
+    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (s @ sign) / x.var(axis=0).sum()
+    return np.column_stack([scale * rotation, target_mean - scale * rotation @ source_mean])
+
+
+landmark_arrays = npst.arrays(np.float32, (5, 2), elements=st.integers(0, 4000).map(float))
+
+
+@given(
+    scale=st.floats(0.02, 50),
+    angle=st.floats(-np.pi, np.pi),
+    shift=st.tuples(st.floats(-3000, 3000), st.floats(-3000, 3000)),
+)
+def test_known_transforms_are_recovered(scale: float, angle: float, shift: tuple[float, float]) -> None:
+    """A template that was turned, resized and moved is brought back onto itself."""
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = TEMPLATE @ turn.T + np.array(shift)
+    matrix = estimate_similarity(moved, TEMPLATE)
+    assert matrix is not None
+    np.testing.assert_allclose(moved @ matrix[:, :2].T + matrix[:, 2], TEMPLATE, atol=1e-3)
+
+
+@given(landmarks=landmark_arrays)
+def test_the_closed_form_is_umeyamas_method(landmarks: np.ndarray) -> None:
+    """Arbitrary points, mirrored ones included: the least squares fit of both is equally good, and mostly the same."""
+    matrix = estimate_similarity(landmarks, TEMPLATE)
+    if matrix is None:
+        return  # no direction: coinciding points, or a perfect mirror image
+    expected = umeyama(landmarks, TEMPLATE)
+    fit = landmarks @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
+    expected_fit = landmarks @ expected[:, :2].T + expected[:, 2] - TEMPLATE
+    assert (fit**2).sum() <= (expected_fit**2).sum() + 1e-4
+
+
+@given(
+    noise=npst.arrays(np.float32, (5, 2), elements=st.floats(-8, 8, width=32)),
+    scale=st.floats(0.1, 20),
+    angle=st.floats(-np.pi, np.pi),
+)
+def test_faces_agree_with_umeyama(noise: np.ndarray, scale: float, angle: float) -> None:
+    """For points that look like a face, in any turn and size, every entry agrees to 1e-4."""
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = ((TEMPLATE + noise) @ turn.T + 1000).astype(np.float32)
+    matrix = estimate_similarity(landmarks, TEMPLATE)
+    assert matrix is not None
+    expected = umeyama(landmarks, TEMPLATE)
+    np.testing.assert_allclose(matrix[:, :2], expected[:, :2], atol=1e-6)
+    np.testing.assert_allclose(matrix[:, 2], expected[:, 2], atol=1e-3)
+
+
+def test_a_crop_is_what_warping_the_whole_picture_gives() -> None:
+    """Handing OpenCV only the covered part does not change the crop by more than rounding."""
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (900, 1200, 3), np.uint8), (0, 0), 3)
+    for _ in range(50):
+        angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 5)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        landmarks = ((TEMPLATE - 56) @ turn.T + rng.uniform(-50, 1100, 2)).astype(np.float32)
+        matrix = estimate_similarity(landmarks, TEMPLATE)
+        whole = cv2.warpAffine(image, matrix, (CROP_SIDE_PX, CROP_SIDE_PX), borderValue=0.0)
+        difference = np.abs(align(image, landmarks).astype(int) - whole)
+        assert difference.mean() < 0.05
+        assert difference.max() <= 24
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        np.zeros((5, 2)),
+        np.full((5, 2), 1e5),
+        np.full((5, 2), np.nan),
+        np.full((5, 2), np.inf),
+        np.array([[0, 0], [np.nan, 1], [2, 2], [3, 3], [4, 4]]),
+        np.array([[1e38, -1e38], [-1e38, 1e38], [1e38, 1e38], [0, 0], [1, 1]]),
+        np.full((5, 2), 3.4e38),
+        TEMPLATE * 1e-30,
+        TEMPLATE + 1e6,
+        TEMPLATE - 1e6,
+    ],
+    ids=["zero", "equal", "nan", "inf", "one-nan", "huge", "huge-equal", "tiny", "far-right", "far-left"],
+)
+def test_degenerate_landmarks_give_a_crop(landmarks: np.ndarray) -> None:
+    """Whatever the detector says, there is a crop, black where nothing is known."""
+    crop = align(np.full((50, 60, 3), 255, np.uint8), landmarks.astype(np.float32))
+    assert crop.shape == (CROP_SIDE_PX, CROP_SIDE_PX, 3)
+    assert crop.dtype == np.uint8
+
+
+@given(landmarks=npst.arrays(np.float32, (5, 2)), image_hw=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_any_landmarks_give_a_crop(landmarks: np.ndarray, image_hw: tuple[int, int]) -> None:
+    """Every float32 is tried: subnormal, infinite, not a number."""
+    crop = align(np.full((*image_hw, 3), 9, np.uint8), landmarks)
+    assert crop.shape == (CROP_SIDE_PX, CROP_SIDE_PX, 3)
+
+
+@pytest.mark.parametrize("image_hw", [(40, 40_000), (40_000, 40), (1, 10_000), (1, 1)])
+def test_pictures_of_extreme_shape_are_aligned(image_hw: tuple[int, int]) -> None:
+    """OpenCV's limit of 32767 px a side is not the caller's."""
+    image = np.full((*image_hw, 3), 100, np.uint8)
+    for scale in (1, 600):
+        crop = align(image, (TEMPLATE * scale).astype(np.float32))
+        assert crop.shape == (CROP_SIDE_PX, CROP_SIDE_PX, 3)
+        assert crop[0, 0, 0] in (0, 100)
+
+
+def test_a_part_longer_than_opencvs_limit_is_thinned_out() -> None:
+    """A crop that covers 50000 px of width still shows them."""
+    image = np.zeros((8, 60_000, 3), np.uint8)
+    image[:, 30_000:] = 255
+    landmarks = ((TEMPLATE - 56) * 500 + [30_000, 4]).astype(np.float32)
+    crop = align(image, landmarks)
+    assert crop.shape == (CROP_SIDE_PX, CROP_SIDE_PX, 3)
+
+
+def test_beyond_the_picture_is_black() -> None:
+    """A face at the border keeps its place in the crop."""
+    image = np.full((112, 112, 3), 255, np.uint8)
+    crop = align(image, TEMPLATE + np.float32(56))
+    assert (crop[:50, :50] == 255).all()
+    assert (crop[60:] == 0).all()
+    assert (crop[:, 60:] == 0).all()
