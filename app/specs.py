@@ -137,10 +137,3 @@ def read_registry(directories: Iterable[Path]) -> Mapping[str, ModelSpec]:
             found[spec.name] = spec
         registry.update(found)
     return MappingProxyType(registry)
-
-
-def shipped_registry() -> Path:
-    """Return the folder of the entries that come with jetface: in the package when installed, else in the checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "registry"
-    return installed if installed.is_dir() else package.parent / "models"

@@ -11,7 +11,7 @@ import click
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
-from app.specs import ModelSpec, read_registry, shipped_registry
+from app.specs import ModelSpec, default_registry_dir, read_registry
 
 if TYPE_CHECKING:
     from app.models.files import WeightsFolder
@@ -55,7 +55,7 @@ def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
 
     settings = read_settings()
     configure_quiet_logs(settings)
-    shipped = shipped_registry()
+    shipped = default_registry_dir()
     registry = read_registry([shipped, settings.models_dir])
     mirror = Mirror.parse(settings.model_mirror)
     return registry, WeightsFolder(folder=settings.models_dir, registry_dir=shipped, mirror=mirror, registry=registry)

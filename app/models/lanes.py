@@ -1,13 +1,15 @@
-"""Who runs a model: one lane is one thread and the backend it owns."""
+"""Who runs a model: one lane is one thread and the backend it uses."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from app.backends.protocol import Backend
+from app.batching.lane import Lane
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,52 +45,44 @@ class RunCounter:
                 self._running -= 1
 
 
-class Lane(Generic[Item, Result]):
-    """Runs batches on the backend it owns; one thread calls it, from the first run to `close`."""
-
-    def __init__(self, head: Head[Item, Result], backend: Backend) -> None:
-        self._head = head
-        self._backend = backend
-
-    def __call__(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Run one batch."""
-        return self._head.run(self._backend, items)
-
-    def close(self) -> None:
-        """Free the backend."""
-        self._backend.close()
+def make_lanes(head: Head[Item, Result], backends: Sequence[Backend]) -> list[Lane[Item, Result]]:
+    """Return a lane for each backend."""
+    return [Lane(run=partial(head.run, backend), close=backend.close) for backend in backends]
 
 
-class CpuLane(Generic[Item, Result]):
-    """A lane of one core that borrows the others when nobody else wants them.
+def make_cpu_lanes(
+    head: Head[Item, Result], backends: Sequence[Backend], wide: Backend, counter: RunCounter
+) -> list[Lane[Item, Result]]:
+    """Return a lane of one core for each backend; a run that is alone in the service borrows all cores.
 
     One thread per core gives the most pictures per second, but leaves cores idle while a lone request waits for its
-    run. So a run that finds no other in progress takes the wide backend (one session over all cores); one that finds
-    company takes its own core. Figures: docs/adr/0007-lone-requests.md.
+    run. So a run that finds no other in progress, of any model, takes the wide backend; one that finds company keeps
+    to its own core. Figures: docs/adr/0007-lone-requests.md.
+
+    Args:
+        head: What runs on them.
+        backends: One a core, one thread each.
+        wide: The same graph over all cores. The lanes take turns with it, one run at a time.
+        counter: Shared by all models.
     """
+    turn = threading.Lock()
 
-    def __init__(
-        self, head: Head[Item, Result], narrow: Backend, wide: Backend, counter: RunCounter, wide_lock: threading.Lock
-    ) -> None:
-        self._head = head
-        self._narrow = narrow
-        self._wide = wide
-        self._counter = counter
-        self._wide_lock = wide_lock
+    def lane_of(narrow: Backend) -> Lane[Item, Result]:
+        def run(items: Sequence[Item]) -> Sequence[Result]:
+            with counter.running() as is_alone:
+                # Another lane may still be on the wide backend: its run began alone and has company since.
+                if is_alone and turn.acquire(blocking=False):
+                    try:
+                        return head.run(wide, items)
+                    finally:
+                        turn.release()
+                return head.run(narrow, items)
 
-    def __call__(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Run one batch on one core, or on all of them when it is alone."""
-        with self._counter.running() as is_alone:
-            # The lock keeps the promise that a backend runs one batch at a time: a lone run may still be on the wide
-            # backend when the counter has gone to one again for another lane.
-            if is_alone and self._wide_lock.acquire(blocking=False):
-                try:
-                    return self._head.run(self._wide, items)
-                finally:
-                    self._wide_lock.release()
-            return self._head.run(self._narrow, items)
+        def close() -> None:
+            narrow.close()
+            with turn:
+                wide.close()
 
-    def close(self) -> None:
-        """Free both backends; the wide one bears being closed by every lane."""
-        self._narrow.close()
-        self._wide.close()
+        return Lane(run=run, close=close)
+
+    return [lane_of(backend) for backend in backends]

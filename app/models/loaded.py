@@ -23,6 +23,6 @@ class LoadedModel(Generic[Item, Result]):
     input_hw: tuple[int, int] | None = None
     """Height and width the graph is fixed to; None when it takes any canvas."""
 
-    async def close(self) -> None:
-        """Run what waits, then free the backend."""
-        await self.batcher.close()
+    async def close(self, *, grace_s: float) -> None:
+        """Run what waits for at most `grace_s`, then free the backend."""
+        await self.batcher.close(grace_s=grace_s)

@@ -77,13 +77,15 @@ class ModelStore:
             load = self._loads[name] = asyncio.create_task(self._load_once(self.spec(name)), name=f"load {name}")
             # A failed load must be retried by the next call, and its error read even when every caller has gone.
             load.add_done_callback(lambda task: self._forget_failed(name, task))
-        if load.done():
-            return load.result()
         try:
             return await asyncio.shield(load)
         except ServiceError as error:
             # One exception object a caller: a shared one would collect everybody's traceback.
             raise error.copy() from error
+        except asyncio.CancelledError:
+            if self._closed:
+                raise ShuttingDownError("The service is shutting down.", retry_after_s=1) from None
+            raise
 
     def spec(self, name: str) -> ModelSpec:
         """Return the registry entry.
@@ -112,11 +114,18 @@ class ModelStore:
             if task.done() and not task.cancelled() and task.exception() is None
         ]
 
-    async def close(self) -> None:
-        """Unload everything: loads under way are waited for, queues are drained."""
+    async def close(self, *, grace_s: float) -> None:
+        """Unload everything. What waits in the queues is still run; loads under way are given up.
+
+        Args:
+            grace_s: Longest wait for the queues, seconds; what is left then fails with ShuttingDownError.
+        """
         self._closed = True
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
-        await asyncio.gather(*(model.close() for model in self.loaded()))
+        loads = list(self._loads.values())
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        await asyncio.gather(*(model.close(grace_s=grace_s) for model in self.loaded()))
         self._loads.clear()
 
     async def _load_once(self, spec: ModelSpec) -> LoadedModel[Any, Any]:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
-from app.specs import read_registry, shipped_registry
+from app.specs import default_registry_dir, read_registry
 
 CONTENT = b"the weights"
 ENTRY = f"""
@@ -45,7 +45,7 @@ class TestList:
     def test_shows_licence_and_place(self) -> None:
         """One line an entry: task, whether the weights are here, licence."""
         lines = {line.split()[0]: line for line in run("list").stdout.splitlines()}
-        assert lines.keys() == {*read_registry([shipped_registry()]), "mine"}
+        assert lines.keys() == {*read_registry([default_registry_dir()]), "mine"}
         assert lines["mine"].split()[1:] == ["recognition", "here", "Mine"]
         assert lines["det_500m"].split(maxsplit=3)[1:3] == ["detection", "download"]
         assert "on-commercial" in lines["det_500m"]
