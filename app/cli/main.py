@@ -16,6 +16,10 @@ from app.settings import SettingsError
 from app.specs import RegistryError
 
 
+class _Misconfigured(click.ClickException):
+    exit_code = 2
+
+
 class _OneLineErrors(click.Group):
     """Ends in one line on stderr where the operator can mend it: exit code 2 for settings, 1 for the rest."""
 
@@ -23,9 +27,7 @@ class _OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except (SettingsError, RegistryError) as cause:
-            fault = click.ClickException(str(cause))
-            fault.exit_code = 2
-            raise fault from cause
+            raise _Misconfigured(str(cause)) from cause
         except ServiceError as cause:
             raise click.ClickException(cause.message) from cause
 

@@ -6,18 +6,17 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import orjson
 from tqdm import tqdm
 
 from app.domain import ExtractOptions, Face, Image, PictureResult
 from app.errors import ImageDecodeError
-from app.imaging.draw import draw_faces
+from app.imaging.draw import DrawOptions, draw_faces, encode_jpeg
 from app.imaging.sources import EncodedPicture
 from app.main import Service, open_service
 from app.settings import Settings
@@ -49,7 +48,8 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
             continue
         for found in sorted(path.rglob("*")):
             relative = found.relative_to(path)
-            if found.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
+            is_hidden = any(part.startswith(".") for part in relative.parts)
+            if found.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and not found.is_dir():
                 pictures.append(Picture(found, relative))
     return pictures
 
@@ -156,10 +156,9 @@ def _drawn_path(draw_dir: Path, picture: Picture) -> Path:
 
 
 def _write_drawn(pixels: Image, scale: float, result: PictureResult, path: Path) -> None:
-    faces = [replace(face, box=face.box * scale, landmarks=face.landmarks * scale) for face in result.faces]
-    drawn = draw_faces(pixels, faces)
-    encoded, data = cv2.imencode(".jpg", drawn)
-    if not encoded:  # pragma: no cover - any (H, W, 3) uint8 array can be a JPEG
-        raise ImageDecodeError("The picture cannot be written as JPEG.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+    drawn = draw_faces(pixels, result.faces, DrawOptions(), scale=scale)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_jpeg(drawn))
+    except OSError as cause:
+        raise click.ClickException(f"{path} cannot be written: {cause.strerror}") from cause

@@ -99,6 +99,12 @@ class TestExtract:
         assert after.shape == before.shape
         assert cv2.absdiff(before, after).max() > 100
 
+    def test_a_folder_that_cannot_be_written_is_one_line(self, photos: Path) -> None:
+        """Where the copy should go is told."""
+        result = run(photos / "b.JPG", "--detect-only", "--draw", photos / "c.png" / "drawn")
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: {photos / 'c.png' / 'drawn' / 'b.JPG'} cannot be written: Not a directory\n"
+
     def test_a_bad_picture_fails_alone(self, photos: Path) -> None:
         """The others are answered, the failure is told, and the exit code is 1."""
         result = run(photos / "notes.txt", photos / "deeper")
