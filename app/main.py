@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
@@ -22,7 +21,7 @@ from app.pipeline.detector import Detector, DetectorOptions
 from app.pipeline.extract import CROPS_AT_ONCE, PICTURES_AT_ONCE, Extractor
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError
 from app.specs import ModelSpec, Task, default_registry_dir, read_registry
 
 _log = structlog.get_logger("jetface")
@@ -43,6 +42,23 @@ class Service:
     """Names of the models the settings chose, detector first."""
 
 
+def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
+    """Return the registry, the user's own entries included, and where its weights are.
+
+    Raises:
+        RegistryError: A registry file cannot be read.
+    """
+    registry_dir = default_registry_dir()
+    registry = read_registry((registry_dir, settings.models_dir))
+    return registry, WeightsFolder(
+        folder=settings.models_dir,
+        registry_dir=registry_dir,
+        mirror=Mirror.parse(settings.model_mirror),
+        fetcher=Fetcher() if settings.model_download else None,
+        registry=registry,
+    )
+
+
 @asynccontextmanager
 async def open_service(settings: Settings, *, grace_s: float | None = None) -> AsyncIterator[Service]:
     """Build a service on the running loop; no model is loaded unless `MODEL_PRELOAD` says so.
@@ -57,14 +73,7 @@ async def open_service(settings: Settings, *, grace_s: float | None = None) -> A
         BackendError: The backend that was asked for cannot be had.
         ModelError: A model could not be preloaded.
     """
-    registry_dir = default_registry_dir()
-    registry = read_registry((registry_dir, settings.models_dir))
-    weights = WeightsFolder(
-        folder=settings.models_dir,
-        registry_dir=registry_dir,
-        mirror=Mirror.parse(settings.model_mirror),
-        fetcher=Fetcher() if settings.model_download else None,
-    )
+    registry, weights = open_weights(settings)
     det_model = _model_name("DET_MODEL", settings.det_model, "detection", registry, weights)
     rec_model = (
         None

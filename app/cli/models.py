@@ -11,7 +11,7 @@ import click
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from app.specs import ModelSpec
 
 if TYPE_CHECKING:
     from app.models.files import WeightsFolder
@@ -44,21 +44,18 @@ def verify(names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def pull(names: tuple[str, ...]) -> None:
     """Put weights into MODELS_DIR now rather than on the first request; what is here already stays."""
-    from app.models.download import Fetcher  # noqa: PLC0415 - brings httpx, which listing does not need
+    from app.models.download import Fetcher  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
     _locate_each(names, registry, replace(weights, fetcher=Fetcher()))
 
 
 def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
-    from app.models.files import Mirror, WeightsFolder  # noqa: PLC0415 - as in `pull`
+    from app.main import open_weights  # noqa: PLC0415 - brings all that serving needs: not for `jetface --help`
 
     settings = read_settings()
     configure_quiet_logs(settings)
-    shipped = default_registry_dir()
-    registry = read_registry([shipped, settings.models_dir])
-    mirror = Mirror.parse(settings.model_mirror)
-    return registry, WeightsFolder(folder=settings.models_dir, registry_dir=shipped, mirror=mirror, registry=registry)
+    return open_weights(settings)
 
 
 def _locate_each(names: tuple[str, ...], registry: Mapping[str, ModelSpec], weights: WeightsFolder) -> None:
