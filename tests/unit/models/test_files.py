@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,29 +13,15 @@ from app.errors import ModelFileError
 from app.models.digests import VerifiedFiles
 from app.models.download import Fetcher
 from app.models.files import Mirror, WeightsFolder
-from app.specs import DownloadSpec, InputSpec, ModelSpec
+from app.specs import ModelSpec
 from tests.support.file_server import Answer, file_server
+from tests.support.weights import make_spec as make_weights_spec
 
 WEIGHTS = b"the weights of a model"
 
 
-def make_spec(
-    *, body: bytes = WEIGHTS, name: str = "mine", url: str | None = None, with_md5: bool = False
-) -> ModelSpec:
-    """An entry whose digest is that of `body`."""
-    return ModelSpec(
-        name=name,
-        task="recognition",
-        family="arcface",
-        license="mine",
-        source="me",
-        sha256=None if with_md5 else hashlib.sha256(body).hexdigest(),
-        md5=hashlib.md5(body).hexdigest() if with_md5 else None,
-        embedding_length=4,
-        input=InputSpec(height_px=112, width_px=112, mean=0, std=1),
-        # Entries demand https; the loopback server speaks http.
-        download=url and DownloadSpec.model_construct(url=url, archive_member=None, archive_sha256=None),
-    )
+def make_spec(**choices: Any) -> ModelSpec:
+    return make_weights_spec(WEIGHTS, **choices)
 
 
 def put(folder: Path, body: bytes = WEIGHTS, name: str = "mine.onnx") -> Path:

@@ -1,0 +1,40 @@
+"""Registry entries for weights that a test makes up, and processes that fetch them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from app.models.download import Fetcher
+from app.specs import DownloadSpec, InputSpec, ModelSpec
+
+
+def make_spec(
+    body: bytes,
+    *,
+    name: str = "mine",
+    url: str | None = None,
+    member: str | None = None,
+    archive_sha256: str | None = None,
+    with_md5: bool = False,
+) -> ModelSpec:
+    """Return an entry whose digest is that of `body`; `url` may be http, which a registry file may not."""
+    return ModelSpec(
+        name=name,
+        task="recognition",
+        family="arcface",
+        license="mine",
+        source="me",
+        sha256=None if with_md5 else hashlib.sha256(body).hexdigest(),
+        md5=hashlib.md5(body, usedforsecurity=False).hexdigest() if with_md5 else None,
+        embedding_length=4,
+        input=InputSpec(height_px=112, width_px=112, mean=0, std=1),
+        download=DownloadSpec.model_construct(url=url, archive_member=member, archive_sha256=archive_sha256)
+        if url
+        else None,
+    )
+
+
+def fetch_in_process(body: bytes, url: str, path: Path) -> None:
+    """Download `body` from `url` to `path`; what a spawned process runs."""
+    Fetcher().fetch(make_spec(body, url=url), path)
