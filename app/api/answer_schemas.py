@@ -1,0 +1,222 @@
+"""What answers look like, for the OpenAPI description; the shapes are made in `app.api.shapes`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["ok", "failed"]
+Millis = Annotated[float, Field(description="Milliseconds.")]
+Embedding = Annotated[list[float] | str, Field(description="Numbers, or base64 of little-endian float32.")]
+
+
+class _Answer(BaseModel):
+    """Fields serialise by name; `model_` is no reserved prefix here."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ErrorDetail(_Answer):
+    """What went wrong."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class ErrorAnswer(_Answer):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+    request_id: str
+
+
+class ExtractFace(_Answer):
+    """A face of `/extract`; which keys are there depends on the request."""
+
+    bbox: list[int] | None = None
+    prob: float | None = None
+    num_det: int | None = None
+    scale: float | None = None
+    size: int | None = None
+    norm: float | None = None
+    vec: Embedding | None = None
+    gender: int | None = Field(default=None, description="0 female, 1 male; null where unknown.")
+    age: int | None = Field(default=None, description="Years; null where unknown.")
+    mask: bool | None = None
+    mask_probs: dict[str, float] | None = None
+    landmarks: list[list[int]] | None = None
+    facedata: str | None = Field(default=None, description="The aligned 112x112 crop as base64 JPEG, quality 95.")
+
+
+class ExtractPicture(_Answer):
+    """One picture of `/extract`."""
+
+    status: Status
+    took_ms: Millis
+    faces: list[ExtractFace]
+    traceback: str | None = Field(default=None, description="Inherited name: one sentence why the picture failed.")
+
+
+class Took(_Answer):
+    """Timings of `/extract`; the last two with `verbose_timings`."""
+
+    total_ms: Millis
+    read_imgs_ms: Millis | None = None
+    embed_all_ms: Millis | None = None
+
+
+class ExtractAnswer(_Answer):
+    """Answer of `/extract`; with `embed_only` it has `took_ms` and `status` instead of `took`."""
+
+    took: Took | None = None
+    took_ms: Millis | None = None
+    status: Literal["ok"] | None = None
+    data: list[ExtractPicture]
+
+
+class SlotError(_Answer):
+    """Why one picture failed."""
+
+    code: str
+    message: str
+
+
+class DetectFace(_Answer):
+    """A face of `/detect`, source pixels."""
+
+    box: list[float] | None = None
+    score: float | None = None
+    landmarks: list[list[float]] | None = None
+
+
+class DetectPicture(_Answer):
+    """One picture of `/detect`."""
+
+    status: Status
+    took_ms: Millis
+    image_hw: tuple[int, int] | None
+    faces: list[DetectFace]
+    error: SlotError | None = None
+
+
+class DetectAnswer(_Answer):
+    """Answer of `/detect`."""
+
+    took_ms: Millis
+    pictures: list[DetectPicture]
+
+
+class RecognizeFace(_Answer):
+    """A face of `/recognize`."""
+
+    embedding: Embedding | None = None
+    norm: float | None = None
+    box: list[float] | None = None
+
+
+class RecognizePicture(_Answer):
+    """One picture of `/recognize`."""
+
+    status: Status
+    took_ms: Millis
+    image_hw: tuple[int, int] | None
+    faces: list[RecognizeFace]
+    error: SlotError | None = None
+
+
+class RecognizeAnswer(_Answer):
+    """Answer of `/recognize`."""
+
+    took_ms: Millis
+    pictures: list[RecognizePicture]
+
+
+class CompareAnswer(_Answer):
+    """Answer of `/compare`; the plural keys when `others` were given."""
+
+    took_ms: Millis
+    threshold: float
+    similarity: float | None = Field(default=None, description="Cosine in [-1, 1]; null where a face is missing.")
+    is_match: bool | None = None
+    similarities: list[list[float | None]] | None = None
+    matches: list[list[bool]] | None = None
+    pictures: list[DetectPicture]
+    others: list[DetectPicture] | None = None
+
+
+class ModelAnswer(_Answer):
+    """One registry entry and what has become of it."""
+
+    name: str
+    task: str
+    family: str
+    license: str
+    source: str
+    state: Literal["unloaded", "loading", "building", "serving", "failed"]
+    is_active: bool = Field(description="Whether the settings chose it for a stage.")
+    reason: str | None = None
+    backend: str | None = None
+    input_hw: tuple[int, int] | None = None
+    embedding_length: int | None = None
+
+
+class ModelsAnswer(_Answer):
+    """Answer of `/models`."""
+
+    models: list[ModelAnswer]
+
+
+class HealthAnswer(_Answer):
+    """Answer of the health routes; 503 when `status` is not the good one."""
+
+    status: Literal["ok", "ready", "alive", "failed"]
+    reason: str | None = None
+
+
+class ModelHealth(_Answer):
+    """State of one model in use."""
+
+    state: Literal["unloaded", "loading", "building", "serving", "failed"]
+    backend: str | None = None
+    reason: str | None = None
+
+
+class ReadyAnswer(HealthAnswer):
+    """Answer of `/health/ready`."""
+
+    models: dict[str, ModelHealth]
+
+
+class InfoModels(_Answer):
+    """Part of `/info`: names as in InsightFace-REST; null where a stage has no model."""
+
+    inference_backend: str
+    det_name: str | None
+    rec_name: str | None
+    ga_name: str | None
+    mask_detector: str | None
+    max_size: tuple[int, int]
+    backends: dict[str, str | None] = Field(description="What each model in use runs on; null before it is loaded.")
+
+
+class InfoDefaults(_Answer):
+    """Part of `/info`: what a request means that does not say."""
+
+    det_thresh: float
+    extract_embedding: bool
+    return_face_data: bool
+    return_landmarks: bool
+    extract_ga: bool
+    detect_masks: bool
+
+
+class InfoAnswer(_Answer):
+    """Answer of `/info`."""
+
+    version: str
+    tensorrt_version: str | None
+    log_level: str
+    models: InfoModels
+    defaults: InfoDefaults

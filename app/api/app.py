@@ -1,0 +1,109 @@
+"""The HTTP application, put together from its routes and what stands around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from app.api.answers import Answers
+from app.api.bodies import Bodies
+from app.api.compare import compare_router
+from app.api.detect import detect_router
+from app.api.documents import describe_bodies
+from app.api.door import Door
+from app.api.draw import draw_router
+from app.api.errors import from_http_exception
+from app.api.extract import extract_router
+from app.api.health import health_router
+from app.api.info import info_router
+from app.api.metrics import metrics_router
+from app.api.middleware import ErrorAnswers, ObserveRequests
+from app.api.models import models_router
+from app.api.places import Places
+from app.api.recognize import recognize_router
+from app.api.routes import Services
+from app.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
+from app.api.serving import ServeWithinLimits
+from app.drain import Drain
+from app.metrics import Metrics
+from app.pipeline.pool import WorkPool
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
+    *,
+    extractor: Extractor,
+    models: ModelsView,
+    loader: PictureLoader,
+    pool: WorkPool,
+    metrics: Metrics,
+    drain: Drain,
+    places: Places,
+    options: ApiOptions,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """Build the application. Starts nothing; `lifespan` does.
+
+    Args:
+        extractor: Does the work.
+        models: What health and information routes see of the models.
+        loader: Decodes the picture that `/draw_detections` draws on.
+        pool: For parsing, encoding and serialising what is large.
+        metrics: Request metrics are counted here; `/metrics` shows all of it.
+        drain: Knows when the process is about to end.
+        places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
+        options: Defaults, limits and access.
+        lifespan: Runs before the first and after the last request.
+    """
+    services = Services(
+        extractor=extractor,
+        models=models,
+        loader=loader,
+        pool=pool,
+        metrics=metrics,
+        options=options,
+        bodies=Bodies(options.limits, pool),
+        answers=Answers(pool),
+    )
+    app = FastAPIOffline(
+        title="jetface",
+        version=options.info.version,
+        description="Pictures in; faces out: boxes, landmarks, embeddings.",
+        lifespan=lifespan,
+    )
+    for router in (
+        extract_router(services),
+        detect_router(services),
+        recognize_router(services),
+        compare_router(services),
+        draw_router(services),
+        info_router(services),
+        health_router(services, drain),
+        models_router(services),
+        metrics_router(services),
+    ):
+        app.include_router(router)
+    describe_bodies(app)
+    app.add_exception_handler(HTTPException, _translate)
+    metrics.watch(metrics.in_flight, lambda: places.num_taken)
+    errors = ErrorAnswers(metrics)
+    # The last one added stands outermost.
+    app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)
+    app.add_middleware(Door, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(app))
+    return app
+
+
+def _paths(app: FastAPI) -> frozenset[str]:
+    return frozenset(path for path in app.openapi()["paths"] if "{" not in path)
+
+
+async def _translate(_request: Request, error: Any) -> NoReturn:
+    """Let the framework's own errors take the way of ours."""
+    raise from_http_exception(error) from None

@@ -1,0 +1,181 @@
+"""Request bodies: JSON, msgpack, multipart or a picture itself become pictures and options, within limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+import ormsgpack
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from app.api.context import MSGPACK_TYPES, context_of
+from app.api.schemas import AnswerFormat, Images, PicturesBody, validate
+from app.api.services import RequestLimits
+from app.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
+from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from app.pipeline.pool import WorkPool
+
+PICTURE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif"})
+MULTIPART_TYPE = "multipart/form-data"
+JSON_TYPE = "application/json"
+ACCEPTED_TYPES = (JSON_TYPE, *sorted(MSGPACK_TYPES), MULTIPART_TYPE, *sorted(PICTURE_TYPES))
+
+FILE_FIELD = "file"
+OTHER_FIELD = "other"
+"""Multipart field of the pictures that `/compare` compares the first ones with."""
+
+_MAX_FIELDS = 64
+_MAX_FIELD_BYTES = 2**20
+_LARGE_BODY_BYTES = 2**18
+"""A quarter of a megabyte parses in less time than a hop to another thread is worth."""
+
+Options = TypeVar("Options", bound=AnswerFormat)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRequest(Generic[Options]):
+    """A request that was understood."""
+
+    pictures: list[PictureSource]
+    options: Options
+    others: list[PictureSource] | None = None
+    """Only `/compare` has them."""
+
+
+class Bodies:
+    """Reads bodies. Stateless."""
+
+    def __init__(self, limits: RequestLimits, pool: WorkPool) -> None:
+        self._limits = limits
+        self._pool = pool
+
+    async def read(
+        self, request: Request, options_model: type[Options], body_model: type[PicturesBody]
+    ) -> PictureRequest[Options]:
+        """Read a request's pictures and options.
+
+        Args:
+            request: Its body has not been read.
+            options_model: Filled from the form or the query when the pictures travel as such.
+            body_model: `options_model` and the pictures; filled from JSON or msgpack.
+
+        Raises:
+            UnsupportedMediaError: The Content-Type is missing or none of those accepted.
+            BodyTooLargeError: More bytes than allowed came.
+            RequestError: The body is not what its type says, or a field is wrong.
+        """
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
+        if media_type == JSON_TYPE:
+            found = await self._read_fields(request, _parse_json, options_model, body_model)
+        elif media_type in MSGPACK_TYPES:
+            found = await self._read_fields(request, _parse_msgpack, options_model, body_model)
+        elif media_type == MULTIPART_TYPE:
+            found = await self._read_form(request, options_model)
+        elif media_type in PICTURE_TYPES:
+            body = await self._read_bytes(request)
+            found = PictureRequest([EncodedPicture(body)], validate(options_model, dict(request.query_params)))
+        else:
+            raise UnsupportedMediaError(
+                f"Send one of these as Content-Type: {', '.join(ACCEPTED_TYPES)}.", accepted=list(ACCEPTED_TYPES)
+            )
+        context = context_of(request)
+        context.wants_msgpack = context.wants_msgpack or found.options.msgpack
+        if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
+            raise RequestError("Too many pictures in one request.", max_images=self._limits.max_images)
+        return found
+
+    async def _read_fields(
+        self,
+        request: Request,
+        parse: Callable[[bytes], object],
+        options_model: type[Options],
+        body_model: type[PicturesBody],
+    ) -> PictureRequest[Options]:
+        body = await self._read_bytes(request)
+
+        def understand() -> PictureRequest[Options]:
+            value = parse(body)
+            if not isinstance(value, Mapping):
+                raise RequestError("The body is not an object.")
+            fields = validate(body_model, value)
+            if not isinstance(fields, options_model):  # pragma: no cover - every body model extends its options
+                raise TypeError(f"{body_model.__name__} has no options")
+            others: Images | None = getattr(fields, "others", None)
+            return PictureRequest(
+                _pictures(fields.images, "images", fields.img_req_headers),
+                fields,
+                None if others is None else _pictures(others, "others", fields.img_req_headers),
+            )
+
+        return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
+
+    async def _read_form(self, request: Request, options_model: type[Options]) -> PictureRequest[Options]:
+        parser = MultiPartParser(
+            request.headers,
+            self._stream(request),
+            max_files=self._limits.max_images,
+            max_fields=_MAX_FIELDS,
+            max_part_size=_MAX_FIELD_BYTES,
+        )
+        # The body's own limit bounds what is held in memory; nothing is written to disk.
+        parser.spool_max_size = self._limits.max_body_bytes + 1
+        try:
+            form = await parser.parse()
+        except MultiPartException as cause:
+            raise RequestError(cause.message) from None
+        pictures: dict[str, list[PictureSource]] = {FILE_FIELD: [], OTHER_FIELD: []}
+        fields: dict[str, Any] = dict(request.query_params)
+        for name, part in form.multi_items():
+            if not isinstance(part, UploadFile):
+                fields[name] = part
+            elif name in pictures:
+                pictures[name].append(EncodedPicture(await part.read()))
+        await form.close()
+        if not pictures[FILE_FIELD]:
+            raise RequestError(f"{FILE_FIELD}: a multipart body has at least one file part of this name.")
+        return PictureRequest(pictures[FILE_FIELD], validate(options_model, fields), pictures[OTHER_FIELD] or None)
+
+    async def _read_bytes(self, request: Request) -> bytes:
+        return b"".join([chunk async for chunk in self._stream(request)])
+
+    async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the body's chunks, counting: a declared length may be missing or a lie."""
+        num_bytes = 0
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes > self._limits.max_body_bytes:
+                raise BodyTooLargeError("The body is too long.", max_body_bytes=self._limits.max_body_bytes)
+            yield chunk
+
+
+def _parse_json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Its own message may repeat a piece of the body.
+        raise RequestError("The body is not JSON, or is nested too deep.") from None
+
+
+def _parse_msgpack(body: bytes) -> object:
+    try:
+        return ormsgpack.unpackb(body)
+    except ormsgpack.MsgpackDecodeError:
+        raise RequestError("The body is not msgpack, or is nested too deep.") from None
+
+
+def _pictures(images: Images, name: str, headers: Mapping[str, str]) -> list[PictureSource]:
+    """Return the sources a body names; URLs win over data, as in InsightFace-REST."""
+    if images.urls:
+        return [RemotePicture(url, headers) for url in images.urls]
+    if images.data is None and images.urls is None:
+        raise RequestError(f"{name}: either data or urls is needed.")
+    return [
+        EncodedPicture(picture) if isinstance(picture, bytes) else Base64Picture(picture)
+        for picture in images.data or ()
+    ]

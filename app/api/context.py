@@ -1,0 +1,98 @@
+"""What belongs to one request: its id, its deadline, its clock, and what its answer will say of its stages."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.domain import PictureResult
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_KEY = "jetface.request"
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
+"""Media types that mean msgpack, in `Accept` and in `Content-Type`."""
+
+STAGES = ("decode", "queue", "detect", "align", "recognize")
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """State of one request. Belongs to the event loop."""
+
+    id: str
+    wants_msgpack: bool
+    """From the `Accept` header at first; the body may ask for it too."""
+    deadline: float = float("inf")
+    """`loop.time()` after which the answer is of no use."""
+    started: float = field(default_factory=time.perf_counter)
+    stage_s: dict[str, float] = field(default_factory=dict)
+    is_answer_started: bool = False
+    is_body_read: bool = True
+    """Whether the connection can take another request after this one."""
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since the request came in."""
+        return time.perf_counter() - self.started
+
+    def add_stage(self, stage: str, seconds: float) -> None:
+        """Count `seconds` of work as `stage`."""
+        self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
+
+    def add_results(self, results: Iterable[PictureResult]) -> None:
+        """Count the stages of every picture."""
+        for result in results:
+            for stage in STAGES:
+                seconds = getattr(result.times, f"{stage}_s")
+                if seconds > 0:
+                    self.add_stage(stage, seconds)
+
+    def server_timing(self) -> str:
+        """Return the value of the `Server-Timing` header, milliseconds; stages of pictures in parallel add up."""
+        stages = [*self.stage_s.items(), ("total", self.took_s)]
+        return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in stages)
+
+
+def open_context(scope: Scope) -> RequestContext:
+    """Make the context of a request that has just come in, and hang it on the scope."""
+    headers = Headers(scope=scope)
+    given = headers.get("x-request-id", "")
+    context = RequestContext(
+        id=given if _SANE_ID.fullmatch(given) else secrets.token_hex(8),
+        wants_msgpack=accepts_msgpack(headers.getlist("accept")),
+    )
+    scope[_KEY] = context
+    return context
+
+
+def context_of(request: Request) -> RequestContext:
+    """Return the context of a request inside a route."""
+    return context_in(request.scope)
+
+
+def context_in(scope: Scope) -> RequestContext:
+    """Return the context `open_context` hung on the scope."""
+    context = scope[_KEY]
+    if not isinstance(context, RequestContext):  # pragma: no cover - the key is ours
+        raise TypeError("not a request context")
+    return context
+
+
+def accepts_msgpack(accept: Iterable[str]) -> bool:
+    """Tell whether any `Accept` header names msgpack anywhere in its list."""
+    for value in accept:
+        for part in value.split(","):
+            media_type, _, _ = part.partition(";")
+            if media_type.strip().lower() in MSGPACK_TYPES:
+                return True
+    return False

@@ -1,0 +1,99 @@
+"""The OpenAPI description: FastAPI writes it for the answers; bodies are read by hand, so they are described here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.api import schemas
+from app.api.answer_schemas import ErrorAnswer
+from app.api.bodies import FILE_FIELD, JSON_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
+from app.api.schemas import CompareFields
+
+_REF = "#/components/schemas/{model}"
+_BODIES: tuple[type[BaseModel], ...] = (
+    schemas.ExtractBody,
+    schemas.DetectBody,
+    schemas.RecognizeBody,
+    schemas.CompareBody,
+    schemas.DrawBody,
+)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorAnswer, "description": "No API key, or a wrong one."},
+    408: {"model": ErrorAnswer, "description": "The body did not arrive in time."},
+    413: {"model": ErrorAnswer, "description": "The body is too long."},
+    415: {"model": ErrorAnswer, "description": "The Content-Type is missing or not accepted."},
+    422: {"model": ErrorAnswer, "description": "The request cannot be understood."},
+    429: {"model": ErrorAnswer, "description": "No place is free; see Retry-After."},
+    500: {"model": ErrorAnswer, "description": "The service failed."},
+    503: {"model": ErrorAnswer, "description": "A model cannot be had, or the service is shutting down."},
+    504: {"model": ErrorAnswer, "description": "The deadline passed."},
+}
+
+
+def documented(body: type[BaseModel], options: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
+    """Return the arguments of `router.post` that describe a route of pictures."""
+    return {
+        "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **_ERRORS},
+        "openapi_extra": _extra(body, options),
+        "response_model": None,
+    }
+
+
+def documented_picture(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
+    """Return the arguments of `router.post` that describe a route that answers with a JPEG."""
+    answer = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        "responses": {200: answer, **_ERRORS},
+        "openapi_extra": _extra(body, options),
+        "response_model": None,
+    }
+
+
+def describe_bodies(app: FastAPI) -> None:
+    """Let the application's description carry the schemas its request bodies refer to."""
+    write = app.openapi
+
+    def with_bodies() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _, found = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
+            components = write()["components"]["schemas"]
+            components.update(found["$defs"])
+        return write()
+
+    # FastAPI documents this as the way to extend the description.
+    app.openapi = with_bodies  # type: ignore[method-assign]
+
+
+def _extra(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
+    flat = options.model_json_schema()
+    fields = dict(flat["properties"])
+    pictures: dict[str, Any] = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    parts = {FILE_FIELD: pictures, **({OTHER_FIELD: pictures} if issubclass(options, CompareFields) else {})}
+    reference = {"$ref": _REF.format(model=body.__name__)}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "required": [FILE_FIELD], "properties": {**parts, **fields}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON_TYPE: {"schema": reference},
+                "application/msgpack": {"schema": reference},
+                MULTIPART_TYPE: {"schema": form},
+                **dict.fromkeys(sorted(PICTURE_TYPES), binary),
+            },
+        },
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": "With a multipart or picture body. " + schema.get("description", ""),
+                "schema": {key: value for key, value in schema.items() if key != "description"},
+            }
+            for name, schema in fields.items()
+        ],
+    }

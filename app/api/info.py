@@ -1,0 +1,47 @@
+"""`GET /info`: what runs here; the keys of InsightFace-REST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.answer_schemas import InfoAnswer
+from app.api.answers import small_answer
+from app.api.context import context_of
+from app.api.routes import Services
+from app.api.services import ModelFacts
+
+
+def info_router(services: Services) -> APIRouter:
+    """Return the route."""
+    router = APIRouter(tags=["service"])
+
+    @router.get("/info", responses={200: {"model": InfoAnswer}}, response_model=None)
+    async def info(request: Request) -> Response:
+        """Tell the version, the models in use and the defaults of requests."""
+        about = services.options.info
+        active = [facts for facts in services.models.models() if facts.is_active]
+        value = {
+            "version": about.version,
+            "tensorrt_version": about.tensorrt_version,
+            "log_level": about.log_level,
+            "models": {
+                "inference_backend": about.inference_backend,
+                "det_name": _name_of(active, "detection"),
+                "rec_name": _name_of(active, "recognition"),
+                "ga_name": None,
+                "mask_detector": None,
+                "max_size": about.max_size,
+                "backends": {facts.name: facts.backend for facts in active},
+            },
+            "defaults": asdict(services.options.defaults),
+        }
+        return small_answer(context_of(request), value)
+
+    return router
+
+
+def _name_of(active: Sequence[ModelFacts], task: str) -> str | None:
+    return next((facts.name for facts in active if facts.task == task), None)

@@ -1,0 +1,106 @@
+"""Around every request: its id, its log lines, its metrics, `Server-Timing`, and an answer whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from http import HTTPStatus
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.answers import small_answer
+from app.api.context import RequestContext, open_context
+from app.api.errors import envelope, headers_of, status_of
+from app.drain import Drain
+from app.errors import ServiceError
+from app.logs import request_context
+from app.metrics import Metrics
+
+_log = structlog.get_logger("jetface.api")
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+CLIENT_GONE_STATUS = 499
+"""What is counted when nobody waits for the answer any more (as nginx counts it)."""
+
+
+class ErrorAnswers:
+    """Turns any exception into the envelope; what is not a `ServiceError` goes to the log and stays there."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def send(self, cause: Exception, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that failed; when its answer has begun already, only log."""
+        error = cause if isinstance(cause, ServiceError) else ServiceError("The service failed; the log says why.")
+        status = status_of(type(error))
+        self._metrics.refusals.labels(error.code).inc()
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("request failed", code=error.code, reason=error.message, exc_info=cause)
+        else:
+            _log.info("request refused", code=error.code, reason=error.message)
+        if not context.is_answer_started:
+            answer = small_answer(context, envelope(error, context.id), status=status, headers=headers_of(error))
+            await answer(scope, receive, send)
+
+
+class ObserveRequests:
+    """The outermost middleware: pure ASGI, no task and no copy of the body."""
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, errors: ErrorAnswers, drain: Drain, paths: Collection[str]
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._errors = errors
+        self._drain = drain
+        self._paths = frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = open_context(scope)
+        status = CLIENT_GONE_STATUS
+
+        async def send_labelled(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                context.is_answer_started = True
+                status = int(message["status"])
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = context.id
+                headers["server-timing"] = context.server_timing()
+                # An unread body would be taken for the next request, or read to its end for nothing.
+                if self._drain.is_draining or not context.is_body_read:
+                    headers["connection"] = "close"
+            await send(message)
+
+        with request_context(context.id):
+            try:
+                await self._app(scope, receive, send_labelled)
+            except ClientDisconnect:
+                _log.info("client gone")
+            except Exception as error:  # noqa: BLE001 - nothing but an envelope may leave the service
+                await self._errors.send(error, context, scope, receive, send_labelled)
+            self._count(scope, context, status)
+
+    def _count(self, scope: Scope, context: RequestContext, status: int) -> None:
+        route = self._route(scope)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(context.took_s)
+        if (serialise_s := context.stage_s.get("serialise")) is not None:
+            self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
+        log = _log.debug if route.startswith(("/health", "/metrics")) else _log.info
+        log("answered", method=method, route=route, status=status, took_ms=round(context.took_s * 1e3, 1))
+
+    def _route(self, scope: Scope) -> str:
+        """Return the route's template: labels must not grow with what clients make up."""
+        template = getattr(scope.get("route"), "path", None)
+        if isinstance(template, str):
+            return template
+        return scope["path"] if scope["path"] in self._paths else "unmatched"

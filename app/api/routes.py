@@ -1,0 +1,25 @@
+"""What every group of routes has: the services, and the few steps each request takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.api.answers import Answers
+from app.api.bodies import Bodies
+from app.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
+from app.metrics import Metrics
+from app.pipeline.pool import WorkPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What `app.main` hands in, and what the routes make of it."""
+
+    extractor: Extractor
+    models: ModelsView
+    loader: PictureLoader
+    pool: WorkPool
+    metrics: Metrics
+    options: ApiOptions
+    bodies: Bodies
+    answers: Answers

@@ -1,0 +1,185 @@
+"""What the routes are handed: the layers below, as the few calls they use, and the values they need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from app.domain import Boxes, ExtractOptions, Image, Landmarks, PictureResult
+from app.imaging.sources import PictureSource
+
+ModelState = Literal["unloaded", "loading", "building", "serving", "failed"]
+"""Where a model is in its life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KnownFaces:
+    """Faces of one picture whose place the caller knows already; exactly one of the two is set."""
+
+    landmarks: Landmarks | None = None
+    """(N, 5, 2) float32, source pixels."""
+    boxes: Boxes | None = None
+    """(N, 4) float32, source pixels."""
+
+
+class Extractor(Protocol):
+    """Pictures in, faces out. A picture that cannot be read fails its own slot; all else raises `ServiceError`.
+
+    `deadline` is `loop.time()` after which the answer is of no use. Results come in the order of the sources.
+    """
+
+    async def extract(
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+    ) -> list[PictureResult]:
+        """Find the faces of each picture, and embed them if asked."""
+        ...
+
+    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
+        """Embed pictures that are aligned crops already; each yields one face."""
+        ...
+
+    async def recognize(
+        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+    ) -> list[PictureResult]:
+        """Embed the faces of full pictures at the given places: as many faces per picture, in the same order."""
+        ...
+
+
+class LoadedPicture(Protocol):
+    """A decoded picture."""
+
+    @property
+    def pixels(self) -> Image:
+        """The picture, or a smaller version of it."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Pixels per source pixel, (0, 1]."""
+        ...
+
+
+class PictureLoader(Protocol):
+    """Decodes a picture within the limits; its pixels count against the budget until the block is left."""
+
+    def load(self, source: PictureSource, *, deadline: float) -> AbstractAsyncContextManager[LoadedPicture]:
+        """Fetch if need be, and decode.
+
+        Raises:
+            RequestError: Not a picture, too large, refused.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What an operator can know of one registry entry."""
+
+    name: str
+    task: str
+    family: str
+    license: str
+    source: str
+    state: ModelState
+    is_active: bool
+    """Whether the settings chose it for a stage."""
+    reason: str | None = None
+    """Why its last load failed, one sentence."""
+    backend: str | None = None
+    input_hw: tuple[int, int] | None = None
+    """Height and width of the input; None when it takes any multiple of 32."""
+    embedding_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Yes, or no with one sentence that says why."""
+
+    is_ok: bool
+    reason: str | None = None
+
+
+class ModelsView(Protocol):
+    """What the health and information routes see of the models. Calls return at once unless they are awaited."""
+
+    def models(self) -> Sequence[ModelFacts]:
+        """Every registry entry, by name."""
+        ...
+
+    def readiness(self) -> Verdict:
+        """Whether requests can be served; a model that is lazily unloaded is ready."""
+        ...
+
+    def liveness(self) -> Verdict:
+        """Whether no run of a model has been stuck for longer than the watchdog allows."""
+        ...
+
+    async def self_check(self, *, deadline: float) -> Verdict:
+        """Try what is loaded for real; loads nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDefaults:
+    """What a request means that does not say; named as in InsightFace-REST's `/info`."""
+
+    det_thresh: float = 0.6
+    extract_embedding: bool = True
+    return_face_data: bool = False
+    return_landmarks: bool = False
+    extract_ga: bool = False
+    detect_masks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much one request may ask for."""
+
+    max_body_bytes: int = 64 * 2**20
+    max_images: int = 128
+    max_faces: int = 1024
+    timeout_s: float = 30.0
+    """Deadline of a request; a client may shorten it."""
+    stall_s: float = 10.0
+    """Longest silence within a body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may come in."""
+
+    api_keys: tuple[str, ...] = ()
+    """Empty: everybody."""
+    open_paths: frozenset[str] = frozenset({"/", "/docs", "/redoc", "/openapi.json", "/health"})
+    """Open without a key."""
+    open_prefixes: tuple[str, ...] = ("/health/", "/static/", "/static-offline-docs/")
+    """Every path below is open too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceInfo:
+    """What `/info` tells of the process; nothing secret."""
+
+    version: str
+    log_level: str
+    max_size: tuple[int, int]
+    """Width and height of the largest detector canvas, as the setting `MAX_SIZE` has it."""
+    inference_backend: str
+    """The setting; what each model runs on is in `models`."""
+    tensorrt_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiOptions:
+    """The values the routes need."""
+
+    info: ServiceInfo
+    defaults: RequestDefaults = field(default_factory=RequestDefaults)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    access: Access = field(default_factory=Access)
+
+
+Clock = Callable[[], float]
+"""Seconds, monotonic."""

@@ -1,0 +1,101 @@
+"""The model store as the health and information routes see it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from app.api.services import ModelFacts, Verdict
+from app.errors import ServiceError
+from app.models.store import ModelState, ModelStatus, ModelStore
+
+RETRY_AFTER_S = 30.0
+"""A model whose load failed is tried again by the readiness check after this long: a service that is not ready gets no
+request that would try."""
+
+
+class StoreView:
+    """Implements `ModelsView` over the store. Belongs to the event loop."""
+
+    def __init__(self, store: ModelStore, *, active: Sequence[str], watchdog_s: float) -> None:
+        """Create a view.
+
+        Args:
+            store: What is looked at.
+            active: Names of the models the settings chose.
+            watchdog_s: A run longer than this, seconds, is stuck.
+        """
+        self._store = store
+        self._active = tuple(active)
+        self._watchdog_s = watchdog_s
+        self._background: set[asyncio.Task[None]] = set()
+        self._retried_at = 0.0
+
+    def models(self) -> Sequence[ModelFacts]:
+        """Every registry entry, by name."""
+        return [self._facts(status) for status in self._store.statuses()]
+
+    def readiness(self) -> Verdict:
+        """No while an active model's last load failed, or its last run did and no probe has passed since."""
+        failed = [status for status in map(self._store.status, self._active) if status.state is ModelState.FAILED]
+        if failed:
+            self._retry(failed)
+            return Verdict(is_ok=False, reason=f"{failed[0].spec.name}: {failed[0].reason}")
+        for model in self._store.loaded():
+            if model.batcher.last_run_failed:
+                self._start(model.batcher.probe())
+                return Verdict(is_ok=False, reason=f"{model.spec.name}: the last run failed.")
+        return Verdict(is_ok=True)
+
+    def liveness(self) -> Verdict:
+        """No when a run of a model has been going for longer than the watchdog allows."""
+        for model in self._store.loaded():
+            if model.batcher.oldest_run_s() > self._watchdog_s:
+                return Verdict(is_ok=False, reason=f"{model.spec.name}: a run is stuck.")
+        return Verdict(is_ok=True)
+
+    async def self_check(self, *, deadline: float) -> Verdict:
+        """Every loaded model ran well the last time, or does now; nothing is loaded for it."""
+        timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        for model in self._store.loaded():
+            if not await model.batcher.probe(timeout_s=timeout_s):
+                return Verdict(is_ok=False, reason=f"{model.spec.name}: the last run failed.")
+        return self.readiness()
+
+    def _facts(self, status: ModelStatus) -> ModelFacts:
+        spec = status.spec
+        return ModelFacts(
+            name=spec.name,
+            task=spec.task,
+            family=spec.family,
+            license=spec.license,
+            source=spec.source,
+            state=status.state.value,
+            is_active=spec.name in self._active,
+            reason=status.reason,
+            backend=status.backend,
+            input_hw=(spec.input.height_px, spec.input.width_px) if spec.input.height_px else None,
+            embedding_length=spec.embedding_length,
+        )
+
+    def _retry(self, failed: Sequence[ModelStatus]) -> None:
+        if time.monotonic() - self._retried_at < RETRY_AFTER_S:
+            return
+        self._retried_at = time.monotonic()
+        for status in failed:
+            self._start(self._store.get(status.spec.name))
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Let `work` run on; what comes of it is seen in the models' states."""
+
+        async def finish() -> None:
+            try:
+                await work
+            except ServiceError:
+                return  # the store has logged it
+
+        task = asyncio.create_task(finish())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

@@ -1,0 +1,264 @@
+"""Layers below the API that answer at once: the Protocols of `app.api.services`, without pictures and models."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from app.api.app import create_api
+from app.api.places import Places
+from app.api.services import (
+    Access,
+    ApiOptions,
+    KnownFaces,
+    ModelFacts,
+    RequestDefaults,
+    RequestLimits,
+    ServiceInfo,
+    Verdict,
+)
+from app.domain import Embedding, ExtractOptions, Face, Image, PictureResult, StageTimes
+from app.drain import Drain
+from app.errors import ImageDecodeError, ServiceError
+from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from app.metrics import Metrics
+from app.pipeline.pool import WorkPool
+
+EMBEDDING_LENGTH = 512
+INFO = ServiceInfo(version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="auto")
+
+
+def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:
+    """Return a face that tells its number: each is 10 px narrower and scores 0.1 less than the one before."""
+    width = 57.9 - 10 * number
+    vector = np.zeros(EMBEDDING_LENGTH, np.float32)
+    vector[number] = 1
+    return Face(
+        image_index=image_index,
+        box=np.array([86.7, 32.2, 86.7 + width, 110.9], np.float32) * np.float32(scale),
+        score=0.7986 - 0.1 * number,
+        landmarks=np.array([[95.9, 61.1], [120, 60], [108, 80], [98, 95], [118, 94]], np.float32),
+        crop=np.full((112, 112, 3), 40 * number, np.uint8),
+        embedding=Embedding(vector, 26.68),
+    )
+
+
+def jpeg_of(image: Image | None = None) -> bytes:
+    """Return a small JPEG, or `image` as one."""
+    pixels = np.full((120, 160, 3), 128, np.uint8) if image is None else image
+    return bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+
+
+def bytes_of(source: PictureSource) -> bytes:
+    """Return the bytes a source carries.
+
+    Raises:
+        ImageDecodeError: None, or not base64.
+    """
+    if isinstance(source, EncodedPicture):
+        found = source.data
+    elif isinstance(source, Base64Picture):
+        try:
+            found = base64.b64decode(source.text.partition("base64,")[2] or source.text, validate=True)
+        except (binascii.Error, ValueError):
+            raise ImageDecodeError("The picture is not base64.") from None
+    else:
+        found = source.url.encode()
+    if not found:
+        raise ImageDecodeError("The picture is empty.")
+    return found
+
+
+class FakeExtractor:
+    """Finds `num_faces` faces in every picture whose bytes can be had; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.num_faces = 2
+        self.delay_s = 0.0
+        self.error: Exception | None = None
+        self.sources: list[PictureSource] = []
+        self.options: ExtractOptions | None = None
+        self.known: Sequence[KnownFaces] = ()
+        self.deadline = 0.0
+        self.num_calls = 0
+        self.num_cancelled = 0
+
+    async def extract(
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+    ) -> list[PictureResult]:
+        """Answer with the first faces; `options` decide what each carries."""
+        self.options = options
+        await self._work(sources, deadline)
+        count = min(self.num_faces, options.limit_faces) if options.limit_faces > 0 else self.num_faces
+
+        def faces(index: int) -> tuple[Face, ...]:
+            found = (face_number(number, index) for number in range(count))
+            return tuple(
+                Face(
+                    image_index=index,
+                    box=face.box,
+                    score=face.score,
+                    landmarks=face.landmarks,
+                    crop=face.crop if options.with_crop else None,
+                    embedding=face.embedding if options.with_embedding else None,
+                )
+                for face in found
+            )
+
+        return [_result(index, source, faces(index)) for index, source in enumerate(sources)]
+
+    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
+        """Answer with one face a picture."""
+        await self._work(sources, deadline)
+        return [_result(index, source, (face_number(0, index),)) for index, source in enumerate(sources)]
+
+    async def recognize(
+        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+    ) -> list[PictureResult]:
+        """Answer with as many faces as are known."""
+        self.known = known
+        await self._work(sources, deadline)
+        results = []
+        for index, (source, faces) in enumerate(zip(sources, known, strict=True)):
+            rows = faces.landmarks if faces.landmarks is not None else faces.boxes
+            count = 0 if rows is None else len(rows)
+            results.append(_result(index, source, tuple(face_number(number, index) for number in range(count))))
+        return results
+
+    async def _work(self, sources: Sequence[PictureSource], deadline: float) -> None:
+        self.sources = list(sources)
+        self.deadline = deadline
+        self.num_calls += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+
+
+def _result(index: int, source: PictureSource, faces: tuple[Face, ...]) -> PictureResult:
+    times = StageTimes(decode_s=0.001, queue_s=0.002, detect_s=0.003, align_s=0.0, recognize_s=0.004)
+    try:
+        if not isinstance(source, RemotePicture):
+            bytes_of(source)
+    except ServiceError as error:
+        return PictureResult(image_index=index, error=error, took_s=0.0004)
+    return PictureResult(
+        image_index=index, faces=faces, image_hw=(480, 640), detection_scale=1.6654, times=times, took_s=0.0213
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FakePicture:
+    """Decoded pixels."""
+
+    pixels: Image
+    scale: float = 1.0
+
+
+class FakeLoader:
+    """Decodes with OpenCV."""
+
+    @contextlib.asynccontextmanager
+    async def load(self, source: PictureSource, *, deadline: float) -> AsyncIterator[FakePicture]:
+        """Decode; `deadline` does not matter here."""
+        del deadline
+        pixels = cv2.imdecode(np.frombuffer(bytes_of(source), np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ImageDecodeError("The file is not a picture.")
+        yield FakePicture(np.asarray(pixels, np.uint8))
+
+
+class FakeModels:
+    """Two models in use and one that is not; verdicts that a test can change."""
+
+    def __init__(self) -> None:
+        self.ready = Verdict(is_ok=True)
+        self.live = Verdict(is_ok=True)
+        self.checked = Verdict(is_ok=True)
+
+    def models(self) -> Sequence[ModelFacts]:
+        """Return the three."""
+        return [
+            ModelFacts(
+                name="det_500m", task="detection", family="scrfd", license="research", source="insightface",
+                state="serving", is_active=True, backend="onnxruntime-cpu",
+            ),
+            ModelFacts(
+                name="glintr100", task="recognition", family="arcface", license="research", source="insightface",
+                state="failed", is_active=False, reason="The file is missing.", input_hw=(112, 112),
+                embedding_length=512,
+            ),
+            ModelFacts(
+                name="w600k_mbf", task="recognition", family="arcface", license="research", source="insightface",
+                state="unloaded", is_active=True, input_hw=(112, 112), embedding_length=512,
+            ),
+        ]  # fmt: skip
+
+    def readiness(self) -> Verdict:
+        """Return what the test set."""
+        return self.ready
+
+    def liveness(self) -> Verdict:
+        """Return what the test set."""
+        return self.live
+
+    async def self_check(self, *, deadline: float) -> Verdict:
+        """Return what the test set; `deadline` does not matter here."""
+        del deadline
+        return self.checked
+
+
+class Harness:
+    """The API over fakes, and what a test looks at."""
+
+    def __init__(
+        self,
+        *,
+        limits: RequestLimits | None = None,
+        access: Access | None = None,
+        defaults: RequestDefaults | None = None,
+        max_in_flight: int = 64,
+        grace_s: float = 5.0,
+    ) -> None:
+        self.extractor = FakeExtractor()
+        self.models = FakeModels()
+        self.metrics = Metrics()
+        self.pool = WorkPool(2)
+        self.places = Places(max_in_flight)
+        self.drain = Drain(grace_s, on_expiry=self.places.abandon)
+        self.app: FastAPI = create_api(
+            extractor=self.extractor,
+            models=self.models,
+            loader=FakeLoader(),
+            pool=self.pool,
+            metrics=self.metrics,
+            drain=self.drain,
+            places=self.places,
+            options=ApiOptions(
+                info=INFO,
+                limits=limits or RequestLimits(),
+                access=access or Access(),
+                defaults=defaults or RequestDefaults(),
+            ),
+        )
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Return a client without default headers that say more than the test does."""
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://jetface") as client:
+            del client.headers["accept"]
+            yield client
+        self.pool.close()
