@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Result]):
 
         Args:
             name: The model's, for threads and log.
-            lanes: At least one that is not wide. Each gets a thread of its own.
+            lanes: At least one. Each gets a thread of its own.
             max_batch: Most items of a run, >= 1.
             max_waiting: Most items in the queue, >= 1; those in a run do not count.
             key: What an item may run with: items of equal keys share a batch.
@@ -64,13 +64,12 @@ class Batcher(Generic[Item, Result]):
             probe_items: A batch that any sound model can run, for `probe`.
 
         Raises:
-            ValueError: A number is out of range, or every lane is wide.
+            ValueError: A number is out of range, or there is no lane.
         """
         if max_batch < 1 or max_waiting < 1:
             raise ValueError("max_batch and max_waiting must be at least 1")
-        self._num_lanes = sum(not lane.wide for lane in lanes)
-        if not self._num_lanes:
-            raise ValueError("a batcher needs a lane that is not wide")
+        if not lanes:
+            raise ValueError("a batcher needs a lane")
         self.name = name
         self.max_batch = max_batch
         self.max_waiting = max_waiting
@@ -106,7 +105,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def retry_after_s(self) -> float:
         """Seconds until what waits now has run, from the measured time an item takes."""
-        return self._health.seconds_for(max(1, self.waiting), self._num_lanes)
+        return self._health.seconds_for(max(1, self.waiting), len(self._lanes))
 
     def oldest_run_s(self) -> float:
         """Seconds the longest run under way has been going; 0 when none is."""
@@ -253,22 +252,20 @@ class Batcher(Generic[Item, Result]):
         loop, pool = self._open()
         self._is_dispatch_due = False
         now = loop.time()
-        while self._queue:
-            lane = pool.claim(num_waiting=len(self._queue), num_running=len(self._runs))
-            if lane is None:
-                break
-            taken = self._queue.take(share_of(len(self._queue), pool.num_free + 1, self.max_batch))
+        while self._queue and pool.num_free:
+            taken = self._queue.take(share_of(len(self._queue), pool.num_free, self.max_batch))
             entries = self._keep_wanted(taken, now)
             if not entries:
-                pool.release(lane)
                 continue
+            lane = pool.claim()
             for entry in entries:
                 entry.submission.enter_run(entry, now)
             self._runs[lane] = _Run(entries, now)
             lane.post([entry.item for entry in entries])
             for entry in entries:
                 self._observer.waited(now - entry.queued_at)
-        if self._is_closed and not self._queue:
+        if self._is_closed and not self._queue and (not self._runs or self._is_abandoned):
+            # All at once: lanes may share what they close.
             pool.stop_free()
 
     def _keep_wanted(self, taken: list[Entry[Item, Result]], now: float) -> list[Entry[Item, Result]]:

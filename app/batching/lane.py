@@ -27,10 +27,8 @@ class Lane(Generic[Item, Result]):
     run: Callable[[Sequence[Item]], Sequence[Result]]
     """Items of one key, in order, to as many results in the same order."""
     close: Callable[[], None] | None = None
-    """Frees what `run` holds; called once, after the last run."""
-    wide: bool = False
-    """True for a lane that uses the cores of all others for one run: it takes an item that is alone in the batcher,
-    so that a lone request does not wait on one core. Needs lanes that are not wide beside it."""
+    """Frees what `run` holds; called once, when no lane of the batcher runs any more, or after the grace for a lane that
+    is stuck. Lanes may share what they close, if closing it twice does no harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +56,6 @@ class LaneThread(Generic[Item, Result]):
         on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
         on_stop: Callable[[LaneThread[Item, Result]], None],
     ) -> None:
-        self.wide = lane.wide
         self._lane = lane
         self._name = name
         self._loop = loop

@@ -22,18 +22,17 @@ class LanePool(Generic[Item, Result]):
         loop: asyncio.AbstractEventLoop,
         on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
     ) -> None:
-        self._threads = [
+        threads = [
             LaneThread(lane, f"{name}-{index}", loop, on_end=on_end, on_stop=self._on_stop)
             for index, lane in enumerate(lanes)
         ]
-        self._free = [thread for thread in self._threads if not thread.wide]
-        self._free_wide = [thread for thread in self._threads if thread.wide]
-        self._num_alive = len(self._threads)
+        self._free = threads
+        self._num_alive = len(threads)
         self.all_stopped = asyncio.Event()
 
     @property
     def num_free(self) -> int:
-        """Lanes, wide ones apart, that could run now."""
+        """Lanes that could run now."""
         return len(self._free)
 
     @property
@@ -41,26 +40,19 @@ class LanePool(Generic[Item, Result]):
         """Lanes that have not stopped."""
         return self._num_alive
 
-    def claim(self, *, num_waiting: int, num_running: int) -> LaneThread[Item, Result] | None:
-        """Take the lane for the next batch out of the free ones; None when none is free.
-
-        A wide lane takes an item that is alone in the batcher. Once it runs, what comes later starts beside it and
-        not after it: two clients soon keep two lanes busy, and the wide one is left to itself.
-        """
-        if self._free_wide and num_waiting == 1 and num_running == 0:
-            return self._free_wide.pop()
-        return self._free.pop() if self._free else None
+    def claim(self) -> LaneThread[Item, Result]:
+        """Take a lane out of the free ones: the one that ran last, whose caches are warm. Only while `num_free` > 0."""
+        return self._free.pop()
 
     def release(self, thread: LaneThread[Item, Result]) -> None:
         """Give back a lane whose run has ended."""
-        (self._free_wide if thread.wide else self._free).append(thread)
+        self._free.append(thread)
 
     def stop_free(self) -> None:
         """Close the lanes that are free now; none of them is claimed again."""
-        for thread in (*self._free, *self._free_wide):
+        for thread in self._free:
             thread.stop()
         self._free.clear()
-        self._free_wide.clear()
 
     def _on_stop(self, thread: LaneThread[Item, Result]) -> None:
         thread.join()

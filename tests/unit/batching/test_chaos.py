@@ -125,10 +125,7 @@ async def _run_chaos(seed: int, fault_rate: float) -> None:
 
     batcher: Batcher[Item, object] = Batcher(
         "chaos",
-        [
-            Lane(run=lane.run, close=lane.close, wide=index > 0 and chance.random() < 0.3)
-            for index, lane in enumerate(lanes)
-        ],
+        [Lane(run=lane.run, close=lane.close) for lane in lanes],
         max_batch=chance.choice([1, 3, 8]),
         max_waiting=chance.choice([20, 1000]),
         key=admit,
