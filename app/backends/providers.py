@@ -62,7 +62,7 @@ def choose_providers(requested: Sequence[str], available: Sequence[str]) -> tupl
     if [name.lower() for name in requested] in ([], ["auto"]):
         chosen = tuple(name for name in _BEST_FIRST if name in available)
         _log.info("execution providers chosen", chosen=chosen, available=tuple(available))
-        if CUDA not in chosen and _has_gpu_build():
+        if CUDA not in chosen and has_gpu_build():
             _log.warning("onnxruntime-gpu is installed but offers no CUDA provider: models run on the CPU")
         return chosen
     known = {short_name(name): name for name in available}
@@ -98,7 +98,8 @@ def provider_options(provider: str, *, gpu_memory_limit_bytes: int = 0) -> Mappi
     return options
 
 
-def _has_gpu_build() -> bool:
+def has_gpu_build() -> bool:
+    """Whether the build of ONNX Runtime for NVIDIA GPUs is installed, working or not."""
     return any(True for _ in metadata.distributions(name="onnxruntime-gpu"))
 
 

@@ -1,0 +1,169 @@
+"""What every backend promises, run on each that is here. A backend joins by one line in `OPENERS`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.backends.onnx import open_onnx_backends
+from app.backends.protocol import Backend
+from app.errors import InferenceError
+from app.models.graph import PreparedGraph, prepare_graph
+from app.models.rewrite import choose_rewrites
+from app.specs import ModelSpec
+from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, arcface_spec, scrfd_model, scrfd_spec
+
+MAX_BATCH = 4
+
+Open = Callable[[PreparedGraph], Sequence[Backend]]
+
+
+def _open_onnx_cpu(graph: PreparedGraph) -> Sequence[Backend]:
+    return open_onnx_backends(graph.model, num_lanes=2, max_batch_size=MAX_BATCH)
+
+
+def _open_onnx_cpu_wide(graph: PreparedGraph) -> Sequence[Backend]:
+    return open_onnx_backends(graph.model, num_lanes=2, max_batch_size=MAX_BATCH, num_threads=2)
+
+
+OPENERS: dict[str, Open] = {"onnxruntime-cpu": _open_onnx_cpu, "onnxruntime-cpu-wide": _open_onnx_cpu_wide}
+
+
+def _prepare(folder: Path, serialized: bytes, spec: ModelSpec) -> PreparedGraph:
+    path = folder / f"{spec.name}.onnx"
+    path.write_bytes(serialized)
+    return prepare_graph(path, spec, rewrites=choose_rewrites("CPUExecutionProvider", (99,)))
+
+
+@pytest.fixture(params=sorted(OPENERS))
+def open_graph(request: pytest.FixtureRequest) -> Open:
+    return OPENERS[request.param]
+
+
+@pytest.fixture
+def lanes(open_graph: Open, tmp_path: Path) -> Iterator[Sequence[Backend]]:
+    """Two lanes of a recognizer."""
+    opened = open_graph(_prepare(tmp_path, arcface_model(), arcface_spec()))
+    yield opened
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture
+def backend(lanes: Sequence[Backend]) -> Backend:
+    return lanes[0]
+
+
+def faces(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(count).standard_normal((count, 3, 112, 112)).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", range(1, MAX_BATCH + 1))
+def test_one_row_an_item_in_contiguous_float32(backend: Backend, count: int) -> None:
+    (embeddings,) = backend.run(faces(count))
+    assert embeddings.shape == (count, EMBEDDING_LENGTH)
+    assert embeddings.dtype == np.float32
+    assert embeddings.flags.c_contiguous
+
+
+def test_a_batch_equals_its_items_alone(backend: Backend) -> None:
+    batch = faces(MAX_BATCH)
+    (together,) = backend.run(batch)
+    alone = np.concatenate([backend.run(batch[index : index + 1])[0] for index in range(MAX_BATCH)])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_every_output_has_the_batch_first_for_any_canvas(open_graph: Open, tmp_path: Path) -> None:
+    graph = _prepare(tmp_path, scrfd_model(), scrfd_spec())
+    backend = open_graph(graph)[0]
+    for height_px, width_px in ((64, 64), (64, 128), (96, 32), (64, 64)):
+        outputs = backend.run(np.zeros((3, 3, height_px, width_px), np.float32))
+        cells = [height_px * width_px // stride_px**2 for stride_px in (8, 16, 32)]
+        assert [output.shape for output in outputs] == [
+            (3, 2 * count, columns) for columns in (1, 4, 10) for count in cells
+        ]
+    backend.close()
+
+
+def test_outputs_belong_to_the_caller(backend: Backend) -> None:
+    first = backend.run(faces(2))[0]
+    kept = first.copy()
+    first_again = backend.run(faces(3))[0]
+    np.testing.assert_array_equal(first, kept)
+    first[:] = 7
+    first_again[:] = 8
+    np.testing.assert_array_equal(backend.run(faces(2))[0], kept)
+
+
+def test_the_batch_is_left_as_it_was(backend: Backend) -> None:
+    batch = faces(2)
+    kept = batch.copy()
+    backend.run(batch)
+    np.testing.assert_array_equal(batch, kept)
+
+
+def test_runs_are_repeatable(backend: Backend) -> None:
+    np.testing.assert_array_equal(backend.run(faces(2))[0], backend.run(faces(2))[0])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((MAX_BATCH + 1, 3, 112, 112), np.float32),
+        np.zeros((0, 3, 112, 112), np.float32),
+        np.zeros((1, 3, 111, 112), np.float32),
+        np.zeros((1, 4, 112, 112), np.float32),
+        np.zeros((1, 3, 112, 112), np.float64),
+    ],
+    ids=["too-many", "none", "height", "channels", "type"],
+)
+def test_a_batch_the_graph_does_not_take_is_an_error_and_the_backend_lives_on(
+    backend: Backend, batch: NDArray[np.float32]
+) -> None:
+    with pytest.raises(InferenceError):
+        backend.run(batch)
+    assert backend.run(faces(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_an_item_that_is_no_picture_spoils_no_other(backend: Backend, value: float) -> None:
+    batch = faces(3)
+    (clean,) = backend.run(batch)
+    batch[1] = value
+    (spoilt,) = backend.run(batch)
+    np.testing.assert_allclose(spoilt[[0, 2]], clean[[0, 2]], rtol=1e-5, atol=1e-5)
+
+
+def test_a_closed_backend_refuses_and_closes_again(backend: Backend) -> None:
+    backend.run(faces(1))
+    backend.close()
+    backend.close()
+    with pytest.raises(InferenceError):
+        backend.run(faces(1))
+
+
+def test_closing_one_lane_leaves_the_others(lanes: Sequence[Backend]) -> None:
+    lanes[0].close()
+    assert lanes[1].run(faces(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+def test_lanes_run_at_the_same_time_from_threads_of_their_own(lanes: Sequence[Backend]) -> None:
+    expected = lanes[0].run(faces(2))[0]
+    answers: dict[int, list[NDArray[np.float32]]] = {}
+
+    def own(lane: int) -> None:
+        answers[lane] = [lanes[lane].run(faces(2))[0] for _ in range(50)]
+
+    threads = [threading.Thread(target=own, args=(lane,)) for lane in range(len(lanes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [0, 1]
+    for answer in (*answers[0], *answers[1]):
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
