@@ -140,3 +140,13 @@ class ExtractOptions:
     """Drop faces whose box is narrower, source pixels."""
     with_embedding: bool = True
     with_crop: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KnownFaces:
+    """Faces of one picture whose place the caller knows already; exactly one of the two is set."""
+
+    landmarks: Landmarks | None = None
+    """(N, 5, 2) float32, source pixels."""
+    boxes: Boxes | None = None
+    """(N, 4) float32, source pixels."""

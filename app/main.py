@@ -7,10 +7,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
+from fastapi import FastAPI
 
+from app import __version__
+from app.api.app import create_api
+from app.api.places import Places
+from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
+from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
 from app.backends.selection import Opener, select_backend
+from app.drain import Drain
+from app.errors import ServiceError
 from app.imaging.loader import PictureLoader
+from app.logs import configure_logs
 from app.metrics import Metrics
 from app.models.defaults import choose_model
 from app.models.download import Fetcher
@@ -21,19 +30,20 @@ from app.pipeline.detector import Detector, DetectorOptions
 from app.pipeline.extract import CROPS_AT_ONCE, PICTURES_AT_ONCE, Extractor
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
-from app.settings import Settings, SettingsError
-from app.specs import ModelSpec, Task, default_registry_dir, read_registry
+from app.settings import Settings, SettingsError, read_settings
+from app.specs import ModelSpec, RegistryError, Task, default_registry_dir, read_registry
 
 _log = structlog.get_logger("jetface")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The objects of one running service. Those that need closing are closed by `open_service`."""
+    """The objects of one service. Building them starts threads only when there is work; `open_service` closes them."""
 
     settings: Settings
     metrics: Metrics
     opener: Opener
+    model_loader: ModelLoader
     store: ModelStore
     pool: WorkPool
     loader: PictureLoader
@@ -59,39 +69,30 @@ def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFo
     )
 
 
-@asynccontextmanager
-async def open_service(settings: Settings, *, grace_s: float | None = None) -> AsyncIterator[Service]:
-    """Build a service on the running loop; no model is loaded unless `MODEL_PRELOAD` says so.
-
-    Args:
-        settings: The effective configuration.
-        grace_s: Longest wait for work in flight when the block is left, seconds; default `SHUTDOWN_GRACE_S`.
+def build_service(settings: Settings) -> Service:
+    """Build a service; no model is loaded.
 
     Raises:
         SettingsError: A model is named that the registry does not know, or that does something else.
         RegistryError: A registry file cannot be read.
         BackendError: The backend that was asked for cannot be had.
-        ModelError: A model could not be preloaded.
     """
     registry, weights = open_weights(settings)
     det_model = _model_name("DET_MODEL", settings.det_model, "detection", registry, weights)
-    rec_model = (
-        None
-        if settings.rec_model == "none"
-        else _model_name("REC_MODEL", settings.rec_model, "recognition", registry, weights)
-    )
-    active = tuple(name for name in (det_model, rec_model) if name)
+    rec_model = None
+    if settings.rec_model != "none":
+        rec_model = _model_name("REC_MODEL", settings.rec_model, "recognition", registry, weights)
+    opener = select_backend(settings.backend, providers=settings.ort_providers)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
-    opener = select_backend(settings.backend, providers=settings.ort_providers)
-    options = LoadOptions(
+    load_options = LoadOptions(
         num_cores=num_cores,
         det_batch_size=settings.det_batch_size,
         rec_batch_size=settings.rec_batch_size,
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
     )
-    model_loader = ModelLoader(weights, opener, options, metrics)
+    model_loader = ModelLoader(weights, opener, load_options, metrics)
     store = ModelStore(registry, model_loader.load, metrics)
     pool = WorkPool(num_cores)
     loader = PictureLoader(
@@ -115,25 +116,108 @@ async def open_service(settings: Settings, *, grace_s: float | None = None) -> A
         metrics,
         max_faces=settings.max_faces,
     )
-    _log.info("service opened", detector=det_model, recognizer=rec_model, backend=opener.name, cores=num_cores)
+    _log.info("service built", detector=det_model, recognizer=rec_model, backend=opener.name, cores=num_cores)
+    return Service(
+        settings=settings,
+        metrics=metrics,
+        opener=opener,
+        model_loader=model_loader,
+        store=store,
+        pool=pool,
+        loader=loader,
+        extractor=extractor,
+        active=tuple(name for name in (det_model, rec_model) if name),
+    )
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[Service]:
+    """Run a service on the current loop: preload if the settings say so, close everything in the end.
+
+    Raises:
+        ModelError: A model could not be preloaded.
+    """
     try:
-        if settings.model_preload:
-            for name in active:
-                await store.get(name)
-        yield Service(
-            settings=settings,
-            metrics=metrics,
-            opener=opener,
-            store=store,
-            pool=pool,
-            loader=loader,
-            extractor=extractor,
-            active=active,
-        )
+        if service.settings.model_preload:
+            for name in service.active:
+                await service.store.get(name)
+        yield service
     finally:
-        await store.close(grace_s=settings.shutdown_grace_s if grace_s is None else grace_s)
-        model_loader.close()
-        pool.close()
+        await service.store.close(grace_s=service.settings.shutdown_grace_s)
+        service.model_loader.close()
+        service.pool.close()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """Build and run a service without HTTP; errors are those of `build_service` and `running`."""
+    async with running(build_service(settings)) as service:
+        yield service
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the HTTP application: what uvicorn is given as its factory.
+
+    Args:
+        settings: The effective configuration; None reads the environment.
+
+    Raises:
+        SystemExit: The settings cannot be served; its message is the one line an operator needs.
+    """
+    try:
+        settings = settings or read_settings()
+        configure_logs(settings.log_level, settings.log_format)
+        return _application(build_service(settings))
+    except (SettingsError, RegistryError, ServiceError) as error:
+        raise SystemExit(f"Error: {error}") from error
+
+
+def _application(service: Service) -> FastAPI:
+    settings = service.settings
+    places = Places(settings.max_in_flight)
+    drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        with drain.listening():
+            async with running(service):
+                yield
+
+    return create_api(
+        extractor=service.extractor,
+        models=StoreView(service.store, active=service.active, watchdog_s=settings.watchdog_s),
+        loader=service.loader,
+        pool=service.pool,
+        metrics=service.metrics,
+        drain=drain,
+        places=places,
+        options=_api_options(settings),
+        lifespan=lifespan,
+    )
+
+
+def _api_options(settings: Settings) -> ApiOptions:
+    return ApiOptions(
+        info=ServiceInfo(
+            version=__version__,
+            log_level=settings.log_level,
+            max_size=settings.max_size,
+            inference_backend=settings.backend,
+        ),
+        defaults=RequestDefaults(
+            det_thresh=settings.def_det_thresh,
+            extract_embedding=settings.def_extract_embedding,
+            return_face_data=settings.def_return_face_data,
+            return_landmarks=settings.def_return_landmarks,
+        ),
+        limits=RequestLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_images=settings.max_images,
+            max_faces=settings.max_faces,
+            timeout_s=settings.request_timeout_s,
+        ),
+        access=Access(api_keys=tuple(key.get_secret_value() for key in settings.api_keys)),
+    )
 
 
 def _model_name(variable: str, name: str, task: Task, registry: Mapping[str, ModelSpec], weights: WeightsFolder) -> str:

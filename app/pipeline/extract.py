@@ -12,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from app.domain import Crop, Detections, ExtractOptions, Face, Image, PictureResult, StageTimes
+from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult, StageTimes
 from app.errors import ModelError, RequestError
 from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.detector import Detector
+from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer, align_faces
 from app.pipeline.selection import select_faces
@@ -119,6 +120,45 @@ class Extractor:
 
         return await self._each(sources, work)
 
+    async def recognize(
+        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+    ) -> list[PictureResult]:
+        """Embed faces whose place is known: as many faces a picture as were given, in that order.
+
+        Landmarks are taken as they are. A box gets the landmarks of the detected face it overlaps most; where the
+        detector sees none there, those of an upright face.
+
+        Args:
+            sources: The pictures of one request.
+            known: The faces of each picture, source pixels.
+            deadline: As for `extract`, as are results and errors.
+        """
+        self._require_recognizer(wanted=True)
+        group = next(self._groups)
+
+        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+            async with self._loader.load(source, deadline=deadline) as picture:
+                clock.add(decode_s=clock.took_s)
+                faces = known[index]
+                if faces.landmarks is not None:
+                    placed = at_landmarks(faces.landmarks)
+                else:
+                    boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
+                    outcome = await self._detector.detect(
+                        picture.pixels, score_threshold=KNOWN_BOX_THRESHOLD, group=group, deadline=deadline
+                    )
+                    clock.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
+                    placed = at_boxes(boxes, outcome.detections)
+                found = await self._align_and_recognize(
+                    index, picture.pixels, placed, clock, with_embedding=True, group=group, deadline=deadline
+                )
+                image_hw = picture.source_hw
+            return PictureResult(
+                image_index=index, faces=tuple(replace(face, crop=None) for face in found), image_hw=image_hw
+            )
+
+        return await self._each(sources, work)
+
     async def _each(
         self,
         sources: Sequence[PictureSource],
@@ -164,24 +204,48 @@ class Extractor:
             )
             clock.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
             kept = select_faces(outcome.detections, options, max_faces=self._max_faces)
-            faces: list[Face] = []
             if options.with_embedding or options.with_crop:
-                for start in range(0, len(kept), CROPS_AT_ONCE):
-                    part = kept.take(slice(start, start + CROPS_AT_ONCE))
-                    started = time.perf_counter()
-                    crops = await align_faces(self._pool, picture.pixels, part.landmarks)
-                    clock.add(align_s=time.perf_counter() - started)
-                    if options.with_embedding:
-                        found = await self._recognize(index, part, crops, clock, group=group, deadline=deadline)
-                    else:
-                        found = _faces(index, part, crops)
-                    faces += found if options.with_crop else [replace(face, crop=None) for face in found]
+                faces = await self._align_and_recognize(
+                    index,
+                    picture.pixels,
+                    kept,
+                    clock,
+                    with_embedding=options.with_embedding,
+                    group=group,
+                    deadline=deadline,
+                )
+                if not options.with_crop:
+                    faces = [replace(face, crop=None) for face in faces]
             else:
                 faces = _faces(index, kept)
             image_hw = picture.source_hw
         return PictureResult(
             image_index=index, faces=tuple(faces), image_hw=image_hw, detection_scale=outcome.scale * picture.scale
         )
+
+    async def _align_and_recognize(
+        self,
+        index: int,
+        pixels: Image,
+        faces: Detections,
+        clock: _Clock,
+        *,
+        with_embedding: bool,
+        group: Hashable,
+        deadline: float,
+    ) -> list[Face]:
+        """Cut the crops of one picture and embed them if asked, a bounded number at once."""
+        done: list[Face] = []
+        for start in range(0, len(faces), CROPS_AT_ONCE):
+            part = faces.take(slice(start, start + CROPS_AT_ONCE))
+            started = time.perf_counter()
+            crops = await align_faces(self._pool, pixels, part.landmarks)
+            clock.add(align_s=time.perf_counter() - started)
+            if with_embedding:
+                done += await self._recognize(index, part, crops, clock, group=group, deadline=deadline)
+            else:
+                done += _faces(index, part, crops)
+        return done
 
     async def _recognize(
         self, index: int, faces: Detections, crops: list[Crop], clock: _Clock, *, group: Hashable, deadline: float
