@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         meaning="Largest detector canvas: width,height in pixels.",
     )
     det_scales: Annotated[tuple[float, ...], NoDecode] = _env(
-        "DET_SCALES", default=(1.0, 0.2), min_length=1, max_length=4,
+        "DET_SCALES", default=(1.0, 0.15), min_length=1, max_length=4,
         allowed="comma list of 1 to 4 numbers: 1, then fractions between 0 and 1",
         meaning="Canvases each picture is looked at, as fractions of MAX_SIZE; small ones find faces that fill it.",
     )  # fmt: skip
