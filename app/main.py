@@ -27,7 +27,8 @@ from app.models.files import Mirror, WeightsFolder
 from app.models.loading import LoadOptions, ModelLoader
 from app.models.store import ModelStore
 from app.pipeline.detector import Detector, DetectorOptions
-from app.pipeline.extract import CROPS_AT_ONCE, PICTURES_AT_ONCE, Extractor
+from app.pipeline.extract import CROPS_AT_ONCE, Extractor
+from app.pipeline.pictures import PICTURES_AT_ONCE
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
 from app.settings import Settings, SettingsError, read_settings

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult, StageTimes
-from app.errors import ModelError, RequestError
+from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult
+from app.errors import ModelError
 from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.detector import Detector
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
+from app.pipeline.pictures import Clock, each_picture
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer, align_faces
 from app.pipeline.selection import select_faces
 
-PICTURES_AT_ONCE = 4
-"""Pictures of one request in work at the same time: enough to keep decoder, detector and recognizer busy together,
-few enough that a request of a hundred pictures neither holds their pixels nor crowds out its neighbours."""
-
 CROPS_AT_ONCE = 64
 """Faces of one picture aligned and queued at once; bounds what a crowd holds in memory (37 kB a crop)."""
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Adds up the stages of one picture."""
-
-    started: float = field(default_factory=time.perf_counter)
-    times: StageTimes = field(default_factory=StageTimes)
-
-    def add(self, **seconds: float) -> None:
-        self.times = replace(self.times, **{name: getattr(self.times, name) + s for name, s in seconds.items()})
-
-    @property
-    def took_s(self) -> float:
-        return time.perf_counter() - self.started
 
 
 class Extractor:
@@ -93,10 +73,10 @@ class Extractor:
         self._require_recognizer(wanted=options.with_embedding)
         group = next(self._groups)
 
-        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
             return await self._extract_one(index, source, options, clock, group=group, deadline=deadline)
 
-        return await self._each(sources, work)
+        return await each_picture(sources, work, self._metrics)
 
     async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
         """Embed pictures that are aligned crops already; one of another size than 112x112 is resized.
@@ -106,7 +86,7 @@ class Extractor:
         self._require_recognizer(wanted=True)
         group = next(self._groups)
 
-        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
             async with self._loader.load(source, deadline=deadline) as picture:
                 clock.add(decode_s=clock.took_s)
                 crop = await self._pool.run(_resize_to_crop, picture.pixels)
@@ -118,7 +98,7 @@ class Extractor:
             faces = await self._recognize(index, whole, [crop], clock, group=group, deadline=deadline)
             return PictureResult(image_index=index, faces=tuple(faces), image_hw=image_hw)
 
-        return await self._each(sources, work)
+        return await each_picture(sources, work, self._metrics)
 
     async def recognize(
         self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
@@ -136,7 +116,7 @@ class Extractor:
         self._require_recognizer(wanted=True)
         group = next(self._groups)
 
-        async def work(index: int, source: PictureSource, clock: _Clock) -> PictureResult:
+        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
             async with self._loader.load(source, deadline=deadline) as picture:
                 clock.add(decode_s=clock.took_s)
                 faces = known[index]
@@ -157,42 +137,14 @@ class Extractor:
                 image_index=index, faces=tuple(replace(face, crop=None) for face in found), image_hw=image_hw
             )
 
-        return await self._each(sources, work)
-
-    async def _each(
-        self,
-        sources: Sequence[PictureSource],
-        work: Callable[[int, PictureSource, _Clock], Coroutine[Any, Any, PictureResult]],
-    ) -> list[PictureResult]:
-        """Run `work` on every picture, a few at once; the first failure of the service ends the others."""
-        places = asyncio.Semaphore(PICTURES_AT_ONCE)
-
-        async def one(index: int, source: PictureSource) -> PictureResult:
-            async with places:
-                clock = _Clock()
-                try:
-                    result = await work(index, source, clock)
-                except RequestError as error:
-                    self._metrics.refusals.labels(error.code).inc()
-                    result = PictureResult(image_index=index, error=error)
-                result = replace(result, times=clock.times, took_s=clock.took_s)
-                self._observe(result)
-                return result
-
-        tasks = [asyncio.create_task(one(index, source)) for index, source in enumerate(sources)]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await each_picture(sources, work, self._metrics)
 
     async def _extract_one(
         self,
         index: int,
         source: PictureSource,
         options: ExtractOptions,
-        clock: _Clock,
+        clock: Clock,
         *,
         group: Hashable,
         deadline: float,
@@ -228,7 +180,7 @@ class Extractor:
         index: int,
         pixels: Image,
         faces: Detections,
-        clock: _Clock,
+        clock: Clock,
         *,
         with_embedding: bool,
         group: Hashable,
@@ -248,7 +200,7 @@ class Extractor:
         return done
 
     async def _recognize(
-        self, index: int, faces: Detections, crops: list[Crop], clock: _Clock, *, group: Hashable, deadline: float
+        self, index: int, faces: Detections, crops: list[Crop], clock: Clock, *, group: Hashable, deadline: float
     ) -> list[Face]:
         if self._recognizer is None:  # pragma: no cover - _require_recognizer has refused the request
             raise ModelError("No recognizer is configured.")
@@ -262,15 +214,6 @@ class Extractor:
     def _require_recognizer(self, *, wanted: bool) -> None:
         if wanted and self._recognizer is None:
             raise ModelError("No recognizer is configured; ask for detection only.")
-
-    def _observe(self, result: PictureResult) -> None:
-        self._metrics.pictures.labels("failed" if result.error else "ok").inc()
-        if result.error is None:
-            self._metrics.faces.observe(len(result.faces))
-        for stage in ("decode", "queue", "detect", "align", "recognize"):
-            seconds = getattr(result.times, f"{stage}_s")
-            if seconds > 0:
-                self._metrics.stage_seconds.labels(stage).observe(seconds)
 
 
 def _faces(index: int, detections: Detections, crops: Sequence[Crop | None] | None = None) -> list[Face]:

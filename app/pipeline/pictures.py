@@ -1,0 +1,83 @@
+"""The pictures of one request: a few in work at once, each with its own clock, each failing alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from app.domain import PictureResult, StageTimes
+from app.errors import RequestError
+from app.imaging.sources import PictureSource
+from app.metrics import Metrics
+
+PICTURES_AT_ONCE = 4
+"""Pictures of one request in work at the same time: enough to keep decoder, detector and recognizer busy together,
+few enough that a request of a hundred pictures neither holds their pixels nor crowds out its neighbours."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Adds up the stages of one picture."""
+
+    started: float = field(default_factory=time.perf_counter)
+    times: StageTimes = field(default_factory=StageTimes)
+
+    def add(self, **seconds: float) -> None:
+        """Add seconds to the fields of `StageTimes` that are named."""
+        self.times = replace(self.times, **{name: getattr(self.times, name) + s for name, s in seconds.items()})
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since the picture's turn came."""
+        return time.perf_counter() - self.started
+
+
+Work: TypeAlias = Callable[[int, PictureSource, Clock], Coroutine[Any, Any, PictureResult]]
+"""What is done with one picture: its place in the request, where it comes from, the clock that it tells its stages."""
+
+
+async def each_picture(sources: Sequence[PictureSource], work: Work, metrics: Metrics) -> list[PictureResult]:
+    """Run `work` on every picture, `PICTURES_AT_ONCE` at a time.
+
+    Args:
+        sources: The pictures of one request.
+        work: Raises RequestError where the picture is at fault; any other error ends the other pictures' work too.
+        metrics: Where pictures, faces, stages and failures are counted.
+
+    Returns:
+        One result a picture, in order; `error` is set where `work` raised RequestError.
+    """
+    places = asyncio.Semaphore(PICTURES_AT_ONCE)
+
+    async def one(index: int, source: PictureSource) -> PictureResult:
+        async with places:
+            clock = Clock()
+            try:
+                result = await work(index, source, clock)
+            except RequestError as error:
+                metrics.refusals.labels(error.code).inc()
+                result = PictureResult(image_index=index, error=error)
+            result = replace(result, times=clock.times, took_s=clock.took_s)
+            _observe(result, metrics)
+            return result
+
+    tasks = [asyncio.create_task(one(index, source)) for index, source in enumerate(sources)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _observe(result: PictureResult, metrics: Metrics) -> None:
+    metrics.pictures.labels("failed" if result.error else "ok").inc()
+    if result.error is None:
+        metrics.faces.observe(len(result.faces))
+    for stage in ("decode", "queue", "detect", "align", "recognize"):
+        seconds = getattr(result.times, f"{stage}_s")
+        if seconds > 0:
+            metrics.stage_seconds.labels(stage).observe(seconds)
