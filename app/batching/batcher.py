@@ -216,6 +216,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _run_probe(self, timeout_s: float) -> bool:
         loop, _ = self._open()
+        if self._is_closed:  # since the probe was asked for
+            return False
         try:
             await self._wait_for(self._probe_items, self, loop.time() + timeout_s)
         except ServiceError as error:

@@ -27,8 +27,8 @@ class Lane(Generic[Item, Result]):
     run: Callable[[Sequence[Item]], Sequence[Result]]
     """Items of one key, in order, to as many results in the same order."""
     close: Callable[[], None] | None = None
-    """Frees what `run` holds; called once, when no lane of the batcher runs any more, or after the grace for a lane that
-    is stuck. Lanes may share what they close, if closing it twice does no harm."""
+    """Frees what `run` holds; called once, when no lane of the batcher runs any more, or after the grace when one is
+    stuck. Lanes may share what they close, if closing it twice does no harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

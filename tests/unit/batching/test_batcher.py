@@ -621,6 +621,19 @@ async def test_a_probe_ends_with_the_batcher() -> None:
         await ended(model)
 
 
+async def test_a_probe_asked_for_in_the_turn_of_the_close_does_not_run() -> None:
+    """Nothing enters the queue of a closed batcher."""
+    model = Model(fails=lambda _: RuntimeError("device lost"))
+    async with serving(model, probe_items=[100]) as (batcher, _):
+        with pytest.raises(InferenceError):
+            await submit(batcher, 1)
+        probing = asyncio.create_task(batcher.probe())
+        closing = asyncio.create_task(batcher.close())
+        assert not await probing
+        await closing
+    assert model.batches == [[1]]
+
+
 async def test_a_batcher_that_never_ran_closes_its_lanes() -> None:
     """What a lane holds is freed though nobody asked for a run."""
     model = Model()
