@@ -33,7 +33,7 @@ def estimate_similarity(source: NDArray[np.float32], target: NDArray[np.float32]
 
     Returns:
         (2, 3) float64 matrix of `cv2.warpAffine`'s kind; None where `source` decides nothing: its points all
-        coincide, or one is not finite.
+        coincide, one is not finite, or they mirror `target` so that no turn fits better than another.
 
     Source: Umeyama 1991, in closed form: in the plane, without reflection, the problem is linear in `scale * cos` and
     `scale * sin`, so no singular value decomposition is needed.
@@ -89,8 +89,6 @@ def _covered_region(matrix: NDArray[np.float64], height: int, width: int) -> tup
     linear = matrix[:, :2]
     in_image = (corners - matrix[:, 2]) @ linear / (linear[0, 0] ** 2 + linear[1, 0] ** 2)
     low, high = in_image.min(axis=0) - _MARGIN_PX, in_image.max(axis=0) + _MARGIN_PX
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return None
     left, right = np.clip([np.floor(low[0]), np.ceil(high[0])], 0, width).astype(int).tolist()
     top, bottom = np.clip([np.floor(low[1]), np.ceil(high[1])], 0, height).astype(int).tolist()
     return None if top >= bottom or left >= right else (top, bottom, left, right)

@@ -140,3 +140,9 @@ def test_beyond_the_picture_is_black() -> None:
     assert (crop[:50, :50] == 255).all()
     assert (crop[60:] == 0).all()
     assert (crop[:, 60:] == 0).all()
+
+
+def test_a_mirror_image_decides_nothing() -> None:
+    """Every rotation fits a mirrored square equally badly."""
+    square = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
+    assert estimate_similarity(square * np.float32([-1, 1]), square) is None
