@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import click
 
+from app import __version__
 from app.cli.extract import extract
 from app.cli.models import models
 from app.cli.serve import serve
@@ -33,7 +33,7 @@ class _OneLineErrors(click.Group):
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("jetface"), prog_name="jetface")
+@click.version_option(__version__, prog_name="jetface")
 def main() -> None:
     """Find and recognize faces: a service, and its tools.
 

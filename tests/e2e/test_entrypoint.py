@@ -131,6 +131,22 @@ def test_sigterm_under_tini_drains(
         assert time.monotonic() - started < grace_s
 
 
+def test_the_grace_is_kept(tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any], tini: str) -> None:
+    """Work that outlasts the grace is given up: its callers are told, and the process ends in time."""
+    grace_s = 4.0
+    crowds = body_of(*["ifrest_lumia.jpg"] * 16)
+    variables = {**weights, "MODEL_PRELOAD": "1", "SHUTDOWN_GRACE_S": str(grace_s)}
+    with running_server(tmp_path, variables, prefix=(tini, "--")) as server, ThreadPoolExecutor(1) as pool:
+        in_flight = pool.submit(httpx.post, f"{server.url}/extract", json=crowds, timeout=60, trust_env=False)
+        while "jetface_requests_in_flight 1" not in httpx.get(f"{server.url}/metrics", trust_env=False).text:
+            time.sleep(0.01)
+        started = time.monotonic()
+        assert server.stop(timeout_s=grace_s + 5) == 0
+        assert time.monotonic() - started < grace_s + 0.5
+        answer = in_flight.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+
+
 def test_an_idle_service_ends_at_once(tmp_path: Path, tini: str) -> None:
     """Nothing in flight: exit code 0 in a moment, and the log says how it ended."""
     with running_server(tmp_path, {}, prefix=(tini, "--")) as server:
