@@ -54,7 +54,8 @@ def suppress_overlaps(boxes: Boxes, scores: Scores, *, iou_threshold: float = IO
     Args:
         boxes: (N, 4) float32, finite. Boxes without area count as equal to each other.
         scores: (N,) float32, finite.
-        iou_threshold: Drop a box whose IoU with a better kept box exceeds this; [0, 1].
+        iou_threshold: Drop a box whose IoU with a better kept box exceeds this; [0, 1]. Rounding (1e-7) decides where
+            both are equal.
 
     Returns:
         (K,) positions in `boxes`, best first, ties in input order; empty in, empty out. Only the `MAX_CANDIDATES`

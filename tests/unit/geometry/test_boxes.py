@@ -19,6 +19,9 @@ from app.geometry.boxes import (
     suppress_overlaps,
 )
 
+THRESHOLDS = [0.0, 0.1017, 0.3533, 0.4011, 0.7007, 1.0]
+"""None between 0 and 1 that boxes of small whole sides reach exactly: OpenCV rounds to float32 before it compares."""
+
 
 @st.composite
 def box_arrays(draw: st.DrawFn, min_side_px: int = 0) -> np.ndarray:
@@ -64,7 +67,7 @@ def test_a_box_is_equal_to_itself(boxes: np.ndarray) -> None:
     np.testing.assert_array_equal(np.diag(iou_matrix(boxes, boxes)), np.ones(len(boxes)))
 
 
-@given(data=st.data(), boxes=box_arrays(min_side_px=1), iou_threshold=st.sampled_from([0.0, 0.1, 0.35, 0.4, 0.7, 1.0]))
+@given(data=st.data(), boxes=box_arrays(min_side_px=1), iou_threshold=st.sampled_from(THRESHOLDS))
 def test_suppression_is_the_greedy_rule(data: st.DataObject, boxes: np.ndarray, iou_threshold: float) -> None:
     """The same boxes in the same order as the naive loop, ties in input order, scores of 0 and 1 included."""
     scores = data.draw(npst.arrays(np.float32, len(boxes), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])))
