@@ -12,6 +12,10 @@ import structlog
 from app.settings import Settings, variable_names
 from tests.support.shared import require_shared
 
+# A busy machine is no counter-example: pytest's own timeout bounds a test.
+hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.load_profile("tests")
+
 
 @pytest.fixture(autouse=True)
 def _clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
