@@ -23,7 +23,7 @@ class DetectorOptions:
     scales: Sequence[float] = (1.0,)
     """Canvases each picture is looked at, as fractions of `max_hw`, the full one first."""
     rectangular: bool = True
-    """Pad only to the next multiple of 32 instead of to the full canvas: less to compute, more shapes."""
+    """Pad by a margin instead of to the full canvas: less to compute, more shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
