@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings as hypothesis_settings
 
 from app.settings import Settings, variable_names
 from tests.support.shared import require_shared
