@@ -19,14 +19,13 @@ from app.api.places import Places
 from app.api.services import (
     Access,
     ApiOptions,
-    KnownFaces,
     ModelFacts,
     RequestDefaults,
     RequestLimits,
     ServiceInfo,
     Verdict,
 )
-from app.domain import Embedding, ExtractOptions, Face, Image, PictureResult, StageTimes
+from app.domain import Embedding, ExtractOptions, Face, Image, KnownFaces, PictureResult, StageTimes
 from app.drain import Drain
 from app.errors import ImageDecodeError, ServiceError
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
