@@ -1,0 +1,136 @@
+"""Encoded bytes to pixels: JPEG through libturbojpeg where it is installed, the rest through OpenCV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import structlog
+
+from app.domain import Image
+from app.errors import BackendUnavailableError, ImageDecodeError
+from app.imaging.header import PictureHeader, damaged
+from app.imaging.orientation import turn_upright
+from app.imaging.turbojpeg import TurboJpeg
+
+DENOMINATORS = (8, 4, 2)
+"""What a JPEG can be divided by while it is decoded, largest first: 8x8 blocks give 1x1, 2x2 or 4x4 pixels."""
+
+_OPENCV_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_BYTES_PER_PIXEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """Memory of one decode, in pixels of three bytes."""
+
+    working_pixels: int
+    """At most, while decoding."""
+    kept_pixels: int
+    """Afterwards, as long as the picture is held."""
+
+
+def choose_denominator(header: PictureHeader, at_least_hw: tuple[int, int] | None) -> int:
+    """Choose how far a picture can be shrunk while it is decoded.
+
+    Args:
+        header: The picture.
+        at_least_hw: Height and width of the canvas it is to be fitted into; None asks for every pixel.
+
+    Returns:
+        The largest of 1, 2, 4, 8 at which the picture, fitted into the canvas, need not be enlarged; 1 unless JPEG.
+    """
+    if at_least_hw is None or header.format != "jpeg":
+        return 1
+    fit = min(least / side for least, side in zip(at_least_hw, header.source_hw, strict=True))
+    return next((denominator for denominator in DENOMINATORS if denominator * fit <= 1), 1)
+
+
+class Decoder:
+    """Decodes every accepted format to the same kind of picture. Thread-safe; pixels are made without the lock."""
+
+    def __init__(self, turbojpeg: TurboJpeg | None) -> None:
+        """Create a decoder.
+
+        Args:
+            turbojpeg: Decodes JPEG; None leaves it to OpenCV.
+        """
+        # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self._turbojpeg = turbojpeg
+
+    @classmethod
+    def best(cls) -> Decoder:
+        """Use libturbojpeg if it is installed, and say in the log if it is not."""
+        try:
+            return cls(TurboJpeg())
+        except BackendUnavailableError as error:
+            structlog.get_logger(__name__).warning(
+                "JPEG is decoded by OpenCV, with twice the memory for large pictures", reason=error.message
+            )
+            return cls(None)
+
+    @property
+    def name(self) -> str:
+        """What decodes, for `/info`."""
+        return "opencv" if self._turbojpeg is None else "turbojpeg+opencv"
+
+    def cost(self, header: PictureHeader, denominator: int) -> DecodeCost:
+        """Foresee the memory of a decode; never less than is needed by more than rounding."""
+        kept = _num_pixels(header, denominator)
+        # OpenCV decodes into memory of its own and copies it into an array; a quarter turn needs a second array too.
+        copies = 2 if header.is_transposed or not self._is_for_turbojpeg(header) else 1
+        side = int(header.num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
+        return DecodeCost(working_pixels=copies * kept + side, kept_pixels=kept)
+
+    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:
+        """Decode a picture and turn it upright.
+
+        Alpha is dropped, 16 bits become 8, an animation gives its first frame.
+
+        Args:
+            data: The file that `header` was read from.
+            header: What `sniff` said of it.
+            denominator: 1, or for JPEG 2, 4 or 8: decode at that fraction; sides are rounded up.
+
+        Returns:
+            (H, W, 3) uint8 BGR, C-contiguous, owned by the caller, EXIF orientation applied. One pixel stands for
+            `denominator` source pixels; after a turn the rounding may move the origin by less than one pixel of it.
+
+        Raises:
+            ImageDecodeError: Truncated, damaged, or not what its header claims.
+        """
+        if self._turbojpeg is not None and self._is_for_turbojpeg(header):
+            image = self._turbojpeg.decode(data, header.stored_hw, denominator)
+        else:
+            image = _decode_by_opencv(data, header, denominator)
+        return turn_upright(image, header.orientation)
+
+    def _is_for_turbojpeg(self, header: PictureHeader) -> bool:
+        """TurboJPEG converts CMYK to nothing but CMYK."""
+        return self._turbojpeg is not None and header.format == "jpeg" and header.num_channels != 4
+
+
+def _decode_by_opencv(data: bytes, header: PictureHeader, denominator: int) -> Image:
+    flags = _OPENCV_FLAGS[denominator] | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as cause:
+        raise damaged() from cause
+    if image is None:
+        raise ImageDecodeError("The picture is damaged or truncated.")
+    expected_hw = tuple(-(-side // denominator) for side in header.stored_hw)
+    if image.shape != (*expected_hw, 3) or image.dtype != np.uint8:
+        raise damaged()
+    return np.ascontiguousarray(image, np.uint8)
+
+
+def _num_pixels(header: PictureHeader, denominator: int) -> int:
+    height, width = header.stored_hw
+    return -(-height // denominator) * -(-width // denominator)

@@ -1,0 +1,200 @@
+"""From a source to pixels, within limits: bytes, pixels at once, time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from app.domain import Image
+from app.errors import UrlRefusedError
+from app.imaging.base64 import decode_base64
+from app.imaging.budget import PixelBudget
+from app.imaging.decode import Decoder, choose_denominator
+from app.imaging.header import PictureHeader
+from app.imaging.sniff import sniff
+from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from app.imaging.threads import call_on_thread
+from app.metrics import Metrics
+
+_NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
+
+
+class Fetcher(Protocol):
+    """Gets the bytes of a picture that lies elsewhere."""
+
+    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
+        """Fetch a file.
+
+        Raises:
+            UrlRefusedError: Not allowed, not to be had, too long.
+            DeadlineExceededError: The deadline passed.
+        """
+        ...
+
+
+class LoadedPicture:
+    """A decoded picture whose pixels count against the budget until its block is left. Belongs to one task."""
+
+    def __init__(self, decoding: BudgetedDecoder, data: bytes, header: PictureHeader, deadline: float) -> None:
+        self.pixels: Image = _NO_PIXELS
+        """(H, W, 3) uint8 BGR: the picture, or a smaller version of it."""
+        self.source_hw = header.source_hw
+        """Height and width of the source, EXIF orientation applied."""
+        self._decoding = decoding
+        self._data = data
+        self._header = header
+        self._deadline = deadline
+        self._denominator = 1
+        self._held_pixels = 0
+
+    @property
+    def scale(self) -> float:
+        """Pixels per source pixel, exactly: 1, 1/2, 1/4 or 1/8."""
+        return 1 / self._denominator
+
+    async def enlarge(self, least_scale: float = 1.0) -> None:
+        """Decode anew unless `scale` is at least `least_scale` already; `pixels` and `scale` are then other ones.
+
+        The old pixels leave the budget first, so that two pictures that grow cannot wait for each other: keep no
+        reference to them.
+
+        Args:
+            least_scale: Pixels per source pixel that are needed, (0, 1].
+
+        Raises:
+            DeadlineExceededError: The deadline passed.
+        """
+        if self.scale < least_scale:
+            self.release()
+            await self.decode(next(d for d in (4, 2, 1) if d == 1 or 1 / d >= least_scale))
+
+    async def decode(self, denominator: int) -> None:
+        """Decode at one of 1, 1/2, 1/4, 1/8; called by the loader."""
+        self.pixels, self._held_pixels = await self._decoding.decode(
+            self._data, self._header, denominator, deadline=self._deadline
+        )
+        self._denominator = denominator
+
+    def release(self) -> None:
+        """Drop the pixels and give their part of the budget back; called by the loader."""
+        self.pixels = _NO_PIXELS
+        self._decoding.budget.release(self._held_pixels)
+        self._held_pixels = 0
+
+
+class BudgetedDecoder:
+    """Decodes on threads; waits until the budget has room for a picture."""
+
+    def __init__(self, executor: Executor, decoder: Decoder, budget: PixelBudget) -> None:
+        self._executor = executor
+        self._decoder = decoder
+        self.budget = budget
+
+    async def decode(
+        self, data: bytes, header: PictureHeader, denominator: int, *, deadline: float
+    ) -> tuple[Image, int]:
+        """Decode a picture.
+
+        A decode that costs more than the whole budget waits until it is alone.
+
+        Returns:
+            The pixels, and how many the caller has to release.
+
+        Raises:
+            ImageDecodeError: Not what its header claims.
+            DeadlineExceededError: The deadline passed.
+        """
+        cost = self._decoder.cost(header, denominator)
+        working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
+        kept_pixels = min(cost.kept_pixels, working_pixels)
+        await self.budget.acquire(working_pixels, deadline=deadline)
+        image = await call_on_thread(
+            self._executor,
+            partial(self._decoder.decode, data, header, denominator),
+            deadline=deadline,
+            on_failure=partial(self.budget.release, working_pixels),
+        )
+        self.budget.release(working_pixels - kept_pixels)
+        return image, kept_pixels
+
+
+class PictureLoader:
+    """Turns sources into pictures. All methods belong to one event loop's thread."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        max_image_pixels: int,
+        budget_pixels: int,
+        metrics: Metrics,
+        decoder: Decoder | None = None,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        """Create a loader.
+
+        Args:
+            executor: Threads to decode on; stays the caller's.
+            max_image_pixels: Most pixels a picture's header may claim.
+            budget_pixels: Most pixels decoded at once.
+            metrics: Shows the pixels in flight.
+            decoder: What decodes; None chooses the best that is installed.
+            fetcher: What fetches pictures that lie elsewhere; None refuses them.
+        """
+        self.decoder = decoder or Decoder.best()
+        self.budget = PixelBudget(budget_pixels)
+        self._executor = executor
+        # A picture larger than the budget could be decoded only by overdrawing it.
+        self._max_pixels = min(max_image_pixels, budget_pixels)
+        self._fetcher = fetcher
+        self._decoding = BudgetedDecoder(executor, self.decoder, self.budget)
+        metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
+
+    @asynccontextmanager
+    async def load(
+        self, source: PictureSource, *, deadline: float, at_least_hw: tuple[int, int] | None = None
+    ) -> AsyncIterator[LoadedPicture]:
+        """Fetch a picture if need be and decode it; the block holds its part of the budget.
+
+        Args:
+            source: The picture.
+            deadline: `loop.time()` after which it is of no use.
+            at_least_hw: Height and width of the canvas it is meant for: a JPEG far larger is decoded at a fraction
+                that, fitted into the canvas, need not be enlarged. None decodes every pixel.
+
+        Yields:
+            The decoded picture.
+
+        Raises:
+            ImageDecodeError: Not base64, not a picture, truncated, damaged.
+            ImageTooLargeError: The header claims too many pixels.
+            UrlRefusedError: It may not or cannot be fetched.
+            DeadlineExceededError: The deadline passed.
+        """
+        data, header = await self._read(source, deadline)
+        picture = LoadedPicture(self._decoding, data, header, deadline)
+        try:
+            await picture.decode(choose_denominator(header, at_least_hw))
+            yield picture
+        finally:
+            picture.release()
+
+    async def _read(self, source: PictureSource, deadline: float) -> tuple[bytes, PictureHeader]:
+        encoded: EncodedPicture | Base64Picture
+        if isinstance(source, RemotePicture):
+            if self._fetcher is None:
+                raise UrlRefusedError("Fetching pictures by URL is turned off.")
+            encoded = EncodedPicture(await self._fetcher.fetch(source, deadline=deadline))
+        else:
+            encoded = source
+        return await call_on_thread(self._executor, partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
+
+
+def _unwrap(source: EncodedPicture | Base64Picture, max_pixels: int) -> tuple[bytes, PictureHeader]:
+    data = source.data if isinstance(source, EncodedPicture) else decode_base64(source.text)
+    return data, sniff(data, max_pixels=max_pixels)
