@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
@@ -77,7 +78,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         description="Pictures in; faces out: boxes, landmarks, embeddings.",
         lifespan=lifespan,
     )
-    for router in (
+    routers = (
         extract_router(services),
         detect_router(services),
         recognize_router(services),
@@ -87,7 +88,8 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         health_router(services, drain),
         models_router(services),
         metrics_router(services),
-    ):
+    )
+    for router in routers:
         app.include_router(router)
     describe_bodies(app)
     app.add_exception_handler(HTTPException, _translate)
@@ -96,12 +98,13 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     # The last one added stands outermost.
     app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)
     app.add_middleware(Door, access=options.access, max_body_bytes=options.limits.max_body_bytes)
-    app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(app))
+    app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(routers))
     return app
 
 
-def _paths(app: FastAPI) -> frozenset[str]:
-    return frozenset(path for path in app.openapi()["paths"] if "{" not in path)
+def _paths(routers: Iterable[APIRouter]) -> frozenset[str]:
+    """List what a request that is refused before it is routed may be counted under."""
+    return frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
 
 
 async def _translate(_request: Request, error: Any) -> NoReturn:

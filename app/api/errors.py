@@ -47,12 +47,14 @@ def envelope(error: ServiceError, request_id: str) -> dict[str, object]:
 
 
 def headers_of(error: ServiceError) -> dict[str, str]:
-    """Return the headers an error's answer needs: when to come back, how to authenticate."""
+    """Return the headers an error's answer needs: when to come back, how to authenticate, which methods there are."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
     if isinstance(error, errors.UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, errors.MethodNotAllowedError):
+        headers["allow"] = str(error.details.get("allow", ""))
     return headers
 
 

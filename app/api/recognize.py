@@ -9,8 +9,8 @@ from app.api.context import context_of
 from app.api.documents import documented
 from app.api.routes import Services
 from app.api.schemas import RecognizeBody, RecognizeFields, to_array
-from app.api.services import KnownFaces
 from app.api.shapes import described_picture, milliseconds, num_faces
+from app.domain import KnownFaces
 from app.errors import RequestError
 
 _KEYS = frozenset({"embedding", "norm"})

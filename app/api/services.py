@@ -7,21 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from app.domain import Boxes, ExtractOptions, Image, Landmarks, PictureResult
+from app.domain import ExtractOptions, Image, KnownFaces, PictureResult
 from app.imaging.sources import PictureSource
 
 ModelState = Literal["unloaded", "loading", "building", "serving", "failed"]
 """Where a model is in its life."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class KnownFaces:
-    """Faces of one picture whose place the caller knows already; exactly one of the two is set."""
-
-    landmarks: Landmarks | None = None
-    """(N, 5, 2) float32, source pixels."""
-    boxes: Boxes | None = None
-    """(N, 4) float32, source pixels."""
 
 
 class Extractor(Protocol):

@@ -46,7 +46,7 @@ def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:
         box=np.array([86.7, 32.2, 86.7 + width, 110.9], np.float32) * np.float32(scale),
         score=0.7986 - 0.1 * number,
         landmarks=np.array([[95.9, 61.1], [120, 60], [108, 80], [98, 95], [118, 94]], np.float32),
-        crop=np.full((112, 112, 3), 40 * number, np.uint8),
+        crop=np.full((112, 112, 3), 40 * number % 256, np.uint8),
         embedding=Embedding(vector, 26.68),
     )
 
