@@ -58,7 +58,7 @@ def test_many_pictures_keep_their_faces(client: httpx.Client, body_of: Callable[
 
 def test_health_answers_while_a_crowd_is_processed(client: httpx.Client, body_of: Callable[..., Any]) -> None:
     """A hundred health calls made while a 113-face picture is in work all return before it does."""
-    crowd = body_of("ifrest_lumia.jpg")
+    crowd = body_of("ifrest_lumia.jpg", threshold=0.5)
     client.post("/extract", json=body_of("t1.jpg")).raise_for_status()
     finished: list[float] = []
 
@@ -79,7 +79,7 @@ def test_health_answers_while_a_crowd_is_processed(client: httpx.Client, body_of
             assert client.get("/health/live").status_code == 200
         calls_done = time.monotonic()
         (picture,) = answer.result().raise_for_status().json()["data"]
-    assert len(picture["faces"]) >= 100
+    assert len(picture["faces"]) >= 110
     assert calls_done < finished[0]
 
 
