@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -169,7 +169,3 @@ class ApiOptions:
     defaults: RequestDefaults = field(default_factory=RequestDefaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
-
-
-Clock = Callable[[], float]
-"""Seconds, monotonic."""
