@@ -36,6 +36,10 @@ class Fetcher(Protocol):
         """
         ...
 
+    async def aclose(self) -> None:
+        """End what is open."""
+        ...
+
 
 class LoadedPicture:
     """A decoded picture whose pixels count against the budget until its block is left. Belongs to one task."""
@@ -183,6 +187,11 @@ class PictureLoader:
             yield picture
         finally:
             picture.release()
+
+    async def aclose(self) -> None:
+        """Close the fetcher; the executor stays the caller's."""
+        if self._fetcher is not None:
+            await self._fetcher.aclose()
 
     async def _read(self, source: PictureSource, deadline: float) -> tuple[bytes, PictureHeader]:
         encoded: EncodedPicture | Base64Picture

@@ -1,0 +1,48 @@
+"""Pictures that lie elsewhere: behind a URL, or in the folder of local pictures."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from functools import partial
+
+from app.errors import UrlRefusedError
+from app.imaging.fetch import UrlFetcher
+from app.imaging.folder import PictureFolder
+from app.imaging.sources import RemotePicture
+from app.imaging.threads import call_on_thread
+
+
+class RemotePictures:
+    """Gets a picture from where its URL or path says, as far as that is turned on."""
+
+    def __init__(self, executor: Executor, *, urls: UrlFetcher | None, folder: PictureFolder | None) -> None:
+        """Create the two ways.
+
+        Args:
+            executor: Threads to read files on; stays the caller's.
+            urls: Fetches URLs; None refuses them.
+            folder: Reads local files; None refuses them.
+        """
+        self._executor = executor
+        self._urls = urls
+        self._folder = folder
+
+    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
+        """Get a file: what has a scheme is a URL, all else a path.
+
+        Raises:
+            UrlRefusedError: Turned off, not allowed, not to be had, too long or too slow.
+            DeadlineExceededError: The deadline passed.
+        """
+        if "://" in picture.url:
+            if self._urls is None:
+                raise UrlRefusedError("Fetching pictures by URL is turned off.")
+            return await self._urls.fetch(picture, deadline=deadline)
+        if self._folder is None:
+            raise UrlRefusedError("Reading pictures from a folder is turned off.")
+        return await call_on_thread(self._executor, partial(self._folder.read, picture.url), deadline=deadline)
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        if self._urls is not None:
+            await self._urls.aclose()
