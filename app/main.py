@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import cv2
 import structlog
 from fastapi import FastAPI
 
@@ -83,6 +84,8 @@ def build_service(settings: Settings) -> Service:
     rec_model = None
     if settings.rec_model != "none":
         rec_model = _model_name("REC_MODEL", settings.rec_model, "recognition", registry, weights)
+    # Our threads are as many as the cores already; OpenCV's own would only compete with them.
+    cv2.setNumThreads(1)
     opener = select_backend(settings.backend, providers=settings.ort_providers)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
@@ -101,6 +104,7 @@ def build_service(settings: Settings) -> Service:
         max_image_pixels=settings.max_image_pixels,
         budget_pixels=settings.decode_budget_pixels,
         metrics=metrics,
+        fetcher=_remote_pictures(settings, pool),
     )
     width, height = settings.max_size
     detector_options = DetectorOptions(
