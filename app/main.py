@@ -19,7 +19,11 @@ from app.backends.cpu import usable_cores
 from app.backends.selection import Opener, select_backend
 from app.drain import Drain
 from app.errors import ServiceError
+from app.imaging.fetch import UrlFetcher
+from app.imaging.folder import PictureFolder
+from app.imaging.hosts import HostPolicy
 from app.imaging.loader import PictureLoader
+from app.imaging.remote import RemotePictures
 from app.logs import configure_logs
 from app.metrics import Metrics
 from app.models.defaults import choose_model
@@ -150,6 +154,7 @@ async def running(service: Service) -> AsyncIterator[Service]:
     finally:
         await service.store.close(grace_s=service.settings.shutdown_grace_s)
         service.model_loader.close()
+        await service.loader.aclose()
         service.pool.close()
 
 
@@ -175,6 +180,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return _application(build_service(settings))
     except (SettingsError, RegistryError, ServiceError) as error:
         raise SystemExit(f"Error: {error}") from error
+
+
+def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:
+    """Build what gets pictures that lie elsewhere, as far as the settings turn it on."""
+    hosts = HostPolicy() if settings.url_fetch == "public" else HostPolicy.listed(settings.url_allow_hosts)
+    folder = settings.root_images_dir
+    return RemotePictures(
+        pool.executor,
+        urls=None if settings.url_fetch == "off" else UrlFetcher(hosts),
+        folder=None if folder is None else PictureFolder(folder, max_bytes=settings.max_body_bytes),
+    )
 
 
 def _application(service: Service) -> FastAPI:

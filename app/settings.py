@@ -7,6 +7,7 @@ The README's table and the env files in `deploy/` are generated from this class 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -16,6 +17,8 @@ from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.specs import NAME_PATTERN
+
+_HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|\[?[0-9A-Fa-f:.]+\]?(?:/\d{1,3})?")
 
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""
@@ -139,6 +142,25 @@ class Settings(BaseSettings):
         meaning="A run of a model longer than this, seconds, fails /health/live.",
     )
 
+    # Pictures that lie elsewhere
+    url_fetch: Literal["off", "public", "allow-list"] = _env(
+        "URL_FETCH",
+        default="off",
+        meaning="Pictures by URL: never, from public addresses, or of URL_ALLOW_HOSTS.",
+    )
+    url_allow_hosts: Annotated[tuple[str, ...], NoDecode] = _env(
+        "URL_ALLOW_HOSTS",
+        default=(),
+        allowed="comma list of hosts, *.domains, addresses and networks, or empty",
+        meaning="Hosts of `allow-list`; private addresses only where listed themselves or within a listed network.",
+    )
+    root_images_dir: Path | None = _env(
+        "ROOT_IMAGES_DIR",
+        default=None,
+        allowed="folder or empty",
+        meaning="Folder of local pictures that `urls` may name; empty: none.",
+    )
+
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
         "API_KEYS",
@@ -160,7 +182,7 @@ class Settings(BaseSettings):
         "LOG_FORMAT", default="text", meaning="Log lines for people (text) or for machines (json)."
     )
 
-    @field_validator("max_size", "det_scales", "ort_providers", "api_keys", mode="before")
+    @field_validator("max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -190,6 +212,13 @@ class Settings(BaseSettings):
     def _full_canvas_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value[0] != 1 or any(not 0 < scale < 1 for scale in value[1:]):
             raise ValueError("scales")
+        return value
+
+    @field_validator("url_allow_hosts")
+    @classmethod
+    def _host_or_network(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HOST_OR_NETWORK.fullmatch(entry) for entry in value):
+            raise ValueError("hosts")
         return value
 
     @field_validator("api_keys")

@@ -22,6 +22,8 @@ TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(dict.fromkeys(("cpu"
 
 def shown_value(value: Any) -> str:
     """Write a value as its variable is written; keys and passwords are masked."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float):
