@@ -42,11 +42,12 @@ test: $(VENV)/.dev ## set up, then run every test
 	@$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile
 
-lint: $(VENV)/.dev ## style, types, layers, spelling
+lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry app
 	$(BIN)/typos
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
