@@ -15,7 +15,10 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-_UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
+_UVICORN_LOGGERS = ("uvicorn", "uvicorn.error")
+
+_SILENT_LOGGER = "uvicorn.access"
+"""Uvicorn's line a request; ours says more, and less for health checks."""
 
 _CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "python_multipart")
 """Libraries that tell more than an operator asked for; only their warnings pass unless LOG_LEVEL is DEBUG."""
@@ -64,6 +67,9 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
         logger.handlers = []
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
+    silent = logging.getLogger(_SILENT_LOGGER)
+    silent.handlers = []
+    silent.propagate = False
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.WARNING)
 

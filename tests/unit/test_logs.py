@@ -60,6 +60,13 @@ class TestConfigureLogs:
         assert line["event"] == "Started it"
         assert "color_message" not in line
 
+    def test_uvicorn_s_own_access_line_is_off(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A request is told once, by us; uvicorn itself asks whether anybody listens."""
+        configure_logs("DEBUG", "json")
+        assert not logging.getLogger("uvicorn.access").hasHandlers()
+        logging.getLogger("uvicorn.access").info("GET / 200")
+        assert lines(capsys) == []
+
     @pytest.mark.parametrize(("level", "shown"), [("INFO", 0), ("DEBUG", 1)])
     def test_chatty_libraries_speak_up_at_debug(
         self, capsys: pytest.CaptureFixture[str], level: str, shown: int
