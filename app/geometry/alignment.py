@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Crop, Image
+from app.domain import Crop, Image, Landmarks
 
 CROP_SIDE_PX = 112
 """Side of an aligned crop."""
@@ -52,6 +52,20 @@ def estimate_similarity(source: NDArray[np.float32], target: NDArray[np.float32]
     if cosine == 0.0 and sine == 0.0:
         return None
     return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+def crop_scales(landmarks: Landmarks) -> NDArray[np.float32]:
+    """Return how many crop pixels a picture's pixel becomes, face by face: above 1, a crop is an enlargement.
+
+    Args:
+        landmarks: (N, 5, 2) float32.
+
+    Returns:
+        (N,) float32, positive; 1 where the landmarks decide nothing.
+    """
+    matrices = [estimate_similarity(points, TEMPLATE) for points in landmarks]
+    scales = [1.0 if matrix is None else float(np.hypot(matrix[0, 0], matrix[1, 0])) for matrix in matrices]
+    return np.array(scales, np.float32)
 
 
 def align(image: Image, landmarks: NDArray[np.float32]) -> Crop:

@@ -48,6 +48,11 @@ class Detector:
         self._options = options
         self._pool = pool
 
+    @property
+    def max_hw(self) -> tuple[int, int]:
+        """Height and width of the largest canvas."""
+        return self._options.max_hw
+
     async def detect(
         self, image: Image, *, score_threshold: float, group: Hashable, deadline: float
     ) -> DetectorOutcome:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import cv2
@@ -12,19 +12,23 @@ import numpy as np
 
 from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult
 from app.errors import ModelError
-from app.geometry.alignment import CROP_SIDE_PX
-from app.imaging.loader import PictureLoader
+from app.geometry.alignment import CROP_SIDE_PX, crop_scales
+from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.detector import Detector
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
-from app.pipeline.pictures import Clock, each_picture
+from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer, align_faces
 from app.pipeline.selection import select_faces
 
 CROPS_AT_ONCE = 64
 """Faces of one picture aligned and queued at once; bounds what a crowd holds in memory (37 kB a crop)."""
+
+DECODED_CANVASES = 2
+"""A JPEG is decoded at a fraction of its size as long as it still is this many times the detector's canvas: the
+detector sees what it would have seen, and most faces still have more pixels than their crop."""
 
 
 class Extractor:
@@ -50,7 +54,6 @@ class Extractor:
         self._pool = pool
         self._metrics = metrics
         self._max_faces = max_faces
-        self._groups = itertools.count()
 
     async def extract(
         self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
@@ -71,12 +74,20 @@ class Extractor:
             InferenceError: A run failed.
         """
         self._require_recognizer(wanted=options.with_embedding)
-        group = next(self._groups)
 
-        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
-            return await self._extract_one(index, source, options, clock, group=group, deadline=deadline)
+        async def work(job: PictureJob) -> PictureResult:
+            async with self._load(job) as picture:
+                found, scale = await self._detect(job, picture, options.score_threshold)
+                kept = select_faces(found, options, max_faces=self._max_faces)
+                if options.with_embedding or options.with_crop:
+                    faces = await self._align(job, picture, kept, with_embedding=options.with_embedding)
+                else:
+                    faces = _faces(job, kept)
+            if not options.with_crop:
+                faces = [replace(face, crop=None) for face in faces]
+            return _result(job, picture, faces, scale=scale)
 
-        return await each_picture(sources, work, self._metrics)
+        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
     async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
         """Embed pictures that are aligned crops already; one of another size than 112x112 is resized.
@@ -84,21 +95,18 @@ class Extractor:
         Args, results and errors are those of `extract`; each picture yields one face whose box is the whole crop.
         """
         self._require_recognizer(wanted=True)
-        group = next(self._groups)
+        side = float(CROP_SIDE_PX)
+        whole = Detections(
+            np.array([[0, 0, side, side]], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32)
+        )
 
-        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
-            async with self._loader.load(source, deadline=deadline) as picture:
-                clock.add(decode_s=clock.took_s)
+        async def work(job: PictureJob) -> PictureResult:
+            async with self._loader.load(job.source, deadline=job.deadline) as picture:
+                job.add(decode_s=job.took_s)
                 crop = await self._pool.run(_resize_to_crop, picture.pixels)
-                image_hw = picture.source_hw
-            side = float(CROP_SIDE_PX)
-            whole = Detections(
-                np.array([[0, 0, side, side]], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32)
-            )
-            faces = await self._recognize(index, whole, [crop], clock, group=group, deadline=deadline)
-            return PictureResult(image_index=index, faces=tuple(faces), image_hw=image_hw)
+            return _result(job, picture, await self._recognize(job, whole, [crop]))
 
-        return await each_picture(sources, work, self._metrics)
+        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
     async def recognize(
         self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
@@ -114,101 +122,64 @@ class Extractor:
             deadline: As for `extract`, as are results and errors.
         """
         self._require_recognizer(wanted=True)
-        group = next(self._groups)
 
-        async def work(index: int, source: PictureSource, clock: Clock) -> PictureResult:
-            async with self._loader.load(source, deadline=deadline) as picture:
-                clock.add(decode_s=clock.took_s)
-                faces = known[index]
+        async def work(job: PictureJob) -> PictureResult:
+            async with self._load(job) as picture:
+                faces = known[job.index]
                 if faces.landmarks is not None:
                     placed = at_landmarks(faces.landmarks)
                 else:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
-                    outcome = await self._detector.detect(
-                        picture.pixels, score_threshold=KNOWN_BOX_THRESHOLD, group=group, deadline=deadline
-                    )
-                    clock.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
-                    placed = at_boxes(boxes, outcome.detections)
-                found = await self._align_and_recognize(
-                    index, picture.pixels, placed, clock, with_embedding=True, group=group, deadline=deadline
-                )
-                image_hw = picture.source_hw
-            return PictureResult(
-                image_index=index, faces=tuple(replace(face, crop=None) for face in found), image_hw=image_hw
-            )
+                    found, _ = await self._detect(job, picture, KNOWN_BOX_THRESHOLD)
+                    placed = at_boxes(boxes, found)
+                embedded = await self._align(job, picture, placed, with_embedding=True)
+            return _result(job, picture, [replace(face, crop=None) for face in embedded])
 
-        return await each_picture(sources, work, self._metrics)
+        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
-    async def _extract_one(
-        self,
-        index: int,
-        source: PictureSource,
-        options: ExtractOptions,
-        clock: Clock,
-        *,
-        group: Hashable,
-        deadline: float,
-    ) -> PictureResult:
-        async with self._loader.load(source, deadline=deadline) as picture:
-            clock.add(decode_s=clock.took_s)
-            outcome = await self._detector.detect(
-                picture.pixels, score_threshold=options.score_threshold, group=group, deadline=deadline
-            )
-            clock.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
-            kept = select_faces(outcome.detections, options, max_faces=self._max_faces)
-            if options.with_embedding or options.with_crop:
-                faces = await self._align_and_recognize(
-                    index,
-                    picture.pixels,
-                    kept,
-                    clock,
-                    with_embedding=options.with_embedding,
-                    group=group,
-                    deadline=deadline,
-                )
-                if not options.with_crop:
-                    faces = [replace(face, crop=None) for face in faces]
-            else:
-                faces = _faces(index, kept)
-            image_hw = picture.source_hw
-        return PictureResult(
-            image_index=index, faces=tuple(faces), image_hw=image_hw, detection_scale=outcome.scale * picture.scale
+    def _load(self, job: PictureJob) -> AbstractAsyncContextManager[LoadedPicture]:
+        """Decode a picture no larger than detection needs; `_align` asks for more where a face does."""
+        height, width = self._detector.max_hw
+        at_least_hw = (DECODED_CANVASES * height, DECODED_CANVASES * width)
+        return self._loader.load(job.source, deadline=job.deadline, at_least_hw=at_least_hw)
+
+    async def _detect(
+        self, job: PictureJob, picture: LoadedPicture, score_threshold: float
+    ) -> tuple[Detections, float]:
+        """Return the faces in source pixels, and the factor by which the source was resized for the detector."""
+        job.add(decode_s=job.took_s)
+        outcome = await self._detector.detect(
+            picture.pixels, score_threshold=score_threshold, group=job.group, deadline=job.deadline
         )
+        job.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
+        return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
 
-    async def _align_and_recognize(
-        self,
-        index: int,
-        pixels: Image,
-        faces: Detections,
-        clock: Clock,
-        *,
-        with_embedding: bool,
-        group: Hashable,
-        deadline: float,
+    async def _align(
+        self, job: PictureJob, picture: LoadedPicture, faces: Detections, *, with_embedding: bool
     ) -> list[Face]:
         """Cut the crops of one picture and embed them if asked, a bounded number at once."""
+        if picture.scale < 1 and len(faces):
+            # A crop is worth as many pixels as the source has, up to its own 112: one crop pixel for each.
+            started = time.perf_counter()
+            await picture.enlarge(min(1.0, float(crop_scales(faces.landmarks).max())))
+            job.add(decode_s=time.perf_counter() - started)
         done: list[Face] = []
         for start in range(0, len(faces), CROPS_AT_ONCE):
             part = faces.take(slice(start, start + CROPS_AT_ONCE))
             started = time.perf_counter()
-            crops = await align_faces(self._pool, pixels, part.landmarks)
-            clock.add(align_s=time.perf_counter() - started)
-            if with_embedding:
-                done += await self._recognize(index, part, crops, clock, group=group, deadline=deadline)
-            else:
-                done += _faces(index, part, crops)
+            crops = await align_faces(self._pool, picture.pixels, part.landmarks * np.float32(picture.scale))
+            job.add(align_s=time.perf_counter() - started)
+            done += await self._recognize(job, part, crops) if with_embedding else _faces(job, part, crops)
         return done
 
-    async def _recognize(
-        self, index: int, faces: Detections, crops: list[Crop], clock: Clock, *, group: Hashable, deadline: float
-    ) -> list[Face]:
+    async def _recognize(self, job: PictureJob, faces: Detections, crops: list[Crop]) -> list[Face]:
         if self._recognizer is None:  # pragma: no cover - _require_recognizer has refused the request
             raise ModelError("No recognizer is configured.")
-        outcome = await self._recognizer.embed(crops, group=group, deadline=deadline)
-        clock.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
+        outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
+        job.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
         return [
             replace(face, embedding=embedding)
-            for face, embedding in zip(_faces(index, faces, crops), outcome.embeddings, strict=True)
+            for face, embedding in zip(_faces(job, faces, crops), outcome.embeddings, strict=True)
         ]
 
     def _require_recognizer(self, *, wanted: bool) -> None:
@@ -216,7 +187,7 @@ class Extractor:
             raise ModelError("No recognizer is configured; ask for detection only.")
 
 
-def _faces(index: int, detections: Detections, crops: Sequence[Crop | None] | None = None) -> list[Face]:
+def _faces(job: PictureJob, detections: Detections, crops: Sequence[Crop | None] | None = None) -> list[Face]:
     """Turn rows of arrays into faces that carry the picture they came from."""
     rows = zip(
         detections.boxes,
@@ -226,9 +197,13 @@ def _faces(index: int, detections: Detections, crops: Sequence[Crop | None] | No
         strict=True,
     )
     return [
-        Face(image_index=index, box=box, score=score, landmarks=landmarks, crop=crop)
+        Face(image_index=job.index, box=box, score=score, landmarks=landmarks, crop=crop)
         for box, score, landmarks, crop in rows
     ]
+
+
+def _result(job: PictureJob, picture: LoadedPicture, faces: Sequence[Face], *, scale: float = 1.0) -> PictureResult:
+    return PictureResult(image_index=job.index, faces=tuple(faces), image_hw=picture.source_hw, detection_scale=scale)
 
 
 def _resize_to_crop(image: Image) -> Crop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -18,10 +18,17 @@ PICTURES_AT_ONCE = 4
 few enough that a request of a hundred pictures neither holds their pixels nor crowds out its neighbours."""
 
 
-@dataclass(slots=True)
-class Clock:
-    """Adds up the stages of one picture."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class PictureJob:
+    """The work on one picture of a request. Belongs to one task."""
 
+    index: int
+    """Its place in the request."""
+    source: PictureSource
+    group: Hashable
+    """The request; requests take turns in the queues."""
+    deadline: float
+    """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
     times: StageTimes = field(default_factory=StageTimes)
 
@@ -35,32 +42,36 @@ class Clock:
         return time.perf_counter() - self.started
 
 
-Work: TypeAlias = Callable[[int, PictureSource, Clock], Coroutine[Any, Any, PictureResult]]
-"""What is done with one picture: its place in the request, where it comes from, the clock that it tells its stages."""
+Work: TypeAlias = Callable[[PictureJob], Coroutine[Any, Any, PictureResult]]
+"""What is done with one picture."""
 
 
-async def each_picture(sources: Sequence[PictureSource], work: Work, metrics: Metrics) -> list[PictureResult]:
+async def each_picture(
+    sources: Sequence[PictureSource], work: Work, *, deadline: float, metrics: Metrics
+) -> list[PictureResult]:
     """Run `work` on every picture, `PICTURES_AT_ONCE` at a time.
 
     Args:
         sources: The pictures of one request.
         work: Raises RequestError where the picture is at fault; any other error ends the other pictures' work too.
+        deadline: `loop.time()` after which the answer is of no use.
         metrics: Where pictures, faces, stages and failures are counted.
 
     Returns:
         One result a picture, in order; `error` is set where `work` raised RequestError.
     """
     places = asyncio.Semaphore(PICTURES_AT_ONCE)
+    group = object()
 
     async def one(index: int, source: PictureSource) -> PictureResult:
         async with places:
-            clock = Clock()
+            job = PictureJob(index=index, source=source, group=group, deadline=deadline)
             try:
-                result = await work(index, source, clock)
+                result = await work(job)
             except RequestError as error:
                 metrics.refusals.labels(error.code).inc()
                 result = PictureResult(image_index=index, error=error)
-            result = replace(result, times=clock.times, took_s=clock.took_s)
+            result = replace(result, times=job.times, took_s=job.took_s)
             _observe(result, metrics)
             return result
 
