@@ -1,0 +1,147 @@
+"""What the health routes are told of the models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from app.api.store_view import StoreView
+from app.batching.batcher import Batcher
+from app.batching.lane import Lane
+from app.errors import InferenceError, ModelFileError, ServiceError
+from app.metrics import Metrics
+from app.models.loaded import LoadedModel
+from app.models.store import ModelStore
+from app.specs import InputSpec, ModelSpec
+
+SPEC = ModelSpec(
+    name="tiny",
+    task="detection",
+    family="scrfd",
+    license="none",
+    source="a test",
+    sha256="0" * 64,
+    input=InputSpec(height_px=64, width_px=96, mean=127.5, std=128.0),
+)
+
+
+class Model:
+    """A model the test can break, and whose runs it can hold up."""
+
+    def __init__(self) -> None:
+        self.num_loads = 0
+        self.load_error: ServiceError | None = None
+        self.run_error: Exception | None = None
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+        """Load, or fail."""
+        self.num_loads += 1
+        if self.load_error is not None:
+            raise self.load_error
+        batcher: Batcher[Any, Any] = Batcher(
+            spec.name, [Lane(run=self._run)], max_batch=1, max_waiting=8, probe_items=[0]
+        )
+        return LoadedModel(spec=spec, backend="none", batcher=batcher)
+
+    def _run(self, items: Sequence[Any]) -> Sequence[Any]:
+        self.may_run.wait(10)
+        if self.run_error is not None:
+            raise self.run_error
+        return items
+
+
+@pytest.fixture
+def model() -> Model:
+    """A model that works."""
+    return Model()
+
+
+@pytest.fixture
+async def store(model: Model) -> AsyncIterator[ModelStore]:
+    """A store of one model."""
+    opened = ModelStore({"tiny": SPEC}, model.load, Metrics())
+    yield opened
+    model.may_run.set()
+    await opened.close(grace_s=1)
+
+
+@pytest.fixture
+def view(store: ModelStore) -> StoreView:
+    """A view whose watchdog is quick."""
+    return StoreView(store, active=["tiny"], watchdog_s=0.05)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in the background."""
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+async def run_once(store: ModelStore) -> None:
+    """Run one item; its failure is the test's own."""
+    loaded = await store.get("tiny")
+    deadline = asyncio.get_running_loop().time() + 5
+    with contextlib.suppress(InferenceError):
+        await loaded.batcher.submit([1], group=0, deadline=deadline)
+
+
+async def test_a_model_that_was_never_needed_is_ready(view: StoreView) -> None:
+    assert view.readiness().is_ok
+    assert view.liveness().is_ok
+    assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
+    (facts,) = view.models()
+    assert (facts.name, facts.state, facts.is_active, facts.input_hw) == ("tiny", "unloaded", True, (64, 96))
+
+
+async def test_a_failed_load_is_not_ready_and_is_tried_again(view: StoreView, store: ModelStore, model: Model) -> None:
+    """Nobody sends requests to a service that is not ready, so the readiness check itself tries again."""
+    model.load_error = ModelFileError("The weights are gone.")
+    with pytest.raises(ModelFileError):
+        await store.get("tiny")
+    model.load_error = None
+    verdict = view.readiness()
+    assert not verdict.is_ok
+    assert verdict.reason == "tiny: The weights are gone."
+    await until(lambda: view.readiness().is_ok)
+
+
+async def test_a_load_that_fails_again_is_not_tried_at_every_check(
+    view: StoreView, store: ModelStore, model: Model
+) -> None:
+    model.load_error = ModelFileError("The weights are gone.")
+    with pytest.raises(ModelFileError):
+        await store.get("tiny")
+    view.readiness()
+    await until(lambda: model.num_loads == 2)
+    view.readiness()
+    await asyncio.sleep(0.05)
+    assert model.num_loads == 2
+
+
+async def test_a_failed_run_is_not_ready_until_a_probe_passes(view: StoreView, store: ModelStore, model: Model) -> None:
+    model.run_error = RuntimeError("the device is gone")
+    await run_once(store)
+    assert view.readiness().reason == "tiny: the last run failed."
+    assert not (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
+    model.run_error = None
+    await until(lambda: view.readiness().is_ok)
+    assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
+
+
+async def test_a_stuck_run_is_not_alive(view: StoreView, store: ModelStore, model: Model) -> None:
+    model.may_run.clear()
+    stuck = asyncio.create_task(run_once(store))
+    await until(lambda: not view.liveness().is_ok)
+    model.may_run.set()
+    await stuck
+    assert view.liveness().is_ok
