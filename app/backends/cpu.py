@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from app.backends.cgroup import folders_upwards, group_path, read_words
+
 
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores to use, at least 1.
@@ -25,50 +27,24 @@ def usable_cores(root: Path = Path("/")) -> int:
 def _quota_v2(root: Path) -> float:
     """Least `cpu.max` from this process's group up to the root of the unified hierarchy; infinite when none is set."""
     mount = root / "sys/fs/cgroup"
-    return min((_ratio(*_words(folder / "cpu.max")) for folder in _upwards(mount, _group(root, ""))), default=math.inf)
+    return min(
+        (_ratio(*read_words(folder / "cpu.max")) for folder in folders_upwards(mount, group_path(root, ""))),
+        default=math.inf,
+    )
 
 
 def _quota_v1(root: Path) -> float:
     """Least `cfs_quota_us / cfs_period_us` from this process's group up; infinite when none is set."""
-    group = _group(root, "cpu")
+    group = group_path(root, "cpu")
     folders = [
         folder
         for controllers in ("cpu", "cpu,cpuacct")
-        for folder in _upwards(root / "sys/fs/cgroup" / controllers, group)
+        for folder in folders_upwards(root / "sys/fs/cgroup" / controllers, group)
     ]
     return min(
-        _ratio(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")) for folder in folders
+        _ratio(*read_words(folder / "cpu.cfs_quota_us"), *read_words(folder / "cpu.cfs_period_us"))
+        for folder in folders
     )
-
-
-def _group(root: Path, controller: str) -> str:
-    """Path of this process's control group: of a v1 controller, or of the unified hierarchy when that is empty."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return "/"
-    for line in lines:
-        _, controllers, path = (*line.split(":", 2), "", "", "")[:3]
-        if controller in controllers.split(","):
-            return path
-    return "/"
-
-
-def _upwards(mount: Path, group: str) -> list[Path]:
-    """Folders of a group and of the groups it is in, the mount point last.
-
-    Inside a container the group's own path is that of the host and often is not there; the mount point then is the
-    container's group.
-    """
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
-def _words(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError):
-        return ()
 
 
 def _ratio(*words: str) -> float:
