@@ -16,6 +16,7 @@ from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
+from app.backends.memory import memory_limit_bytes
 from app.backends.selection import Opener, select_backend
 from app.drain import Drain
 from app.errors import ServiceError
@@ -93,6 +94,7 @@ def build_service(settings: Settings) -> Service:
     opener = select_backend(settings.backend, providers=settings.ort_providers)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
+    metrics.memory_limit.set(memory_limit_bytes())
     load_options = LoadOptions(
         num_cores=num_cores,
         det_batch_size=settings.det_batch_size,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, Info, ProcessCollector
 
-_STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10)
-"""0.5 ms (an alignment) to 10 s (a crowd on a weak CPU)."""
+from app import __version__
+from app.errors import ServiceError
 
-_REQUEST_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 40)
-"""5 ms (a small face on a GPU) to 40 s (past the default deadline)."""
+_STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10)
+"""0.1 ms (an empty queue, a short answer) to 10 s (a crowd on a weak CPU)."""
+
+_REQUEST_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 40)
+"""2.5 ms (a small face on a GPU) to 40 s (past the default deadline)."""
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """The buckets that models are warmed for."""
@@ -25,24 +28,38 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+        Info("jetface_build", "What runs here.", registry=registry).info({"version": __version__})
 
+        self.ready = Gauge("jetface_ready", "1 while /health/ready says yes.", registry=registry)
         self.requests = Counter(
             "jetface_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
         self.request_seconds = Histogram(
-            "jetface_request_seconds", "From the first byte to the last.", ["route"],
+            "jetface_request_seconds", "Seconds from a request's headers to the end of its answer.",
+            ["route", "status"],
             buckets=_REQUEST_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("jetface_requests_in_flight", "Requests being served.", registry=registry)
+        self.in_flight_limit = Gauge(
+            "jetface_requests_in_flight_limit", "MAX_IN_FLIGHT: requests beyond it are refused.", registry=registry
+        )
+        self.request_timeout = Gauge(
+            "jetface_request_timeout_seconds", "REQUEST_TIMEOUT_S: the deadline of a request.", registry=registry
+        )
         self.refusals = Counter(
             "jetface_refusals", "Requests and pictures answered with an error, by its code.", ["code"],
             registry=registry,
         )  # fmt: skip
+        for code in _error_codes(ServiceError):
+            # There from the start: Prometheus sees no increase in a series that begins at 1.
+            self.refusals.labels(code)
         self.stage_seconds = Histogram(
             "jetface_stage_seconds", "Seconds a picture spent in a stage.", ["stage"],
             buckets=_STAGE_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.pictures = Counter("jetface_pictures", "Pictures answered, ok or failed.", ["status"], registry=registry)
+        for status in ("ok", "failed"):
+            self.pictures.labels(status)
         self.faces = Histogram(
             "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
         )
@@ -65,6 +82,10 @@ class Metrics:
         self.run_failures = Counter(
             "jetface_run_failures", "Runs of a model that failed.", ["model"], registry=registry
         )
+        self.oldest_run = Gauge(
+            "jetface_oldest_run_seconds", "Age of the longest run of a model under way; 0: none.", ["model"],
+            registry=registry,
+        )  # fmt: skip
 
         self.model_state = Gauge(
             "jetface_model_state", "1 for the state a model is in.", ["model", "state"], registry=registry
@@ -79,7 +100,28 @@ class Metrics:
         self.decode_pixels = Gauge(
             "jetface_decode_pixels_in_flight", "Pixels of pictures decoded and not yet released.", registry=registry
         )
+        self.decode_pixels_limit = Gauge(
+            "jetface_decode_pixels_limit", "DECODE_BUDGET_PIXELS: decodes beyond it wait.", registry=registry
+        )
+        self.memory_limit = Gauge(
+            "jetface_memory_limit_bytes", "Memory this process may use: its control group's limit, or the machine's.",
+            registry=registry,
+        )  # fmt: skip
+
+        self._backend_by_model: dict[str, str] = {}
+
+    def set_backend(self, model: str, backend: str) -> None:
+        """Show `backend` as the one that `model` runs on, in place of any other."""
+        former = self._backend_by_model.get(model)
+        if former not in (None, backend):
+            self.model_backend.remove(model, former)
+        self._backend_by_model[model] = backend
+        self.model_backend.labels(model, backend).set(1)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Let `gauge` ask `read` at each scrape instead of being set."""
         gauge.set_function(read)
+
+
+def _error_codes(error: type[ServiceError]) -> set[str]:
+    return {error.code}.union(*map(_error_codes, error.__subclasses__()))

@@ -94,6 +94,9 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     describe_bodies(app)
     app.add_exception_handler(HTTPException, _translate)
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
+    metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
+    metrics.in_flight_limit.set(places.limit)
+    metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)
     # The last one added stands outermost.
     app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)

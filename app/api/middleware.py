@@ -92,7 +92,7 @@ class ObserveRequests:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(context.took_s)
+        self._metrics.request_seconds.labels(route, str(status)).observe(context.took_s)
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
         log = _log.debug if route.startswith(("/health", "/metrics")) else _log.info

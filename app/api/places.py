@@ -33,6 +33,11 @@ class Places:
         self._idle = asyncio.Event()
 
     @property
+    def limit(self) -> int:
+        """Most requests served at once."""
+        return self._limit
+
+    @property
     def num_taken(self) -> int:
         """Requests being served."""
         return len(self._in_flight)

@@ -158,6 +158,7 @@ class PictureLoader:
         self._fetcher = fetcher
         self._decoding = BudgetedDecoder(executor, self.decoder, self.budget)
         metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
+        metrics.decode_pixels_limit.set(budget_pixels)
 
     @asynccontextmanager
     async def load(

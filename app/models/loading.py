@@ -85,6 +85,7 @@ class ModelLoader:
             probe_items=opened.probe_items,
         )
         self._metrics.watch(self._metrics.queue_length.labels(spec.name), lambda: batcher.waiting)
+        self._metrics.watch(self._metrics.oldest_run.labels(spec.name), batcher.oldest_run_s)
         return LoadedModel(spec=spec, backend=self._opener.name, batcher=batcher, input_hw=opened.input_hw)
 
     def close(self) -> None:

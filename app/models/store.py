@@ -143,7 +143,7 @@ class ModelStore:
             raise error from cause
         load_s = time.perf_counter() - started
         self._metrics.model_load_seconds.labels(spec.name).set(load_s)
-        self._metrics.model_backend.labels(spec.name, model.backend).set(1)
+        self._metrics.set_backend(spec.name, model.backend)
         self._enter(ModelStatus(spec=spec, state=ModelState.SERVING, backend=model.backend, load_s=load_s))
         _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
         return model

@@ -190,7 +190,7 @@ class TestService:
             'jetface_requests_total{method="GET",route="/models/{name}",status="404"} 2.0',
             'jetface_requests_total{method="GET",route="unmatched",status="404"} 1.0',
             'jetface_requests_total{method="other",route="unmatched",status="404"} 1.0',
-            'jetface_request_seconds_count{route="/extract"} 1.0',
+            'jetface_request_seconds_count{route="/extract",status="200"} 1.0',
             'jetface_stage_seconds_count{stage="serialise"} 1.0',
             'jetface_refusals_total{code="not_found"} 4.0',
         ):
