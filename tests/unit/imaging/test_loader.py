@@ -1,0 +1,285 @@
+"""From a source to pixels, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from app.domain import Image
+from app.errors import DeadlineExceededError, ImageDecodeError, ImageTooLargeError, UrlRefusedError
+from app.imaging.decode import Decoder
+from app.imaging.header import PictureHeader
+from app.imaging.loader import PictureLoader
+from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from app.metrics import Metrics
+from tests.support.encoded import encode, exif, jpeg_with_exif, png_bomb, smooth_image
+
+IMAGE = smooth_image(120, 160)
+PNG = encode(".png", IMAGE)
+LARGE = encode(".jpg", smooth_image(1600, 2400))
+MIB = 2**20
+
+
+class SlowDecoder(Decoder):
+    """Decodes when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:
+        """Wait, then decode."""
+        self.begun.set()
+        self.may_end.wait(10)
+        return super().decode(data, header, denominator)
+
+
+class OneFile:
+    """A fetcher that has one file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.is_open = True
+
+    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
+        """Return it."""
+        assert deadline > asyncio.get_running_loop().time()
+        assert picture.url == "http://a/b.png"
+        return self.data
+
+    async def aclose(self) -> None:
+        """Remember."""
+        self.is_open = False
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    """Return two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Return fresh metrics."""
+    return Metrics()
+
+
+@pytest.fixture
+async def loader(executor: ThreadPoolExecutor, metrics: Metrics) -> AsyncIterator[PictureLoader]:
+    """Return a loader with the default limits; nothing may be left in its budget."""
+    made = PictureLoader(executor, max_image_pixels=50_000_000, budget_pixels=100_000_000, metrics=metrics)
+    yield made
+    assert made.budget.held_pixels == 0
+    await made.aclose()
+
+
+def in_s(seconds: float = 30.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+@pytest.mark.parametrize(
+    "source",
+    [EncodedPicture(PNG), Base64Picture(base64.b64encode(PNG).decode())],
+    ids=["bytes", "base64"],
+)
+async def test_every_kind_of_source_becomes_pixels(loader: PictureLoader, source: PictureSource) -> None:
+    async with loader.load(source, deadline=in_s()) as picture:
+        assert np.array_equal(picture.pixels, IMAGE)
+        assert (picture.source_hw, picture.scale) == ((120, 160), 1.0)
+
+
+async def test_a_remote_picture_is_fetched(executor: ThreadPoolExecutor, metrics: Metrics) -> None:
+    fetcher = OneFile(PNG)
+    loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, fetcher=fetcher)
+    async with loader.load(RemotePicture("http://a/b.png"), deadline=in_s()) as picture:
+        assert np.array_equal(picture.pixels, IMAGE)
+    await loader.aclose()
+    assert not fetcher.is_open
+
+
+async def test_without_a_fetcher_a_remote_picture_is_refused(loader: PictureLoader) -> None:
+    with pytest.raises(UrlRefusedError, match="turned off"):
+        async with loader.load(RemotePicture("http://a/b.png"), deadline=in_s()):
+            pass
+
+
+async def test_the_block_holds_its_pixels_and_the_metric_shows_them(loader: PictureLoader, metrics: Metrics) -> None:
+    def shown() -> float | None:
+        return metrics.registry.get_sample_value("jetface_decode_pixels_in_flight")
+
+    async with loader.load(EncodedPicture(PNG), deadline=in_s()):
+        assert shown() == 120 * 160
+    assert shown() == 0
+
+
+async def test_an_error_in_the_block_gives_the_pixels_back(loader: PictureLoader) -> None:
+    with pytest.raises(KeyError):
+        async with loader.load(EncodedPicture(PNG), deadline=in_s()):
+            raise KeyError
+    assert loader.budget.held_pixels == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (Base64Picture("%"), ImageDecodeError),
+        (EncodedPicture(b""), ImageDecodeError),
+        (EncodedPicture(PNG[:-30]), ImageDecodeError),
+        (EncodedPicture(encode(".bmp", IMAGE)[:-9]), ImageDecodeError),
+    ],
+    ids=["base64", "empty", "header", "pixels"],
+)
+async def test_what_cannot_be_decoded_leaves_nothing_behind(
+    loader: PictureLoader, source: PictureSource, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        async with loader.load(source, deadline=in_s()):
+            pass
+    await asyncio.sleep(0.01)
+    assert loader.budget.held_pixels == 0
+
+
+async def test_a_picture_above_the_limit_or_the_whole_budget_is_refused(
+    executor: ThreadPoolExecutor, metrics: Metrics
+) -> None:
+    for limits in ((120 * 160 - 1, 10**6), (10**6, 120 * 160 - 1)):
+        loader = PictureLoader(executor, max_image_pixels=limits[0], budget_pixels=limits[1], metrics=metrics)
+        with pytest.raises(ImageTooLargeError):
+            async with loader.load(EncodedPicture(PNG), deadline=in_s()):
+                pass
+
+
+async def test_a_picture_whose_decode_costs_more_than_the_budget_is_decoded_alone(
+    executor: ThreadPoolExecutor, metrics: Metrics
+) -> None:
+    loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=120 * 160, metrics=metrics)
+
+    async def load() -> int:
+        async with loader.load(EncodedPicture(PNG), deadline=in_s()) as picture:
+            return picture.pixels.size
+
+    assert await asyncio.gather(*(load() for _ in range(5))) == [IMAGE.size] * 5
+
+
+class TestScaled:
+    """A JPEG far larger than needed."""
+
+    async def test_it_is_decoded_at_a_fraction_and_counts_as_that(self, loader: PictureLoader) -> None:
+        async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(600, 600)) as picture:
+            assert picture.pixels.shape == (400, 600, 3)
+            assert (picture.source_hw, picture.scale) == ((1600, 2400), 0.25)
+            assert loader.budget.held_pixels == 400 * 600
+
+    async def test_it_can_be_enlarged_to_what_turns_out_to_be_needed(self, loader: PictureLoader) -> None:
+        async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(300, 300)) as picture:
+            assert picture.scale == 1 / 8
+            await picture.enlarge(0.3)
+            assert (picture.scale, picture.pixels.shape) == (0.5, (800, 1200, 3))
+            await picture.enlarge(0.5)
+            assert loader.budget.held_pixels == 800 * 1200
+            await picture.enlarge()
+            assert (picture.scale, picture.pixels.shape) == (1.0, (1600, 2400, 3))
+            whole = cv2.imdecode(np.frombuffer(LARGE, np.uint8), cv2.IMREAD_COLOR)
+            assert np.abs(picture.pixels.astype(int) - whole).max() <= 4
+
+    async def test_two_that_grow_do_not_wait_for_each_other(
+        self, executor: ThreadPoolExecutor, metrics: Metrics
+    ) -> None:
+        """Each gives up what it has before it asks for more."""
+        loader = PictureLoader(executor, max_image_pixels=10**7, budget_pixels=1600 * 2400, metrics=metrics)
+
+        async def load() -> float:
+            async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(800, 1200)) as picture:
+                await asyncio.sleep(0.01)
+                await picture.enlarge()
+                return picture.scale
+
+        assert await asyncio.gather(*(load() for _ in range(4))) == [1.0] * 4
+
+    async def test_turned_pictures_keep_the_exact_scale(self, loader: PictureLoader) -> None:
+        source = EncodedPicture(jpeg_with_exif(LARGE, exif(6)))
+        async with loader.load(source, deadline=in_s(), at_least_hw=(600, 600)) as picture:
+            assert (picture.source_hw, picture.pixels.shape, picture.scale) == ((2400, 1600), (600, 400, 3), 0.25)
+
+
+class TestLeaving:
+    """Callers that do not wait."""
+
+    async def test_a_deadline_in_the_past_decodes_nothing(self, loader: PictureLoader) -> None:
+        with pytest.raises(DeadlineExceededError):
+            async with loader.load(EncodedPicture(PNG), deadline=in_s(-1)):
+                pass
+
+    @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "late"])
+    async def test_the_budget_is_given_back_when_the_decode_has_ended(
+        self, executor: ThreadPoolExecutor, metrics: Metrics, is_cancelled: bool
+    ) -> None:
+        decoder = SlowDecoder()
+        loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, decoder=decoder)
+
+        async def load() -> None:
+            async with loader.load(EncodedPicture(PNG), deadline=in_s(30.0 if is_cancelled else 0.2)):
+                pass
+
+        task = asyncio.create_task(load())
+        await asyncio.to_thread(decoder.begun.wait, 10)
+        if is_cancelled:
+            task.cancel()
+        with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
+            await task
+        assert loader.budget.held_pixels == 2 * 120 * 160
+        decoder.may_end.set()
+        while loader.budget.held_pixels:  # noqa: ASYNC110 - the budget has no event, and needs none
+            await asyncio.sleep(0.001)
+
+
+async def test_four_bombs_at_once_stay_within_memory_that_is_given_back(loader: PictureLoader) -> None:
+    """131 kB each, 39.7 million pixels each: 119 MB decoded, twice that while OpenCV copies."""
+    bomb = png_bomb(6300)
+    assert len(bomb) < 132_000
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().rss
+    peak = 0
+    is_over = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_over.wait(0.005):
+            peak = max(peak, process.memory_info().rss)
+
+    async def load() -> None:
+        async with loader.load(EncodedPicture(bomb), deadline=in_s(60.0)) as picture:
+            assert picture.pixels.shape == (6300, 6300, 3)
+            await asyncio.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        await asyncio.gather(*(load() for _ in range(4)))
+    finally:
+        is_over.set()
+        watcher.join()
+    assert peak - before < 300 * MIB
+    assert process.memory_info().rss - before < 50 * MIB
+
+
+async def test_every_picture_of_the_shared_folder_loads(loader: PictureLoader, shared_images: Path) -> None:
+    """Pixels are OpenCV's own, whatever decoded them."""
+    for data in [path.read_bytes() for path in sorted(shared_images.glob("*.*g"))]:  # noqa: ASYNC240 - a test
+        async with loader.load(EncodedPicture(data), deadline=in_s()) as picture:
+            expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert picture.pixels.shape == expected.shape
+            assert np.abs(picture.pixels.astype(int) - expected).max() <= 4
