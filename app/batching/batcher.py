@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
@@ -13,21 +12,16 @@ from app.batching.failures import deadline_exceeded, may_be_one_item, own_error,
 from app.batching.health import Health
 from app.batching.lane import Lane, LaneThread, RunEnd
 from app.batching.lane_pool import LanePool
-from app.batching.observer import DropReason, Observer, SilentObserver
-from app.batching.policy import FairQueue, share_of
-from app.batching.submission import BatchOutcome, Entry, Submission
+from app.batching.observer import Observer, SilentObserver
+from app.batching.policy import share_of
+from app.batching.submission import BatchOutcome, Entry, Run, Submission
+from app.batching.waiting import WaitingItems
 from app.errors import QueueFullError, ServiceError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run(Generic[Item, Result]):
-    entries: list[Entry[Item, Result]]
-    started_at: float
 
 
 class Batcher(Generic[Item, Result]):
@@ -37,8 +31,8 @@ class Batcher(Generic[Item, Result]):
     first call runs on, hence no locks; every method must be called there, except the properties, which any thread may
     read.
 
-    A batch of several items that fails is run again item by item, so that one bad item does not fail its neighbours;
-    not so when the lane says that the model or the backend cannot be had.
+    A batch that fails is run again item by item, so that one bad item does not fail its neighbours; not so when the
+    lane says that the model or the backend cannot be had.
     """
 
     def __init__(
@@ -80,8 +74,8 @@ class Batcher(Generic[Item, Result]):
 
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: LanePool[Item, Result] | None = None
-        self._queue: FairQueue[Entry[Item, Result]] = FairQueue()
-        self._runs: dict[LaneThread[Item, Result], _Run[Item, Result]] = {}
+        self._queue: WaitingItems[Item, Result] = WaitingItems(self._observer)
+        self._runs: dict[LaneThread[Item, Result], Run[Item, Result]] = {}
         self._health = Health()
         self._is_dispatch_due = False
         self._is_closed = False
@@ -116,10 +110,8 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, items: Sequence[Item], *, group: Hashable, deadline: float) -> BatchOutcome[Result]:
         """Run `items`, with those of others where that fits, and wait for all of their results.
 
-        Cancelling the call withdraws what has not started.
-
         Args:
-            items: Up to `max_waiting`; none yields no results. Several lanes may take parts of it.
+            items: Up to `max_waiting`; none yields no results. Cancelling withdraws what has not started. Several lanes may take parts of it.
             group: The request it is for; requests take turns.
             deadline: `loop.time()` after which the answer is of no use.
 
@@ -170,7 +162,7 @@ class Batcher(Generic[Item, Result]):
             return
         self._is_closed = True
         if not drain:
-            self._fail_waiting()
+            self._queue.shut_down()
         self._dispatch()
         try:
             await asyncio.wait_for(pool.all_stopped.wait(), grace_s)
@@ -178,7 +170,7 @@ class Batcher(Generic[Item, Result]):
             _log.error("lanes left behind", model=self.name, num_lanes=pool.num_alive, oldest_run_s=self.oldest_run_s())
         finally:
             self._is_abandoned = True
-            self._fail_waiting()
+            self._queue.shut_down()
             for run in self._runs.values():
                 for entry in run.entries:
                     entry.submission.fail(shutting_down(), "shutdown")
@@ -194,23 +186,23 @@ class Batcher(Generic[Item, Result]):
 
     async def _wait_for(self, items: Sequence[Item], group: Hashable, deadline: float) -> BatchOutcome[Result]:
         loop, _ = self._open()
-        keys = [self._key(item) for item in items]
         now = loop.time()
         submission: Submission[Item, Result] = Submission(
             num_items=len(items), deadline=deadline, future=loop.create_future(), mark=now
         )
-        for index, (item, key) in enumerate(zip(items, keys, strict=True)):
-            self._enqueue(Entry(submission, index, item, group, key, now))
+        # Keys first: one that cannot be told must leave nothing in the queue.
+        for entry in [Entry(submission, i, item, group, self._key(item), now) for i, item in enumerate(items)]:
+            self._queue.add(entry)
         if not self._is_dispatch_due:
             # Not at once: what other tasks submit in this turn of the loop joins the batch, at no cost in time.
             self._is_dispatch_due = True
             loop.call_soon(self._dispatch)
-        timer = loop.call_at(deadline, self._expire, submission)
+        timer = loop.call_at(deadline, self._queue.expire, submission)
         try:
             return await submission.future
         finally:
             timer.cancel()
-            self._withdraw(submission)
+            self._queue.withdraw(submission)
             if submission.future.done() and not submission.future.cancelled():
                 submission.future.exception()  # read, also when the caller was cancelled just after it was set
 
@@ -225,59 +217,25 @@ class Batcher(Generic[Item, Result]):
             return False
         return True
 
-    def _enqueue(self, entry: Entry[Item, Result]) -> None:
-        entry.submission.waiting.add(entry)
-        self._queue.add(entry)
-
-    def _withdraw(self, submission: Submission[Item, Result]) -> None:
-        """Take a submission's items out of the queue, its caller having been answered or gone away."""
-        if not submission.waiting:
-            return
-        for entry in submission.waiting:
-            self._queue.discard(entry)
-        self._observer.dropped(submission.gone_reason, len(submission.waiting))
-        submission.waiting.clear()
-
-    def _settle_failed(self, submission: Submission[Item, Result], error: ServiceError, reason: DropReason) -> None:
-        submission.fail(error, reason)
-        self._withdraw(submission)
-
-    def _expire(self, submission: Submission[Item, Result]) -> None:
-        self._settle_failed(submission, deadline_exceeded(), "deadline")
-
-    def _fail_waiting(self) -> None:
-        for entry in self._queue.entries():
-            self._settle_failed(entry.submission, shutting_down(), "shutdown")
-
     def _dispatch(self) -> None:
         """Give what waits to the lanes that are free."""
         loop, pool = self._open()
         self._is_dispatch_due = False
         now = loop.time()
         while self._queue and pool.num_free:
-            taken = self._queue.take(share_of(len(self._queue), pool.num_free, self.max_batch))
-            entries = self._keep_wanted(taken, now)
+            entries = self._queue.take(share_of(len(self._queue), pool.num_free, self.max_batch), now)
             if not entries:
                 continue
             lane = pool.claim()
             for entry in entries:
                 entry.submission.enter_run(entry, now)
-            self._runs[lane] = _Run(entries, now)
+            self._runs[lane] = Run(entries, now)
             lane.post([entry.item for entry in entries])
             for entry in entries:
                 self._observer.waited(now - entry.queued_at)
         if self._is_closed and not self._queue and (not self._runs or self._is_abandoned):
             # All at once: lanes may share what they close.
             pool.stop_free()
-
-    def _keep_wanted(self, taken: list[Entry[Item, Result]], now: float) -> list[Entry[Item, Result]]:
-        """Drop those whose caller is gone or late but whose withdrawal has not had its turn of the loop yet."""
-        for entry in taken:
-            if entry.submission.deadline <= now:
-                self._expire(entry.submission)
-            elif entry.submission.future.done():
-                self._withdraw(entry.submission)
-        return [entry for entry in taken if not entry.submission.future.done()]
 
     def _on_run_end(self, lane: LaneThread[Item, Result], end: RunEnd[Result]) -> None:
         loop, pool = self._open()
@@ -305,8 +263,8 @@ class Batcher(Generic[Item, Result]):
             if is_retried:
                 entry.key = object()  # equal to no other: it runs alone
                 entry.queued_at = now
-                self._enqueue(entry)
+                self._queue.add(entry)
             else:
-                self._settle_failed(entry.submission, own_error(error), "failed")
+                self._queue.fail(entry.submission, own_error(error), "failed")
         _log.error("run failed", model=self.name, num_items=len(entries), is_retried=is_retried, exc_info=error)
         self._observer.failed()

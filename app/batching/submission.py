@@ -83,3 +83,11 @@ class Submission(Generic[Item, Result]):
         if not self.future.done():
             self.gone_reason = reason
             self.future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run(Generic[Item, Result]):
+    """A batch on its way through a lane."""
+
+    entries: list[Entry[Item, Result]]
+    started_at: float

@@ -1,0 +1,67 @@
+"""What waits for a model: the fair queue, and how items leave it other than by a run."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from app.batching.failures import deadline_exceeded, shutting_down
+from app.batching.observer import DropReason, Observer
+from app.batching.policy import FairQueue
+from app.batching.submission import Entry, Submission
+from app.errors import ServiceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class WaitingItems(Generic[Item, Result]):
+    """The items of one batcher that wait for a lane. Belongs to the event loop's thread."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._queue: FairQueue[Entry[Item, Result]] = FairQueue()
+        self._observer = observer
+
+    def __len__(self) -> int:
+        """Number of items that wait."""
+        return len(self._queue)
+
+    def add(self, entry: Entry[Item, Result]) -> None:
+        """Let an item wait."""
+        entry.submission.waiting.add(entry)
+        self._queue.add(entry)
+
+    def take(self, limit: int, now: float) -> list[Entry[Item, Result]]:
+        """Remove up to `limit` items that run next; none of them when all turn out to be unwanted.
+
+        Those whose caller is gone or late are dropped here when their withdrawal has not had its turn of the loop yet.
+        """
+        taken = self._queue.take(limit)
+        for entry in taken:
+            if entry.submission.deadline <= now:
+                self.expire(entry.submission)
+            elif entry.submission.future.done():
+                self.withdraw(entry.submission)
+        return [entry for entry in taken if not entry.submission.future.done()]
+
+    def withdraw(self, submission: Submission[Item, Result]) -> None:
+        """Take a submission's items out of the queue, its caller having been answered or gone away."""
+        if not submission.waiting:
+            return
+        for entry in submission.waiting:
+            self._queue.discard(entry)
+        self._observer.dropped(submission.gone_reason, len(submission.waiting))
+        submission.waiting.clear()
+
+    def fail(self, submission: Submission[Item, Result], error: ServiceError, reason: DropReason) -> None:
+        """Answer a submission's caller with `error`; what of it still waits is dropped."""
+        submission.fail(error, reason)
+        self.withdraw(submission)
+
+    def expire(self, submission: Submission[Item, Result]) -> None:
+        """Answer a caller whose deadline has passed."""
+        self.fail(submission, deadline_exceeded(), "deadline")
+
+    def shut_down(self) -> None:
+        """Answer everybody who waits: the service stops."""
+        for entry in self._queue.entries():
+            self.fail(entry.submission, shutting_down(), "shutdown")
