@@ -111,7 +111,7 @@ class Batcher(Generic[Item, Result]):
         """Run `items`, with those of others where that fits, and wait for all of their results.
 
         Args:
-            items: Up to `max_waiting`; none yields no results. Cancelling withdraws what has not started. Several lanes may take parts of it.
+            items: Up to `max_waiting`; several lanes may take parts. Cancelling withdraws what has not started.
             group: The request it is for; requests take turns.
             deadline: `loop.time()` after which the answer is of no use.
 
