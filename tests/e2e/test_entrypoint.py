@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server import running_server, service_environ
+from tests.support.server import free_port, running, running_server, service_environ
 from tests.support.shared import REPOSITORY
 
 TINI = shutil.which("tini")
@@ -77,6 +77,16 @@ def test_the_shell_becomes_the_server(tmp_path: Path) -> None:
         assert command[command.index("--loop") + 1] == "asyncio"
         assert command[command.index("--workers") + 1] == "1"
         assert "--reload" not in command
+
+
+def test_jetface_serve_is_the_same_service(tmp_path: Path) -> None:
+    """Started by hand it answers and drains alike."""
+    port = free_port()
+    environ = service_environ({"HOST": "127.0.0.1", "PORT": str(port), "MODELS_DIR": str(tmp_path)})
+    with running(["jetface", "serve"], port, tmp_path / "log", environ) as server:
+        server.wait_until_live()
+        assert server.stop(timeout_s=5) == 0
+        assert "draining" in server.read_log()
 
 
 def test_it_works_from_any_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
+import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
@@ -21,6 +22,7 @@ from app.logs import configure_logs
 def create_app() -> FastAPI:
     """Build the service; `/nap` sleeps inside `Drain.serving`, and gives up when the grace is over."""
     configure_logs("INFO", "json")
+    log = structlog.get_logger("slow_app")
     expired = asyncio.Event()
 
     async def expire() -> None:
@@ -39,6 +41,7 @@ def create_app() -> FastAPI:
     async def nap() -> JSONResponse:
         try:
             with drain.serving():
+                log.info("nap begins")
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(expired.wait(), float(os.environ["NAP_S"]))
                 return JSONResponse({"expired": expired.is_set()})

@@ -38,7 +38,10 @@ def naps(service: Server, count: int) -> Iterator[list[Future[httpx.Response]]]:
     """Requests that are in flight when the block is entered."""
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(httpx.get, f"{service.url}/nap", timeout=20) for _ in range(count)]
-        time.sleep(0.4)
+        deadline = time.monotonic() + 10
+        while service.read_log().count("nap begins") < count:
+            assert time.monotonic() < deadline, service.read_log()
+            time.sleep(0.02)
         yield futures
 
 
@@ -48,7 +51,7 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_in_flight_is_answered_and_new_is_refused(self, tmp_path: Path, number: signal.Signals) -> None:
         """Requests in flight get their answer, new connections a 503 with a reason, and the exit code is 0."""
-        with slow_service(tmp_path, grace_s=10, nap_s=1.5) as service:
+        with slow_service(tmp_path, grace_s=20, nap_s=2) as service:
             with naps(service, 3) as answers:
                 service.process.send_signal(number)
                 service.wait_until_logged("draining")

@@ -83,6 +83,8 @@ class TestExtract:
         lines = run(photos / "b.JPG", "--detect-only", "--limit-faces", "2").stdout.splitlines()
         assert len(lines) == 3
         assert "norm" not in lines[1]
+        described = json.loads(run(photos / "b.JPG", "--json", "--detect-only").stdout)
+        assert "embedding" not in described["faces"][0]
         assert "0 faces" in run(photos / "b.JPG", "--threshold", "1").stdout
         assert "0 faces" in run(photos / "b.JPG", "--min-face-size", "5000").stdout
 
