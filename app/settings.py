@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.specs import NAME_PATTERN
 
-_HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|\[?[0-9A-Fa-f:.]+\]?(?:/\d{1,3})?")
+_HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f:.]+(?:/\d{1,3})?")
 
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""

@@ -185,7 +185,7 @@ def _join(url: httpx.URL, location: bytes) -> httpx.URL:
 
 
 def _checked(url: httpx.URL) -> httpx.URL:
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 80) < 65536:
         raise _not_a_url()
     if url.userinfo:
         raise UrlRefusedError("The URL holds a user name; send credentials as headers.")

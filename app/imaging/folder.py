@@ -33,12 +33,13 @@ class PictureFolder:
             if not found.is_relative_to(root):
                 raise _not_there()
             # Not blocking: a pipe that nobody writes to would hold the thread for ever.
-            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (OSError, ValueError, RuntimeError) as cause:  # ValueError: a NUL; RuntimeError: a loop of links
             raise _not_there() from cause
-        with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123 - a descriptor, not a path
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise _not_there()
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _not_there()
+        with os.fdopen(descriptor, "rb") as file:
             content = file.read(self.max_bytes + 1)
         if len(content) > self.max_bytes:
             raise UrlRefusedError(f"The file is longer than {self.max_bytes} bytes.")

@@ -55,6 +55,6 @@ class HostPolicy:
 def _network(entry: str) -> Network | None:
     """Read an address or a network; a name is None."""
     try:
-        return ip_network(entry.strip("[]"), strict=False)
+        return ip_network(entry, strict=False)
     except ValueError:
         return None

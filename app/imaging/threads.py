@@ -36,6 +36,9 @@ async def call_on_thread(
     """
     loop = asyncio.get_running_loop()
     give_back = on_failure or _nothing
+    if loop.time() >= deadline:
+        give_back()
+        raise _too_late()
     try:
         call = executor.submit(function)
     except RuntimeError:
@@ -43,7 +46,7 @@ async def call_on_thread(
         raise ShuttingDownError("The service is shutting down.", retry_after_s=1.0) from None
     future = asyncio.wrap_future(call)
     try:
-        await asyncio.wait({future}, timeout=max(0.0, deadline - loop.time()))
+        await asyncio.wait({future}, timeout=deadline - loop.time())
         return _result(future)
     except BaseException:
         future.cancel()  # reaches the call if it has not begun
@@ -53,8 +56,12 @@ async def call_on_thread(
 
 def _result(future: asyncio.Future[T]) -> T:
     if not future.done():
-        raise DeadlineExceededError("The deadline passed before the picture was decoded.")
+        raise _too_late()
     return future.result()
+
+
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError("The deadline passed before the picture was decoded.")
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

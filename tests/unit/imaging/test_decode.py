@@ -260,6 +260,11 @@ class TestBroken:
             with pytest.raises(ImageDecodeError, match="damaged"):
                 decoder.decode(data, PictureHeader(format=picture_format, stored_hw=(45, 71)))
 
+    def test_bytes_that_are_gone_are_damage(self, decoder: Decoder) -> None:
+        for picture_format in ("jpeg", "png"):
+            with pytest.raises(ImageDecodeError):
+                decoder.decode(b"", PictureHeader(format=picture_format, stored_hw=(1, 1)))
+
     def test_no_tables_is_damage(self, decoder: Decoder) -> None:
         data = JPEG.replace(b"\xff\xdb", b"\xff\xfe")
         with pytest.raises(ImageDecodeError):

@@ -108,6 +108,14 @@ async def test_an_executor_that_is_closed_says_so(executor: ThreadPoolExecutor) 
         await call_on_thread(executor, lambda: 7, deadline=in_s())
 
 
+async def test_a_deadline_in_the_past_calls_nothing(executor: ThreadPoolExecutor) -> None:
+    called, given_back = Count(), Count()
+    with pytest.raises(DeadlineExceededError):
+        await call_on_thread(executor, called, deadline=in_s(-1), on_failure=given_back)
+    executor.shutdown(wait=True)
+    assert (called.calls, given_back.calls) == (0, 1)
+
+
 def test_a_loop_that_is_gone_is_not_asked(executor: ThreadPoolExecutor) -> None:
     """A decode may outlive the service."""
     may_end = threading.Event()
