@@ -87,6 +87,64 @@ class Embedding:
     """Length of the recognizer's output before it was normalised; low for blurred or turned faces."""
 
 
+@dataclass(frozen=True, slots=True)
+class GenderAge:
+    """What a model takes a face for."""
+
+    is_male: bool
+    age_years: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Whether a face wears a mask."""
+
+    probability: float
+    """Of a mask, [0, 1]."""
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether a mask is more likely than none."""
+        return self.probability > 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Whether a face is a person's before the camera and not a picture of one."""
+
+    probability: float
+    """Of a live face, [0, 1]."""
+    is_live: bool
+    """Whether that is more likely than each kind of picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPose:
+    """Where a head is turned to, degrees; 0, 0, 0 looks into the camera."""
+
+    yaw: float
+    """Positive to the right edge of the picture, [-90, 90]."""
+    pitch: float
+    """Positive to the upper edge, [-90, 90]."""
+    roll: float
+    """Positive clockwise as seen in the picture, [-180, 180]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How well a face can be recognized, as far as its pixels and landmarks tell."""
+
+    score: float
+    """The worst of what follows, [0, 1]; see `app.geometry.quality`."""
+    sharpness: float
+    """Variance of the Laplacian of the crop, from 0; about 100 and more for a sharp portrait."""
+    brightness: float
+    """Mean of the crop, 0 black to 1 white."""
+    size_px: float
+    """Shorter side of the box, source pixels."""
+    pose: HeadPose
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Face:
     """One face of an answer, with what the request asked for."""
@@ -100,6 +158,14 @@ class Face:
     """(5, 2) float32, source pixels."""
     crop: Crop | None = None
     embedding: Embedding | None = None
+    gender_age: GenderAge | None = None
+    mask: Mask | None = None
+    liveness: Liveness | None = None
+    quality: Quality | None = None
+
+
+STAGES = ("decode", "queue", "detect", "align", "recognize", "attributes")
+"""What a picture's time is spent on, in order; the fields of `StageTimes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +177,12 @@ class StageTimes:
     detect_s: float = 0.0
     align_s: float = 0.0
     recognize_s: float = 0.0
+    attributes_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Sum of the stages."""
-        return self.decode_s + self.queue_s + self.detect_s + self.align_s + self.recognize_s
+        return float(sum(getattr(self, f"{stage}_s") for stage in STAGES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,8 +211,14 @@ class ExtractOptions:
     """Keep the N largest faces by box area, largest first; 0 keeps all, best score first."""
     min_face_width_px: float = 0.0
     """Drop faces whose box is narrower, source pixels."""
+    min_quality: float = 0.0
+    """Drop faces whose `Quality.score` is less, [0, 1]; 0 keeps all and measures nothing."""
     with_embedding: bool = True
     with_crop: bool = False
+    with_gender_age: bool = False
+    with_mask: bool = False
+    with_liveness: bool = False
+    with_quality: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

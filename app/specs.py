@@ -25,10 +25,21 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 RESERVED_NAMES = frozenset({"auto", "none"})
 """Words that settings use where a registry name may stand."""
 
-Task = Literal["detection", "recognition"]
-Family = Literal["scrfd", "arcface"]
+Task = Literal["detection", "recognition", "gender_age", "mask", "liveness"]
+Family = Literal["scrfd", "arcface", "genderage", "seeta_mask", "minifasnet"]
 
-_TASK_BY_FAMILY: Mapping[str, Task] = MappingProxyType({"scrfd": "detection", "arcface": "recognition"})
+_TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
+    {
+        "scrfd": "detection",
+        "arcface": "recognition",
+        "genderage": "gender_age",
+        "seeta_mask": "mask",
+        "minifasnet": "liveness",
+    }
+)
+
+_ROW_LENGTH_BY_FAMILY: Mapping[Family, int] = MappingProxyType({"genderage": 202, "seeta_mask": 2, "minifasnet": 3})
+"""Numbers a family answers each picture with, where its architecture fixes them."""
 
 
 class RegistryError(ValueError):
@@ -71,6 +82,9 @@ class ModelSpec(_Entry):
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="Only where the publisher gives no sha256.")
     file: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", description="Default: NAME.onnx.")
     embedding_length: int | None = Field(None, ge=1, le=8192, description="Recognition only.")
+    box_enlargement: float | None = Field(
+        None, ge=1, le=8, description="Liveness only: its picture is this many times as wide and high as the box."
+    )
     input: InputSpec
     download: DownloadSpec | None = None
 
@@ -79,12 +93,19 @@ class ModelSpec(_Entry):
         """Name of the ONNX file in the weights folder or mirror."""
         return self.file or f"{self.name}.onnx"
 
+    @property
+    def row_length(self) -> int | None:
+        """Numbers the graph answers each picture with; None for a detector, whose rows are anchors."""
+        return _ROW_LENGTH_BY_FAMILY.get(self.family, self.embedding_length)
+
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelSpec:
         if _TASK_BY_FAMILY[self.family] != self.task:
             raise ValueError(f"family {self.family} does {_TASK_BY_FAMILY[self.family]}, not {self.task}")
         if (self.task == "recognition") != (self.embedding_length is not None):
             raise ValueError("embedding_length belongs to recognition models, and every one of them needs it")
+        if (self.task == "liveness") != (self.box_enlargement is not None):
+            raise ValueError("box_enlargement belongs to liveness models, and every one of them needs it")
         if self.sha256 is None and self.md5 is None:
             raise ValueError("sha256 (or, where the publisher gives no other, md5) is needed")
         if self.name.lower() in RESERVED_NAMES:

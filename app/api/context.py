@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.domain import PictureResult
+from app.domain import STAGES, PictureResult
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,8 +21,6 @@ _KEY = "jetface.request"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 """Media types that mean msgpack, in `Accept` and in `Content-Type`."""
-
-STAGES = ("decode", "queue", "detect", "align", "recognize")
 
 
 @dataclass(slots=True)

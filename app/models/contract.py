@@ -65,11 +65,9 @@ def check_outputs(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str, Shape
                 f"Model {spec.name} should have 6 or 9 outputs [anchors, C] or [N, anchors, C]; found {found}."
             )
         return
-    lengths = {shapes[end.name][-1] for end in parts.outputs if end.name in shapes}
-    if len(parts.outputs) != 1 or not ranks <= {2} or not lengths <= {spec.embedding_length, None}:
-        raise ModelContractError(
-            f"Model {spec.name} should have one output [N, {spec.embedding_length}]; found {found}."
-        )
+    is_row = all(_is_row(shapes[end.name], spec.row_length) for end in parts.outputs if end.name in shapes)
+    if len(parts.outputs) != 1 or not is_row:
+        raise ModelContractError(f"Model {spec.name} should have one output [N, {spec.row_length}]; found {found}.")
 
 
 def declares_free_batch(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str, Shape]) -> bool:
@@ -83,8 +81,14 @@ def declares_free_batch(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str,
     if (shape_of(parts.inputs[0]) or (1,))[0] is not None:
         return False
     # A detector that answers [anchors, C] lists the anchors of all pictures in an order only it knows.
-    rank = 3 if spec.task == "detection" else 2
-    return all(len(shape) == rank and shape[0] is None for shape in (shapes.get(end.name, ()) for end in parts.outputs))
+    least_rank = 3 if spec.task == "detection" else 2
+    outputs = [shapes.get(end.name, ()) for end in parts.outputs]
+    return all(len(shape) >= least_rank and shape[0] is None for shape in outputs)
+
+
+def _is_row(shape: Shape, length: int | None) -> bool:
+    """Whether (N, length) is meant; some exports keep trailing axes of length 1."""
+    return len(shape) >= 2 and shape[1] in {length, None} and all(axis in {1, None} for axis in shape[2:])
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:

@@ -21,8 +21,7 @@ _POINTWISE = frozenset(
     | {"Neg", "PRelu", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
 )
 _SPATIAL = frozenset(
-    {"AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool"}
-    | {"InstanceNormalization", "MaxPool"}
+    {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "MaxPool"}
 )
 _SHAPE_MATHS = frozenset({"Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze"})
 
@@ -93,8 +92,12 @@ class _Proof:
         """Rank of a node's output, whose axis 0 is the batch again."""
         op, ranks = node.op_type, self._ranks_of(node)
         is_one_map = ranks == [_MAP_RANK]
+        if op == "Reshape":
+            return self._rank_of_rows(node)
         if (
             (op in _POINTWISE and self._broadcasts(node, ranks))
+            # Trained statistics, one a channel; an output more and it would be training.
+            or (op == "BatchNormalization" and len(ranks) == 1 and len(node.output) == 1)
             or (op in _SPATIAL and is_one_map and len(node.output) == 1)
             or (op == "Concat" and attribute(node, "axis") > 0 and len(ranks) == len(node.input))
             or (op in {"Resize", "Upsample"} and is_one_map and self._keeps_batch(node))
@@ -104,6 +107,13 @@ class _Proof:
         if (op == "Flatten" and attribute(node, "axis", 1) == 1) or self._is_matrix_product(node, ranks):
             return 2
         raise _NotProvableError
+
+    def _rank_of_rows(self, node: onnx.NodeProto) -> int:
+        """Rank after a Reshape that takes the batch for its first axis, and so keeps each picture's values together."""
+        target = self._elements(node.input[1])
+        if len(target) < 2 or target[0] not in {"batch", 0}:
+            raise _NotProvableError
+        return len(target)
 
     def _is_matrix_product(self, node: onnx.NodeProto, ranks: list[int]) -> bool:
         """Whether rows, one an item, are multiplied by a weight."""

@@ -21,7 +21,7 @@ from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Goes up with every change of what preparing writes: prepared files are kept under it."""
 
 

@@ -8,28 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from app.backends.protocol import Backend
 from app.backends.providers import runtime_version
 from app.backends.selection import Opener
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
 from app.batching.observer import MetricsObserver
-from app.geometry.alignment import CROP_SIDE_PX
 from app.metrics import Metrics
-from app.models.arcface import Arcface
+from app.models.families import FAMILIES
 from app.models.files import WeightsFolder
 from app.models.graph import PreparedGraph, prepare_graph
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
 from app.models.prepared import PreparedFiles
 from app.models.rewrite import choose_rewrites
-from app.models.scrfd import DetectorItem, Scrfd
+from app.models.scrfd import DetectorItem
 from app.specs import ModelSpec
-
-_PROBE_CANVAS_HW = (128, 128)
-"""A canvas any SCRFD takes whose size is free: small, and its three strides have different numbers of anchors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +96,13 @@ class ModelLoader:
         max_batch = self._max_batch(spec, graph)
         num_lanes = self._options.num_cores if self._opener.is_on_cpu else 1
         backends = self._opener.open(graph.model, num_lanes=num_lanes, max_batch_size=max_batch)
-        probe_items: Sequence[Any]
-        if spec.family == "scrfd":
-            canvas_hw = graph.input_hw or _PROBE_CANVAS_HW
-            scrfd = Scrfd.probe(spec, backends[0], canvas_hw)
-            probe_items = [DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)]
-            lanes: Sequence[Lane[Any, Any]] = self._lanes(scrfd, graph, backends, max_batch)
-        else:
-            arcface = Arcface.probe(spec, backends[0])
-            probe_items = [np.full((CROP_SIDE_PX, CROP_SIDE_PX, 3), 127, np.uint8)]
-            lanes = self._lanes(arcface, graph, backends, max_batch)
-        return _Opened(lanes=lanes, max_batch=max_batch, probe_items=probe_items, input_hw=graph.input_hw)
+        probed = FAMILIES[spec.family](spec, backends[0], graph.input_hw)
+        return _Opened(
+            lanes=self._lanes(probed.head, graph, backends, max_batch),
+            max_batch=max_batch,
+            probe_items=[probed.probe_item],
+            input_hw=graph.input_hw,
+        )
 
     def _max_batch(self, spec: ModelSpec, graph: PreparedGraph) -> int:
         # On a CPU a batch takes as long as its items one by one, and keeps the other cores waiting for its last item.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from app.domain import PictureResult, StageTimes
+from app.domain import STAGES, PictureResult, StageTimes
 from app.errors import RequestError
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
@@ -88,7 +88,7 @@ def _observe(result: PictureResult, metrics: Metrics) -> None:
     metrics.pictures.labels("failed" if result.error else "ok").inc()
     if result.error is None:
         metrics.faces.observe(len(result.faces))
-    for stage in ("decode", "queue", "detect", "align", "recognize"):
+    for stage in STAGES:
         seconds = getattr(result.times, f"{stage}_s")
         if seconds > 0:
             metrics.stage_seconds.labels(stage).observe(seconds)

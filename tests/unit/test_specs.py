@@ -43,7 +43,8 @@ def test_the_shipped_registry_holds_every_model_we_know(shipped: dict[str, Model
     detectors = {"scrfd_10g_bnkps", "det_10g", "det_2.5g", "det_500m", "scrfd_2.5g_bnkps"}
     group_norm = {"scrfd_10g_gnkps", "scrfd_2.5g_gnkps", "scrfd_500m_gnkps"}
     recognizers = {"glintr100", "w600k_r50", "w600k_mbf", "w600k_mbf_dequantized", "mobilefacenet128"}
-    assert detectors | group_norm | recognizers <= shipped.keys()
+    attributes = {"genderage_v1", "mask_detector_seeta", "fasnet_2.7", "fasnet_4.0"}
+    assert detectors | group_norm | recognizers | attributes <= shipped.keys()
 
 
 def test_every_shipped_file_is_named_after_its_model(shipped: dict[str, ModelSpec]) -> None:
@@ -69,6 +70,18 @@ def test_models_of_official_packages_can_be_downloaded_and_verified(shipped: dic
         assert "Non-commercial" in shipped[name].license
 
 
+def test_a_row_is_as_long_as_the_family_or_the_entry_says(shipped: dict[str, ModelSpec]) -> None:
+    lengths = {
+        "w600k_mbf": 512,
+        "mobilefacenet128": 128,
+        "genderage_v1": 202,
+        "mask_detector_seeta": 2,
+        "fasnet_4.0": 3,
+    }
+    assert {name: shipped[name].row_length for name in lengths} == lengths
+    assert shipped["det_500m"].row_length is None
+
+
 def test_entries_are_frozen(shipped: dict[str, ModelSpec]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         shipped["det_500m"].name = "other"  # type: ignore[misc]  # the very thing under test
@@ -85,6 +98,7 @@ def test_a_file_name_defaults_to_the_model_name(tmp_path: Path) -> None:
         ('family = "arcface"', 'family = "scrfd"', "family scrfd does detection, not recognition"),
         ('family = "arcface"', 'family = "yolo"', "family"),
         ("embedding_length = 256", "", "embedding_length"),
+        ("embedding_length = 256", "embedding_length = 256\nbox_enlargement = 2.7", "box_enlargement"),
         (f'sha256 = "{"0" * 64}"', "", "sha256"),
         ('name = "mine"', 'name = "auto"', "word of the settings"),
         ('name = "mine"', 'name = "../mine"', "name"),

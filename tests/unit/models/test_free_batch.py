@@ -42,6 +42,13 @@ EXACT: Mapping[str, GraphParts] = {
     "scaled": graph([make("Resize", ["x", "", "s"], ["y"])], s=np.array([1, 1, 2, 2], np.float32)),
     "flattened": graph([make("Flatten", ["x"], ["f"]), make("Gemm", ["f", "w"], ["y"])], w=np.ones((192, 2))),
     "rows": graph([TURN, make("Reshape", ["t", "r"], ["y"])], r=ROWS),
+    "reshaped but for the batch": graph([make("Reshape", ["x", "r"], ["y"])], r=np.array([0, -1])),
+    "reshaped by a computed batch, then normalized": graph(
+        [make("Shape", ["x"], ["s"]), make("Gather", ["s", "i"], ["n"]), make("Unsqueeze", ["n"], ["u"], axes=[0]),
+         make("Concat", ["u", "k"], ["r"], axis=0), make("Reshape", ["x", "r"], ["f"]),
+         make("BatchNormalization", ["f", "w", "w", "w", "w"], ["y"])],
+        i=np.array(0), k=np.array([192]), w=np.ones(192, np.float32),
+    ),
 }  # fmt: skip
 
 DOUBTFUL: Mapping[str, GraphParts] = {
@@ -60,6 +67,7 @@ DOUBTFUL: Mapping[str, GraphParts] = {
     ),
     "rows kept from a height": graph([TURN, make("Reshape", ["t", "r"], ["y"])], r=np.array([0, -1, 3], np.int64)),
     "reshaped": graph([make("Reshape", ["x", "r"], ["y"])], r=ROWS),
+    "reshaped to one row": graph([make("Reshape", ["x", "r"], ["y"])], r=np.array([0])),
     "a size fixed at export": graph([make("Resize", ["x", "", "", "s"], ["y"])], s=SIZES),
     "scaled across pictures": graph([make("Resize", ["x", "", "s"], ["y"])], s=np.array([2, 1, 1, 1], np.float32)),
     "no output of ours": graph([make("Identity", ["w"], ["y"]), make("Relu", ["x"], ["z"])], w=np.float32(1)),

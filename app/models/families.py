@@ -1,0 +1,70 @@
+"""The families code knows, and how a graph of each becomes a head that runs it.
+
+To add one: name it in `app.specs` with its task, write its head, and add a line to `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from app.backends.protocol import Backend
+from app.models.arcface import Arcface
+from app.models.genderage import GenderAgeHead
+from app.models.lanes import Head
+from app.models.liveness import LivenessHead
+from app.models.mask import MaskHead
+from app.models.rows import RowHead
+from app.models.scrfd import DetectorItem, Scrfd
+from app.specs import Family, ModelSpec
+
+_PROBE_CANVAS_HW = (128, 128)
+"""A canvas any SCRFD takes whose size is free: small, and its three strides have different numbers of anchors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A head whose graph has answered once as its entry says."""
+
+    head: Head[Any, Any]
+    probe_item: Any
+    """An item any sound model of the family can run."""
+
+
+Probe: TypeAlias = Callable[[ModelSpec, Backend, tuple[int, int] | None], Probed]
+"""Registry entry, backend, height and width the graph is fixed to (None: free) -> head.
+
+Raises ModelContractError when the graph is not what the entry says.
+"""
+
+
+def _scrfd(spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None) -> Probed:
+    canvas_hw = fixed_hw or _PROBE_CANVAS_HW
+    item = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
+    return Probed(Scrfd.probe(spec, backend, canvas_hw), item)
+
+
+def _rows(kind: type[RowHead[Any]]) -> Probe:
+    """Return how a family is probed that answers each picture with a row."""
+
+    def probe(spec: ModelSpec, backend: Backend, _fixed_hw: tuple[int, int] | None) -> Probed:
+        head = kind.probe(spec, backend)
+        return Probed(head, np.full((*head.input_hw, 3), 127, np.uint8))
+
+    return probe
+
+
+FAMILIES: Mapping[Family, Probe] = MappingProxyType(
+    {
+        "scrfd": _scrfd,
+        "arcface": _rows(Arcface),
+        "genderage": _rows(GenderAgeHead),
+        "seeta_mask": _rows(MaskHead),
+        "minifasnet": _rows(LivenessHead),
+    }
+)
+"""Every family of the registry."""
