@@ -24,14 +24,14 @@ define set_up
 @echo "Setting up $(VENV) from $(1) ..."
 @$(PYTHON) -m venv $(VENV)
 @$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $(1)
-@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/python
 endef
 
-$(VENV)/.run: requirements/run.txt pyproject.toml
+$(VENV)/.run: requirements/run.txt pyproject.toml clients/python/pyproject.toml
 	$(call set_up,requirements/run.txt)
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt pyproject.toml
+$(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
 	$(call set_up,requirements/dev.txt)
 	@touch $@ $(VENV)/.run
 

@@ -1,0 +1,65 @@
+"""Typed client of jetface: pictures in, faces out.
+
+`Client` and `AsyncClient` are thin: what a request looks like, what an answer means and when to try again is said once,
+in pure functions that neither sleep nor send (`calls`, `exchange`). Knows the wire, nothing of the service's code.
+"""
+
+from jetface_client.async_client import AsyncClient
+from jetface_client.client import Client
+from jetface_client.errors import (
+    AnswerError,
+    BusyError,
+    DeadlineError,
+    JetfaceError,
+    ModelUnavailableError,
+    PictureError,
+    RequestRefusedError,
+    ServerFaultError,
+    ServiceError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from jetface_client.options import ExtractOptions
+from jetface_client.results import (
+    Comparison,
+    ComparisonMatrix,
+    Face,
+    Info,
+    Model,
+    Picture,
+    PictureFailure,
+    Readiness,
+)
+from jetface_client.retries import RetryPolicy
+from jetface_client.sources import PictureSource, Url, find_pictures
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnswerError",
+    "AsyncClient",
+    "BusyError",
+    "Client",
+    "Comparison",
+    "ComparisonMatrix",
+    "DeadlineError",
+    "ExtractOptions",
+    "Face",
+    "Info",
+    "JetfaceError",
+    "Model",
+    "ModelUnavailableError",
+    "Picture",
+    "PictureError",
+    "PictureFailure",
+    "PictureSource",
+    "Readiness",
+    "RequestRefusedError",
+    "RetryPolicy",
+    "ServerFaultError",
+    "ServiceError",
+    "UnauthorizedError",
+    "UnreachableError",
+    "Url",
+    "find_pictures",
+]

@@ -1,0 +1,275 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ParamSpec, TypeVar, final
+
+import httpx
+from numpy.typing import ArrayLike
+
+from jetface_client import calls
+from jetface_client.calls import Call
+from jetface_client.exchange import (
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    KEPT_CONNECTIONS,
+    Config,
+    Outcome,
+    Reply,
+    Step,
+    Wait,
+    exchange,
+)
+from jetface_client.options import ExtractOptions
+from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
+from jetface_client.retries import RetryPolicy
+from jetface_client.sources import PictureSource, Progress, find_pictures, unreadable
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+@final
+class AsyncClient:
+    """Calls a jetface service. Belongs to one event loop; it keeps its connections. Close it, or `async with` it.
+
+    Every method raises the errors of `jetface_client.errors`, and `OSError` for a file it cannot read.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        """Create a client; nothing is sent.
+
+        Args:
+            base_url: Of the service; may end in a path that a proxy strips.
+            api_key: Sent as `Authorization: Bearer`.
+            timeout_s: Of a whole call, retries included; the service is told and gives up by then, too.
+            retries: When to try again.
+            http: A client of your own, for certificates or proxies; stays yours to close.
+
+        Raises:
+            ValueError: `base_url` is no http(s) URL, or `timeout_s` not above 0.
+        """
+        self._config = Config(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
+        self._owned = (
+            None if http else httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS))
+        )
+        self._http = http or self._owned or httpx.AsyncClient()
+
+    async def extract(self, picture: PictureSource, options: ExtractOptions = ExtractOptions()) -> Picture:  # noqa: B008 - frozen
+        """Find the faces of a picture, and embed them.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return await self._ask(calls.extract_call, picture, options)
+
+    async def extract_many(
+        self,
+        pictures: Sequence[PictureSource],
+        options: ExtractOptions = ExtractOptions(),  # noqa: B008 - frozen
+    ) -> list[Picture]:
+        """Find and embed the faces of several pictures in one request; one that cannot be read fails in its slot."""
+        return await self._ask(calls.extract_many_call, pictures, options)
+
+    async def extract_folder(
+        self,
+        folder: str | os.PathLike[str],
+        options: ExtractOptions = ExtractOptions(),  # noqa: B008 - frozen
+        *,
+        concurrency: int = 8,
+        progress: Progress | None = None,
+    ) -> AsyncGenerator[tuple[Path, Picture], None]:
+        """Yield each picture file of a folder and all below it with its faces, in order of name.
+
+        Args:
+            folder: Searched as `find_pictures` does.
+            options: What is wanted of each.
+            concurrency: Requests in flight, and pictures in memory, at once; fewer than the service's MAX_IN_FLIGHT.
+            progress: Called as `progress(num_done, num_all)` after each picture.
+
+        Yields:
+            The path and what came of it; a picture or file that cannot be read has its `failure`.
+        """
+        paths = await asyncio.to_thread(find_pictures, folder)
+        files = self.extract_files(paths, options, concurrency=concurrency, progress=progress)
+        async with contextlib.aclosing(files):
+            async for item in files:
+                yield item
+
+    async def extract_files(
+        self,
+        paths: Sequence[Path],
+        options: ExtractOptions = ExtractOptions(),  # noqa: B008 - frozen
+        *,
+        concurrency: int = 8,
+        progress: Progress | None = None,
+    ) -> AsyncGenerator[tuple[Path, Picture], None]:
+        """Yield each of `paths` with its faces, in their order; as `extract_folder`."""
+        in_work: deque[tuple[Path, asyncio.Task[Picture]]] = deque()
+        num_done = 0
+        waiting = iter(paths)
+        try:
+            while True:
+                while len(in_work) < concurrency and (path := next(waiting, None)) is not None:
+                    in_work.append((path, asyncio.create_task(self._extract_file(path, options))))
+                if not in_work:
+                    return
+                path, task = in_work[0]
+                picture = await task
+                in_work.popleft()
+                num_done += 1
+                if progress is not None:
+                    progress(num_done, len(paths))
+                yield path, picture
+        finally:
+            for _, task in in_work:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in in_work), return_exceptions=True)
+
+    async def detect(
+        self,
+        picture: PictureSource,
+        *,
+        threshold: float | None = None,
+        limit_faces: int = 0,
+        min_face_size: int = 0,
+    ) -> Picture:
+        """Find the faces of a picture: boxes, scores and landmarks as floats, the picture's size; no embeddings.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return await self._ask(
+            calls.detect_call, picture, threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size
+        )
+
+    async def detect_many(
+        self,
+        pictures: Sequence[PictureSource],
+        *,
+        threshold: float | None = None,
+        limit_faces: int = 0,
+        min_face_size: int = 0,
+    ) -> list[Picture]:
+        """Find the faces of several pictures in one request; one that cannot be read fails in its slot."""
+        return await self._ask(
+            calls.detect_many_call, pictures, threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size
+        )
+
+    async def recognize(
+        self, picture: PictureSource, *, landmarks: ArrayLike | None = None, boxes: ArrayLike | None = None
+    ) -> Picture:
+        """Embed an aligned crop; or faces of a full picture, given their `landmarks` (N, 5, 2) or `boxes` (N, 4).
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return await self._ask(calls.recognize_call, picture, landmarks=landmarks, boxes=boxes)
+
+    async def recognize_many(
+        self,
+        pictures: Sequence[PictureSource],
+        *,
+        landmarks: Sequence[ArrayLike] | None = None,
+        boxes: Sequence[ArrayLike] | None = None,
+    ) -> list[Picture]:
+        """As `recognize`, for several pictures in one request: `landmarks` or `boxes` hold one array a picture."""
+        return await self._ask(calls.recognize_many_call, pictures, landmarks=landmarks, boxes=boxes)
+
+    async def compare(
+        self,
+        first: PictureSource,
+        second: PictureSource,
+        *,
+        threshold: float | None = None,
+        detection_threshold: float | None = None,
+    ) -> Comparison:
+        """Compare the largest face of two pictures; `threshold` is the least similarity of one person."""
+        return await self._ask(
+            calls.compare_call, first, second, threshold=threshold, detection_threshold=detection_threshold
+        )
+
+    async def compare_many(
+        self,
+        pictures: Sequence[PictureSource],
+        others: Sequence[PictureSource],
+        *,
+        threshold: float | None = None,
+        detection_threshold: float | None = None,
+    ) -> ComparisonMatrix:
+        """Compare the largest face of each of `pictures` with that of each of `others`."""
+        return await self._ask(
+            calls.compare_many_call, pictures, others, threshold=threshold, detection_threshold=detection_threshold
+        )
+
+    async def info(self) -> Info:
+        """Tell what runs there."""
+        return await self._ask(calls.info_call)
+
+    async def models(self) -> list[Model]:
+        """List the service's registry."""
+        return await self._ask(calls.models_call)
+
+    async def ready(self) -> Readiness:
+        """Tell whether requests can be served now; asked once, never repeated."""
+        return await self._ask(calls.ready_call)
+
+    async def aclose(self) -> None:
+        """Close the connections, unless `http` was given."""
+        if self._owned is not None:
+            await self._owned.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _ask(
+        self, build: Callable[Parameters, Call[Result]], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        steps = exchange(await asyncio.to_thread(build, *args, **kwargs), self._config, now=time.monotonic)
+        outcome: Outcome = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            outcome = await self._take(step)
+
+    async def _take(self, step: Step) -> Outcome:
+        if isinstance(step, Wait):
+            await asyncio.sleep(step.delay_s)
+            return None
+        try:
+            answer = await self._http.request(
+                step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
+            )
+        except httpx.RequestError as cause:
+            return cause
+        return Reply(answer.status_code, answer.headers, answer.content)
+
+    async def _extract_file(self, path: Path, options: ExtractOptions) -> Picture:
+        try:
+            return (await self.extract_many([path], options))[0]
+        except OSError as cause:
+            return unreadable(cause)

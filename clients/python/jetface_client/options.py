@@ -1,0 +1,39 @@
+"""What a caller may wish for; what is not given has the service's default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractOptions:
+    """Options of `extract` and of folders."""
+
+    threshold: float | None = None
+    """Least detector score, [0, 1]; None: the service's default."""
+    limit_faces: int = 0
+    """Keep the N largest faces, largest first; 0 keeps all, best score first."""
+    min_face_size: int = 0
+    """Drop faces whose box is narrower, source pixels."""
+    embeddings: bool = True
+    landmarks: bool = True
+    attributes: bool = False
+    """Gender, age and mask, where the service has models for them."""
+    crops: bool = False
+    """The aligned crop of each face as JPEG."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return the options as `/extract` names them."""
+        return {
+            "threshold": self.threshold,
+            "limit_faces": self.limit_faces,
+            "min_face_size": self.min_face_size,
+            "extract_embedding": self.embeddings,
+            "return_landmarks": self.landmarks,
+            "extract_ga": self.attributes,
+            "detect_masks": self.attributes,
+            "return_face_data": self.crops,
+            # Text of 4 bytes for 3: msgpack's numbers take 5 for 4, and each would become an object in Python first.
+            "embedding_format": "base64",
+        }

@@ -1,0 +1,129 @@
+"""What calls return: frozen values, coordinates in source pixels, vectors as numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Face:
+    """One face. What was not asked for, or is not known, is None."""
+
+    box: NDArray[np.float32] | None = None
+    """(4,) float32 `x1, y1, x2, y2`, source pixels; whole numbers from `extract`."""
+    score: float | None = None
+    """The detector's, [0, 1]."""
+    landmarks: NDArray[np.float32] | None = None
+    """(5, 2) float32 `x, y`: image-left eye, image-right eye, nose, image-left and image-right mouth corner."""
+    embedding: NDArray[np.float32] | None = None
+    """(L,) float32 of unit length: the dot product of two is their cosine similarity."""
+    norm: float | None = None
+    """Length of the embedding before it was normalised; low for blurred or turned faces."""
+    gender: int | None = None
+    """0 female, 1 male."""
+    age: int | None = None
+    """Years."""
+    has_mask: bool | None = None
+    crop_jpeg: bytes | None = None
+    """The aligned 112x112 crop as JPEG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFailure:
+    """Why one picture could not be looked at."""
+
+    message: str
+    code: str | None = None
+    """The service's error code where the route tells it; `unreadable_file` for a file this side could not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """What came of one picture; no face found is an empty tuple, not a failure."""
+
+    faces: tuple[Face, ...] = ()
+    """Best score first; largest first when their number was limited."""
+    failure: PictureFailure | None = None
+    image_hw: tuple[int, int] | None = None
+    """Height and width, EXIF orientation applied; `extract` does not tell it."""
+    took_ms: float = 0.0
+    """Milliseconds the service worked on it."""
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """(N, L) float32, row i of face i; (0, 0) without faces.
+
+        Raises:
+            ValueError: Embeddings were not asked for.
+        """
+        vectors = [face.embedding for face in self.faces if face.embedding is not None]
+        if len(vectors) != len(self.faces):
+            raise ValueError("these faces have no embeddings")
+        return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparison:
+    """The largest face of one picture against the largest of another."""
+
+    similarity: float | None
+    """Cosine, [-1, 1]; None where a picture has no face, or failed."""
+    is_match: bool | None
+    """Whether `similarity` reaches `threshold`."""
+    threshold: float
+    pictures: tuple[Picture, Picture]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComparisonMatrix:
+    """The largest face of each of N pictures against that of each of M others."""
+
+    similarities: NDArray[np.float32]
+    """(N, M) float32 cosines; NaN where a picture has no face, or failed."""
+    matches: NDArray[np.bool_]
+    """(N, M) bool: whether the similarity reaches `threshold`."""
+    threshold: float
+    pictures: tuple[Picture, ...]
+    others: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What runs there."""
+
+    version: str
+    detector: str | None
+    recognizer: str | None
+    """Whose embeddings can be compared with one another; None when the service only detects."""
+    raw: Mapping[str, Any]
+    """The whole answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One entry of the service's registry."""
+
+    name: str
+    task: str
+    state: str
+    """`unloaded`, `loading`, `building`, `serving` or `failed`."""
+    is_active: bool
+    """Whether the service's settings chose it."""
+    license: str
+    embedding_length: int | None
+    backend: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether requests can be served now."""
+
+    is_ready: bool
+    reason: str | None
+    states: Mapping[str, str]
+    """State of each model in use, by name."""
