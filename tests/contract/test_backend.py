@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.backends.onnx import open_onnx_backends
+from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.errors import InferenceError
 from app.models.graph import PreparedGraph, prepare_graph
@@ -31,7 +32,15 @@ def _open_onnx_cpu_wide(graph: PreparedGraph) -> Sequence[Backend]:
     return open_onnx_backends(graph.model, num_lanes=2, max_batch_size=MAX_BATCH, num_threads=2)
 
 
-OPENERS: dict[str, Open] = {"onnxruntime-cpu": _open_onnx_cpu, "onnxruntime-cpu-wide": _open_onnx_cpu_wide}
+def _open_openvino(graph: PreparedGraph) -> Sequence[Backend]:
+    return open_openvino_backends(load_runtime(), graph.model, num_lanes=2, max_batch_size=MAX_BATCH)
+
+
+OPENERS: dict[str, Open] = {
+    "onnxruntime-cpu": _open_onnx_cpu,
+    "onnxruntime-cpu-wide": _open_onnx_cpu_wide,
+    "openvino": _open_openvino,
+}
 
 
 def _prepare(folder: Path, serialized: bytes, spec: ModelSpec) -> PreparedGraph:
