@@ -62,8 +62,10 @@ def read_header(data: bytes) -> PictureHeader:
         if marker == _SOS:
             if frame is None or not segment:
                 raise damaged()
-            _check_end(data, position)
-            return _header(frame, orientation or 1, num_in_scan=segment[0])
+            # libjpeg keeps every coefficient, two bytes each, when one scan does not hold all there is of a block.
+            is_buffered = frame.is_progressive or segment[0] < frame.num_components
+            _check_scans(data, position, has_more=is_buffered)
+            return _header(frame, orientation or 1, is_buffered=is_buffered)
         if marker == _APP1 and orientation is None and segment[:6] == EXIF_MARK:
             orientation = read_orientation(segment)
         elif 0xC0 <= marker <= 0xCF and marker not in _NOT_SOF:
@@ -121,20 +123,19 @@ def _read_frame(marker: int, segment: bytes) -> _Frame:
     )
 
 
-def _check_end(data: bytes, position: int) -> None:
+def _check_scans(data: bytes, position: int, *, has_more: bool) -> None:
     """Refuse a picture without its end marker, or with more scans than any encoder writes.
 
     In the coded data after a scan's header FF is always followed by 00 or a restart marker, so plain searches do.
+    The end is searched from behind: it is found at once in a whole picture.
     """
-    if data.find(b"\xff\xd9", position) < 0:
+    if data.rfind(b"\xff\xd9", position) < 0:
         raise truncated()
-    if data.count(b"\xff\xda", position) >= MAX_SCANS:
+    if has_more and data.count(b"\xff\xda", position) >= MAX_SCANS:
         raise ImageDecodeError("The picture has too many scans.")
 
 
-def _header(frame: _Frame, orientation: int, *, num_in_scan: int) -> PictureHeader:
-    # libjpeg keeps every coefficient, two bytes each, when one scan does not hold all there is to know of a block.
-    is_buffered = frame.is_progressive or num_in_scan < frame.num_components
+def _header(frame: _Frame, orientation: int, *, is_buffered: bool) -> PictureHeader:
     return PictureHeader(
         format="jpeg",
         stored_hw=(frame.height, frame.width),
