@@ -25,6 +25,7 @@ from app.api.info import info_router
 from app.api.metrics import metrics_router
 from app.api.middleware import ErrorAnswers, ObserveRequests
 from app.api.models import models_router
+from app.api.page import page_router, read_page
 from app.api.places import Places
 from app.api.recognize import recognize_router
 from app.api.routes import Services
@@ -88,6 +89,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         health_router(services, drain),
         models_router(services),
         metrics_router(services),
+        page_router(read_page()),
     )
     for router in routers:
         app.include_router(router)

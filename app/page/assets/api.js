@@ -1,0 +1,109 @@
+// The service as this page uses it. Addresses are relative: the page works behind any path prefix.
+
+const KEY = "jetface.key";
+
+/** A failure in words for a person. */
+export class Fault extends Error {}
+
+/** The API key of this tab. */
+export const apiKey = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (key) => sessionStorage.setItem(KEY, key),
+};
+
+/**
+ * Ask the service.
+ * @param {string} path Relative to the page.
+ * @param {{form?: FormData, signal?: AbortSignal}} [options] A form makes it a POST.
+ * @returns {Promise<{status: number, answer: any, stages: {name: string, ms: number}[], tookMs: number}>}
+ *   `status` is 200, or 503 of a health route.
+ * @throws {Fault} In words; also `AbortError` when `signal` says so.
+ */
+export async function ask(path, { form, signal } = {}) {
+  const headers = { accept: "application/json" };
+  if (apiKey.get()) headers["x-api-key"] = apiKey.get();
+  const started = performance.now();
+  let response;
+  let text;
+  try {
+    response = await fetch(path, { method: form ? "POST" : "GET", body: form, headers, signal, cache: "no-store" });
+    text = await response.text();
+  } catch (cause) {
+    if (cause.name === "AbortError") throw cause;
+    throw new Fault("The service does not answer. Is it running, and is this device still connected to it?");
+  }
+  const tookMs = performance.now() - started;
+  const answer = parse(text);
+  const isHealth = path.startsWith("health") && response.status === 503 && answer?.status;
+  if (!response.ok && !isHealth) throw new Fault(inWords(response, answer));
+  if (answer === null) throw new Fault("The answer was not JSON. Is something else between this page and the service?");
+  return { status: response.status, answer, stages: stagesOf(response.headers.get("server-timing")), tookMs };
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** Return what a status means for the person in front of the page. */
+function inWords(response, answer) {
+  const said = answer?.error?.message ?? `The service answered ${response.status}.`;
+  const wait = Number(response.headers.get("retry-after"));
+  switch (response.status) {
+    case 401:
+      document.dispatchEvent(new Event("keywanted"));
+      return apiKey.get() ? "The service does not accept this API key." : "The service asks for an API key.";
+    case 413:
+      return tooLong(answer?.error?.details?.max_body_bytes) ?? said;
+    case 429:
+    case 503:
+      return wait > 0 ? `${said} Try again in ${wait} s.` : said;
+    default:
+      return said;
+  }
+}
+
+function tooLong(maxBytes) {
+  return maxBytes ? `The file is larger than this service takes (${Math.floor(maxBytes / 2 ** 20)} MiB).` : null;
+}
+
+/** Parse `decode;dur=1.2, total;dur=30`. */
+function stagesOf(header) {
+  return (header ?? "").split(",").flatMap((part) => {
+    const found = /^\s*([\w-]+)\s*;\s*dur=([\d.]+)/.exec(part);
+    return found ? [{ name: found[1], ms: Number(found[2]) }] : [];
+  });
+}
+
+/**
+ * Return the same request as a line for a shell.
+ * @param {string} path
+ * @param {string[]} names Of the files.
+ * @param {Object<string, string>} options
+ */
+export function curlLine(path, names, options) {
+  const parts = [`curl -s ${quoted(new URL(path, document.baseURI).href)}`];
+  if (apiKey.get()) parts.push("-H 'x-api-key: YOUR_KEY'");
+  for (const name of names) {
+    // curl itself reads `;` and `,` in a file's name unless it is in double quotes.
+    const file = /[;,"\\]/.test(name) ? `"${name.replace(/(["\\])/g, "\\$1")}"` : name;
+    parts.push(`-F ${quoted(`file=@${file}`)}`);
+  }
+  for (const [name, value] of Object.entries(options)) parts.push(`-F ${quoted(`${name}=${value}`)}`);
+  return parts.join(" \\\n  ");
+}
+
+function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Return an answer as text to read: long strings cut, rows of numbers on one line. */
+export function readable(answer) {
+  const cut = (_name, value) =>
+    typeof value === "string" && value.length > 72 ? `${value.slice(0, 40)}… (${value.length} characters)` : value;
+  const text = JSON.stringify(answer, cut, 2);
+  return text.replace(/\[\s+(?:-?[\d.eE+-]+,?\s+)+\]/g, (row) => row.replace(/\s+/g, " "));
+}

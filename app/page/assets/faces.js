@@ -1,0 +1,55 @@
+// The list of a picture's faces: crops, scores, attributes, and how alike they are to the chosen one.
+
+import { el } from "./dom.js";
+import { cosine } from "./picture.js";
+
+/**
+ * Return the cards of faces.
+ * @param {object[]} faces As `find.js` keeps them.
+ * @param {{chosen: object|null, onChoose: (index: number) => void, onHover: (index: number) => void}} how
+ */
+export function faceCards(faces, { chosen, onChoose, onHover }) {
+  return faces.map((face, index) => {
+    const isChosen = face === chosen;
+    const alike = chosen && !isChosen ? likeness(chosen, face) : null;
+    const button = el(
+      "button",
+      {
+        type: "button", class: "face", "aria-pressed": String(isChosen),
+        onclick: () => onChoose(index), onpointerenter: () => onHover(index), onpointerleave: () => onHover(-1),
+        onfocus: () => onHover(index), onblur: () => onHover(-1),
+      },
+      face.crop ? el("img", { src: face.crop, alt: "", width: "112", height: "112" }) : el("span", { class: "no-crop" }),
+      el("span", { class: "face-top" }, el("b", {}, `Face ${index + 1}`), el("span", { class: "num" }, face.score.toFixed(2))),
+      ...attributesOf(face.raw).map((text) => el("span", { class: "small quiet" }, text)),
+      alike !== null && likenessBar(alike),
+    );
+    return el("li", {}, button);
+  });
+}
+
+/** Return how alike two faces are, a cosine; null when one has no embedding. */
+export function likeness(first, second) {
+  return first.vector && second.vector ? cosine(first.vector, second.vector) : null;
+}
+
+function likenessBar(alike) {
+  const fill = el("span", { class: "likeness-fill" });
+  fill.style.width = `${Math.max(0, Math.min(1, alike)) * 100}%`;
+  return el("span", { class: "likeness" }, el("span", { class: "small" }, "alike ", el("b", { class: "num" }, alike.toFixed(2))), el("span", { class: "likeness-bar" }, fill));
+}
+
+/** Return the attributes in words; those that are unknown are left out. */
+export function attributesOf(raw) {
+  const words = [];
+  const gender = raw.gender === 0 ? "woman" : raw.gender === 1 ? "man" : null;
+  const age = typeof raw.age === "number" ? `about ${Math.round(raw.age)}` : null;
+  if (gender || age) words.push([gender, age].filter(Boolean).join(", "));
+  if (typeof raw.mask === "boolean") words.push(raw.mask ? "masked" : "no mask");
+  const live = raw.liveness ?? raw.live;
+  if (typeof live === "number") words.push(`live ${live.toFixed(2)}`);
+  else if (typeof live === "boolean") words.push(live ? "live" : "not live");
+  const quality = typeof raw.quality === "object" ? raw.quality?.score ?? raw.quality?.overall : raw.quality;
+  if (typeof quality === "number") words.push(`quality ${quality.toFixed(2)}`);
+  return words;
+}

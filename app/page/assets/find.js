@@ -1,0 +1,239 @@
+// Find: pictures in, faces drawn on them.
+
+import { ask, curlLine, Fault, readable } from "./api.js";
+import { announce, byId, counted, el, showFault } from "./dom.js";
+import { faceCards, likeness } from "./faces.js";
+import { decode, draw, faceAt, toVector } from "./picture.js";
+import { service } from "./service.js";
+import { inMs, timingBar } from "./timings.js";
+
+const AT_ONCE = 2;
+const THUMB_PX = 120;
+
+/** One picture: its file, what was asked, what came back. */
+const entries = [];
+let current = null;
+let chosen = null;
+let hovered = -1;
+let numRunning = 0;
+const waiting = [];
+
+const threshold = () => Number(byId("threshold").value);
+
+/** Look for faces in files, and show the first of them. */
+export async function addPictures(files) {
+  const added = files.map((file) => ({ file, name: file.name || "pasted picture", bitmap: null, thumb: null, faces: [], asked: null, failed: false }));
+  if (!added.length) return;
+  byId("find-errors").replaceChildren();
+  for (const entry of added) {
+    entries.push(entry);
+    entry.decoded = decode(entry.file).then((bitmap) => {
+      entry.bitmap = bitmap;
+      if (bitmap) entry.thumb = thumbOf(bitmap, entry.name);
+      if (entry === current) show(entry);
+      else showStrip();
+    });
+    enqueue(entry);
+  }
+  show(added[0]);
+}
+
+/** Show another picture, asking again when the threshold has moved since. */
+function show(entry) {
+  if (current !== entry) hovered = -1;
+  current = entry;
+  byId("find").dataset.empty = String(!entries.length);
+  if (entry?.asked && entry.asked.threshold !== threshold() && !entry.running) enqueue(entry);
+  showStrip();
+  showPicture();
+  showFaces();
+  showRaw();
+}
+
+/** Ask for an entry when there is room; several at once, so that a folder does not arrive as one crowd. */
+function enqueue(entry) {
+  entry.running?.abort();
+  entry.running = new AbortController();
+  waiting.push({ entry, controller: entry.running });
+  next();
+}
+
+async function next() {
+  if (numRunning >= AT_ONCE || !waiting.length) return;
+  const { entry, controller } = waiting.shift();
+  if (controller.signal.aborted) return void next();
+  numRunning += 1;
+  try {
+    await look(entry, controller);
+  } finally {
+    numRunning -= 1;
+    next();
+  }
+}
+
+async function look(entry, controller) {
+  const options = optionsNow();
+  const form = new FormData();
+  form.append("file", entry.file, entry.name);
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  try {
+    const { answer, stages, tookMs } = await ask("extract", { form, signal: controller.signal });
+    const [slot] = answer.data;
+    if (slot.status !== "ok") throw new Fault(`This is no picture the service can read. ${slot.traceback}`);
+    Object.assign(entry, { answer, stages, tookMs, asked: { threshold: Number(options.threshold), options }, faces: slot.faces.map(toFace) });
+    await entry.decoded;
+    const total = stages.find(({ name }) => name === "total")?.ms ?? tookMs;
+    document.dispatchEvent(new Event("answered"));
+    announce(`${entry.name}: ${counted(entry.faces.length, "face")} found in ${inMs(total)}.`);
+  } catch (cause) {
+    if (cause.name === "AbortError") return;
+    if (!(cause instanceof Fault)) throw cause;
+    showFault(byId("find-errors"), `${entry.name}: ${cause.message}`);
+    // One that answered before keeps its answer; one that never did has nothing to show.
+    if (!entry.asked) drop(entry);
+  } finally {
+    if (entry.running === controller) entry.running = null;
+  }
+  if (chosen && !entries.some((other) => other.faces.includes(chosen))) chosen = null;
+  if (entry === current) show(entry);
+  else showStrip();
+}
+
+function optionsNow() {
+  return {
+    threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",
+    extract_embedding: String(service.hasRecognizer), extract_ga: "true", detect_masks: "true", embedding_format: "base64",
+  };
+}
+
+function toFace(raw) {
+  return {
+    raw, box: raw.bbox, score: raw.prob, landmarks: raw.landmarks, label: raw.prob.toFixed(2),
+    crop: raw.facedata ? `data:image/jpeg;base64,${raw.facedata}` : null, vector: raw.vec ? toVector(raw.vec) : null,
+  };
+}
+
+function drop(entry) {
+  entry.running?.abort();
+  const index = entries.indexOf(entry);
+  if (index < 0) return;
+  entries.splice(index, 1);
+  if (entry.faces.includes(chosen)) chosen = null;
+  if (entry === current) show(entries[Math.min(index, entries.length - 1)] ?? null);
+  else showStrip();
+}
+
+/** Faces over the slider: it hides at once, and asks anew when it comes to rest. */
+const shownFaces = () => (current?.faces ?? []).filter((face) => face.score >= threshold() - 1e-6);
+
+function showStrip() {
+  byId("strip").hidden = entries.length < 2;
+  byId("strip").replaceChildren(...entries.map((entry) => {
+    const best = chosen && !entry.faces.includes(chosen) ? Math.max(...entry.faces.map((face) => likeness(chosen, face) ?? -1), -1) : -1;
+    const note = entry.running && !entry.asked ? "…" : best > -1 ? `alike ${best.toFixed(2)}` : counted(entry.faces.length, "face");
+    const button = el(
+      "button", { type: "button", class: "thumb", "aria-current": entry === current && "true", onclick: () => show(entry) },
+      entry.thumb, el("span", { class: "thumb-name" }, entry.name), el("span", { class: "small num" }, note),
+    );
+    return el("li", {}, button);
+  }));
+}
+
+function showPicture() {
+  const canvas = byId("canvas");
+  byId("figure").hidden = !current;
+  byId("busy").hidden = !current?.running;
+  byId("timings").hidden = !current?.stages;
+  if (!current) return;
+  const faces = shownFaces();
+  const found = current.asked ? counted(faces.length, "face") : "looking for faces";
+  canvas.setAttribute("aria-label", `${current.name}: ${found}`);
+  const size = current.bitmap ? ` ${current.bitmap.width} × ${current.bitmap.height}` : "";
+  const remove = el("button", { type: "button", class: "quiet-button", onclick: () => { drop(current); byId("find-choose").focus(); } }, "Remove");
+  byId("caption").replaceChildren(
+    el("b", {}, current.asked ? counted(faces.length, "face") : "…"), el("span", { class: "quiet file" }, current.name), el("span", { class: "quiet num" }, size), remove,
+  );
+  if (current.stages) byId("timings").replaceChildren(timingBar(current.stages, current.tookMs));
+  canvas.hidden = !current.bitmap;
+  redraw();
+}
+
+function redraw() {
+  const canvas = byId("canvas");
+  if (!current?.bitmap) return;
+  // The shape first: the style sheet fits it into the page, and drawing then takes the width it got.
+  canvas.style.aspectRatio = `${current.bitmap.width} / ${current.bitmap.height}`;
+  canvas.style.setProperty("--shape", String(current.bitmap.width / current.bitmap.height));
+  const faces = shownFaces();
+  draw(canvas, current.bitmap, faces, {
+    chosen: faces.indexOf(chosen), hovered, landmarks: byId("show-landmarks").checked, labels: byId("show-scores").checked,
+  });
+}
+
+function showFaces() {
+  const faces = shownFaces();
+  const list = byId("faces");
+  const focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
+  const hint = byId("faces-hint");
+  hint.hidden = !(faces.some((face) => face.vector) && (faces.length > 1 || entries.length > 1));
+  byId("faces-title").textContent = current?.asked ? counted(faces.length, "face") : "Faces";
+  list.replaceChildren(...faceCards(faces, { chosen, onChoose: choose, onHover: hover }));
+  if (focused >= 0) list.children[Math.min(focused, faces.length - 1)]?.firstElementChild.focus();
+  if (current?.asked && !faces.length) list.append(el("li", { class: "none quiet" }, "No face reaches this score. A lower one may find more."));
+}
+
+function choose(index) {
+  const face = shownFaces()[index] ?? null;
+  chosen = face === chosen ? null : face;
+  showFaces();
+  showStrip();
+  redraw();
+}
+
+function hover(index) {
+  if (hovered === index) return;
+  hovered = index;
+  redraw();
+}
+
+function showRaw() {
+  byId("raw").hidden = !current?.asked;
+  if (!current?.asked) return;
+  byId("curl").textContent = curlLine("extract", [current.name], current.asked.options);
+  byId("json").textContent = readable(current.answer);
+}
+
+/** Return the full texts the copy buttons copy. */
+export const texts = () => ({ curl: byId("curl").textContent, json: JSON.stringify(current?.answer, null, 2) });
+
+function thumbOf(bitmap) {
+  const scale = THUMB_PX / Math.min(bitmap.width, bitmap.height);
+  const canvas = el("canvas", { width: String(THUMB_PX), height: String(THUMB_PX), "aria-hidden": "true" });
+  const [width, height] = [bitmap.width * scale, bitmap.height * scale];
+  canvas.getContext("2d").drawImage(bitmap, (THUMB_PX - width) / 2, (THUMB_PX - height) / 2, width, height);
+  return canvas;
+}
+
+/** Connect the controls. */
+export function startFind() {
+  const slider = byId("threshold");
+  slider.addEventListener("input", () => {
+    byId("threshold-value").textContent = threshold().toFixed(2);
+    showPicture();
+    showFaces();
+  });
+  slider.addEventListener("change", () => { if (current) show(current); });
+  document.addEventListener("defaults", ({ detail }) => {
+    if (entries.length) return;
+    slider.value = String(detail.det_thresh);
+    byId("threshold-value").textContent = threshold().toFixed(2);
+  });
+  for (const id of ["show-landmarks", "show-scores"]) byId(id).addEventListener("change", redraw);
+  const canvas = byId("canvas");
+  canvas.addEventListener("pointermove", (event) => hover(current?.bitmap ? faceAt(canvas, current.bitmap, shownFaces(), event.offsetX, event.offsetY) : -1));
+  canvas.addEventListener("pointerleave", () => hover(-1));
+  canvas.addEventListener("click", (event) => {
+    if (current?.bitmap) choose(faceAt(canvas, current.bitmap, shownFaces(), event.offsetX, event.offsetY));
+  });
+  new ResizeObserver(redraw).observe(byId("figure"));
+}

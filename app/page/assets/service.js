@@ -1,0 +1,150 @@
+// What answers: models, backends, states; the API key; a word about starter models.
+
+import { apiKey, ask } from "./api.js";
+import { byId, el } from "./dom.js";
+
+const STEADY_MS = 15000;
+const BUSY_MS = 1500;
+const TASKS = { detection: "finds faces", recognition: "tells them apart" };
+
+/** What the page knows of the service; `settle` of the first answers is `ready`. */
+export const service = { threshold: 0.6, hasRecognizer: true, version: "" };
+
+let wasKeyAsked = false;
+let isSteady = false;
+
+/** Begin to watch the service, and go on while the page is looked at. */
+export function watchService() {
+  byId("key-form").addEventListener("submit", useKey);
+  document.addEventListener("keywanted", askForKey);
+  // An answer may have loaded a model.
+  document.addEventListener("answered", () => { if (!isSteady) refresh(); });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  refresh();
+}
+
+let timer = 0;
+
+/** Ask how the service is now. */
+export async function refresh() {
+  clearTimeout(timer);
+  let isBusy = true;
+  try {
+    const { status, answer } = await ask("health/ready");
+    isBusy = showState(status, answer);
+    showStarters(Object.keys(answer.models ?? {}));
+    if (!wasKeyAsked) await showDetails();
+  } catch (fault) {
+    // A missing key is asked for elsewhere; the service itself is well.
+    if (!wasKeyAsked) setState("down", fault.message);
+  }
+  isSteady = !isBusy && !byId("models").querySelector('.badge:not([data-state="serving"])');
+  clearTimeout(timer);
+  if (!document.hidden) timer = setTimeout(refresh, isBusy ? BUSY_MS : STEADY_MS);
+}
+
+/** Say in one line how the service is; return whether it is about to change. */
+function showState(status, answer) {
+  const models = Object.entries(answer.models ?? {});
+  const at = (state) => models.filter(([, model]) => model.state === state);
+  if (status !== 200) {
+    setState("down", `Not ready. ${answer.reason ?? ""}`);
+    return true;
+  }
+  for (const [state, verb] of [["loading", "Loading"], ["building", "Building an engine for"]]) {
+    const [first] = at(state);
+    if (first) {
+      const percent = percentOf(first[1].progress);
+      setState("busy", `${verb} ${first[0]}${percent === null ? "…" : `, ${percent} %`}`);
+      return true;
+    }
+  }
+  if (at("unloaded").length) {
+    setState("ready", "Ready. The first picture loads the models");
+    return false;
+  }
+  setState("ready", "Ready");
+  return false;
+}
+
+function percentOf(progress) {
+  const share = typeof progress === "object" ? progress?.fraction : progress;
+  return typeof share === "number" ? Math.round(100 * share) : null;
+}
+
+function setState(kind, text) {
+  byId("state").dataset.state = kind;
+  if (byId("state-text").textContent !== text) byId("state-text").textContent = text;
+}
+
+/** Starter models are honest about themselves. */
+function showStarters(names) {
+  const starters = names.filter((name) => name.startsWith("starter_"));
+  const shown = byId("starter");
+  if (!starters.length) return void shown?.remove();
+  if (shown) return;
+  const lead = el("p", {}, el("strong", {}, "Starter models are answering: for trying, not for production."));
+  const how = el(
+    "p", {},
+    "Better ones are two commands away. ", el("code", {}, "jetface models list"),
+    " shows what there is, with each model’s licence; ", el("code", {}, "jetface models pull NAME NAME"),
+    " fetches a detector and a recognizer. Then start the service again: it takes the best it has.",
+  );
+  byId("notices").append(el("div", { class: "notice", id: "starter", role: "note" }, lead, how));
+}
+
+async function showDetails() {
+  const [{ answer: about }, { answer: registry }] = await Promise.all([ask("info"), ask("models")]);
+  if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about.defaults }));
+  service.version = about.version;
+  service.hasRecognizer = about.models.rec_name !== null;
+  byId("version").textContent = `jetface ${about.version}`;
+  const active = registry.models.filter((model) => model.is_active);
+  const others = registry.models.filter((model) => !model.is_active);
+  const wasOpen = byId("models").querySelector("details")?.open ?? false;
+  const parts = [el("ul", { class: "models" }, ...active.map(modelCard))];
+  if (others.length) {
+    const names = el("ul", { class: "others" }, ...others.map(({ name, license }) => el("li", {}, el("b", {}, name), el("span", { class: "quiet" }, license))));
+    parts.push(el("details", { open: wasOpen }, el("summary", {}, `${others.length} more in the registry`), names));
+  }
+  byId("models").replaceChildren(...parts);
+}
+
+function modelCard(model) {
+  const percent = percentOf(model.progress);
+  const facts = [TASKS[model.task] ?? model.task, model.backend, model.embedding_length && `${model.embedding_length} numbers per face`];
+  return el(
+    "li", { class: "card model" },
+    el("div", { class: "model-top" }, el("b", {}, ...breakable(model.name)), el("span", { class: "badge", "data-state": model.state }, model.state)),
+    el("p", { class: "quiet small" }, facts.filter(Boolean).join(" · ")),
+    percent !== null && el("progress", { max: "100", value: String(percent), "aria-label": `Progress of ${model.name}` }),
+    model.reason && el("p", { class: "small fault-text" }, model.reason),
+    el("p", { class: "quiet small" }, `Licence: ${model.license}`),
+  );
+}
+
+/** Let a long name break after its underscores. */
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, el("wbr")]);
+
+function askForKey() {
+  const form = byId("key-form");
+  const isNew = form.hidden;
+  wasKeyAsked = true;
+  form.hidden = false;
+  form.querySelector("label").textContent = apiKey.get() ? "This service does not accept that key. Another one?" : "This service asks for an API key.";
+  setState("key", "Needs an API key");
+  if (isNew) byId("key").focus();
+}
+
+async function useKey(event) {
+  event.preventDefault();
+  apiKey.set(byId("key").value.trim());
+  byId("key").value = "";
+  wasKeyAsked = false;
+  await refresh();
+  if (!wasKeyAsked) {
+    byId("key-form").hidden = true;
+    byId("find-choose").focus();
+    document.dispatchEvent(new Event("keyaccepted"));
+  }
+}
