@@ -11,7 +11,7 @@ from app.imaging.orientation import EXIF_MARK, read_orientation
 
 MAGIC = b"\xff\xd8\xff"
 
-MAX_SEGMENTS = 4096
+MAX_SEGMENTS = 1024
 """A camera writes a dozen, a colour profile in 64 kB parts a few more; bounds the time a hostile file costs."""
 
 MAX_SCANS = 64

@@ -16,7 +16,7 @@ from app.imaging.base64 import decode_base64
 from app.imaging.budget import PixelBudget
 from app.imaging.decode import Decoder, choose_denominator
 from app.imaging.header import PictureHeader
-from app.imaging.sniff import sniff
+from app.imaging.sniff import has_quick_header, sniff
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.imaging.threads import call_on_thread
 from app.metrics import Metrics
@@ -202,6 +202,8 @@ class PictureLoader:
             encoded = EncodedPicture(await self._fetcher.fetch(source, deadline=deadline))
         else:
             encoded = source
+        if isinstance(encoded, EncodedPicture) and has_quick_header(encoded.data):
+            return _unwrap(encoded, self._max_pixels)
         return await call_on_thread(self._executor, partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
 
 
