@@ -1,0 +1,137 @@
+"""Both clients against the started service with real weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jetface_client import ExtractOptions, PictureError, RequestRefusedError, UnauthorizedError, Url
+from tests.client.conftest import Ask
+from tests.support.server import Server
+
+
+@pytest.fixture
+def photo(shared_images: Path) -> Path:
+    """A picture of six people."""
+    return shared_images / "t1.jpg"
+
+
+class TestExtract:
+    def test_faces_are_arrays(self, ask: Ask, server: Server, photo: Path) -> None:
+        picture = ask(server.url, "extract", photo)
+        assert len(picture.faces) == 6
+        assert picture.failure is None
+        assert picture.took_ms > 0
+        face = picture.faces[0]
+        assert face.box.shape == (4,)
+        assert face.landmarks.shape == (5, 2)
+        assert face.embedding.dtype == np.float32
+        assert np.linalg.norm(face.embedding) == pytest.approx(1, abs=1e-5)
+        assert picture.embeddings.shape == (6, 128)
+        assert face.norm > 0
+        assert 0.5 < face.score <= 1
+        assert face.gender is None
+        assert face.crop_jpeg is None
+
+    def test_options_decide(self, ask: Ask, server: Server, photo: Path) -> None:
+        options = ExtractOptions(limit_faces=1, embeddings=False, landmarks=False, crops=True, attributes=True)
+        (face,) = ask(server.url, "extract", str(photo), options).faces
+        assert face.embedding is None
+        assert face.landmarks is None
+        crop = cv2.imdecode(np.frombuffer(face.crop_jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert crop is not None
+        assert crop.shape == (112, 112, 3)
+
+    def test_a_picture_fails_in_its_slot(self, ask: Ask, server: Server, photo: Path) -> None:
+        bad, good = ask(server.url, "extract_many", [b"no picture", photo.read_bytes()])
+        assert bad.faces == ()
+        assert bad.failure.message
+        assert good.failure is None
+
+    def test_one_picture_alone_raises(self, ask: Ask, server: Server) -> None:
+        with pytest.raises(PictureError) as raised:
+            ask(server.url, "detect", b"no picture")
+        assert raised.value.code == "image_decode"
+
+    def test_no_face_is_no_failure(self, ask: Ask, server: Server) -> None:
+        blank = cv2.imencode(".png", np.full((64, 64, 3), 127, np.uint8))[1].tobytes()
+        picture = ask(server.url, "extract", blank)
+        assert picture.faces == ()
+        assert picture.embeddings.shape == (0, 0)
+
+
+def test_detect_then_recognize_gives_the_embedding_of_extract(ask: Ask, server: Server, photo: Path) -> None:
+    found = ask(server.url, "detect", photo, limit_faces=2, threshold=0.4, min_face_size=10)
+    assert found.image_hw == (886, 1280)
+    assert found.faces[0].embedding is None
+    known = ask(server.url, "recognize", photo, landmarks=[face.landmarks for face in found.faces])
+    whole = ask(server.url, "extract", photo, ExtractOptions(limit_faces=2))
+    assert np.all(np.sum(known.embeddings * whole.embeddings, axis=1) > 0.999)
+    (by_box,) = ask(server.url, "recognize_many", [photo], boxes=[[face.box for face in found.faces]])
+    assert by_box.embeddings.shape == (2, 128)
+    (detected,) = ask(server.url, "detect_many", [photo])
+    assert len(detected.faces) == 6
+
+
+def test_compare(ask: Ask, server: Server, photo: Path, shared_images: Path) -> None:
+    same = ask(server.url, "compare", photo, photo)
+    assert same.similarity == pytest.approx(1, abs=1e-3)
+    assert same.is_match is True
+    other = shared_images / "ifrest_Stallone.jpg"
+    matrix = ask(server.url, "compare_many", [photo, other], [other, b"none", photo], threshold=0.5)
+    assert matrix.similarities.shape == (2, 3)
+    assert matrix.matches.tolist() == [[False, False, True], [True, False, False]]
+    assert np.isnan(matrix.similarities[:, 1]).all()
+    assert matrix.others[1].failure is not None
+    assert matrix.threshold == 0.5
+
+
+def test_what_runs_there(ask: Ask, server: Server) -> None:
+    info = ask(server.url, "info")
+    assert (info.detector, info.recognizer) == ("det_500m", "mobilefacenet128")
+    active = {model.name: model for model in ask(server.url, "models") if model.is_active}
+    assert active["mobilefacenet128"].embedding_length == 128
+    ready = ask(server.url, "ready")
+    assert ready.is_ready
+    assert ready.states.keys() >= {"det_500m", "mobilefacenet128"}
+
+
+def test_a_folder_comes_in_order(ask: Ask, server: Server, photo: Path, shared_images: Path, tmp_path: Path) -> None:
+    """Hidden files and others are left out; what cannot be read has its failure; progress is told after each."""
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    shutil.copy(photo, tmp_path / ".hidden" / "t1.jpg")
+    shutil.copy(photo, tmp_path / "b.JPG")
+    shutil.copy(shared_images / "ifrest_Stallone.jpg", tmp_path / "deeper" / "c.jpg")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "d.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "notes.txt").write_text("none")
+    told: list[tuple[int, int]] = []
+    found = ask(server.url, "extract_folder", tmp_path, concurrency=2, progress=lambda *seen: told.append(seen))
+    assert [path.relative_to(tmp_path).as_posix() for path, _ in found] == ["a.png", "b.JPG", "d.jpg", "deeper/c.jpg"]
+    assert [len(picture.faces) for _, picture in found] == [0, 6, 0, 1]
+    assert found[0][1].failure is not None
+    assert found[2][1].failure.code == "unreadable_file"
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_refusals_have_their_class(ask: Ask, server: Server, photo: Path) -> None:
+    with pytest.raises(RequestRefusedError) as raised:
+        ask(server.url, "detect", photo, threshold=7)
+    assert raised.value.status == 422
+    assert raised.value.code == "invalid_request"
+    assert raised.value.details["fields"][0]["field"] == "threshold"
+    with pytest.raises(PictureError, match="URL"):
+        ask(server.url, "detect", Url("http://127.0.0.1/x.jpg"))
+
+
+def test_the_api_key_is_sent(ask: Ask, server: Server) -> None:
+    """The service of these tests asks for one; every other call here gives it."""
+    with pytest.raises(UnauthorizedError):
+        ask(server.url, "info", client={"api_key": "wrong"})
+    with pytest.raises(UnauthorizedError):
+        ask(server.url, "info", client={"api_key": None})
