@@ -53,14 +53,22 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling
 
 check: lint test ## lint and test
 
-bench: $(VENV)/.dev ## measure against the floor and insightface; see tests/bench/
-	$(BIN)/python -m tests.bench
+$(VENV)-bench/.ready: requirements/bench.txt
+	@echo "Setting up $(VENV)-bench, for the peer we measure beside us ..."
+	@$(PYTHON) -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insightface; see tests/bench/
+	$(BIN)/python -m tests.bench --peer-python $(VENV)-bench/bin/python
 
 lock: ## resolve the lock files anew (needs uv)
 	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
 	  --custom-compile-command 'make lock' pyproject.toml --group build -o requirements/run.txt
 	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
 	  --custom-compile-command 'make lock' -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
+	  --custom-compile-command 'make lock' requirements/bench.in -o requirements/bench.txt
 
 docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \

@@ -16,7 +16,7 @@ import numpy as np
 from tests.bench import floor
 from tests.bench.pictures import Picture, make_pictures
 from tests.bench.report import Report, Row, median_row
-from tests.bench.scenarios import Target, closed_loop, health_beside_a_crowd, singles_beside_crowds, warm
+from tests.bench.scenarios import Target, closed_loop, health_beside_a_crowd, overload, singles_beside_crowds, warm
 from tests.support.server import Server, running_server
 from tests.support.shared import REPOSITORY, shared_dir
 
@@ -122,7 +122,7 @@ class Bench:
         """Measure what needs no rounds: overload, crowds beside singles, health beside a crowd."""
         one, crowd = self.pictures["one"], self.pictures["crowd"]
         peak = max(row.pictures_per_s for row in self.report.rows if row.scenario == "one")
-        row, load = closed_loop(target, "overload", one.as_raw(), clients=10 * MAX_IN_FLIGHT, seconds=2 * self.seconds)
+        row, load = overload(target, "overload", one.as_raw(), rate_per_s=10 * peak, seconds=2 * self.seconds)
         self.report.rows.append(row)
         alone, beside = singles_beside_crowds(target, one, crowd, seconds=2 * self.seconds)
         health_s, crowd_s = health_beside_a_crowd(target, crowd)

@@ -86,3 +86,46 @@ async def drive(port: int, request: bytes, *, clients: int, seconds: float, thin
     await asyncio.gather(*(client() for _ in range(clients)))
     load.seconds = time.perf_counter() - started
     return load
+
+
+async def offer(port: int, request: bytes, *, rate_per_s: float, seconds: float) -> Load:
+    """Send `request` at a fixed rate whatever comes back: what a service meets when its callers do not wait.
+
+    A connection is used again when the server leaves it open. Latencies count from when a request was due.
+    """
+    load = Load()
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    started = time.perf_counter()
+
+    async def one(due: float) -> None:
+        try:
+            reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port, limit=2**26)
+            writer.write(request)
+            status, _, closes = await read_answer(reader)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            load.statuses[0] += 1
+            return
+        took_s = time.perf_counter() - due
+        load.statuses[status] += 1
+        if status == 200:
+            load.ok_s.append(took_s)
+        else:
+            load.refused_s.append(took_s)
+        if closes:
+            writer.close()
+        else:
+            idle.append((reader, writer))
+
+    calls: list[asyncio.Task[None]] = []
+    for number in range(int(rate_per_s * seconds)):
+        due = started + number / rate_per_s
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        calls.append(asyncio.create_task(one(due)))
+    load.seconds = time.perf_counter() - started
+    num_in_time = len(load.ok_s)
+    await asyncio.gather(*calls)
+    # Those answered after the last was sent count for latency, but not for the rate.
+    load.seconds *= len(load.ok_s) / num_in_time if num_in_time else 1.0
+    for _, writer in idle:
+        writer.close()
+    return load

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.bench.client import Load, drive, get, read_answer
+from tests.bench.client import Load, drive, get, offer, read_answer
 from tests.bench.pictures import Picture
 from tests.bench.report import Row
 
@@ -40,9 +40,19 @@ def closed_loop(
     """Let `clients` call as fast as they are answered."""
     cpu_s = target.cpu_s()
     load = asyncio.run(drive(target.port, request, clients=clients, seconds=seconds))
-    cpu_s = target.cpu_s() - cpu_s
+    return _row(target, scenario, load, target.cpu_s() - cpu_s, clients, pictures_per_request), load
+
+
+def overload(target: Target, scenario: str, request: bytes, *, rate_per_s: float, seconds: float) -> tuple[Row, Load]:
+    """Send at a fixed rate, whatever comes back."""
+    cpu_s = target.cpu_s()
+    load = asyncio.run(offer(target.port, request, rate_per_s=rate_per_s, seconds=seconds))
+    return _row(target, scenario, load, target.cpu_s() - cpu_s, 0, 1), load
+
+
+def _row(target: Target, scenario: str, load: Load, cpu_s: float, clients: int, pictures_per_request: int) -> Row:
     pictures = len(load.ok_s) * pictures_per_request
-    row = Row(
+    return Row(
         scenario=scenario,
         clients=clients,
         pictures_per_s=pictures / load.seconds,
@@ -52,7 +62,6 @@ def closed_loop(
         rss_mib=target.rss_bytes() / 2**20,
         statuses={str(status): count for status, count in load.statuses.items()},
     )
-    return row, load
 
 
 def singles_beside_crowds(target: Target, single: Picture, crowd: Picture, *, seconds: float) -> tuple[Load, Load]:
