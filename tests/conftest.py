@@ -31,6 +31,9 @@ def _restore_logging() -> Iterator[None]:
     """What a test configures, ends with it: no handler of another test's closed stream stays behind."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    # By default structlog lets rich write every local variable of a traceback, which takes seconds.
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
     yield
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()

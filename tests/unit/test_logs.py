@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
+from typing import Literal
 
 import pytest
 import structlog
@@ -40,6 +42,21 @@ class TestConfigureLogs:
         assert "queue full" in text
         assert "model=det_500m" in text
         assert "\x1b" not in text
+
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_a_traceback_shows_no_values(
+        self, capsys: pytest.CaptureFixture[str], log_format: Literal["text", "json"]
+    ) -> None:
+        """Local variables of a failure may be pictures and keys."""
+        configure_logs("INFO", log_format)
+        key = secrets.token_hex()
+        try:
+            _ = {}[len(key)]
+        except KeyError:
+            structlog.get_logger("jetface").exception("request failed")
+        text = capsys.readouterr().err
+        assert "KeyError: 64" in text
+        assert key not in text
 
     def test_the_level_is_a_floor(self, capsys: pytest.CaptureFixture[str]) -> None:
         """For our own loggers and for the standard library's alike."""
