@@ -1,0 +1,61 @@
+"""The operator's page names every metric, and only settings and metrics that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+from app.metrics import Metrics
+from app.settings import Settings, variable_names
+from tests.support.promql import Exposition
+from tests.support.shared import REPOSITORY
+
+PAGE = REPOSITORY / "docs/operate.md"
+
+_TABLE = re.compile(r"(?<=<!-- metrics:begin -->\n).*?(?=<!-- metrics:end -->)", re.DOTALL)
+
+
+def metrics_table() -> str:
+    """Write one row a metric, in the order they are declared."""
+    kinds: dict[type, tuple[str, str]] = {
+        Counter: ("counter", "_total"), Gauge: ("gauge", ""), Histogram: ("histogram", ""), Info: ("info", "_info"),
+    }  # fmt: skip
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in Metrics().registry._collector_to_names:
+        if type(metric) in kinds:
+            kind, suffix = kinds[type(metric)]
+            labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
+            rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_table_is_what_the_code_declares() -> None:
+    """Set UPDATE_SNAPSHOTS=1 to write it anew."""
+    page = PAGE.read_text(encoding="utf-8")
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        page = _TABLE.sub(lambda _: metrics_table(), page)
+        PAGE.write_text(page, encoding="utf-8")
+    found = _TABLE.search(page)
+    assert found is not None
+    assert found[0] == metrics_table()
+
+
+def test_every_query_on_the_page_names_what_exists(exposition: Exposition) -> None:
+    queries = re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert queries
+    assert [faults for query in queries if (faults := exposition.faults(query))] == []
+
+
+def test_every_metric_named_in_passing_exists(exposition: Exposition) -> None:
+    words = set(re.findall(r"`((?:jetface|process)_[a-z_]+)`", PAGE.read_text(encoding="utf-8")))
+    known = exposition.series_by_name.keys()
+    families = known | {name.removesuffix("_bucket") for name in known}
+    # No item was dropped and no client went in the scrape.
+    assert words - families <= {"jetface_dropped_items_total"}
+
+
+def test_every_setting_named_exists() -> None:
+    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", PAGE.read_text(encoding="utf-8")))
+    assert words - {"PROMETHEUS_URL"} <= {name for field in Settings.model_fields for name in variable_names(field)}
