@@ -82,3 +82,14 @@ def test_provisioning_is_what_grafana_reads(folder: str, key: str) -> None:
         content = YAML(typ="safe").load(file)
         assert content["apiVersion"] == 1
         assert content[key]
+
+
+def test_compose_mounts_what_there_is() -> None:
+    services = YAML(typ="safe").load(REPOSITORY / "deploy/compose.monitoring.yaml")["services"]
+    mounts = [mount for service in services.values() for mount in service["volumes"] if mount.startswith("./")]
+    assert mounts
+    for mount in mounts:
+        assert REPOSITORY.joinpath("deploy", mount.split(":")[0]).exists(), mount
+    (provider,) = YAML(typ="safe").load(GRAFANA / "provisioning/dashboards/jetface.yaml")["providers"]
+    folder = provider["options"]["path"]
+    assert f"./grafana/jetface.json:{folder}/jetface.json:ro" in services["grafana"]["volumes"]

@@ -6,9 +6,11 @@ import os
 import re
 
 from prometheus_client import Counter, Gauge, Histogram, Info
+from ruamel.yaml import YAML
 
 from app.metrics import Metrics
 from app.settings import Settings, variable_names
+from tests.support.fakes import Harness
 from tests.support.promql import Exposition
 from tests.support.shared import REPOSITORY
 
@@ -29,6 +31,11 @@ def metrics_table() -> str:
             labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
             rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")
     return "\n".join(rows) + "\n"
+
+
+def test_the_probes_are_yaml() -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        assert isinstance(YAML(typ="safe").load(block), dict)
 
 
 def test_the_table_is_what_the_code_declares() -> None:
@@ -54,6 +61,11 @@ def test_every_metric_named_in_passing_exists(exposition: Exposition) -> None:
     families = known | {name.removesuffix("_bucket") for name in known}
     # No item was dropped and no client went in the scrape.
     assert words - families <= {"jetface_dropped_items_total"}
+
+
+def test_every_health_route_named_exists() -> None:
+    paths = set(re.findall(r"/health(?:/[a-z]+)?\b", PAGE.read_text(encoding="utf-8")))
+    assert paths == {path for path in Harness().app.openapi()["paths"] if path.startswith("/health")}
 
 
 def test_every_setting_named_exists() -> None:
