@@ -66,10 +66,14 @@ class Decoder:
         self._turbojpeg = turbojpeg
 
     @classmethod
-    def best(cls) -> Decoder:
-        """Use libturbojpeg if it is installed, and say in the log if it is not."""
+    def best(cls, library: str | None = None) -> Decoder:
+        """Use libturbojpeg if it is installed, and say in the log if it is not.
+
+        Args:
+            library: Its path; None looks where the system keeps its libraries.
+        """
         try:
-            return cls(TurboJpeg())
+            return cls(TurboJpeg(library))
         except BackendUnavailableError as error:
             structlog.get_logger(__name__).warning(
                 "JPEG is decoded by OpenCV, with twice the memory for large pictures", reason=error.message
