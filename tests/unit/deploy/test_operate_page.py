@@ -63,6 +63,12 @@ def test_every_metric_named_in_passing_exists(exposition: Exposition) -> None:
     assert words - families <= {"jetface_dropped_items_total"}
 
 
+def test_every_stage_is_explained(exposition: Exposition) -> None:
+    stages = {labels["stage"] for labels in exposition.series_by_name["jetface_stage_seconds_count"]}
+    assert {"decode", "serialise"} <= stages
+    assert stages <= set(re.findall(r"`([a-z]+)`", PAGE.read_text(encoding="utf-8")))
+
+
 def test_every_health_route_named_exists() -> None:
     paths = set(re.findall(r"/health(?:/[a-z]+)?\b", PAGE.read_text(encoding="utf-8")))
     assert paths == {path for path in Harness().app.openapi()["paths"] if path.startswith("/health")}
