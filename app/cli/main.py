@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from app import __version__
+from app.cli.embed import embed
 from app.cli.extract import extract
 from app.cli.models import models
 from app.cli.serve import serve
@@ -43,5 +44,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(extract)
+main.add_command(embed)
 main.add_command(models)
 main.add_command(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ async def extract_pictures(
     num_failed = 0
     async with open_service(settings) as service:
         with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
-            async for picture, result in _extract_each(service, pictures, options, draw_dir):
+            async for picture, result in extract_each(service, pictures, options, draw_dir):
                 num_failed += result.error is not None
                 with tqdm.external_write_mode(file=sys.stdout):
                     if as_json:
@@ -114,10 +114,10 @@ async def extract_pictures(
     return num_failed
 
 
-async def _extract_each(
-    service: Service, pictures: Sequence[Picture], options: ExtractOptions, draw_dir: Path | None
-) -> AsyncIterator[tuple[Picture, PictureResult]]:
-    """Yield results in the order of the pictures, `PICTURES_AT_ONCE` in work."""
+async def extract_each(
+    service: Service, pictures: Sequence[Picture], options: ExtractOptions, draw_dir: Path | None = None
+) -> AsyncGenerator[tuple[Picture, PictureResult], None]:
+    """Yield results in the order of the pictures, `PICTURES_AT_ONCE` in work; `draw_dir` gets annotated copies."""
     waiting = iter(pictures)
     in_work: deque[tuple[Picture, asyncio.Task[PictureResult]]] = deque()
     try:
