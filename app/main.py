@@ -27,18 +27,20 @@ from app.imaging.loader import PictureLoader
 from app.imaging.remote import RemotePictures
 from app.logs import configure_logs
 from app.metrics import Metrics
-from app.models.defaults import choose_model
+from app.models.defaults import ModelChooser
 from app.models.download import Fetcher
 from app.models.files import Mirror, WeightsFolder
 from app.models.loading import LoadOptions, ModelLoader
 from app.models.store import ModelStore
+from app.pipeline.attributes import AttributeModels, Attributes
+from app.pipeline.describer import CROPS_AT_ONCE, Describer
 from app.pipeline.detector import Detector, DetectorOptions
-from app.pipeline.extract import CROPS_AT_ONCE, Extractor
+from app.pipeline.extract import Extractor
 from app.pipeline.pictures import PICTURES_AT_ONCE
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
 from app.settings import Settings, SettingsError, read_settings
-from app.specs import ModelSpec, RegistryError, Task, default_registry_dir, read_registry
+from app.specs import ModelSpec, RegistryError, default_registry_dir, read_registry
 
 _log = structlog.get_logger("jetface")
 
@@ -80,15 +82,19 @@ def build_service(settings: Settings) -> Service:
     """Build a service; no model is loaded.
 
     Raises:
-        SettingsError: A model is named that the registry does not know, or that does something else.
-        RegistryError: A registry file cannot be read.
+        RegistryError: A registry file cannot be read, or a model is named that is not in it or does something else.
         BackendError: The backend that was asked for cannot be had.
     """
     registry, weights = open_weights(settings)
-    det_model = _model_name("DET_MODEL", settings.det_model, "detection", registry, weights)
-    rec_model = None
-    if settings.rec_model != "none":
-        rec_model = _model_name("REC_MODEL", settings.rec_model, "recognition", registry, weights)
+    chooser = ModelChooser(registry, weights.is_at_hand)
+    det_model = chooser.require("DET_MODEL", settings.det_model, "detection")
+    rec_model = chooser.choose("REC_MODEL", settings.rec_model, "recognition")
+    liveness_models = (chooser.choose("LIVENESS_MODEL", name, "liveness") for name in settings.liveness_model)
+    attribute_models = AttributeModels(
+        gender_age=chooser.choose("GA_MODEL", settings.ga_model, "gender_age"),
+        mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
+        liveness=tuple(filter(None, liveness_models)),
+    )
     # Our threads are as many as the cores already; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
     opener = select_backend(settings.backend, providers=settings.ort_providers)
@@ -122,7 +128,7 @@ def build_service(settings: Settings) -> Service:
     extractor = Extractor(
         loader,
         Detector(store, det_model, detector_options, pool),
-        Recognizer(store, rec_model) if rec_model else None,
+        Describer(Recognizer(store, rec_model) if rec_model else None, Attributes(store, attribute_models, pool), pool),
         pool,
         metrics,
         max_faces=settings.max_faces,
@@ -137,7 +143,7 @@ def build_service(settings: Settings) -> Service:
         pool=pool,
         loader=loader,
         extractor=extractor,
-        active=tuple(name for name in (det_model, rec_model) if name),
+        active=tuple(name for name in (det_model, rec_model, *attribute_models.names) if name),
     )
 
 
@@ -232,6 +238,8 @@ def _api_options(settings: Settings) -> ApiOptions:
             extract_embedding=settings.def_extract_embedding,
             return_face_data=settings.def_return_face_data,
             return_landmarks=settings.def_return_landmarks,
+            extract_ga=settings.def_extract_ga,
+            detect_masks=settings.def_detect_masks,
         ),
         limits=RequestLimits(
             max_body_bytes=settings.max_body_bytes,
@@ -241,17 +249,3 @@ def _api_options(settings: Settings) -> ApiOptions:
         ),
         access=Access(api_keys=tuple(key.get_secret_value() for key in settings.api_keys)),
     )
-
-
-def _model_name(variable: str, name: str, task: Task, registry: Mapping[str, ModelSpec], weights: WeightsFolder) -> str:
-    """Return the registry name a setting means.
-
-    Raises:
-        SettingsError: No entry of that name does this task; the line lists those that do.
-    """
-    if name == "auto":
-        return choose_model(task, registry, weights.is_at_hand)
-    if name not in registry or registry[name].task != task:
-        able = ", ".join(sorted(known for known, spec in registry.items() if spec.task == task))
-        raise SettingsError(f"{variable}={name!r} is not allowed: auto or one of {able}")
-    return name

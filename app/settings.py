@@ -20,6 +20,8 @@ from app.specs import NAME_PATTERN
 
 _HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f:.]+(?:/\d{1,3})?")
 
+ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""
 
@@ -69,6 +71,19 @@ class Settings(BaseSettings):
         "REC_MODEL", "REC_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name, auto or none",
         meaning="Recognizer: a registry name, `auto`, or `none` to serve detection only.",
     )  # fmt: skip
+    ga_model: str = _env(
+        "GA_MODEL", "GA_NAME", default="none", pattern=NAME_PATTERN, allowed="registry name or none",
+        meaning="Gender and age: a registry name, or `none`.",
+    )  # fmt: skip
+    mask_model: str = _env(
+        "MASK_MODEL", "MASK_DETECTOR", default="none", pattern=NAME_PATTERN, allowed="registry name or none",
+        meaning="Face masks: a registry name, or `none`.",
+    )  # fmt: skip
+    liveness_model: Annotated[tuple[ModelName, ...], NoDecode] = _env(
+        "LIVENESS_MODEL", default=("none",), min_length=1, max_length=2,
+        allowed="one or two registry names, comma between them, or none",
+        meaning="Liveness: one or two registry names, whose opinions are averaged, or `none`.",
+    )  # fmt: skip
 
     # Detection
     max_size: Annotated[tuple[int, int], NoDecode] = _env(
@@ -113,6 +128,8 @@ class Settings(BaseSettings):
     def_extract_embedding: bool = _env("DEF_EXTRACT_EMBEDDING", default=True, meaning="Default of `extract_embedding`.")
     def_return_face_data: bool = _env("DEF_RETURN_FACE_DATA", default=False, meaning="Default of `return_face_data`.")
     def_return_landmarks: bool = _env("DEF_RETURN_LANDMARKS", default=False, meaning="Default of `return_landmarks`.")
+    def_extract_ga: bool = _env("DEF_EXTRACT_GA", default=False, meaning="Default of `extract_ga`.")
+    def_detect_masks: bool = _env("DEF_DETECT_MASKS", default=False, meaning="Default of `detect_masks`.")
 
     # Limits
     max_body_bytes: int = _env(
@@ -182,12 +199,20 @@ class Settings(BaseSettings):
         "LOG_FORMAT", default="text", meaning="Log lines for people (text) or for machines (json)."
     )
 
-    @field_validator("max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", mode="before")
+    @field_validator(
+        "liveness_model", "max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
+
+    @field_validator("rec_model", "ga_model", "mask_model", mode="before")
+    @classmethod
+    def _rest_word_for_none(cls, value: object) -> object:
+        """InsightFace-REST says `None`."""
+        return "none" if isinstance(value, str) and value.lower() == "none" else value
 
     @field_validator("backend", mode="before")
     @classmethod

@@ -43,7 +43,7 @@ _ROW_LENGTH_BY_FAMILY: Mapping[Family, int] = MappingProxyType({"genderage": 202
 
 
 class RegistryError(ValueError):
-    """A registry file cannot be read; the message names the file and what is wrong with it."""
+    """A registry file cannot be read, or a setting names no entry of it; one line: what, and what is wrong with it."""
 
 
 class _Entry(BaseModel):
@@ -84,6 +84,9 @@ class ModelSpec(_Entry):
     embedding_length: int | None = Field(None, ge=1, le=8192, description="Recognition only.")
     box_enlargement: float | None = Field(
         None, ge=1, le=8, description="Liveness only: its picture is this many times as wide and high as the box."
+    )
+    keeps_bf16: bool = Field(
+        False, description="Measured: run in bfloat16, its answers stay within the limits of docs/adr/0008-openvino.md."
     )
     input: InputSpec
     download: DownloadSpec | None = None

@@ -1,11 +1,12 @@
-"""Which models serve when none is named: the best pair whose weights are at hand, else the smallest to download."""
+"""Which models serve: those that are named, else the best whose weights are at hand, else the smallest to download."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from app.specs import ModelSpec, Task
+from app.specs import ModelSpec, RegistryError, Task
 
 PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
     {
@@ -20,18 +21,48 @@ LIGHTEST: Mapping[Task, str] = MappingProxyType({"detection": "det_500m", "recog
 """What is downloaded when nothing is at hand: 16 MB together, InsightFace's `buffalo_sc`."""
 
 
-def choose_model(task: Task, registry: Mapping[str, ModelSpec], is_at_hand: Callable[[ModelSpec], bool]) -> str:
-    """Name the model that serves `task` when the operator names none.
+_WORDS: Mapping[Task, Sequence[str]] = MappingProxyType({"detection": ("auto",), "recognition": ("auto", "none")})
+"""What settings may say instead of a name; for every other task `none`."""
 
-    Args:
-        task: What the model is to do.
-        registry: All entries.
-        is_at_hand: Whether an entry's weights can be had without a download.
 
-    Returns:
-        A registry name: of the weights at hand the most preferred, else `LIGHTEST`.
-    """
-    for name in PREFERENCE[task]:
-        if name in registry and is_at_hand(registry[name]):
-            return name
-    return LIGHTEST[task]
+@dataclass(frozen=True, slots=True)
+class ModelChooser:
+    """Turns what settings say of models into registry names."""
+
+    registry: Mapping[str, ModelSpec]
+    is_at_hand: Callable[[ModelSpec], bool]
+    """Whether an entry's weights can be had without a download."""
+
+    def choose(self, variable: str, name: str, task: Task) -> str | None:
+        """Return the registry name that is meant; None for `none`.
+
+        Args:
+            variable: The setting, for the error.
+            name: Its value.
+            task: What the model is to do.
+
+        Raises:
+            RegistryError: No entry of that name does this task; the line lists those that do.
+        """
+        words = _WORDS.get(task, ("none",))
+        if name in words:
+            return self._best(task) if name == "auto" else None
+        if name not in self.registry or self.registry[name].task != task:
+            able = sorted(known for known, spec in self.registry.items() if spec.task == task)
+            allowed = f"{', '.join(words)} or one of {', '.join(able)}"
+            raise RegistryError(f"{variable}={name!r} is not allowed: {allowed}")
+        return name
+
+    def require(self, variable: str, name: str, task: Task) -> str:
+        """Return the registry name that is meant; errors are those of `choose`, also for a task left out."""
+        chosen = self.choose(variable, name, task)
+        if chosen is None:  # pragma: no cover - no setting that is required allows `none`
+            raise RegistryError(f"{variable}={name!r} is not allowed: a model is needed")
+        return chosen
+
+    def _best(self, task: Task) -> str:
+        """Of the weights at hand the most preferred, else `LIGHTEST`."""
+        for name in PREFERENCE[task]:
+            if name in self.registry and self.is_at_hand(self.registry[name]):
+                return name
+        return LIGHTEST[task]

@@ -1,8 +1,7 @@
-"""What happens to the pictures of one request, in order: decode, detect, select, align, recognize."""
+"""What happens to the pictures of one request, in order: decode, detect, select, describe."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -11,20 +10,16 @@ import cv2
 import numpy as np
 
 from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult
-from app.errors import ModelError
-from app.geometry.alignment import CROP_SIDE_PX, crop_scales
+from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
+from app.pipeline.describer import EMBEDDING_ONLY, Describer
 from app.pipeline.detector import Detector
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
 from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
-from app.pipeline.recognizer import Recognizer, align_faces
 from app.pipeline.selection import select_faces
-
-CROPS_AT_ONCE = 64
-"""Faces of one picture aligned and queued at once; bounds what a crowd holds in memory (37 kB a crop)."""
 
 DECODED_CANVASES = 2
 """A JPEG is decoded at a fraction of its size as long as it still is this many times the detector's canvas: the
@@ -42,7 +37,7 @@ class Extractor:
         self,
         loader: PictureLoader,
         detector: Detector,
-        recognizer: Recognizer | None,
+        describer: Describer,
         pool: WorkPool,
         metrics: Metrics,
         *,
@@ -50,7 +45,7 @@ class Extractor:
     ) -> None:
         self._loader = loader
         self._detector = detector
-        self._recognizer = recognizer
+        self._describer = describer
         self._pool = pool
         self._metrics = metrics
         self._max_faces = max_faces
@@ -58,7 +53,7 @@ class Extractor:
     async def extract(
         self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
     ) -> list[PictureResult]:
-        """Find the faces of each picture and embed them if asked.
+        """Find the faces of each picture, and tell of them what is asked.
 
         Args:
             sources: The pictures of one request.
@@ -73,38 +68,32 @@ class Extractor:
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: A run failed.
         """
-        self._require_recognizer(wanted=options.with_embedding)
+        self._describer.check(options)
 
         async def work(job: PictureJob) -> PictureResult:
             async with self._load(job) as picture:
                 found, scale = await self._detect(job, picture, options.score_threshold)
-                kept = select_faces(found, options, max_faces=self._max_faces)
-                if options.with_embedding or options.with_crop:
-                    faces = await self._align(job, picture, kept, with_embedding=options.with_embedding)
-                else:
-                    faces = _faces(job, kept)
-            if not options.with_crop:
-                faces = [replace(face, crop=None) for face in faces]
+                kept = await self._select(job, picture, found, options)
+                faces = await self._describer.describe(job, picture, kept, options)
             return _result(job, picture, faces, scale=scale)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
-    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
-        """Embed pictures that are aligned crops already; one of another size than 112x112 is resized.
+    async def embed_crops(
+        self, sources: Sequence[PictureSource], options: ExtractOptions = EMBEDDING_ONLY, *, deadline: float
+    ) -> list[PictureResult]:
+        """Tell what is asked of pictures that are aligned crops already; one of another size than 112x112 is resized.
 
-        Args, results and errors are those of `extract`; each picture yields one face whose box is the whole crop.
+        Args, results and errors are those of `extract`; each picture yields one face whose box is the whole crop. There
+        is nothing around it, so liveness and quality stay unknown.
         """
-        self._require_recognizer(wanted=True)
-        side = float(CROP_SIDE_PX)
-        whole = Detections(
-            np.array([[0, 0, side, side]], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32)
-        )
+        self._describer.check(options)
 
         async def work(job: PictureJob) -> PictureResult:
             async with self._loader.load(job.source, deadline=job.deadline) as picture:
                 job.add(decode_s=job.took_s)
                 crop = await self._pool.run(_resize_to_crop, picture.pixels)
-            return _result(job, picture, await self._recognize(job, whole, [crop]))
+            return _result(job, picture, await self._describer.describe_crop(job, crop, options))
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -121,7 +110,7 @@ class Extractor:
             known: The faces of each picture, source pixels.
             deadline: As for `extract`, as are results and errors.
         """
-        self._require_recognizer(wanted=True)
+        self._describer.check(EMBEDDING_ONLY)
 
         async def work(job: PictureJob) -> PictureResult:
             async with self._load(job) as picture:
@@ -132,16 +121,25 @@ class Extractor:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
                     found, _ = await self._detect(job, picture, KNOWN_BOX_THRESHOLD)
                     placed = at_boxes(boxes, found)
-                embedded = await self._align(job, picture, placed, with_embedding=True)
-            return _result(job, picture, [replace(face, crop=None) for face in embedded])
+                described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
+            return _result(job, picture, described)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
     def _load(self, job: PictureJob) -> AbstractAsyncContextManager[LoadedPicture]:
-        """Decode a picture no larger than detection needs; `_align` asks for more where a face does."""
+        """Decode a picture no larger than detection needs; the describer asks for more where a face does."""
         height, width = self._detector.max_hw
         at_least_hw = (DECODED_CANVASES * height, DECODED_CANVASES * width)
         return self._loader.load(job.source, deadline=job.deadline, at_least_hw=at_least_hw)
+
+    async def _select(
+        self, job: PictureJob, picture: LoadedPicture, found: Detections, options: ExtractOptions
+    ) -> Detections:
+        """Keep the faces that are wanted; `limit_faces` counts those that are good enough."""
+        if options.min_quality > 0:
+            wide_enough = select_faces(found, replace(options, limit_faces=0), max_faces=self._max_faces)
+            found = await self._describer.drop_poor(job, picture, wide_enough, least=options.min_quality)
+        return select_faces(found, options, max_faces=self._max_faces)
 
     async def _detect(
         self, job: PictureJob, picture: LoadedPicture, score_threshold: float
@@ -153,53 +151,6 @@ class Extractor:
         )
         job.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
         return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
-
-    async def _align(
-        self, job: PictureJob, picture: LoadedPicture, faces: Detections, *, with_embedding: bool
-    ) -> list[Face]:
-        """Cut the crops of one picture and embed them if asked, a bounded number at once."""
-        if picture.scale < 1 and len(faces):
-            # A crop is worth as many pixels as the source has, up to its own 112: one crop pixel for each.
-            started = time.perf_counter()
-            await picture.enlarge(min(1.0, float(crop_scales(faces.landmarks).max())))
-            job.add(decode_s=time.perf_counter() - started)
-        done: list[Face] = []
-        for start in range(0, len(faces), CROPS_AT_ONCE):
-            part = faces.take(slice(start, start + CROPS_AT_ONCE))
-            started = time.perf_counter()
-            crops = await align_faces(self._pool, picture.pixels, part.landmarks * np.float32(picture.scale))
-            job.add(align_s=time.perf_counter() - started)
-            done += await self._recognize(job, part, crops) if with_embedding else _faces(job, part, crops)
-        return done
-
-    async def _recognize(self, job: PictureJob, faces: Detections, crops: list[Crop]) -> list[Face]:
-        if self._recognizer is None:  # pragma: no cover - _require_recognizer has refused the request
-            raise ModelError("No recognizer is configured.")
-        outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
-        job.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
-        return [
-            replace(face, embedding=embedding)
-            for face, embedding in zip(_faces(job, faces, crops), outcome.embeddings, strict=True)
-        ]
-
-    def _require_recognizer(self, *, wanted: bool) -> None:
-        if wanted and self._recognizer is None:
-            raise ModelError("No recognizer is configured; ask for detection only.")
-
-
-def _faces(job: PictureJob, detections: Detections, crops: Sequence[Crop | None] | None = None) -> list[Face]:
-    """Turn rows of arrays into faces that carry the picture they came from."""
-    rows = zip(
-        detections.boxes,
-        detections.scores.tolist(),
-        detections.landmarks,
-        [None] * len(detections) if crops is None else crops,
-        strict=True,
-    )
-    return [
-        Face(image_index=job.index, box=box, score=score, landmarks=landmarks, crop=crop)
-        for box, score, landmarks, crop in rows
-    ]
 
 
 def _result(job: PictureJob, picture: LoadedPicture, faces: Sequence[Face], *, scale: float = 1.0) -> PictureResult:

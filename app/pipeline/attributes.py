@@ -1,0 +1,141 @@
+"""What else a face tells: gender and age, a mask, whether it is live; each a model of its own, all optional."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.domain import Boxes, ExtractOptions, Face, Image
+from app.geometry.cutout import cut_out
+from app.imaging.loader import LoadedPicture
+from app.models.liveness import merge_opinions
+from app.models.store import ModelStore
+from app.pipeline.pool import WorkPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributeModels:
+    """Registry names; a stage without one leaves its field None."""
+
+    gender_age: str | None = None
+    mask: str | None = None
+    liveness: Sequence[str] = ()
+    """What several say is averaged."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(name for name in (self.gender_age, self.mask, *self.liveness) if name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttributesOutcome:
+    """What the models said of some faces."""
+
+    faces: list[Face]
+    """Those that were handed in, with the fields that were wanted."""
+    queued_s: float
+    took_s: float
+    """Seconds in cutting out and in runs."""
+
+
+class Attributes:
+    """The attribute stages. Stateless but for the models they use; any number of calls at once.
+
+    One model after the other: a run that is alone on a CPU has all its cores, and on a GPU the models are small.
+    """
+
+    def __init__(self, store: ModelStore, models: AttributeModels, pool: WorkPool) -> None:
+        self.models = models
+        self._store = store
+        self._pool = pool
+
+    def needs_crops(self, options: ExtractOptions) -> bool:
+        """Whether what is wanted is read from aligned crops."""
+        return bool((options.with_gender_age and self.models.gender_age) or (options.with_mask and self.models.mask))
+
+    def needed_scale(self, options: ExtractOptions, boxes: Boxes) -> float:
+        """Return the scale of the picture at which no cut-out is an enlargement; 0 where none is wanted.
+
+        Args:
+            options: What is wanted.
+            boxes: (N, 4) float32, source pixels.
+        """
+        if not options.with_liveness or not self.models.liveness or len(boxes) == 0:
+            return 0.0
+        shortest_px = max(1.0, float((boxes[:, 2:] - boxes[:, :2]).min()))
+        specs = [self._store.spec(name) for name in self.models.liveness]
+        return max(spec.input.height_px / (shortest_px * (spec.box_enlargement or 1.0)) for spec in specs)
+
+    async def read(
+        self,
+        faces: Sequence[Face],
+        picture: LoadedPicture | None,
+        options: ExtractOptions,
+        *,
+        group: Hashable,
+        deadline: float,
+    ) -> AttributesOutcome:
+        """Fill in the attributes that are wanted and have a model.
+
+        Args:
+            faces: Of one picture; with crops where `needs_crops`.
+            picture: Where they are; None when there are crops only: liveness stays None then.
+            options: What is wanted.
+            group: The request they belong to; requests take turns in the queues.
+            deadline: `loop.time()` after which the answer is of no use.
+
+        Raises:
+            ModelError: A model cannot be loaded.
+            CapacityError: A queue is full, the deadline passed, shutting down.
+            InferenceError: A run failed.
+        """
+        call = _Call(self._store, group, deadline)
+        found = list(faces)
+        crops = [face.crop for face in faces]
+        if options.with_gender_age and self.models.gender_age:
+            guesses = await call.run(self.models.gender_age, crops)
+            found = [replace(face, gender_age=guess) for face, guess in zip(found, guesses, strict=True)]
+        if options.with_mask and self.models.mask:
+            masks = await call.run(self.models.mask, crops)
+            found = [replace(face, mask=mask) for face, mask in zip(found, masks, strict=True)]
+        if picture is not None and options.with_liveness and self.models.liveness:
+            opinions = [await self._live(call, name, faces, picture) for name in self.models.liveness]
+            merged = [merge_opinions(of_face) for of_face in zip(*opinions, strict=True)]
+            found = [replace(face, liveness=liveness) for face, liveness in zip(found, merged, strict=True)]
+        return AttributesOutcome(faces=found, queued_s=call.queued_s, took_s=call.took_s)
+
+    async def _live(self, call: _Call, name: str, faces: Sequence[Face], picture: LoadedPicture) -> list[Any]:
+        """Return what one liveness model says of each face."""
+        spec = self._store.spec(name)
+        output_hw = (spec.input.height_px, spec.input.width_px)
+        enlargement = spec.box_enlargement or 1.0
+
+        def cut() -> list[Image]:
+            boxes = [face.box * picture.scale for face in faces]
+            return [cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw) for box in boxes]
+
+        started = time.perf_counter()
+        cutouts = await self._pool.run(cut)
+        call.took_s += time.perf_counter() - started
+        return await call.run(name, cutouts)
+
+
+@dataclass(slots=True)
+class _Call:
+    """The runs of one call, and their clock."""
+
+    store: ModelStore
+    group: Hashable
+    deadline: float
+    queued_s: float = 0.0
+    took_s: float = 0.0
+
+    async def run(self, name: str, items: Sequence[Any]) -> list[Any]:
+        model = await self.store.get(name)
+        outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
+        self.queued_s += outcome.queued_s
+        self.took_s += outcome.ran_s
+        return outcome.results

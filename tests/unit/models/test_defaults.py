@@ -1,0 +1,50 @@
+"""What settings say of models becomes registry names."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.models.defaults import LIGHTEST, ModelChooser
+from app.specs import RegistryError, Task, default_registry_dir, read_registry
+
+REGISTRY = read_registry([default_registry_dir()])
+
+
+def chooser(*at_hand: str) -> ModelChooser:
+    return ModelChooser(REGISTRY, lambda spec: spec.name in at_hand)
+
+
+@pytest.mark.parametrize("task", ["detection", "recognition"])
+def test_auto_is_the_lightest_to_download_when_nothing_is_at_hand(task: Task) -> None:
+    assert chooser().choose("X_MODEL", "auto", task) == LIGHTEST[task]
+
+
+def test_auto_is_the_best_at_hand() -> None:
+    """Whatever its place in the registry."""
+    assert chooser("det_2.5g", "det_10g").require("DET_MODEL", "auto", "detection") == "det_10g"
+    assert chooser("mobilefacenet128", "w600k_mbf").choose("REC_MODEL", "auto", "recognition") == "w600k_mbf"
+
+
+@pytest.mark.parametrize("task", ["recognition", "gender_age", "mask", "liveness"])
+def test_a_stage_that_can_be_left_out_is(task: Task) -> None:
+    assert chooser().choose("X_MODEL", "none", task) is None
+
+
+def test_a_name_is_taken_as_it_is() -> None:
+    assert chooser().choose("LIVENESS_MODEL", "fasnet_4.0", "liveness") == "fasnet_4.0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "task", "allowed"),
+    [
+        ("GA_MODEL", "auto", "gender_age", "none or one of genderage_v1"),
+        ("MASK_MODEL", "genderage_v1", "mask", "none or one of mask_detector_seeta"),
+        ("LIVENESS_MODEL", "fasnet", "liveness", "none or one of fasnet_2.7, fasnet_4.0"),
+        ("DET_MODEL", "none", "detection", "auto or one of det_10g, "),
+        ("REC_MODEL", "det_10g", "recognition", "auto, none or one of "),
+    ],
+)
+def test_another_name_is_refused_in_one_line(variable: str, name: str, task: Task, allowed: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        chooser().choose(variable, name, task)
+    assert str(caught.value).startswith(f"{variable}={name!r} is not allowed: {allowed}")
