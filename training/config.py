@@ -96,9 +96,11 @@ class DetectorExport:
 
     Attributes:
         score_offsets: Added to the score logits at strides 8, 16, 32.
+        smooth_rank: Width to which the pyramid's smoothing convolutions are thinned; 0 leaves them.
     """
 
     score_offsets: list[float]
+    smooth_rank: int
 
 
 def read_table(path: Path, name: str, kind: type[Table]) -> Table:

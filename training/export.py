@@ -23,6 +23,7 @@ from torch import nn
 from training.blocks import fold_batch_norms
 from training.config import DetectorExport, DetectorShape, RecognizerShape, read_table
 from training.detector import CHANNELS, NUM_ANCHORS, DetectorStudent
+from training.low_rank import draw_blob, thin_smoothing
 from training.recognizer import RecognizerStudent
 
 OPSET = 17
@@ -97,14 +98,17 @@ def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return model
 
 
-def export(kind: str, config: Path, checkpoint: Path, out: Path) -> str:
+def export(kind: str, config: Path, checkpoint: Path, out: Path, shared: Path, labels: Path) -> str:
     """Write the file and give its sha256."""
     student, example, outputs, axes = build(kind, config)
     student.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
     student.eval()
-    if isinstance(student, DetectorStudent):
-        shift_scores(student, read_table(config, "export", DetectorExport).score_offsets)
     fold_batch_norms(student)
+    if isinstance(student, DetectorStudent):
+        extra = read_table(config, "export", DetectorExport)
+        shift_scores(student, extra.score_offsets)
+        if extra.smooth_rank:
+            thin_smoothing(student, draw_blob(shared, labels), extra.smooth_rank)
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # the TorchScript exporter warns that it is the older one
         warnings.simplefilter("ignore")
@@ -137,9 +141,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=None, help="default: the TOML of that kind beside this file")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="for canvases to thin the detector on")
+    parser.add_argument("--labels", type=Path, default=Path(".train/portraits.npz"), help="likewise")
     options = parser.parse_args()
     config = options.config or Path(__file__).with_name(f"{options.kind}.toml")
-    sha256 = export(options.kind, config, options.checkpoint, options.out)
+    sha256 = export(options.kind, config, options.checkpoint, options.out, options.shared, options.labels)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, sha256 {sha256}")
 
 

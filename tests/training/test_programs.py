@@ -59,6 +59,7 @@ balance_levels = true
 
 [export]
 score_offsets = [0.0, 0.0, 0.0]
+smooth_rank = 0
 """
 )
 
