@@ -17,7 +17,7 @@ from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits,
 from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
 from app.backends.memory import memory_limit_bytes
-from app.backends.selection import Opener, select_backend
+from app.backends.selection import Selection, select_backend
 from app.drain import Drain
 from app.errors import ServiceError
 from app.imaging.fetch import UrlFetcher
@@ -51,7 +51,7 @@ class Service:
 
     settings: Settings
     metrics: Metrics
-    opener: Opener
+    backend: Selection
     model_loader: ModelLoader
     store: ModelStore
     pool: WorkPool
@@ -97,7 +97,9 @@ def build_service(settings: Settings) -> Service:
     )
     # Our threads are as many as the cores already; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
-    opener = select_backend(settings.backend, providers=settings.ort_providers)
+    backend = select_backend(
+        settings.backend, providers=settings.ort_providers, openvino_precision=settings.openvino_precision
+    )
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes())
@@ -108,7 +110,7 @@ def build_service(settings: Settings) -> Service:
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
     )
-    model_loader = ModelLoader(weights, opener, load_options, metrics)
+    model_loader = ModelLoader(weights, backend, load_options, metrics)
     store = ModelStore(registry, model_loader.load, metrics)
     pool = WorkPool(num_cores)
     loader = PictureLoader(
@@ -123,7 +125,7 @@ def build_service(settings: Settings) -> Service:
         max_hw=(height, width),
         scales=settings.det_scales,
         # A GPU wants few shapes: each costs it a search for algorithms and memory of its own.
-        rectangular=opener.is_on_cpu,
+        rectangular=backend.is_on_cpu,
     )
     extractor = Extractor(
         loader,
@@ -133,11 +135,11 @@ def build_service(settings: Settings) -> Service:
         metrics,
         max_faces=settings.max_faces,
     )
-    _log.info("service built", detector=det_model, recognizer=rec_model, backend=opener.name, cores=num_cores)
+    _log.info("service built", detector=det_model, recognizer=rec_model, backend=backend.name, cores=num_cores)
     return Service(
         settings=settings,
         metrics=metrics,
-        opener=opener,
+        backend=backend,
         model_loader=model_loader,
         store=store,
         pool=pool,

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     )
 
     # Backends
-    backend: Literal["auto", "onnxruntime", "tensorrt"] = _env(
+    backend: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = _env(
         "BACKEND", "INFERENCE_BACKEND", default="auto", meaning="Inference backend; one named explicitly is required."
     )
     ort_providers: Annotated[tuple[str, ...], NoDecode] = _env(
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         default=(),
         allowed="comma list or empty",
         meaning="ONNX Runtime execution providers, in order; empty: the best at hand.",
+    )
+    openvino_precision: Literal["auto", "f32", "bf16"] = _env(
+        "OPENVINO_PRECISION",
+        default="auto",
+        meaning="Arithmetic of OpenVINO; auto: bf16 for models measured to keep their accuracy, where the CPU has it.",
     )
     cpu_threads: int = _env(
         "CPU_THREADS", default=0, ge=0, le=1024, meaning="Cores to use; 0: as many as the cgroup quota allows."

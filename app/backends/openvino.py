@@ -6,6 +6,7 @@ docs/adr/0008-openvino.md.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ _SPARE_GRAPHS = 2
 
 _KEPT_KERNELS = 300
 """Most generated kernels a graph of a free canvas keeps, those of about six sizes; by default it is 5,000."""
+
+
+def is_installed() -> bool:
+    """Tell whether `openvino` is there to import, without doing so."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def load_runtime() -> Any:
@@ -104,10 +110,10 @@ def open_openvino_backends(
     if has_free_canvas:
         # One is made now: a model that cannot be compiled fails here, not in a request.
         first = compiled(1).create_infer_request()
-        graphs = _Graphs(first, lambda: compiled(1).create_infer_request(), most=num_lanes + _SPARE_GRAPHS)
+        graphs = Graphs(first, lambda: compiled(1).create_infer_request(), most=num_lanes + _SPARE_GRAPHS)
     else:
         graph = compiled(num_lanes)
-        graphs = _Graphs(graph.create_infer_request(), graph.create_infer_request, most=num_lanes)
+        graphs = Graphs(graph.create_infer_request(), graph.create_infer_request, most=num_lanes)
     lengths = [None if axis.is_dynamic else axis.get_length() for axis in list(shape)[1:]]
     return [OpenVinoBackend(graphs, lengths=lengths, max_batch_size=max_batch_size) for _ in range(num_lanes)]
 
@@ -115,9 +121,9 @@ def open_openvino_backends(
 class OpenVinoBackend:
     """One lane of an open model. One thread owns it; the graphs are shared by all lanes."""
 
-    def __init__(self, graphs: _Graphs, *, lengths: list[int | None], max_batch_size: int) -> None:
+    def __init__(self, graphs: Graphs, *, lengths: list[int | None], max_batch_size: int) -> None:
         """Wrap graphs with one input; `lengths` are those of its axes after the batch, None where free."""
-        self._graphs: _Graphs | None = graphs
+        self._graphs: Graphs | None = graphs
         self._lengths = lengths
         self._max_batch_size = max_batch_size
 
@@ -161,7 +167,7 @@ class _Graph:
     """Of its last run."""
 
 
-class _Graphs:
+class Graphs:
     """The graphs of a model, each for one run at a time. Thread-safe.
 
     A graph of free canvas is set up anew when the size changes from one run to the next: 2 to 4 ms, half a run of a

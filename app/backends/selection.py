@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import structlog
 
 from app.backends.onnx import open_onnx_backends
+from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.providers import CPU, available_providers, choose_providers, short_name
 from app.errors import BackendUnavailableError
+
+_log = structlog.get_logger(__name__)
+
+BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
+OpenVinoPrecision = Literal["auto", "f32", "bf16"]
 
 
 class Opener(Protocol):
@@ -23,7 +31,7 @@ class Opener(Protocol):
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of the device graphs are prepared for."""
+        """What graphs are prepared for: an execution provider of ONNX Runtime, or `OpenVINO`."""
         ...
 
     @property
@@ -73,12 +81,81 @@ class OnnxOpener:
         )
 
 
-def select_backend(backend: Literal["auto", "onnxruntime", "tensorrt"], *, providers: Sequence[str] = ()) -> Opener:
-    """Decide how models are run. A backend or provider that is named is required; `auto` takes the best at hand.
+@dataclass(frozen=True, slots=True)
+class OpenVinoOpener:
+    """Opens models on OpenVINO's own runtime."""
+
+    core: Any
+    """From `load_runtime`."""
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """`openvino-` and the precision."""
+        return f"openvino-{self.precision}"
+
+    @property
+    def provider(self) -> str:
+        """A name of its own: what is rewritten for ONNX Runtime gains nothing here."""
+        return "OpenVINO"
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Always: it is opened for the CPU only."""
+        return True
+
+    def open(
+        self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
+    ) -> Sequence[Backend]:
+        """Open a model; see `open_openvino_backends`."""
+        return open_openvino_backends(
+            self.core,
+            model,
+            precision=self.precision,
+            num_lanes=num_lanes,
+            max_batch_size=max_batch_size,
+            num_threads=num_threads,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The backends that may run models here, all of them on one device. At least one is set."""
+
+    onnx: OnnxOpener | None = None
+    openvino: OpenVinoOpener | None = None
+    openvino_reduced: OpenVinoOpener | None = None
+    """In place of `openvino` for models whose answers bfloat16 leaves within limits."""
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether runs take the cores that everything else needs too."""
+        return self.onnx is None or self.onnx.is_on_cpu
+
+    @property
+    def name(self) -> str:
+        """What an operator sees of it: one name, or several with `or` between."""
+        openers = (self.onnx, self.openvino, self.openvino_reduced)
+        return " or ".join(dict.fromkeys(opener.name for opener in openers if opener))
+
+    def candidates(self, *, keeps_bf16: bool) -> tuple[Opener, ...]:
+        """Return what may run a model: the first, unless another proves faster.
+
+        Args:
+            keeps_bf16: Whether the model's answers stay within limits when it is run in bfloat16.
+        """
+        return tuple(filter(None, (self.onnx, self.openvino_reduced if keeps_bf16 else self.openvino)))
+
+
+def select_backend(
+    backend: BackendName, *, providers: Sequence[str] = (), openvino_precision: OpenVinoPrecision = "auto"
+) -> Selection:
+    """Decide how models are run. A backend, provider or precision that is named is required; `auto` takes the best.
 
     Args:
         backend: The setting `BACKEND`.
         providers: The setting `ORT_PROVIDERS`; empty for the best at hand.
+        openvino_precision: The setting `OPENVINO_PRECISION`.
 
     Raises:
         BackendUnavailableError: What was named cannot be had; says why and what to do.
@@ -88,4 +165,28 @@ def select_backend(backend: Literal["auto", "onnxruntime", "tensorrt"], *, provi
             "BACKEND=tensorrt cannot be had: this release has no TensorRT runner. Set BACKEND=auto, or "
             "BACKEND=onnxruntime with ORT_PROVIDERS=cuda for a GPU."
         )
-    return OnnxOpener(choose_providers(providers, available_providers()))
+    if backend == "openvino":
+        return _with_openvino(None, load_runtime(), openvino_precision)
+    onnx = OnnxOpener(choose_providers(providers, available_providers()))
+    # A provider that is named is ONNX Runtime's, and a GPU leaves the CPU to everything else.
+    if backend == "auto" and not providers and onnx.is_on_cpu and is_installed():
+        try:
+            core = load_runtime()
+        except BackendUnavailableError as error:
+            _log.warning("OpenVINO is left out", reason=error.message)
+        else:
+            return _with_openvino(onnx, core, openvino_precision)
+    return Selection(onnx=onnx)
+
+
+def _with_openvino(onnx: OnnxOpener | None, core: Any, precision: OpenVinoPrecision) -> Selection:
+    if precision == "bf16" and not has_bf16(core):
+        raise BackendUnavailableError(
+            "OPENVINO_PRECISION=bf16 cannot be had: this CPU has neither AVX512_BF16 nor AMX. Set it to auto or f32."
+        )
+    reduced: Precision = "bf16" if precision != "f32" and has_bf16(core) else "f32"
+    return Selection(
+        onnx=onnx,
+        openvino=OpenVinoOpener(core, "bf16" if precision == "bf16" else "f32"),
+        openvino_reduced=OpenVinoOpener(core, reduced),
+    )

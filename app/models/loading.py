@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import structlog
 
 from app.backends.protocol import Backend
 from app.backends.providers import runtime_version
-from app.backends.selection import Opener
+from app.backends.selection import Opener, Selection
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
 from app.batching.observer import MetricsObserver
+from app.errors import ServiceError
 from app.metrics import Metrics
 from app.models.families import FAMILIES
 from app.models.files import WeightsFolder
@@ -21,9 +25,16 @@ from app.models.graph import PreparedGraph, prepare_graph
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
 from app.models.prepared import PreparedFiles
+from app.models.race import fastest, make_blob, measure_ms
 from app.models.rewrite import choose_rewrites
 from app.models.scrfd import DetectorItem
 from app.specs import ModelSpec
+
+_log = structlog.get_logger(__name__)
+
+_RACE_CANVAS_HW = (320, 320)
+"""On what backends are compared for a detector of free canvas: a quarter of the default's pixels, as their ratio is
+the same there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +50,25 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Runner:
+    """A graph opened one way, one backend a lane."""
+
+    opener: Opener
+    graph: PreparedGraph
+    max_batch: int
+    backends: Sequence[Backend]
+
+    def close(self) -> None:
+        for backend in self.backends:
+            backend.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     """A model before its queue: made on the loader's thread."""
 
+    backend: str
+    """Name of the opener."""
     lanes: Sequence[Lane[Any, Any]]
     max_batch: int
     probe_items: Sequence[Any]
@@ -51,9 +78,9 @@ class _Opened:
 class ModelLoader:
     """Turns registry entries into models that serve. Loads one at a time, on a thread of its own."""
 
-    def __init__(self, weights: WeightsFolder, opener: Opener, options: LoadOptions, metrics: Metrics) -> None:
+    def __init__(self, weights: WeightsFolder, selection: Selection, options: LoadOptions, metrics: Metrics) -> None:
         self._weights = weights
-        self._opener = opener
+        self._selection = selection
         self._options = options
         self._metrics = metrics
         self._prepared = PreparedFiles(weights.folder / "prepared")
@@ -80,44 +107,70 @@ class ModelLoader:
         )
         self._metrics.watch(self._metrics.queue_length.labels(spec.name), lambda: batcher.waiting)
         self._metrics.watch(self._metrics.oldest_run.labels(spec.name), batcher.oldest_run_s)
-        return LoadedModel(spec=spec, backend=self._opener.name, batcher=batcher, input_hw=opened.input_hw)
+        return LoadedModel(spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw)
 
     def close(self) -> None:
         """Take no more work; a load under way ends in its own time."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _open(self, spec: ModelSpec) -> _Opened:
-        graph = prepare_graph(
-            self._weights.locate(spec),
-            spec,
-            rewrites=choose_rewrites(self._opener.provider, runtime_version()),
-            cache=self._prepared,
-        )
-        max_batch = self._max_batch(spec, graph)
-        num_lanes = self._options.num_cores if self._opener.is_on_cpu else 1
-        backends = self._opener.open(graph.model, num_lanes=num_lanes, max_batch_size=max_batch)
-        probed = FAMILIES[spec.family](spec, backends[0], graph.input_hw)
+        path = self._weights.locate(spec)
+        candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
+        runner = self._start(candidates[0], path, spec)
+        for challenger in candidates[1:]:
+            runner = self._faster(runner, challenger, path, spec)
+        probed = FAMILIES[spec.family](spec, runner.backends[0], runner.graph.input_hw)
         return _Opened(
-            lanes=self._lanes(probed.head, graph, backends, max_batch),
-            max_batch=max_batch,
+            backend=runner.opener.name,
+            lanes=self._lanes(probed.head, runner),
+            max_batch=runner.max_batch,
             probe_items=[probed.probe_item],
-            input_hw=graph.input_hw,
+            input_hw=runner.graph.input_hw,
         )
 
-    def _max_batch(self, spec: ModelSpec, graph: PreparedGraph) -> int:
+    def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
+        graph = prepare_graph(
+            path, spec, rewrites=choose_rewrites(opener.provider, runtime_version()), cache=self._prepared
+        )
+        max_batch = self._max_batch(opener, spec, graph)
+        num_lanes = self._options.num_cores if opener.is_on_cpu else 1
+        backends = opener.open(graph.model, num_lanes=num_lanes, max_batch_size=max_batch)
+        return _Runner(opener=opener, graph=graph, max_batch=max_batch, backends=backends)
+
+    def _faster(self, holder: _Runner, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
+        """Return the faster of two ways to run a model, both open for the comparison, the other one closed."""
+        try:
+            challenger = self._start(opener, path, spec)
+            runners = {runner.opener.name: runner for runner in (holder, challenger)}
+            blob = make_blob(holder.graph.input_hw or _RACE_CANVAS_HW)
+            times_ms = measure_ms({name: runner.backends[0] for name, runner in runners.items()}, blob)
+        except ServiceError as error:
+            _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
+            return holder
+        chosen = fastest(times_ms)
+        _log.info(
+            "backend chosen", model=spec.name, backend=chosen,
+            run_ms={name: round(time_ms, 2) for name, time_ms in times_ms.items()},
+        )  # fmt: skip
+        for name, runner in runners.items():
+            if name != chosen:
+                runner.close()
+        return runners[chosen]
+
+    def _max_batch(self, opener: Opener, spec: ModelSpec, graph: PreparedGraph) -> int:
         # On a CPU a batch takes as long as its items one by one, and keeps the other cores waiting for its last item.
-        if self._opener.is_on_cpu or not graph.is_batch_free:
+        if opener.is_on_cpu or not graph.is_batch_free:
             return 1
         return self._options.det_batch_size if spec.task == "detection" else self._options.rec_batch_size
 
-    def _lanes(
-        self, head: Any, graph: PreparedGraph, backends: Sequence[Backend], max_batch: int
-    ) -> list[Lane[Any, Any]]:
+    def _lanes(self, head: Any, runner: _Runner) -> list[Lane[Any, Any]]:
         num_cores = self._options.num_cores
-        if not self._opener.is_on_cpu or num_cores == 1:
-            return make_lanes(head, backends)
-        (wide,) = self._opener.open(graph.model, num_lanes=1, max_batch_size=max_batch, num_threads=num_cores)
-        return make_cpu_lanes(head, backends, wide, self._counter)
+        if not runner.opener.is_on_cpu or num_cores == 1:
+            return make_lanes(head, runner.backends)
+        (wide,) = runner.opener.open(
+            runner.graph.model, num_lanes=1, max_batch_size=runner.max_batch, num_threads=num_cores
+        )
+        return make_cpu_lanes(head, runner.backends, wide, self._counter)
 
 
 def _canvas_hw(item: Any) -> Hashable:

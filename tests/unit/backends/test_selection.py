@@ -9,13 +9,14 @@ import onnxruntime
 import pytest
 from structlog.testing import capture_logs
 
+from app.backends.openvino import has_bf16, load_runtime
 from app.backends.providers import (
     available_providers,
     choose_providers,
     provider_options,
     runtime_version,
 )
-from app.backends.selection import OnnxOpener, select_backend
+from app.backends.selection import BackendName, OnnxOpener, Selection, select_backend
 from app.errors import BackendUnavailableError
 from tests.support.tiny_onnx import arcface_model
 
@@ -68,8 +69,10 @@ def test_cuda_sessions_search_quickly_and_grow_by_what_they_need() -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
-def test_the_selected_backend_opens_models(backend: str) -> None:
-    opener = select_backend(backend, providers=("cpu",))  # type: ignore[arg-type]  # parametrised by name
+def test_a_provider_that_is_named_is_the_only_candidate(backend: BackendName) -> None:
+    selection = select_backend(backend, providers=("cpu",))
+    assert (selection.name, selection.is_on_cpu) == ("onnxruntime-cpu", True)
+    (opener,) = selection.candidates(keeps_bf16=True)
     assert (opener.name, opener.provider, opener.is_on_cpu) == ("onnxruntime-cpu", CPU, True)
     lanes = opener.open(arcface_model(), num_lanes=2, max_batch_size=1)
     assert len(lanes) == 2
@@ -79,6 +82,56 @@ def test_the_selected_backend_opens_models(backend: str) -> None:
 def test_an_opener_is_named_after_its_device() -> None:
     opener = OnnxOpener((CUDA, CPU))
     assert (opener.name, opener.is_on_cpu) == ("onnxruntime-cuda", False)
+    assert not Selection(onnx=opener).is_on_cpu
+
+
+def test_auto_lets_openvino_compete_where_it_is_installed() -> None:
+    """ONNX Runtime comes first; the precision depends on the model and on the CPU."""
+    selection = select_backend("auto")
+    reduced = "openvino-bf16" if has_bf16(load_runtime()) else "openvino-f32"
+    names = {keeps: [opener.name for opener in selection.candidates(keeps_bf16=keeps)] for keeps in (False, True)}
+    assert names == {False: ["onnxruntime-cpu", "openvino-f32"], True: ["onnxruntime-cpu", reduced]}
+    assert selection.name == " or ".join(dict.fromkeys(["onnxruntime-cpu", "openvino-f32", reduced]))
+
+
+def test_openvino_by_name_is_the_only_candidate() -> None:
+    selection = select_backend("openvino", openvino_precision="f32")
+    assert selection.is_on_cpu
+    assert selection.name == "openvino-f32"
+    for keeps_bf16 in (False, True):
+        (opener,) = selection.candidates(keeps_bf16=keeps_bf16)
+        assert (opener.name, opener.provider, opener.is_on_cpu) == ("openvino-f32", "OpenVINO", True)
+        (lane,) = opener.open(arcface_model(), num_lanes=1, max_batch_size=1)
+        assert lane.run(np.zeros((1, 3, 112, 112), np.float32))[0].shape == (1, 4)
+
+
+def test_bf16_by_name_is_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.backends.selection.has_bf16", lambda _core: True)
+    selection = select_backend("openvino", openvino_precision="bf16")
+    assert {selection.candidates(keeps_bf16=keeps)[0].name for keeps in (False, True)} == {"openvino-bf16"}
+
+
+def test_a_cpu_without_bf16_refuses_it_by_name_and_does_without_it_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.backends.selection.has_bf16", lambda _core: False)
+    with pytest.raises(BackendUnavailableError, match=r"OPENVINO_PRECISION=bf16 .* neither AVX512_BF16 nor AMX"):
+        select_backend("openvino", openvino_precision="bf16")
+    assert select_backend("openvino").name == "openvino-f32"
+
+
+def test_openvino_that_is_not_installed_refuses_by_name_and_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.backends.selection.is_installed", lambda: False)
+    assert select_backend("auto").name == "onnxruntime-cpu"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install jetface\[openvino\]"):
+        select_backend("openvino")
+
+
+def test_openvino_that_does_not_start_is_left_out_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("app.backends.selection.is_installed", lambda: True)
+    with capture_logs() as logs:
+        assert select_backend("auto").name == "onnxruntime-cpu"
+    assert (logs[-1]["log_level"], logs[-1]["event"]) == ("warning", "OpenVINO is left out")
 
 
 def test_tensorrt_refuses_to_start_and_says_what_else_there_is() -> None:
