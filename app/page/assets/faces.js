@@ -22,6 +22,7 @@ export function faceCards(faces, { chosen, onChoose, onHover }) {
       face.crop ? el("img", { src: face.crop, alt: "", width: "112", height: "112" }) : el("span", { class: "no-crop" }),
       el("span", { class: "face-top" }, el("b", {}, `Face ${index + 1}`), el("span", { class: "num" }, face.score.toFixed(2))),
       ...attributesOf(face.raw).map((text) => el("span", { class: "small quiet" }, text)),
+      isChosen && el("span", { class: "small quiet" }, "compared with"),
       alike !== null && likenessBar(alike),
     );
     return el("li", {}, button);

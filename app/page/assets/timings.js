@@ -15,6 +15,8 @@ export function timingBar(stages, tookMs) {
   const rest = total - shown.reduce((sum, stage) => sum + stage.ms, 0);
   if (rest > 0.05) shown.push({ name: "other", ms: rest });
   const sum = shown.reduce((before, stage) => before + stage.ms, 0) || 1;
+  // Work done side by side adds up to more than the time it took.
+  const isParallel = rest < -0.05;
   const bar = el("div", { class: "bar", "aria-hidden": "true" });
   const legend = el("ul", { class: "legend" });
   for (const stage of shown) {
@@ -23,7 +25,7 @@ export function timingBar(stages, tookMs) {
     bar.append(part);
     legend.append(el("li", {}, el("span", { class: "swatch", "data-stage": colorOf(stage.name), "aria-hidden": "true" }), `${stage.name} `, el("b", {}, inMs(stage.ms))));
   }
-  const head = el("p", { class: "timing-head" }, el("b", {}, inMs(total)), " in the service", el("span", { class: "quiet" }, ` · ${inMs(tookMs)} with the network`));
+  const head = el("p", { class: "timing-head" }, el("b", {}, inMs(total)), " in the service", el("span", { class: "quiet" }, ` · ${inMs(tookMs)} with the network${isParallel ? " · stages ran side by side" : ""}`));
   return el("div", { class: "timing" }, head, bar, legend);
 }
 

@@ -1,0 +1,155 @@
+"""Find: pictures in by every way, faces drawn, chosen, compared; the same request as a line for a shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.page.conftest import Visit
+
+_PIXELS = "canvas => canvas.toDataURL()"
+
+
+def test_a_dropped_picture_shows_its_six_faces(visited: Visit, t1: tuple[str, bytes]) -> None:
+    """Boxes on the picture, a card with crop and score for each face, words for those who hear the page."""
+    page = visited.page
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    expect(page.get_by_role("img", name="t1.jpg: 6 faces")).to_be_visible()
+    expect(page.locator("#caption")).to_contain_text("1280 \N{MULTIPLICATION SIGN} 886")
+    expect(page.locator("#live")).to_contain_text("t1.jpg: 6 faces found in")
+    for card in page.locator(".face").all():
+        assert card.locator("img").evaluate("image => image.naturalWidth") == 112
+        assert 0.6 <= float(card.locator(".face-top .num").inner_text()) <= 1
+
+
+def test_boxes_landmarks_and_scores_are_drawn(visited: Visit, t1: tuple[str, bytes]) -> None:
+    """Each switch changes the picture; a threshold above all scores leaves it bare."""
+    page, canvas = visited.page, visited.page.locator("#canvas")
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    drawn = [canvas.evaluate(_PIXELS)]
+    for switch in ("#show-landmarks", "#show-scores"):
+        page.uncheck(switch)
+        drawn.append(canvas.evaluate(_PIXELS))
+    page.locator("#threshold").press("End")
+    expect(page.locator(".face")).to_have_count(0)
+    expect(page.locator("#faces")).to_contain_text("No face reaches this score")
+    drawn.append(canvas.evaluate(_PIXELS))
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_lower_threshold_asks_again(visited: Visit, t1: tuple[str, bytes]) -> None:
+    """Faces that were below the old threshold come from the service; the shell's line follows."""
+    page = visited.page
+    page.locator("#threshold").press("End")
+    visited.drop("#find", t1)
+    expect(page.locator("#caption")).to_contain_text("0 faces")
+    page.locator("#threshold").fill("0.6")
+    page.locator("#threshold").dispatch_event("change")
+    expect(page.locator(".face")).to_have_count(6)
+    expect(page.locator("#curl")).to_contain_text("threshold=0.60")
+
+
+def test_a_chosen_face_is_compared_with_all_others(visited: Visit, pairs: list[list[tuple[str, bytes]]]) -> None:
+    """Of other pictures too: the person is more alike on another picture than somebody else is."""
+    page = visited.page
+    visited.drop("#find", *pairs[0], pairs[1][0])
+    expect(page.locator(".thumb")).to_have_count(3)
+    expect(page.locator("#strip")).not_to_contain_text("…")
+    page.locator(".face").first.click()
+    expect(page.locator(".face").first).to_have_attribute("aria-pressed", "true")
+    notes = [note.split()[-1] for note in page.locator(".thumb .num").all_inner_texts()]
+    same, other = float(notes[1]), float(notes[2])
+    assert same > other
+
+
+def test_a_face_is_chosen_on_the_picture(visited: Visit, t1: tuple[str, bytes]) -> None:
+    page = visited.page
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    canvas = page.locator("#canvas")
+    shown = canvas.bounding_box()
+    assert shown is not None
+    scale = shown["width"] / 1280
+    canvas.click(position={"x": 796 * scale, "y": 410 * scale})
+    expect(page.locator('.face[aria-pressed="true"]')).to_contain_text("Face 1")
+
+
+def test_a_pasted_picture_is_looked_at(visited: Visit, t1: tuple[str, bytes]) -> None:
+    visited.paste(t1)
+    expect(visited.page.locator(".face")).to_have_count(6)
+
+
+def test_the_camera_takes_a_picture(visited: Visit) -> None:
+    """Chromium's test camera shows no face; its picture is looked at all the same."""
+    page = visited.page
+    page.click("#find-camera")
+    page.get_by_role("button", name="Take picture").click()
+    expect(page.locator("#caption")).to_contain_text("0 faces")
+    expect(page.locator("#caption")).to_contain_text("camera-")
+    expect(page.locator("#camera")).to_be_hidden()
+
+
+def test_what_is_no_picture_is_told_in_words(visited: Visit, t1: tuple[str, bytes]) -> None:
+    """The error names the file, can be dismissed, and leaves the picture beside it alone."""
+    page = visited.page
+    visited.drop("#find", ("notes.txt", b"not a picture"), t1)
+    fault = page.get_by_role("alert")
+    expect(fault).to_contain_text("notes.txt: This is no picture the service can read.")
+    expect(page.locator(".face")).to_have_count(6)
+    fault.get_by_role("button", name="Dismiss").click()
+    expect(fault).to_have_count(0)
+
+
+def test_a_service_that_is_gone_is_told_in_words(visited: Visit, t1: tuple[str, bytes]) -> None:
+    page = visited.page
+    expect(page.locator("#version")).to_contain_text("jetface")
+    page.context.set_offline(True)
+    visited.drop("#find", t1)
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    expect(page.locator("#find-choose")).to_be_visible()
+    # The browser itself notes each request that failed.
+    visited.complaints[:] = [text for text in visited.complaints if "ERR_INTERNET_DISCONNECTED" not in text]
+
+
+def test_timings_are_shown_by_stage(visited: Visit, t1: tuple[str, bytes]) -> None:
+    page = visited.page
+    visited.drop("#find", t1)
+    expect(page.locator(".legend")).to_contain_text("detect")
+    expect(page.locator(".legend")).to_contain_text("recognize")
+    expect(page.locator(".timing-head")).to_contain_text("in the service")
+    assert page.locator(".part").count() == page.locator(".legend li").count()
+
+
+@pytest.mark.parametrize("name", ["t1.jpg", 'it\'s; a "test", $1.jpg'])
+def test_the_copied_line_runs_in_a_shell(visited: Visit, t1: tuple[str, bytes], name: str, tmp_path: Path) -> None:
+    """Whatever the file's name is, and with the same answer."""
+    page = visited.page
+    visited.drop("#find", (name, t1[1]))
+    expect(page.locator(".face")).to_have_count(6)
+    page.locator("#raw summary").click()
+    page.locator('[data-copy="curl"]').click()
+    expect(page.locator('[data-copy="curl"]')).to_have_text("Copied")
+    line = page.evaluate("navigator.clipboard.readText()")
+    tmp_path.joinpath(name).write_bytes(t1[1])
+    ran = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=True, timeout=30)
+    page.locator('[data-copy="json"]').click()
+    expect(page.locator('[data-copy="json"]')).to_have_text("Copied")
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    boxes = [[face["bbox"] for face in answer["data"][0]["faces"]] for answer in (json.loads(ran.stdout), copied)]
+    assert len(boxes[0]) == 6
+    assert boxes[0] == boxes[1]
+
+
+def test_a_removed_picture_is_gone(visited: Visit, t1: tuple[str, bytes]) -> None:
+    page = visited.page
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("heading", name="Drop pictures here")).to_be_visible()
+    expect(page.locator(".face")).to_have_count(0)

@@ -1,0 +1,82 @@
+"""What the page says of the service: its key, its models, and that starter models are no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from app.specs import default_registry_dir
+from tests.page.conftest import Visit
+from tests.support.server import Server, running_server
+
+
+@pytest.fixture(scope="module")
+def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that asks for a key and is answered by a detector whose name says that it is a starter."""
+    folder = tmp_path_factory.mktemp("locked")
+    models = folder / "models"
+    models.mkdir()
+    entry = default_registry_dir().joinpath("det_500m.toml").read_text(encoding="utf-8")
+    models.joinpath("starter_try.toml").write_text(entry.replace('name = "det_500m"', 'name = "starter_try"'))
+    models.joinpath("starter_try.onnx").symlink_to(Path(weights["MODEL_MIRROR"], "det_500m.onnx"))
+    settings = {**weights, "DET_MODEL": "starter_try", "REC_MODEL": "none", "API_KEYS": "open-sesame"}
+    with running_server(folder, {**settings, "MODELS_DIR": str(models)}) as started:
+        yield started
+
+
+def test_a_key_is_asked_for_and_used(visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]) -> None:
+    """A wrong one is refused in words; the right one opens the service for this tab, and is not in the shell's line."""
+    visited = visit(f"{locked_server.url}/")
+    page = visited.page
+    expect(page.locator("#state-text")).to_have_text("Needs an API key")
+    field = page.get_by_label("This service asks for an API key.")
+    expect(field).to_be_focused()
+    field.fill("wrong")
+    page.keyboard.press("Enter")
+    field = page.get_by_label("This service does not accept that key.")
+    field.fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-form")).to_be_hidden()
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    expect(page.locator("#curl")).to_contain_text("x-api-key: YOUR_KEY")
+    page.reload()
+    expect(page.locator(".badge").first).to_have_text("serving")
+    # The browser notes each 401 by itself.
+    assert [text for text in visited.complaints if "401" not in text] == []
+
+
+def test_without_a_recognizer_faces_are_found_all_the_same(
+    visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
+) -> None:
+    page = visit(f"{locked_server.url}/").page
+    page.locator("#key").fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator("#models")).to_contain_text("finds faces")
+    page.locator("#find-files").set_input_files({"name": t1[0], "mimeType": "image/jpeg", "buffer": t1[1]})
+    expect(page.locator(".face")).to_have_count(6)
+    expect(page.locator("#faces-hint")).to_be_hidden()
+
+
+def test_starter_models_are_called_that(visit: Callable[..., Visit], locked_server: Server) -> None:
+    """Plainly, before the first picture, with the way to better ones; also to those who have no key."""
+    page = visit(f"{locked_server.url}/").page
+    note = page.get_by_role("note")
+    expect(note).to_contain_text("Starter models are answering: for trying, not for production.")
+    expect(note).to_contain_text("jetface models pull")
+
+
+def test_models_in_use_are_listed(visited: Visit, t1: tuple[str, bytes]) -> None:
+    """Name, task, state, backend, licence; the state follows what happens."""
+    page = visited.page
+    visited.drop("#find", t1)
+    expect(page.locator(".model")).to_have_count(2)
+    for model in page.locator(".model").all():
+        expect(model.locator(".badge")).to_have_text("serving")
+        expect(model).to_contain_text("onnxruntime")
+        expect(model).to_contain_text("Licence: ")
+    expect(page.locator("#state-text")).to_have_text("Ready")
+    expect(page.get_by_role("note")).to_have_count(0)
