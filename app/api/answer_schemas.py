@@ -32,6 +32,24 @@ class ErrorAnswer(_Answer):
     request_id: str
 
 
+class FacePose(_Answer):
+    """Where a head is turned, degrees, estimated from the landmarks."""
+
+    yaw: float = Field(description="Positive to the right edge of the picture.")
+    pitch: float = Field(description="Positive to the upper edge.")
+    roll: float = Field(description="Positive clockwise.")
+
+
+class FaceQuality(_Answer):
+    """How well a face can be recognized, from its pixels and landmarks alone."""
+
+    score: float = Field(description="The worst of the others, each from 0 to 1.")
+    sharpness: float = Field(description="Variance of the crop's Laplacian; 25 counts half.")
+    brightness: float = Field(description="0 black to 1 white.")
+    size: float = Field(description="Shorter side of the box, source pixels; 80 and more count full.")
+    pose: FacePose
+
+
 class ExtractFace(_Answer):
     """A face of `/extract`; which keys are there depends on the request."""
 
@@ -45,7 +63,10 @@ class ExtractFace(_Answer):
     gender: int | None = Field(default=None, description="0 female, 1 male; null where unknown.")
     age: int | None = Field(default=None, description="Years; null where unknown.")
     mask: bool | None = None
-    mask_probs: dict[str, float] | None = None
+    mask_probs: dict[str, float] | None = Field(default=None, description="Of `mask` and `no_mask`.")
+    live: float | None = Field(default=None, description="Probability of a live face; null where unknown.")
+    is_live: bool | None = Field(default=None, description="Whether that is more likely than any kind of picture.")
+    quality: FaceQuality | None = None
     landmarks: list[list[int]] | None = None
     facedata: str | None = Field(default=None, description="The aligned 112x112 crop as base64 JPEG, quality 95.")
 
@@ -197,6 +218,7 @@ class InfoModels(_Answer):
     rec_name: str | None
     ga_name: str | None
     mask_detector: str | None
+    liveness: list[str] = Field(description="Ours: none, one or two.")
     max_size: tuple[int, int]
     backends: dict[str, str | None] = Field(description="What each model in use runs on; null before it is loaded.")
 

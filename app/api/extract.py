@@ -12,7 +12,15 @@ from app.api.context import context_of
 from app.api.documents import documented
 from app.api.routes import Services
 from app.api.schemas import ExtractBody, ExtractFields
-from app.api.shapes import ExtractWish, extract_crop, extract_picture, extract_wish, milliseconds, num_faces
+from app.api.shapes import (
+    ExtractWish,
+    crop_options,
+    extract_crop,
+    extract_picture,
+    extract_wish,
+    milliseconds,
+    num_faces,
+)
 from app.domain import PictureResult
 
 
@@ -22,14 +30,16 @@ def extract_router(services: Services) -> APIRouter:
 
     @router.post("/extract", **documented(ExtractBody, ExtractFields, ExtractAnswer))
     async def extract(request: Request) -> Response:
-        """Find faces, and embed them: boxes, scores, landmarks, embeddings, as InsightFace-REST answers."""
+        """Find faces, and embed them: boxes, scores, landmarks, embeddings, attributes, as InsightFace-REST answers."""
         context = context_of(request)
         asked = await services.bodies.read(request, ExtractFields, ExtractBody)
         read_s = context.took_s
         wish = extract_wish(asked.options, services.options.defaults)
         started = time.perf_counter()
         if asked.options.embed_only:
-            results = await services.extractor.embed_crops(asked.pictures, deadline=context.deadline)
+            results = await services.extractor.embed_crops(
+                asked.pictures, crop_options(wish), deadline=context.deadline
+            )
         else:
             results = await services.extractor.extract(asked.pictures, wish.options, deadline=context.deadline)
         context.add_results(results)

@@ -93,7 +93,7 @@ class FaceSelection(AnswerFormat):
 
 ExtractField = Literal[
     "bbox", "prob", "num_det", "scale", "size", "norm", "vec", "gender", "age", "mask", "mask_probs", "landmarks",
-    "facedata",
+    "facedata", "live", "is_live", "quality",
 ]  # fmt: skip
 
 
@@ -106,6 +106,14 @@ class ExtractFields(FaceSelection):
     extract_embedding: bool | None = Field(default=None, description="Compute `vec` and `norm`.")
     extract_ga: bool | None = Field(default=None, description="Gender and age; null when no model is configured.")
     detect_masks: bool | None = Field(default=None, description="Masks; null when no model is configured.")
+    detect_liveness: bool = Field(
+        default=False, description="Add `live` and `is_live`; null when no model is configured. Not with `embed_only`."
+    )
+    return_quality: bool = Field(default=False, description="Add `quality`. Not with `embed_only`.")
+    min_quality: Score = Field(
+        default=0.0,
+        description="Drop faces whose quality is less, before anything else is done. Not with `embed_only`.",
+    )
     verbose_timings: bool = Field(default=False, description="Add two timings to `took`.")
     embedding_format: EmbeddingFormat = Field(
         default="float", description="`vec` as numbers, or as base64 of little-endian float32."

@@ -23,11 +23,13 @@ class Extractor(Protocol):
     async def extract(
         self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
     ) -> list[PictureResult]:
-        """Find the faces of each picture, and embed them if asked."""
+        """Find the faces of each picture, and tell of them what is asked."""
         ...
 
-    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
-        """Embed pictures that are aligned crops already; each yields one face."""
+    async def embed_crops(
+        self, sources: Sequence[PictureSource], options: ExtractOptions = ..., *, deadline: float
+    ) -> list[PictureResult]:
+        """Embed pictures that are aligned crops already, or tell what is asked of them; each yields one face."""
         ...
 
     async def recognize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -15,17 +15,19 @@ import numpy as np
 
 from app.api.schemas import ExtractFields
 from app.api.services import RequestDefaults
-from app.domain import Crop, ExtractOptions, Face, PictureResult, Vector
+from app.domain import Crop, ExtractOptions, Face, PictureResult, Quality, Vector
 from app.geometry.alignment import CROP_SIDE_PX
 
 FACEDATA_QUALITY = 95
 """JPEG quality of `facedata`: OpenCV's own default, which InsightFace-REST used."""
 
-_ATTRIBUTES: Mapping[str, None] = {"gender": None, "age": None, "mask": None, "mask_probs": None}
-"""What an attribute stage would fill in; null where it is unknown."""
-
 _ALWAYS = frozenset({"bbox", "prob", "num_det", "scale", "size"})
-_RECOGNITION = frozenset({"norm", "vec", *_ATTRIBUTES})
+_EMBEDDING = frozenset({"norm", "vec"})
+_GENDER_AGE = frozenset({"gender", "age"})
+_MASK = frozenset({"mask", "mask_probs"})
+_LIVENESS = frozenset({"live", "is_live"})
+_RECOGNITION = _EMBEDDING | _GENDER_AGE | _MASK
+"""These come together, null where one of them was not asked for."""
 _CROP_ONLY = _RECOGNITION | {"bbox", "size", "prob"}
 
 
@@ -40,31 +42,46 @@ class ExtractWish:
 
 def extract_wish(fields: ExtractFields, defaults: RequestDefaults) -> ExtractWish:
     """Fill in the service's defaults and decide what is computed and returned."""
-    wants_embedding = _or_default(fields.extract_embedding, defaults.extract_embedding)
     if fields.fields is not None:
-        keys = frozenset[str](fields.fields)
+        keys = computed = frozenset[str](fields.fields)
     else:
-        wants_attributes = _or_default(fields.extract_ga, defaults.extract_ga) or _or_default(
-            fields.detect_masks, defaults.detect_masks
-        )
-        keys = _ALWAYS
-        if wants_embedding or wants_attributes:
-            keys |= _RECOGNITION
-        if _or_default(fields.return_landmarks, defaults.return_landmarks):
-            keys |= {"landmarks"}
-        if _or_default(fields.return_face_data, defaults.return_face_data):
-            keys |= {"facedata"}
+        computed = _computed_keys(fields, defaults)
+        keys = _ALWAYS | computed | (_RECOGNITION if computed & _RECOGNITION else frozenset())
     return ExtractWish(
         keys=keys,
         options=ExtractOptions(
             score_threshold=_or_default(fields.threshold, defaults.det_thresh),
             limit_faces=fields.limit_faces,
             min_face_width_px=fields.min_face_size,
-            with_embedding=bool(keys & {"norm", "vec"}) and (wants_embedding or fields.fields is not None),
-            with_crop="facedata" in keys,
+            min_quality=fields.min_quality,
+            with_embedding=bool(computed & _EMBEDDING),
+            with_crop="facedata" in computed,
+            with_gender_age=bool(computed & _GENDER_AGE),
+            with_mask=bool(computed & _MASK),
+            with_liveness=bool(computed & _LIVENESS),
+            with_quality="quality" in computed,
         ),
         is_base64=fields.embedding_format == "base64",
     )
+
+
+def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozenset[str]:
+    """Return the keys the flags of a request ask for, beyond those that are always there."""
+    flags = (
+        (_or_default(fields.extract_embedding, defaults.extract_embedding), _EMBEDDING),
+        (_or_default(fields.extract_ga, defaults.extract_ga), _GENDER_AGE),
+        (_or_default(fields.detect_masks, defaults.detect_masks), _MASK),
+        (fields.detect_liveness, _LIVENESS),
+        (fields.return_quality, {"quality"}),
+        (_or_default(fields.return_landmarks, defaults.return_landmarks), {"landmarks"}),
+        (_or_default(fields.return_face_data, defaults.return_face_data), {"facedata"}),
+    )
+    return frozenset(key for is_wanted, keys in flags if is_wanted for key in keys)
+
+
+def crop_options(wish: ExtractWish) -> ExtractOptions:
+    """Return what `embed_only` computes: what is asked for, embeddings where nothing is."""
+    return wish.options if wish.keys & _RECOGNITION else replace(wish.options, with_embedding=True)
 
 
 def _or_default(given: Any, default: Any) -> Any:
@@ -106,6 +123,11 @@ def _extract_face(number: int, face: Face, result: PictureResult, wish: ExtractW
         "size": int(face.box[2] - face.box[0]),
         **_recognition(face, wish),
     }
+    if wish.keys & _LIVENESS:
+        described["live"] = None if face.liveness is None else np.float32(face.liveness.probability)
+        described["is_live"] = None if face.liveness is None else face.liveness.is_live
+    if "quality" in wish.keys:
+        described["quality"] = None if face.quality is None else _quality(face.quality)
     if "landmarks" in wish.keys:
         described["landmarks"] = face.landmarks.astype(np.int32)
     if "facedata" in wish.keys and face.crop is not None:
@@ -114,11 +136,29 @@ def _extract_face(number: int, face: Face, result: PictureResult, wish: ExtractW
 
 
 def _recognition(face: Face, wish: ExtractWish) -> dict[str, Any]:
-    known = face.embedding
+    known, gender_age, mask = face.embedding, face.gender_age, face.mask
     return {
         "norm": None if known is None else np.float32(known.norm),
         "vec": None if known is None else embedding_value(known.vector, is_base64=wish.is_base64),
-        **_ATTRIBUTES,
+        "gender": None if gender_age is None else int(gender_age.is_male),
+        "age": None if gender_age is None else gender_age.age_years,
+        "mask": None if mask is None else mask.is_worn,
+        "mask_probs": None if mask is None else _mask_probs(mask.probability),
+    }
+
+
+def _mask_probs(probability: float) -> dict[str, np.float32]:
+    return {"mask": np.float32(probability), "no_mask": np.float32(1 - probability)}
+
+
+def _quality(quality: Quality) -> dict[str, Any]:
+    pose = quality.pose
+    return {
+        "score": np.float32(quality.score),
+        "sharpness": np.float32(quality.sharpness),
+        "brightness": np.float32(quality.brightness),
+        "size": np.float32(quality.size_px),
+        "pose": {"yaw": np.float32(pose.yaw), "pitch": np.float32(pose.pitch), "roll": np.float32(pose.roll)},
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from app.api.services import Access, RequestDefaults
+from app.api.services import Access, ModelFacts, RequestDefaults
 from app.errors import InferenceError
 from app.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
 from tests.support.fakes import Harness, jpeg_of
@@ -249,14 +249,35 @@ class TestAnswer:
         assert harness.extractor.options is not None
         assert not harness.extractor.options.with_embedding
 
-    @pytest.mark.parametrize("flag", ["extract_ga", "detect_masks"])
+    @pytest.mark.parametrize(
+        ("flag", "known"),
+        [
+            ("extract_ga", {"gender": 0, "age": 31}),
+            ("detect_masks", {"mask": True, "mask_probs": {"mask": 0.75, "no_mask": 0.25}}),
+        ],
+    )
     async def test_otherwise_they_are_present_and_null_where_unknown(
-        self, client: httpx.AsyncClient, harness: Harness, flag: str
+        self, client: httpx.AsyncClient, harness: Harness, flag: str, known: dict[str, object]
     ) -> None:
         face = await first_face(client, extract_embedding=False, **{flag: True})
-        assert {key: face[key] for key in RECOGNITION_KEYS} == dict.fromkeys(RECOGNITION_KEYS)
+        assert {key: face[key] for key in RECOGNITION_KEYS} == {**dict.fromkeys(RECOGNITION_KEYS), **known}
         assert harness.extractor.options is not None
         assert not harness.extractor.options.with_embedding
+
+    async def test_gender_is_0_for_women_and_1_for_men(self, client: httpx.AsyncClient) -> None:
+        faces = (await extract(client, extract_ga=True))["data"][0]["faces"]
+        assert [(face["gender"], face["age"]) for face in faces] == [(0, 31), (1, 32)]
+
+    @pytest.mark.parametrize("flag", ["extract_ga", "detect_masks"])
+    async def test_attributes_are_computed_only_when_asked_for(
+        self, client: httpx.AsyncClient, harness: Harness, flag: str
+    ) -> None:
+        for wanted in (False, True):
+            await extract(client, **{flag: wanted})
+            options = harness.extractor.options
+            assert options is not None
+            assert options.with_gender_age == (wanted and flag == "extract_ga")
+            assert options.with_mask == (wanted and flag == "detect_masks")
 
     async def test_a_failed_picture_keeps_its_place(self, client: httpx.AsyncClient) -> None:
         data = (await extract(client, images={"data": [PICTURE, "%%%", PICTURE]}))["data"]
@@ -283,6 +304,18 @@ class TestEmbedOnly:
     async def test_nothing_is_detected(self, client: httpx.AsyncClient, harness: Harness) -> None:
         await extract(client, embed_only=True)
         assert harness.extractor.options is None
+
+    async def test_attributes_are_told_of_crops_too(self, client: httpx.AsyncClient, harness: Harness) -> None:
+        found = await extract(client, embed_only=True, extract_embedding=False, extract_ga=True, detect_masks=True)
+        (face,) = found["data"][0]["faces"]
+        assert (face["gender"], face["age"], face["mask"], face["vec"]) == (0, 31, True, None)
+        options = harness.extractor.crop_options
+        assert options is not None
+        assert (options.with_embedding, options.with_gender_age, options.with_mask) == (False, True, True)
+
+    async def test_crops_are_embedded_when_nothing_is_asked_for(self, client: httpx.AsyncClient) -> None:
+        found = await extract(client, embed_only=True, extract_embedding=False)
+        assert len(found["data"][0]["faces"][0]["vec"]) == 512
 
     async def test_a_failed_crop_fails_alone(self, client: httpx.AsyncClient) -> None:
         data = (await extract(client, embed_only=True, images={"data": ["%", PICTURE]}))["data"]
@@ -314,6 +347,63 @@ class TestOursInAddition:
         assert harness.extractor.options is not None
         assert not harness.extractor.options.with_embedding
         assert harness.extractor.options.with_crop
+
+    @pytest.mark.parametrize(
+        ("field", "flag"),
+        [
+            ("vec", "embedding"),
+            ("age", "gender_age"),
+            ("mask_probs", "mask"),
+            ("live", "liveness"),
+            ("quality", "quality"),
+        ],
+    )
+    async def test_one_field_costs_its_own_stage_only(
+        self, client: httpx.AsyncClient, harness: Harness, field: str, flag: str
+    ) -> None:
+        face = await first_face(client, fields=[field])
+        assert face.keys() == {field}
+        assert face[field] is not None
+        options = harness.extractor.options
+        assert options is not None
+        stages = ("embedding", "gender_age", "mask", "liveness", "quality", "crop")
+        assert [stage for stage in stages if getattr(options, f"with_{stage}")] == [flag]
+
+    async def test_liveness_is_there_when_asked_for(self, client: httpx.AsyncClient) -> None:
+        assert not {"live", "is_live"} & (await first_face(client)).keys()
+        face = await first_face(client, detect_liveness=True, extract_embedding=False)
+        assert (face["live"], face["is_live"]) == (0.625, True)
+        assert not RECOGNITION_KEYS & face.keys()
+
+    async def test_quality_is_there_when_asked_for(self, client: httpx.AsyncClient) -> None:
+        assert "quality" not in (await first_face(client))
+        face = await first_face(client, return_quality=True)
+        assert face["quality"] == {
+            "score": 0.5, "sharpness": 25.0, "brightness": 0.5, "size": 57.9,
+            "pose": {"yaw": -8.5, "pitch": 4.25, "roll": 1.5},
+        }  # fmt: skip
+
+    async def test_min_quality_is_a_share(self, client: httpx.AsyncClient, harness: Harness) -> None:
+        await extract(client, min_quality=0.4)
+        assert harness.extractor.options is not None
+        assert harness.extractor.options.min_quality == 0.4
+        answer = await client.post("/extract", json={"images": {"data": [PICTURE]}, "min_quality": 40})
+        assert answer.status_code == 422
+
+    async def test_info_names_the_models_of_attributes(self, client: httpx.AsyncClient, harness: Harness) -> None:
+        named = (await client.get("/info")).json()["models"]
+        assert (named["ga_name"], named["mask_detector"], named["liveness"]) == (None, None, [])
+        harness.models.others = tuple(
+            ModelFacts(
+                name=name, task=task, family="any", license="any", source="any", state="unloaded", is_active=is_active
+            )
+            for name, task, is_active in (
+                ("ga", "gender_age", True), ("ga2", "gender_age", False), ("mask", "mask", True),
+                ("near", "liveness", True), ("far", "liveness", True),
+            )
+        )  # fmt: skip
+        named = (await client.get("/info")).json()["models"]
+        assert (named["ga_name"], named["mask_detector"], named["liveness"]) == ("ga", "mask", ["near", "far"])
 
 
 class TestDraw:

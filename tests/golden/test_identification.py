@@ -13,6 +13,7 @@ import pytest
 
 from app.domain import Face
 from app.geometry.tensors import cosine_matrix
+from tests.support.portraits import middle_face
 
 NUM_PEOPLE, NUM_EACH = 200, 4
 NUM_FOLDS = 10
@@ -33,12 +34,6 @@ class Portraits:
     """(800,) number of the person."""
     faces: list[Face | None]
     """The face nearest the middle of each portrait; None where none was found."""
-
-
-def middle_face(faces: tuple[Face, ...], image_hw: tuple[int, int]) -> Face | None:
-    """Return whom the portrait is of: others may stand behind."""
-    middle = np.array([image_hw[1], image_hw[0]]) / 2
-    return min(faces, key=lambda face: float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - middle)), default=None)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import httpx
@@ -25,7 +25,20 @@ from app.api.services import (
     ServiceInfo,
     Verdict,
 )
-from app.domain import Embedding, ExtractOptions, Face, Image, KnownFaces, PictureResult, StageTimes
+from app.domain import (
+    Embedding,
+    ExtractOptions,
+    Face,
+    GenderAge,
+    HeadPose,
+    Image,
+    KnownFaces,
+    Liveness,
+    Mask,
+    PictureResult,
+    Quality,
+    StageTimes,
+)
 from app.drain import Drain
 from app.errors import ImageDecodeError, ServiceError
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
@@ -48,6 +61,25 @@ def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:
         landmarks=np.array([[95.9, 61.1], [120, 60], [108, 80], [98, 95], [118, 94]], np.float32),
         crop=np.full((112, 112, 3), 40 * number % 256, np.uint8),
         embedding=Embedding(vector, 26.68),
+        gender_age=GenderAge(is_male=number % 2 == 1, age_years=31 + number),
+        mask=Mask(0.75),
+        liveness=Liveness(probability=0.625, is_live=True),
+        quality=Quality(
+            score=0.5, sharpness=25.0, brightness=0.5, size_px=57.9, pose=HeadPose(yaw=-8.5, pitch=4.25, roll=1.5)
+        ),
+    )
+
+
+def with_what_is_wanted(face: Face, options: ExtractOptions) -> Face:
+    """Return the face without what was not asked for."""
+    return replace(
+        face,
+        crop=face.crop if options.with_crop else None,
+        embedding=face.embedding if options.with_embedding else None,
+        gender_age=face.gender_age if options.with_gender_age else None,
+        mask=face.mask if options.with_mask else None,
+        liveness=face.liveness if options.with_liveness else None,
+        quality=face.quality if options.with_quality else None,
     )
 
 
@@ -86,6 +118,7 @@ class FakeExtractor:
         self.error: Exception | None = None
         self.sources: list[PictureSource] = []
         self.options: ExtractOptions | None = None
+        self.crop_options: ExtractOptions | None = None
         self.known: Sequence[KnownFaces] = ()
         self.deadline = 0.0
         self.num_calls = 0
@@ -100,25 +133,22 @@ class FakeExtractor:
         count = min(self.num_faces, options.limit_faces) if options.limit_faces > 0 else self.num_faces
 
         def faces(index: int) -> tuple[Face, ...]:
-            found = (face_number(number, index) for number in range(count))
-            return tuple(
-                Face(
-                    image_index=index,
-                    box=face.box,
-                    score=face.score,
-                    landmarks=face.landmarks,
-                    crop=face.crop if options.with_crop else None,
-                    embedding=face.embedding if options.with_embedding else None,
-                )
-                for face in found
-            )
+            return tuple(with_what_is_wanted(face_number(number, index), options) for number in range(count))
 
         return [_result(index, source, faces(index)) for index, source in enumerate(sources)]
 
-    async def embed_crops(self, sources: Sequence[PictureSource], *, deadline: float) -> list[PictureResult]:
+    async def embed_crops(
+        self,
+        sources: Sequence[PictureSource],
+        options: ExtractOptions = ExtractOptions(score_threshold=0.0),  # noqa: B008 - frozen, as the real default is
+        *,
+        deadline: float,
+    ) -> list[PictureResult]:
         """Answer with one face a picture."""
+        self.crop_options = options
         await self._work(sources, deadline)
-        return [_result(index, source, (face_number(0, index),)) for index, source in enumerate(sources)]
+        face = with_what_is_wanted(face_number(0, 0), options)
+        return [_result(index, source, (replace(face, image_index=index),)) for index, source in enumerate(sources)]
 
     async def recognize(
         self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
@@ -180,16 +210,18 @@ class FakeLoader:
 
 
 class FakeModels:
-    """Two models in use and one that is not; verdicts that a test can change."""
+    """Two models in use and one that is not; others and verdicts that a test can set."""
 
     def __init__(self) -> None:
         self.ready = Verdict(is_ok=True)
         self.live = Verdict(is_ok=True)
         self.checked = Verdict(is_ok=True)
+        self.others: tuple[ModelFacts, ...] = ()
 
     def models(self) -> Sequence[ModelFacts]:
-        """Return the three."""
+        """Return the three, and those that a test adds."""
         return [
+            *self.others,
             ModelFacts(
                 name="det_500m", task="detection", family="scrfd", license="research", source="insightface",
                 state="serving", is_active=True, backend="onnxruntime-cpu",
