@@ -141,11 +141,16 @@ class ModelLoader:
         """Return the faster of two ways to run a model, both open for the comparison, the other one closed."""
         try:
             challenger = self._start(opener, path, spec)
-            runners = {runner.opener.name: runner for runner in (holder, challenger)}
-            blob = make_blob(holder.graph.input_hw or _RACE_CANVAS_HW)
+        except ServiceError as error:
+            _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
+            return holder
+        runners = {runner.opener.name: runner for runner in (holder, challenger)}
+        blob = make_blob(holder.graph.input_hw or _RACE_CANVAS_HW)
+        try:
             times_ms = measure_ms({name: runner.backends[0] for name, runner in runners.items()}, blob)
         except ServiceError as error:
             _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
+            challenger.close()
             return holder
         chosen = fastest(times_ms)
         _log.info(

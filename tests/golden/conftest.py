@@ -12,7 +12,7 @@ import pytest
 
 from app.domain import ExtractOptions, PictureResult
 from app.imaging.sources import EncodedPicture
-from app.main import Service, open_service
+from app.service import Service, open_service
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -65,7 +65,13 @@ def serve(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     def serving(**settings: Any) -> Iterator[SyncService]:
         loop = asyncio.new_event_loop()
         opened = open_service(
-            Settings(models_dir=folder, model_mirror=str(shared_models), det_model="det_500m", **settings)
+            Settings(
+                models_dir=folder,
+                model_mirror=str(shared_models),
+                det_model="det_500m",
+                # Not `auto`, which measures and may decide differently from one run to the next.
+                **{"backend": "onnxruntime", **settings},
+            )
         )
         try:
             yield SyncService(loop.run_until_complete(opened.__aenter__()), loop.run_until_complete)

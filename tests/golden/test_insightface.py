@@ -29,10 +29,11 @@ def golden_embeddings(shared_dir: Path) -> np.ndarray:
     return np.load(shared_dir / "golden" / "insightface_embeddings.npy")
 
 
-@pytest.fixture(scope="module")
-def service(serve: Callable[..., Any]) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def service(serve: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Any]:
     """One look at a 640x640 canvas, as insightface was asked."""
-    with serve(rec_model="w600k_mbf_dequantized", det_scales=(1.0,)) as started:
+    choice = {"backend": request.param, "openvino_precision": "f32"}
+    with serve(rec_model="w600k_mbf_dequantized", det_scales=(1.0,), **choice) as started:
         yield started
 
 

@@ -147,6 +147,8 @@ def running_server(
         "PORT": str(port),
         "MODELS_DIR": str(folder / "models"),
         "MODEL_DOWNLOAD": "0",
+        # `auto` measures and may decide differently from one start to the next.
+        "BACKEND": "onnxruntime",
     }
     environ = service_environ({**defaults, **variables})
     with running([*prefix, str(REPOSITORY / "entrypoint.sh")], port, folder / f"server-{port}.log", environ) as server:

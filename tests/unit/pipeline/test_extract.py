@@ -13,7 +13,7 @@ import pytest
 from app.domain import ExtractOptions, KnownFaces, PictureResult
 from app.errors import DeadlineExceededError, ImageDecodeError, ModelError
 from app.imaging.sources import EncodedPicture
-from app.main import Service, open_service
+from app.service import Service, open_service
 from app.settings import Settings
 
 OPTIONS = ExtractOptions(score_threshold=0.5)
@@ -22,7 +22,7 @@ OPTIONS = ExtractOptions(score_threshold=0.5)
 def settings_for(shared_models: Path, folder: Path, **more: object) -> Settings:
     """Real weights out of the shared mirror."""
     return Settings(
-        models_dir=folder, model_mirror=str(shared_models), det_model="det_500m",
+        models_dir=folder, model_mirror=str(shared_models), det_model="det_500m", backend="onnxruntime",
         rec_model=more.pop("rec_model", "w600k_mbf_dequantized"), **more,
     )  # fmt: skip
 

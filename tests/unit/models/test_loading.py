@@ -1,0 +1,204 @@
+"""Loading: which of several backends gets a model, on real graphs of a few nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from app.backends.onnx import open_onnx_backends
+from app.backends.protocol import Backend
+from app.backends.selection import Opener, Selection, select_backend
+from app.domain import Blob, Tensor
+from app.errors import InferenceError, ModelFileError
+from app.metrics import Metrics
+from app.models.files import WeightsFolder
+from app.models.loading import LoadOptions, ModelLoader
+from app.models.scrfd import DetectorItem
+from app.specs import ModelSpec
+from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
+
+
+@dataclass
+class SlowedBackend:
+    """A real backend behind a pause."""
+
+    backend: Backend
+    pause_s: float
+    is_closed: bool = False
+
+    @property
+    def max_batch_size(self) -> int:
+        return self.backend.max_batch_size
+
+    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+        time.sleep(self.pause_s)
+        return self.backend.run(batch)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.backend.close()
+
+
+@dataclass
+class SlowedOpener:
+    """A way to run models that takes its time, or does not open them at all."""
+
+    name: str
+    pause_s: float = 0.0
+    fault: Exception | None = None
+    opened: list[SlowedBackend] = field(default_factory=list)
+    provider: str = "OpenVINO"
+    is_on_cpu: bool = True
+
+    def open(
+        self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
+    ) -> Sequence[Backend]:
+        if self.fault:
+            raise self.fault
+        del num_threads
+        backends = open_onnx_backends(model, num_lanes=num_lanes, max_batch_size=max_batch_size)
+        slowed = [SlowedBackend(backend, self.pause_s) for backend in backends]
+        self.opened += slowed
+        return slowed
+
+
+@dataclass(frozen=True)
+class Candidates(Selection):
+    """A selection of the test's own openers."""
+
+    openers: tuple[Opener, ...] = ()
+
+    def candidates(self, *, keeps_bf16: bool) -> tuple[Opener, ...]:
+        del keeps_bf16
+        return self.openers
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def stored(folder: Path, spec: ModelSpec, serialized: bytes) -> ModelSpec:
+    """Put weights into the folder; return the entry with their digest."""
+    (folder / spec.file_name).write_bytes(serialized)
+    return spec.model_copy(update={"sha256": hashlib.sha256(serialized).hexdigest()})
+
+
+@pytest.fixture(params=["arcface", "scrfd"])
+def spec(request: pytest.FixtureRequest, folder: Path) -> ModelSpec:
+    """A recognizer and a detector of free canvas."""
+    if request.param == "arcface":
+        return stored(folder, arcface_spec(), arcface_model())
+    return stored(folder, scrfd_spec(), scrfd_model())
+
+
+def loader_of(folder: Path, selection: Selection, *, num_cores: int = 2) -> ModelLoader:
+    options = LoadOptions(num_cores=num_cores, det_batch_size=4, rec_batch_size=4, max_waiting=16)
+    return ModelLoader(WeightsFolder(folder=folder), selection, options, Metrics())
+
+
+@pytest.fixture
+def fast() -> SlowedOpener:
+    return SlowedOpener("fast", 0.001)
+
+
+@pytest.fixture
+def slow() -> SlowedOpener:
+    return SlowedOpener("slow", 0.02)
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    with capture_logs() as captured:
+        yield captured
+
+
+async def test_the_faster_backend_gets_the_model_and_the_other_one_is_closed(
+    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, logs: list[Any]
+) -> None:
+    """In either order, with both times in the log."""
+    for openers in ((slow, fast), (fast, slow)):
+        loader = loader_of(folder, Candidates(openers=openers))
+        model = await loader.load(spec)
+        assert model.backend == "fast"
+        assert all(backend.is_closed for backend in slow.opened)
+        assert not any(backend.is_closed for backend in fast.opened)
+        (line,) = (line for line in logs if line["event"] == "backend chosen")
+        assert line["backend"] == "fast"
+        assert 1 <= line["run_ms"]["fast"] < 20 <= line["run_ms"]["slow"]
+        await model.close(grace_s=5)
+        assert all(backend.is_closed for backend in fast.opened)
+        loader.close()
+        for opener in openers:
+            opener.opened.clear()
+        logs.clear()
+
+
+async def test_a_model_the_first_runs_is_served_though_another_cannot(
+    folder: Path, spec: ModelSpec, slow: SlowedOpener, logs: list[Any]
+) -> None:
+    other = SlowedOpener("other", fault=ModelFileError("No such operator."))
+    loader = loader_of(folder, Candidates(openers=(slow, other)))
+    model = await loader.load(spec)
+    assert model.backend == "slow"
+    assert [(line["event"], line["backend"]) for line in logs if line["log_level"] == "warning"] == [
+        ("backend is left out", "other")
+    ]
+    await model.close(grace_s=5)
+    loader.close()
+
+
+async def test_a_backend_that_opens_a_model_and_cannot_run_it_is_left_out_and_closed(
+    folder: Path, spec: ModelSpec, slow: SlowedOpener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SlowedOpener("other")
+
+    def fail(_backend: SlowedBackend, _batch: Blob) -> tuple[Tensor, ...]:
+        raise InferenceError("The model could not be run.")
+
+    loader = loader_of(folder, Candidates(openers=(slow, other)))
+    run = SlowedBackend.run
+    monkeypatch.setattr(
+        SlowedBackend, "run", lambda self, batch: fail(self, batch) if self in other.opened else run(self, batch)
+    )
+    model = await loader.load(spec)
+    assert model.backend == "slow"
+    assert other.opened
+    assert all(backend.is_closed for backend in other.opened)
+    await model.close(grace_s=5)
+    loader.close()
+
+
+async def test_a_single_candidate_is_not_measured(folder: Path, spec: ModelSpec, logs: list[Any]) -> None:
+    loader = loader_of(folder, select_backend("openvino", openvino_precision="f32"), num_cores=1)
+    model = await loader.load(spec)
+    assert model.backend == "openvino-f32"
+    assert not any(line["event"] == "backend chosen" for line in logs)
+    item: Any = np.zeros((112, 112, 3), np.uint8)
+    if spec.task == "detection":
+        item = DetectorItem(canvas=np.zeros((64, 96, 3), np.uint8), score_threshold=0.5)
+    outcome = await model.batcher.submit([item], group="g", deadline=asyncio.get_running_loop().time() + 60)
+    assert len(outcome.results) == 1
+    await model.close(grace_s=5)
+    loader.close()
+
+
+async def test_auto_measures_and_says_what_it_found(folder: Path, spec: ModelSpec, logs: list[Any]) -> None:
+    """With the real backends; which one wins is the machine's affair."""
+    loader = loader_of(folder, select_backend("auto"))
+    model = await loader.load(spec)
+    (line,) = (line for line in logs if line["event"] == "backend chosen")
+    assert set(line["run_ms"]) == {"onnxruntime-cpu", "openvino-f32"}
+    assert line["backend"] == model.backend
+    assert model.backend in line["run_ms"]
+    await model.close(grace_s=5)
+    loader.close()
