@@ -242,3 +242,4 @@ class InfoAnswer(_Answer):
     log_level: str
     models: InfoModels
     defaults: InfoDefaults
+    notice: Annotated[str | None, Field(description="What users should know of the models, or null.")]

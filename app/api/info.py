@@ -38,6 +38,7 @@ def info_router(services: Services) -> APIRouter:
                 "backends": {facts.name: facts.backend for facts in active},
             },
             "defaults": asdict(services.options.defaults),
+            "notice": about.notice,
         }
         return small_answer(context_of(request), value)
 

@@ -161,6 +161,8 @@ class ServiceInfo:
     inference_backend: str
     """The setting; what each model runs on is in `models`."""
     tensorrt_version: str | None = None
+    notice: str | None = None
+    """What whoever uses the service should know of its models, one sentence or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,17 +19,21 @@ request that would try."""
 class StoreView:
     """Implements `ModelsView` over the store. Belongs to the event loop."""
 
-    def __init__(self, store: ModelStore, *, active: Sequence[str], watchdog_s: float) -> None:
+    def __init__(
+        self, store: ModelStore, *, active: Sequence[str], watchdog_s: float, must_be_loaded: bool = False
+    ) -> None:
         """Create a view.
 
         Args:
             store: What is looked at.
             active: Names of the models the settings chose.
             watchdog_s: A run longer than this, seconds, is stuck.
+            must_be_loaded: Whether a service whose active models are not loaded yet is not ready.
         """
         self._store = store
         self._active = tuple(active)
         self._watchdog_s = watchdog_s
+        self._must_be_loaded = must_be_loaded
         self._background: set[asyncio.Task[None]] = set()
         self._retried_at = 0.0
 
@@ -38,11 +42,18 @@ class StoreView:
         return [self._facts(status) for status in self._store.statuses()]
 
     def readiness(self) -> Verdict:
-        """No while an active model's last load failed, or its last run did and no probe has passed since."""
-        failed = [status for status in map(self._store.status, self._active) if status.state is ModelState.FAILED]
+        """No while an active model's last load failed, or its last run did and no probe has passed since.
+
+        Where models must be loaded before, no until they are.
+        """
+        statuses = [self._store.status(name) for name in self._active]
+        failed = [status for status in statuses if status.state is ModelState.FAILED]
         if failed:
             self._retry(failed)
             return Verdict(is_ok=False, reason=f"{failed[0].spec.name}: {failed[0].reason}")
+        loading = [status for status in statuses if status.state is not ModelState.SERVING]
+        if self._must_be_loaded and loading:
+            return Verdict(is_ok=False, reason=f"{loading[0].spec.name}: not loaded yet.")
         for model in self._store.loaded():
             if model.batcher.last_run_failed:
                 self._start(model.batcher.probe())

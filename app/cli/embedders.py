@@ -14,7 +14,7 @@ from app.cli.face_table import Model
 from app.cli.pictures import PICTURES_AT_ONCE, Picture, extract_each
 from app.domain import Embedding, ExtractOptions, Face, PictureResult
 from app.errors import ImageDecodeError
-from app.main import open_service
+from app.service import open_service
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ async def in_process(settings: Settings, wish: Wish) -> AsyncIterator[Embedder]:
         min_face_width_px=wish.min_face_size,
     )
     async with open_service(settings) as service:
-        lengths = {name: service.store.spec(name).embedding_length for name in service.active}
+        lengths = {name: service.store.spec(name).embedding_length for name in service.chosen.names}
         yield Embedder(_recognizer(lengths), lambda pictures: extract_each(service, pictures, options))
 
 

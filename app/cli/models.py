@@ -51,7 +51,7 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
-    from app.main import open_weights  # noqa: PLC0415 - brings all that serving needs: not for `jetface --help`
+    from app.service import open_weights  # noqa: PLC0415 - brings all that serving needs: not for `jetface --help`
 
     settings = read_settings()
     configure_quiet_logs(settings)

@@ -18,7 +18,7 @@ from app.domain import ExtractOptions, Face, Image, PictureResult
 from app.errors import ImageDecodeError
 from app.imaging.draw import DrawOptions, draw_faces, encode_jpeg
 from app.imaging.sources import EncodedPicture
-from app.main import Service, open_service
+from app.service import Service, open_service
 from app.settings import Settings
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})

@@ -1,4 +1,4 @@
-"""Which models serve: those that are named, else the best whose weights are at hand, else the smallest to download."""
+"""Which models serve: those that are named, else the best whose weights are at hand, else the starter models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
 """Best first, except that det_500m stands before the 2.5g detectors: on a CPU it answers four times as fast and finds
 the same faces of the golden set."""
 
-LIGHTEST: Mapping[Task, str] = MappingProxyType({"detection": "det_500m", "recognition": "w600k_mbf"})
-"""What is downloaded when nothing is at hand: 16 MB together, InsightFace's `buffalo_sc`."""
+STARTERS: Mapping[Task, str] = MappingProxyType({"detection": "starter_det", "recognition": "starter_rec"})
+"""What serves when nothing better is at hand: small models that come with jetface."""
 
 
 _WORDS: Mapping[Task, Sequence[str]] = MappingProxyType({"detection": ("auto",), "recognition": ("auto", "none")})
@@ -61,8 +61,23 @@ class ModelChooser:
         return chosen
 
     def _best(self, task: Task) -> str:
-        """Of the weights at hand the most preferred, else `LIGHTEST`."""
+        """Of the weights at hand the most preferred, else the starter model."""
         for name in PREFERENCE[task]:
             if name in self.registry and self.is_at_hand(self.registry[name]):
                 return name
-        return LIGHTEST[task]
+        return STARTERS[task]
+
+
+def starter_notice(names: Sequence[str]) -> str | None:
+    """Return what to say when starter models answer; None when none of `names` is one.
+
+    Args:
+        names: Of the models in use.
+    """
+    starters = [name for name in names if name in STARTERS.values()]
+    if not starters:
+        return None
+    return (
+        f"Starter models are answering ({', '.join(starters)}): for trying and testing, not for production. "
+        "For better ones run `jetface models pull det_500m w600k_mbf`, or name models in DET_MODEL and REC_MODEL."
+    )

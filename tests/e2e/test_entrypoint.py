@@ -36,7 +36,7 @@ def tini() -> str:
     ("variable", "value", "line"),
     [
         ("PORT", "http", "Error: PORT='http' is not allowed: integer from 1 to 65535"),
-        ("BACKEND", "cuda", "Error: BACKEND='cuda' is not allowed: auto, onnxruntime or tensorrt"),
+        ("BACKEND", "cuda", "Error: BACKEND='cuda' is not allowed: auto, onnxruntime, openvino or tensorrt"),
         (
             "MAX_SIZE",
             "640",

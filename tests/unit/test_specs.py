@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.models.defaults import LIGHTEST, PREFERENCE
+from app.models.defaults import PREFERENCE, STARTERS
 from app.specs import ModelSpec, RegistryError, default_registry_dir, read_registry, read_spec
 
 ENTRY = """
@@ -53,7 +53,7 @@ def test_every_shipped_file_is_named_after_its_model(shipped: dict[str, ModelSpe
 
 def test_the_models_chosen_by_default_are_in_the_registry(shipped: dict[str, ModelSpec]) -> None:
     for task, names in PREFERENCE.items():
-        for name in (*names, LIGHTEST[task]):
+        for name in (*names, STARTERS[task]):
             assert shipped[name].task == task
 
 

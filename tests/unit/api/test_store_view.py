@@ -145,3 +145,12 @@ async def test_a_stuck_run_is_not_alive(view: StoreView, store: ModelStore, mode
     model.may_run.set()
     await stuck
     assert view.liveness().is_ok
+
+
+async def test_a_model_that_must_be_loaded_is_not_ready_before(store: ModelStore) -> None:
+    """MODEL_PRELOAD=1: alive while weights are downloaded, ready when they serve."""
+    view = StoreView(store, active=["tiny"], watchdog_s=1, must_be_loaded=True)
+    assert view.readiness().reason == "tiny: not loaded yet."
+    assert view.liveness().is_ok
+    await store.get("tiny")
+    assert view.readiness().is_ok

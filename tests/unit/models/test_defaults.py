@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.models.defaults import LIGHTEST, ModelChooser
+from app.models.defaults import STARTERS, ModelChooser, starter_notice
 from app.specs import RegistryError, Task, default_registry_dir, read_registry
 
 REGISTRY = read_registry([default_registry_dir()])
@@ -15,8 +15,16 @@ def chooser(*at_hand: str) -> ModelChooser:
 
 
 @pytest.mark.parametrize("task", ["detection", "recognition"])
-def test_auto_is_the_lightest_to_download_when_nothing_is_at_hand(task: Task) -> None:
-    assert chooser().choose("X_MODEL", "auto", task) == LIGHTEST[task]
+def test_auto_is_the_starter_model_when_nothing_is_at_hand(task: Task) -> None:
+    assert chooser().choose("X_MODEL", "auto", task) == STARTERS[task]
+
+
+def test_starter_models_are_announced_with_a_way_to_better_ones() -> None:
+    notice = starter_notice(["starter_det", "glintr100"])
+    assert notice is not None
+    assert "(starter_det)" in notice
+    assert "jetface models pull" in notice
+    assert starter_notice(["det_500m", "glintr100"]) is None
 
 
 def test_auto_is_the_best_at_hand() -> None:

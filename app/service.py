@@ -1,0 +1,228 @@
+"""The objects of one running service, built from settings and closed in order; HTTP comes on top, in `app.main`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import cv2
+import structlog
+
+from app.backends.cpu import usable_cores
+from app.backends.memory import memory_limit_bytes
+from app.backends.selection import Selection, select_backend
+from app.errors import ServiceError
+from app.imaging.fetch import UrlFetcher
+from app.imaging.folder import PictureFolder
+from app.imaging.hosts import HostPolicy
+from app.imaging.loader import PictureLoader
+from app.imaging.remote import RemotePictures
+from app.metrics import Metrics
+from app.models.defaults import ModelChooser, starter_notice
+from app.models.download import Fetcher
+from app.models.files import Mirror, WeightsFolder
+from app.models.loading import LoadOptions, ModelLoader
+from app.models.store import ModelStore
+from app.pipeline.attributes import AttributeModels, Attributes
+from app.pipeline.describer import CROPS_AT_ONCE, Describer
+from app.pipeline.detector import Detector, DetectorOptions
+from app.pipeline.extract import Extractor
+from app.pipeline.pictures import PICTURES_AT_ONCE
+from app.pipeline.pool import WorkPool
+from app.pipeline.recognizer import Recognizer
+from app.settings import Settings
+from app.specs import ModelSpec, default_registry_dir, read_registry
+
+_log = structlog.get_logger("jetface")
+
+CLOSE_GRACE_S = 1.0
+"""Longest wait for runs under way when a service is closed: by then its callers have their answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenModels:
+    """Registry names of the models the settings chose."""
+
+    detector: str
+    recognizer: str | None
+    attributes: AttributeModels
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, detector first."""
+        return tuple(name for name in (self.detector, self.recognizer, *self.attributes.names) if name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The objects of one service. Building them starts threads only when there is work; `running` closes them."""
+
+    settings: Settings
+    metrics: Metrics
+    backend: Selection
+    chosen: ChosenModels
+    model_loader: ModelLoader
+    store: ModelStore
+    pool: WorkPool
+    loader: PictureLoader
+    extractor: Extractor
+
+    @property
+    def notice(self) -> str | None:
+        """What whoever uses this service should know of its models; None when there is nothing."""
+        return starter_notice(self.chosen.names)
+
+
+def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
+    """Return the registry, the user's own entries included, and where its weights are.
+
+    Raises:
+        RegistryError: A registry file cannot be read.
+    """
+    registry_dir = default_registry_dir()
+    registry = read_registry((registry_dir, settings.models_dir))
+    return registry, WeightsFolder(
+        folder=settings.models_dir,
+        registry_dir=registry_dir,
+        mirror=Mirror.parse(settings.model_mirror),
+        fetcher=Fetcher() if settings.model_download else None,
+        registry=registry,
+    )
+
+
+def build_service(settings: Settings) -> Service:
+    """Build a service; no model is loaded.
+
+    Raises:
+        RegistryError: A registry file cannot be read, or a model is named that is not in it or does something else.
+        BackendError: The backend that was asked for cannot be had.
+    """
+    # Our threads are as many as the cores already; OpenCV's own would only compete with them.
+    cv2.setNumThreads(1)
+    registry, weights = open_weights(settings)
+    chosen = _choose_models(settings, ModelChooser(registry, weights.is_at_hand))
+    backend = select_backend(
+        settings.backend, providers=settings.ort_providers, openvino_precision=settings.openvino_precision
+    )
+    num_cores = settings.cpu_threads or usable_cores()
+    metrics = Metrics()
+    metrics.memory_limit.set(memory_limit_bytes())
+    load_options = LoadOptions(
+        num_cores=num_cores,
+        det_batch_size=settings.det_batch_size,
+        rec_batch_size=settings.rec_batch_size,
+        # Every request at the door can have its share of work queued; more cannot come.
+        max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
+    )
+    model_loader = ModelLoader(weights, backend, load_options, metrics)
+    store = ModelStore(registry, model_loader.load, metrics)
+    pool = WorkPool(num_cores)
+    loader = PictureLoader(
+        pool.executor,
+        max_image_pixels=settings.max_image_pixels,
+        budget_pixels=settings.decode_budget_pixels,
+        metrics=metrics,
+        fetcher=_remote_pictures(settings, pool),
+    )
+    service = Service(
+        settings=settings,
+        metrics=metrics,
+        backend=backend,
+        chosen=chosen,
+        model_loader=model_loader,
+        store=store,
+        pool=pool,
+        loader=loader,
+        extractor=_extractor(settings, chosen, backend, store, loader, pool, metrics),
+    )
+    _log.info("service built", models=chosen.names, backend=backend.name, cores=num_cores)
+    if service.notice:
+        _log.warning(service.notice)
+    return service
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[Service]:
+    """Run a service on the current loop, and close everything in the end.
+
+    With `MODEL_PRELOAD` its models begin to load at once, in the background: the process is alive while they are
+    downloaded, and ready when they serve. A model that fails to load says so in its state and is tried again.
+    """
+    preloads = [
+        asyncio.create_task(_preload(service.store, name), name=f"preload {name}")
+        for name in (service.chosen.names if service.settings.model_preload else ())
+    ]
+    try:
+        yield service
+    finally:
+        await service.store.close(grace_s=CLOSE_GRACE_S)
+        await asyncio.gather(*preloads)
+        service.model_loader.close()
+        await service.loader.aclose()
+        service.pool.close()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """Build and run a service without HTTP; errors are those of `build_service`."""
+    async with running(build_service(settings)) as service:
+        yield service
+
+
+async def _preload(store: ModelStore, name: str) -> None:
+    with contextlib.suppress(ServiceError):  # the store has logged it
+        await store.get(name)
+
+
+def _choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
+    liveness_models = (chooser.choose("LIVENESS_MODEL", name, "liveness") for name in settings.liveness_model)
+    return ChosenModels(
+        detector=chooser.require("DET_MODEL", settings.det_model, "detection"),
+        recognizer=chooser.choose("REC_MODEL", settings.rec_model, "recognition"),
+        attributes=AttributeModels(
+            gender_age=chooser.choose("GA_MODEL", settings.ga_model, "gender_age"),
+            mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
+            liveness=tuple(filter(None, liveness_models)),
+        ),
+    )
+
+
+def _extractor(
+    settings: Settings,
+    chosen: ChosenModels,
+    backend: Selection,
+    store: ModelStore,
+    loader: PictureLoader,
+    pool: WorkPool,
+    metrics: Metrics,
+) -> Extractor:
+    width, height = settings.max_size
+    options = DetectorOptions(
+        max_hw=(height, width),
+        scales=settings.det_scales,
+        # A GPU wants few shapes: each costs it a search for algorithms and memory of its own.
+        rectangular=backend.is_on_cpu,
+    )
+    recognizer = Recognizer(store, chosen.recognizer) if chosen.recognizer else None
+    return Extractor(
+        loader,
+        Detector(store, chosen.detector, options, pool),
+        Describer(recognizer, Attributes(store, chosen.attributes, pool), pool),
+        pool,
+        metrics,
+        max_faces=settings.max_faces,
+    )
+
+
+def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:
+    """Build what gets pictures that lie elsewhere, as far as the settings turn it on."""
+    hosts = HostPolicy() if settings.url_fetch == "public" else HostPolicy.listed(settings.url_allow_hosts)
+    folder = settings.root_images_dir
+    return RemotePictures(
+        pool.executor,
+        urls=None if settings.url_fetch == "off" else UrlFetcher(hosts),
+        folder=None if folder is None else PictureFolder(folder, max_bytes=settings.max_body_bytes),
+    )
