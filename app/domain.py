@@ -125,7 +125,7 @@ class HeadPose:
     yaw: float
     """Positive to the right edge of the picture, [-90, 90]."""
     pitch: float
-    """Positive to the upper edge, [-90, 90]."""
+    """Positive to the upper edge; beyond 90 only where landmarks are no face's, [-180, 180]."""
     roll: float
     """Positive clockwise as seen in the picture, [-180, 180]."""
 

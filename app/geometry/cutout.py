@@ -31,12 +31,13 @@ def cut_out(image: Image, box: NDArray[np.float32], *, enlargement: float, outpu
     box_sides = np.maximum(high - low, 1e-3)
     window = box_sides * min(enlargement, float(((sides - 1) / box_sides).min()))
     left, top = np.clip((low + high - window) / 2, 0, sides - window)
-    columns, rows = (_span(start, length) for start, length in ((left, window[0]), (top, window[1])))
+    columns = _span(left, window[0], image.shape[1])
+    rows = _span(top, window[1], image.shape[0])
     resized = cv2.resize(image[rows, columns], output_hw[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 
-def _span(start: float, length: float) -> slice:
-    """Return the whole pixels of a stretch, at least one."""
-    first = int(start)
+def _span(start: float, length: float, limit: int) -> slice:
+    """Return the whole pixels of a stretch, at least one of the `limit` there are."""
+    first = min(int(start), limit - 1)
     return slice(first, max(int(start + length), first + 1))

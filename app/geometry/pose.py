@@ -35,9 +35,10 @@ def head_pose(landmarks: NDArray[np.float32]) -> HeadPose:
 
     Source: DeMenthon & Davis 1995, "Model-based object pose in 25 lines of code", its first step: scaled orthography.
     """
+    if not np.isfinite(landmarks).all():
+        return HeadPose(yaw=0.0, pitch=0.0, roll=0.0)
     centered = landmarks.astype(np.float64) - landmarks.mean(axis=0, dtype=np.float64)
-    spread = np.abs(centered).max()
-    if not np.isfinite(spread) or spread <= np.abs(landmarks).max() * 1e-6:
+    if np.abs(centered).max() <= np.abs(landmarks).max() * 1e-6:
         return HeadPose(yaw=0.0, pitch=0.0, roll=0.0)
     left, _, right = np.linalg.svd((_FIT @ centered).T, full_matrices=False)
     across, down = left @ right
