@@ -13,8 +13,8 @@ import pytest
 from app.domain import ExtractOptions, PictureResult
 from app.errors import DeadlineExceededError
 from app.imaging.sources import EncodedPicture
-from app.main import Service, open_service
 from app.pipeline.attributes import AttributeModels, Attributes
+from app.service import Service, open_service
 from app.settings import Settings
 from app.specs import RegistryError
 
