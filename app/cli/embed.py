@@ -21,8 +21,9 @@ from app.settings import read_settings
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least detector score; default: the service's.")
 @click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
 @click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
+@click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Drop faces of less quality; 0: none.")
 @click.option("--chunk", type=click.IntRange(1), default=256, show_default=True, help="Pictures a part of the file.")
-def embed(
+def embed(  # noqa: PLR0913 - its arguments are the options of the command
     *,
     folder: Path,
     out: Path,
@@ -31,6 +32,7 @@ def embed(
     threshold: float | None,
     limit_faces: int,
     min_face_size: int,
+    min_quality: float,
     chunk: int,
 ) -> None:
     """Embed the faces of all pictures in a folder and below it.
@@ -49,7 +51,7 @@ def embed(
 
     settings = read_settings()
     configure_quiet_logs(settings)
-    wish = Wish(threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size)
+    wish = Wish(threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size, min_quality=min_quality)
     opening = by_server(url, api_key, wish) if url else in_process(settings, wish)
     summary = asyncio.run(embed_folder(folder, out, opening, chunk=chunk))
     skipped = f", {summary.num_skipped} more were there" if summary.num_skipped else ""

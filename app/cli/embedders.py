@@ -31,6 +31,7 @@ class Wish:
     """Least detector score; None: the default of who finds them."""
     limit_faces: int
     min_face_size: int
+    min_quality: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ async def in_process(settings: Settings, wish: Wish) -> AsyncIterator[Embedder]:
         score_threshold=settings.def_det_thresh if wish.threshold is None else wish.threshold,
         limit_faces=wish.limit_faces,
         min_face_width_px=wish.min_face_size,
+        min_quality=wish.min_quality,
     )
     async with open_service(settings) as service:
         lengths = {name: service.store.spec(name).embedding_length for name in service.chosen.names}
@@ -72,7 +74,10 @@ async def by_server(url: str, api_key: str | None, wish: Wish) -> AsyncIterator[
     except ImportError as cause:
         raise click.ClickException("--url needs the client library: pip install jetface-client") from cause
     options = remote.ExtractOptions(
-        threshold=wish.threshold, limit_faces=wish.limit_faces, min_face_size=wish.min_face_size
+        threshold=wish.threshold,
+        limit_faces=wish.limit_faces,
+        min_face_size=wish.min_face_size,
+        min_quality=wish.min_quality,
     )
     try:
         async with remote.AsyncClient(url, api_key=api_key) as client:

@@ -33,6 +33,9 @@ def weights(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         "MODEL_DOWNLOAD": "0",
         "DET_MODEL": "det_500m",
         "REC_MODEL": "mobilefacenet128",
+        "GA_MODEL": "genderage_v1",
+        "MASK_MODEL": "mask_detector_seeta",
+        "LIVENESS_MODEL": "fasnet_2.7",
         "API_KEYS": f"other,{API_KEY}",
     }
 

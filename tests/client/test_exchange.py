@@ -41,9 +41,17 @@ def refusal(status: int, code: str, **headers: str) -> Reply:
 class Script:
     """Leads one call with outcomes in order; keeps what was sent and waited; time passes by `step_s` an attempt."""
 
-    def __init__(self, *outcomes: Outcome, step_s: float = 0.0, call: Call[Any] | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        *outcomes: Outcome,
+        step_s: float = 0.0,
+        oversleep_s: float = 0.0,
+        call: Call[Any] | None = None,
+        **config: Any,
+    ) -> None:
         self.outcomes = iter(outcomes)
         self.step_s = step_s
+        self.oversleep_s = oversleep_s
         self.now_s = 100.0
         self.sent: list[Send] = []
         self.waited: list[float] = []
@@ -59,7 +67,7 @@ class Script:
                 return end.value
             if isinstance(step, Wait):
                 self.waited.append(step.delay_s)
-                self.now_s += step.delay_s
+                self.now_s += step.delay_s + self.oversleep_s
                 outcome = None
             else:
                 self.sent.append(step)
@@ -149,6 +157,13 @@ class TestRetries:
     def test_no_attempt_starts_after_the_deadline(self) -> None:
         script = Script(httpx.ReadError(""), step_s=61.0)
         with pytest.raises(UnreachableError):
+            script.run()
+        assert len(script.sent) == 1
+
+    def test_a_pause_that_took_longer_than_meant_ends_the_call(self) -> None:
+        """As when the machine slept meanwhile."""
+        script = Script(httpx.ReadError(""), oversleep_s=100.0)
+        with pytest.raises(DeadlineError, match="within 60 s"):
             script.run()
         assert len(script.sent) == 1
 

@@ -38,13 +38,29 @@ class TestExtract:
         assert face.crop_jpeg is None
 
     def test_options_decide(self, ask: Ask, server: Server, photo: Path) -> None:
-        options = ExtractOptions(limit_faces=1, embeddings=False, landmarks=False, crops=True, attributes=True)
+        options = ExtractOptions(limit_faces=1, embeddings=False, landmarks=False, crops=True)
         (face,) = ask(server.url, "extract", str(photo), options).faces
         assert face.embedding is None
         assert face.landmarks is None
         crop = cv2.imdecode(np.frombuffer(face.crop_jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert crop is not None
         assert crop.shape == (112, 112, 3)
+
+    def test_attributes_and_quality(self, ask: Ask, server: Server, photo: Path) -> None:
+        options = ExtractOptions(limit_faces=1, gender_age=True, masks=True, liveness=True, quality=True)
+        (face,) = ask(server.url, "extract", photo, options).faces
+        assert face.gender in {0, 1}
+        assert 0 < face.age < 100
+        assert face.has_mask is False
+        assert 0 <= face.mask_probability < 0.5
+        assert isinstance(face.is_live, bool)
+        assert 0 <= face.live_probability <= 1
+        assert 0 < face.quality.score <= 1
+        assert -90 <= face.quality.yaw <= 90
+        strict = ExtractOptions(min_quality=face.quality.score, quality=True)
+        kept = ask(server.url, "extract", photo, strict).faces
+        assert kept
+        assert all(other.quality.score >= face.quality.score for other in kept)
 
     def test_a_picture_fails_in_its_slot(self, ask: Ask, server: Server, photo: Path) -> None:
         bad, good = ask(server.url, "extract_many", [b"no picture", photo.read_bytes()])

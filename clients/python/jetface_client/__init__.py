@@ -28,6 +28,7 @@ from jetface_client.results import (
     Model,
     Picture,
     PictureFailure,
+    Quality,
     Readiness,
 )
 from jetface_client.retries import RetryPolicy
@@ -53,6 +54,7 @@ __all__ = [
     "PictureError",
     "PictureFailure",
     "PictureSource",
+    "Quality",
     "Readiness",
     "RequestRefusedError",
     "RetryPolicy",

@@ -18,6 +18,7 @@ from jetface_client.results import (
     Model,
     Picture,
     PictureFailure,
+    Quality,
     Readiness,
 )
 
@@ -57,7 +58,26 @@ def _read_extracted_face(face: Mapping[str, Any]) -> Face:
         gender=face.get("gender"),
         age=face.get("age"),
         has_mask=face.get("mask"),
+        mask_probability=(face.get("mask_probs") or {}).get("mask"),
+        is_live=face.get("is_live"),
+        live_probability=face.get("live"),
+        quality=_read_quality(face.get("quality")),
         crop_jpeg=None if crop is None else base64.b64decode(crop, validate=True),
+    )
+
+
+def _read_quality(value: Mapping[str, Any] | None) -> Quality | None:
+    if value is None:
+        return None
+    pose = value["pose"]
+    return Quality(
+        score=value["score"],
+        sharpness=value["sharpness"],
+        brightness=value["brightness"],
+        size_px=value["size"],
+        yaw=pose["yaw"],
+        pitch=pose["pitch"],
+        roll=pose["roll"],
     )
 
 

@@ -18,8 +18,14 @@ class ExtractOptions:
     """Drop faces whose box is narrower, source pixels."""
     embeddings: bool = True
     landmarks: bool = True
-    attributes: bool = False
-    """Gender, age and mask, where the service has models for them."""
+    min_quality: float = 0.0
+    """Drop faces whose quality score is less, [0, 1], before they are embedded or counted."""
+    gender_age: bool = False
+    """Gender and age; None while the service has no model for them. So with masks and liveness."""
+    masks: bool = False
+    liveness: bool = False
+    quality: bool = False
+    """How well each face can be recognized; needs no model."""
     crops: bool = False
     """The aligned crop of each face as JPEG."""
 
@@ -31,8 +37,11 @@ class ExtractOptions:
             "min_face_size": self.min_face_size,
             "extract_embedding": self.embeddings,
             "return_landmarks": self.landmarks,
-            "extract_ga": self.attributes,
-            "detect_masks": self.attributes,
+            "min_quality": self.min_quality,
+            "extract_ga": self.gender_age,
+            "detect_masks": self.masks,
+            "detect_liveness": self.liveness,
+            "return_quality": self.quality,
             "return_face_data": self.crops,
             # Text of 4 bytes for 3: msgpack's numbers take 5 for 4, and each would become an object in Python first.
             "embedding_format": "base64",

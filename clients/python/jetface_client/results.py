@@ -10,6 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How well a face can be recognized, from its pixels and landmarks."""
+
+    score: float
+    """The worst of what follows, each as a share of 1."""
+    sharpness: float
+    """Variance of the crop's Laplacian."""
+    brightness: float
+    """0 black to 1 white."""
+    size_px: float
+    """Shorter side of the box, source pixels."""
+    yaw: float
+    """Degrees, positive to the right edge of the picture."""
+    pitch: float
+    """Degrees, positive to the upper edge."""
+    roll: float
+    """Degrees, positive clockwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Face:
     """One face. What was not asked for, or is not known, is None."""
@@ -29,6 +49,11 @@ class Face:
     age: int | None = None
     """Years."""
     has_mask: bool | None = None
+    mask_probability: float | None = None
+    is_live: bool | None = None
+    """Whether a live face is more likely than any kind of picture of one."""
+    live_probability: float | None = None
+    quality: Quality | None = None
     crop_jpeg: bytes | None = None
     """The aligned 112x112 crop as JPEG."""
 

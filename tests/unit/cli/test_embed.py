@@ -79,6 +79,8 @@ def test_options_decide_which_faces(photos: Path, tmp_path: Path) -> None:
     result = run(photos, "--out", tmp_path / "f.parquet", "--limit-faces", "1", "--threshold", "0.5", "--chunk", "1")
     assert result.exit_code == 0
     assert pq.read_table(tmp_path / "f.parquet").num_rows == 2
+    assert run(photos, "--out", tmp_path / "good.parquet", "--min-quality", "0.999").exit_code == 0
+    assert pq.read_table(tmp_path / "good.parquet").num_rows < 7
 
 
 def test_a_killed_run_is_taken_up_where_it_was(variables: dict[str, str], shared_faces: Path, tmp_path: Path) -> None:
