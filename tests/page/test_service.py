@@ -23,6 +23,7 @@ def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFact
     models.joinpath("starter_try.toml").write_text(entry.replace('name = "det_500m"', 'name = "starter_try"'))
     models.joinpath("starter_try.onnx").symlink_to(Path(weights["MODEL_MIRROR"], "det_500m.onnx"))
     settings = {**weights, "DET_MODEL": "starter_try", "REC_MODEL": "none", "API_KEYS": "open-sesame"}
+    settings |= {"GA_MODEL": "genderage_v1", "MASK_MODEL": "mask_detector_seeta"}
     with running_server(folder, {**settings, "MODELS_DIR": str(models)}) as started:
         yield started
 
@@ -59,6 +60,25 @@ def test_without_a_recognizer_faces_are_found_all_the_same(
     page.locator("#find-files").set_input_files({"name": t1[0], "mimeType": "image/jpeg", "buffer": t1[1]})
     expect(page.locator(".face")).to_have_count(6)
     expect(page.locator("#faces-hint")).to_be_hidden()
+
+
+def test_attributes_are_told_of_each_face(
+    visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
+) -> None:
+    """Those whose models are configured, and quality, which needs none; a chosen face tells more of it."""
+    visited = visit(f"{locked_server.url}/")
+    page = visited.page
+    page.locator("#key").fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator("#models")).to_contain_text("guesses gender and age")
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    words = page.locator(".face").all_inner_texts()
+    assert sum("woman, about" in text for text in words) == 3
+    assert all("mask" in text and "quality 0." in text for text in words)
+    assert not any("live" in text for text in words)
+    page.locator(".face").first.click()
+    expect(page.locator("#faces-hint")).to_contain_text("Sharpness")
 
 
 def test_starter_models_are_called_that(visit: Callable[..., Visit], locked_server: Server) -> None:

@@ -16,19 +16,26 @@ _FINER = 4
 
 
 class Looks(NamedTuple):
-    """What tells drawn people apart; colours are BGR."""
+    """What tells drawn people apart; colours are BGR, lengths shares of the picture."""
 
     skin: Color = (150, 180, 222)
     hair: Color = (40, 50, 70)
     wall: Color = (200, 190, 180)
     shirt: Color = (110, 90, 70)
+    half_width: float = 0.26
+    eye_gap: float = 0.105
+    eye_size: float = 1.0
+    nose_y: float = 0.54
+    mouth_y: float = 0.635
+    mouth_half_width: float = 0.09
+    fringe_y: float = 0.22
 
 
 PEOPLE = (
     Looks(),
-    Looks((110, 140, 185), (20, 25, 30), (170, 195, 190), (90, 120, 60)),
-    Looks((170, 200, 238), (60, 120, 170), (205, 190, 200), (120, 90, 120)),
-    Looks((70, 95, 140), (15, 15, 20), (190, 205, 215), (70, 80, 150)),
+    Looks((110, 140, 185), (20, 25, 30), (170, 195, 190), (90, 120, 60), 0.24, 0.095, 0.86, 0.56, 0.655, 0.075, 0.17),
+    Looks((170, 200, 238), (60, 120, 170), (205, 190, 200), (120, 90, 120), 0.28, 0.12, 1.12, 0.535, 0.625, 0.1, 0.25),
+    Looks((70, 95, 140), (15, 15, 20), (190, 205, 215), (70, 80, 150), 0.275, 0.115, 0.92, 0.55, 0.65, 0.115, 0.14),
 )
 """Four people who do not exist."""
 
@@ -41,17 +48,17 @@ def draw_portrait(looks: Looks, *, height_px: int = 520, width_px: int = 420) ->
     brush.oval(0.5, 0.42, 0.33, 0.35, looks.hair)
     brush.oval(0.5, 0.76, 0.10, 0.15, shade)
     for side in (-1, 1):
-        brush.oval(0.5 + side * 0.265, 0.48, 0.035, 0.06, shade)
-    brush.oval(0.5, 0.47, 0.26, 0.31, looks.skin)
-    brush.oval(0.5, 0.22, 0.26, 0.10, looks.hair)
+        brush.oval(0.5 + side * (looks.half_width + 0.005), 0.48, 0.035, 0.06, shade)
+    brush.oval(0.5, 0.47, looks.half_width, 0.31, looks.skin)
+    brush.oval(0.5, looks.fringe_y, looks.half_width, 0.10, looks.hair)
     for side in (-1, 1):
-        _draw_eye(brush, 0.5 + side * 0.105, looks)
-    brush.oval(0.5, 0.54, 0.035, 0.02, shade)
+        _draw_eye(brush, 0.5 + side * looks.eye_gap, looks)
+    brush.oval(0.5, looks.nose_y, 0.035, 0.02, shade)
     for side in (-1, 1):
-        brush.oval(0.5 + side * 0.02, 0.55, 0.01, 0.006, _mix(shade, (0, 0, 0), 0.4))
-    brush.oval(0.5, 0.635, 0.09, 0.035, _mix(looks.skin, (80, 60, 190), 0.7))
-    brush.oval(0.5, 0.632, 0.085, 0.008, (60, 50, 120))
-    brush.arc(0.5, 0.69, 0.06, 0.012, shade, (20, 160), 0.006)
+        brush.oval(0.5 + side * 0.02, looks.nose_y + 0.01, 0.01, 0.006, _mix(shade, (0, 0, 0), 0.4))
+    brush.oval(0.5, looks.mouth_y, looks.mouth_half_width, 0.035, _mix(looks.skin, (80, 60, 190), 0.7))
+    brush.oval(0.5, looks.mouth_y - 0.003, looks.mouth_half_width - 0.005, 0.008, (60, 50, 120))
+    brush.arc(0.5, looks.mouth_y + 0.055, 0.06, 0.012, shade, (20, 160), 0.006)
     small = cv2.resize(brush.canvas, (width_px, height_px), interpolation=cv2.INTER_AREA)
     return _light(small.astype(np.uint8, copy=False))
 
@@ -68,10 +75,11 @@ def encode(picture: Picture, ending: str = ".png") -> bytes:
 
 
 def _draw_eye(brush: _Brush, x: float, looks: Looks) -> None:
-    brush.oval(x, 0.44, 0.055, 0.022, (250, 250, 250))
-    brush.oval(x, 0.44, 0.024, 0.020, (70, 60, 50))
-    brush.oval(x, 0.44, 0.012, 0.010, (15, 15, 15))
-    brush.arc(x, 0.44, 0.055, 0.024, (50, 50, 70), (180, 360), 0.008)
+    size = looks.eye_size
+    brush.oval(x, 0.44, 0.055 * size, 0.022 * size, (250, 250, 250))
+    brush.oval(x, 0.44, 0.024 * size, 0.020 * size, (70, 60, 50))
+    brush.oval(x, 0.44, 0.012 * size, 0.010 * size, (15, 15, 15))
+    brush.arc(x, 0.44, 0.055 * size, 0.024 * size, (50, 50, 70), (180, 360), 0.008)
     brush.arc(x, 0.40, 0.070, 0.030, looks.hair, (195, 345), 0.018)
     brush.oval(x, 0.55, 0.060, 0.040, _mix(looks.skin, (120, 120, 255), 0.1))
 

@@ -22,7 +22,7 @@ export function faceCards(faces, { chosen, onChoose, onHover }) {
       face.crop ? el("img", { src: face.crop, alt: "", width: "112", height: "112" }) : el("span", { class: "no-crop" }),
       el("span", { class: "face-top" }, el("b", {}, `Face ${index + 1}`), el("span", { class: "num" }, face.score.toFixed(2))),
       ...attributesOf(face.raw).map((text) => el("span", { class: "small quiet" }, text)),
-      isChosen && el("span", { class: "small quiet" }, "compared with"),
+      isChosen && el("span", { class: "small quiet" }, "chosen"),
       alike !== null && likenessBar(alike),
     );
     return el("li", {}, button);
@@ -47,10 +47,15 @@ export function attributesOf(raw) {
   const age = typeof raw.age === "number" ? `about ${Math.round(raw.age)}` : null;
   if (gender || age) words.push([gender, age].filter(Boolean).join(", "));
   if (typeof raw.mask === "boolean") words.push(raw.mask ? "masked" : "no mask");
-  const live = raw.liveness ?? raw.live;
-  if (typeof live === "number") words.push(`live ${live.toFixed(2)}`);
-  else if (typeof live === "boolean") words.push(live ? "live" : "not live");
-  const quality = typeof raw.quality === "object" ? raw.quality?.score ?? raw.quality?.overall : raw.quality;
-  if (typeof quality === "number") words.push(`quality ${quality.toFixed(2)}`);
+  if (typeof raw.live === "number") words.push(`${raw.is_live ? "live" : "not live"} ${raw.live.toFixed(2)}`);
+  if (raw.quality) words.push(`quality ${raw.quality.score.toFixed(2)}`);
   return words;
+}
+
+/** Return what the quality of a face is made of, in one line; empty when it was not measured. */
+export function qualityOf(raw) {
+  if (!raw.quality) return "";
+  const { sharpness, brightness, size, pose } = raw.quality;
+  const angles = ["yaw", "pitch", "roll"].map((name) => `${name} ${Math.round(pose[name]) || 0}°`);
+  return `Sharpness ${Math.round(sharpness)} · brightness ${brightness.toFixed(2)} · ${Math.round(size)} px · ${angles.join(", ")}`;
 }

@@ -2,7 +2,7 @@
 
 import { ask, curlLine, Fault, readable } from "./api.js";
 import { announce, byId, counted, el, showFault } from "./dom.js";
-import { faceCards, likeness } from "./faces.js";
+import { faceCards, likeness, qualityOf } from "./faces.js";
 import { decode, draw, faceAt, toVector } from "./picture.js";
 import { service } from "./service.js";
 import { inMs, timingBar } from "./timings.js";
@@ -102,7 +102,7 @@ async function look(entry, controller) {
 function optionsNow() {
   return {
     threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",
-    extract_embedding: String(service.hasRecognizer), extract_ga: "true", detect_masks: "true", embedding_format: "base64",
+    return_quality: "true", embedding_format: "base64", ...service.stages,
   };
 }
 
@@ -175,7 +175,9 @@ function showFaces() {
   const list = byId("faces");
   const focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
   const hint = byId("faces-hint");
-  hint.hidden = !(faces.some((face) => face.vector) && (faces.length > 1 || entries.length > 1));
+  const canCompare = faces.some((face) => face.vector) && (faces.length > 1 || entries.length > 1);
+  hint.textContent = faces.includes(chosen) ? qualityOf(chosen.raw) : canCompare ? "Choose a face to see how alike the others are." : "";
+  hint.hidden = !hint.textContent;
   byId("faces-title").textContent = current?.asked ? counted(faces.length, "face") : "Faces";
   list.replaceChildren(...faceCards(faces, { chosen, onChoose: choose, onHover: hover }));
   if (focused >= 0) list.children[Math.min(focused, faces.length - 1)]?.firstElementChild.focus();
@@ -217,14 +219,17 @@ function thumbOf(bitmap) {
 /** Connect the controls. */
 export function startFind() {
   const slider = byId("threshold");
+  let isMoved = false;
   slider.addEventListener("input", () => {
+    isMoved = true;
     byId("threshold-value").textContent = threshold().toFixed(2);
     showPicture();
     showFaces();
   });
   slider.addEventListener("change", () => { if (current) show(current); });
   document.addEventListener("defaults", ({ detail }) => {
-    if (entries.length) return;
+    // What a person chose meanwhile stays.
+    if (isMoved || entries.length) return;
     slider.value = String(detail.det_thresh);
     byId("threshold-value").textContent = threshold().toFixed(2);
   });

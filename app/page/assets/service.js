@@ -5,10 +5,13 @@ import { byId, el } from "./dom.js";
 
 const STEADY_MS = 15000;
 const BUSY_MS = 1500;
-const TASKS = { detection: "finds faces", recognition: "tells them apart" };
+const TASKS = {
+  detection: "finds faces", recognition: "tells them apart", gender_age: "guesses gender and age",
+  mask: "sees masks", liveness: "tells people from pictures of them",
+};
 
-/** What the page knows of the service; `settle` of the first answers is `ready`. */
-export const service = { threshold: 0.6, hasRecognizer: true, version: "" };
+/** What the page knows of the service. */
+export const service = { version: "", stages: { extract_embedding: "true" } };
 
 let wasKeyAsked = false;
 let isSteady = false;
@@ -97,7 +100,13 @@ async function showDetails() {
   const [{ answer: about }, { answer: registry }] = await Promise.all([ask("info"), ask("models")]);
   if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about.defaults }));
   service.version = about.version;
-  service.hasRecognizer = about.models.rec_name !== null;
+  const { rec_name: recognizer, ga_name: genderAge, mask_detector: mask, liveness } = about.models;
+  service.stages = {
+    extract_embedding: String(recognizer !== null),
+    ...(genderAge && { extract_ga: "true" }),
+    ...(mask && { detect_masks: "true" }),
+    ...(liveness?.length && { detect_liveness: "true" }),
+  };
   byId("version").textContent = `jetface ${about.version}`;
   const active = registry.models.filter((model) => model.is_active);
   const others = registry.models.filter((model) => !model.is_active);
