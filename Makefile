@@ -38,7 +38,13 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
 run: $(VENV)/.run ## set up, then serve on PORT (18080) on the CPU
 	@PATH="$(abspath $(BIN)):$$PATH" ./entrypoint.sh
 
-test: $(VENV)/.dev ## set up, then run every test
+$(VENV)/.training: $(VENV)/.dev training/requirements.txt
+	@echo "Setting up PyTorch for the training programs ..."
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -r training/requirements.txt
+	@touch $@
+
+# The programs of training/ need PyTorch, several hundred MB: their tests run where TRAINING=1 asks for them.
+test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every test; TRAINING=1: those of training/ too
 	@$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile
 
