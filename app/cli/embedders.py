@@ -20,6 +20,10 @@ from app.settings import Settings
 if TYPE_CHECKING:
     import jetface_client
 
+_PATIENCE_S = 300.0
+_ATTEMPTS = 40
+"""A picture may wait until a busy service has a place, or a new one has taken over: long runs outlive both."""
+
 Results = AsyncGenerator[tuple[Picture, PictureResult], None]
 
 
@@ -80,7 +84,10 @@ async def by_server(url: str, api_key: str | None, wish: Wish) -> AsyncIterator[
         min_quality=wish.min_quality,
     )
     try:
-        async with remote.AsyncClient(url, api_key=api_key) as client:
+        patience = remote.RetryPolicy(num_attempts=_ATTEMPTS)
+        async with remote.AsyncClient(url, api_key=api_key, timeout_s=_PATIENCE_S, retries=patience) as client:
+            # Once, without patience: nobody listens at a mistyped address in five minutes either.
+            await client.ready()
             lengths = {model.name: model.embedding_length for model in await client.models() if model.is_active}
 
             async def embed(pictures: Sequence[Picture]) -> Results:

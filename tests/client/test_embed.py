@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 from app.cli.main import main
 from tests.client.conftest import API_KEY
 from tests.support.scripted_server import packed, scripted_server
-from tests.support.server import Server
+from tests.support.server import Server, free_port
 
 
 @pytest.fixture
@@ -50,14 +51,18 @@ def test_what_is_wrong_with_the_server_is_one_line(server: Server, photos: Path,
     assert result.exit_code == 1
     assert "unauthorized" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    started = time.monotonic()
+    assert "no connection" in run(photos, tmp_path / "f.parquet", "--url", f"http://127.0.0.1:{free_port()}").stderr
+    assert time.monotonic() - started < 5
     assert "base_url" in run(photos, tmp_path / "f.parquet", "--url", "localhost:1").stderr
 
 
 def test_a_service_that_leaves_out_embeddings_is_refused(photos: Path, tmp_path: Path) -> None:
     about = {"name": "m", "task": "recognition", "state": "serving", "is_active": True, "license": "", "backend": None}
+    ready = packed({"status": "ready", "models": {}})
     models = packed({"models": [{**about, "embedding_length": 4}]})
     faces = packed({"data": [{"status": "ok", "took_ms": 0, "faces": [{"bbox": [0, 0, 1, 1], "prob": 1}]}]})
-    with scripted_server([models, faces]) as served:
+    with scripted_server([ready, models, faces]) as served:
         result = run(photos, tmp_path / "f.parquet", "--url", served.url)
     assert result.exit_code == 1
     assert "is it jetface?" in result.stderr

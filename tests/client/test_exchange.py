@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import errors as service_errors
+from app.api.errors import status_of
 from jetface_client import (
     AnswerError,
     BusyError,
@@ -21,6 +23,7 @@ from jetface_client import (
     RequestRefusedError,
     RetryPolicy,
     ServerFaultError,
+    ServiceError,
     UnauthorizedError,
     UnreachableError,
 )
@@ -36,6 +39,13 @@ def refusal(status: int, code: str, **headers: str) -> Reply:
     body = {"error": {"code": code, "message": "No.", "details": {"a": 1}}, "request_id": "theirs"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, httpx.Headers({"content-type": "application/x-msgpack", **named}), ormsgpack.packb(body))
+
+
+SERVICE_ERRORS = [
+    kind
+    for kind in vars(service_errors).values()
+    if isinstance(kind, type) and issubclass(kind, service_errors.ServiceError)
+]
 
 
 class Script:
@@ -192,6 +202,25 @@ class TestErrors:
             "invalid_request", 422, {"a": 1}, "theirs",
         )  # fmt: skip
         assert "theirs" in str(error)
+
+    @pytest.mark.parametrize("kind", SERVICE_ERRORS, ids=lambda kind: kind.code)
+    def test_every_error_of_the_service_has_its_class(self, kind: type[service_errors.ServiceError]) -> None:
+        """Those worth another try are tried again, no other; each keeps its code."""
+        status = int(status_of(kind))
+        again = kind.code in {"overloaded", "queue_full", "shutting_down", "model_building"}
+        script = Script(refusal(status, kind.code), refusal(status, kind.code), retries=RetryPolicy(num_attempts=2))
+        with pytest.raises((ServiceError, DeadlineError)) as raised:
+            script.run()
+        assert len(script.sent) == (2 if again else 1)
+        assert isinstance(raised.value, BusyError) == again
+        if isinstance(raised.value, ServiceError):
+            assert raised.value.code == kind.code
+            assert isinstance(raised.value, RequestRefusedError) == (400 <= status < 500 and not again)
+            assert isinstance(raised.value, ModelUnavailableError) == (
+                issubclass(kind, service_errors.ModelError) and not again
+            )
+        else:
+            assert status in {408, 504}
 
     def test_a_key_is_not_shown(self) -> None:
         config = Config(base_url="http://a", timeout_s=1, retries=RetryPolicy(), api_key="secret")

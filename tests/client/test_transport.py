@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -63,8 +64,33 @@ def test_folders_keep_to_their_concurrency(ask: Ask, tmp_path: Path) -> None:
         found = ask(served.url, "extract_folder", str(tmp_path), concurrency=4)
         assert len(found) == 8
         assert len({seen.port for seen in served.seen}) == 4
+    with pytest.raises(ValueError, match="at least 1"):
+        ask("http://127.0.0.1:9", "extract_folder", tmp_path, concurrency=0)
     with pytest.raises(NotADirectoryError):
         ask(served.url, "extract_folder", tmp_path / "0.jpg")
+
+
+def test_leaving_a_folder_early_ends_its_requests(tmp_path: Path) -> None:
+    """What is not in flight is never sent."""
+    for number in range(20):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    answer = packed({"took": {}, "data": [{"status": "ok", "took_ms": 0.0, "faces": []}]})
+    with scripted_server([answer]) as served:
+        with Client(served.url) as client:
+            for _ in client.extract_folder(tmp_path, concurrency=2):
+                break
+        assert len(served.seen) <= 4
+
+        async def leave() -> None:
+            async with (
+                AsyncClient(served.url) as connected,
+                contextlib.aclosing(connected.extract_folder(tmp_path, concurrency=2)) as files,
+            ):
+                async for _ in files:
+                    return
+
+        asyncio.run(leave())
+        assert len(served.seen) <= 8
 
 
 def test_a_folder_ends_where_the_service_does(ask: Ask, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ class AsyncClient:
             progress: Called as `progress(num_done, num_all)` after each picture.
 
         Yields:
-            The path and what came of it; a picture or file that cannot be read has its `failure`.
+            The path and what came of it; a picture or file that cannot be read has its `failure`. Who leaves early
+            does so inside `contextlib.aclosing`, which ends the requests in flight at once.
         """
         paths = await asyncio.to_thread(find_pictures, folder)
         files = self.extract_files(paths, options, concurrency=concurrency, progress=progress)
@@ -121,6 +122,8 @@ class AsyncClient:
         progress: Progress | None = None,
     ) -> AsyncGenerator[tuple[Path, Picture], None]:
         """Yield each of `paths` with its faces, in their order; as `extract_folder`."""
+        if concurrency < 1:
+            raise ValueError("concurrency is at least 1")
         in_work: deque[tuple[Path, asyncio.Task[Picture]]] = deque()
         num_done = 0
         waiting = iter(paths)

@@ -116,6 +116,8 @@ class Client:
         progress: Progress | None = None,
     ) -> Iterator[tuple[Path, Picture]]:
         """Yield each of `paths` with its faces, in their order; as `extract_folder`."""
+        if concurrency < 1:
+            raise ValueError("concurrency is at least 1")
         in_work: deque[tuple[Path, Future[Picture]]] = deque()
         num_done = 0
         waiting = iter(paths)
