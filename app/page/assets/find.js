@@ -219,17 +219,15 @@ function thumbOf(bitmap) {
 /** Connect the controls. */
 export function startFind() {
   const slider = byId("threshold");
-  let isMoved = false;
   slider.addEventListener("input", () => {
-    isMoved = true;
     byId("threshold-value").textContent = threshold().toFixed(2);
     showPicture();
     showFaces();
   });
   slider.addEventListener("change", () => { if (current) show(current); });
   document.addEventListener("defaults", ({ detail }) => {
-    // What a person chose meanwhile stays.
-    if (isMoved || entries.length) return;
+    // The slider may have been moved since the first picture came.
+    if (entries.length) return;
     slider.value = String(detail.det_thresh);
     byId("threshold-value").textContent = threshold().toFixed(2);
   });
