@@ -13,6 +13,7 @@ import structlog
 
 from app.backends.cpu import usable_cores
 from app.backends.memory import memory_limit_bytes
+from app.backends.providers import TensorrtOptions
 from app.backends.selection import Selection, select_backend
 from app.errors import ServiceError
 from app.imaging.fetch import UrlFetcher
@@ -105,7 +106,10 @@ def build_service(settings: Settings) -> Service:
     registry, weights = open_weights(settings)
     chosen = _choose_models(settings, ModelChooser(registry, weights.is_at_hand))
     backend = select_backend(
-        settings.backend, providers=settings.ort_providers, openvino_precision=settings.openvino_precision
+        settings.backend,
+        providers=settings.ort_providers,
+        openvino_precision=settings.openvino_precision,
+        tensorrt=_tensorrt_options(settings),
     )
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
@@ -187,6 +191,15 @@ def _choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
             mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
             liveness=tuple(filter(None, liveness_models)),
         ),
+    )
+
+
+def _tensorrt_options(settings: Settings) -> TensorrtOptions:
+    cache_dir = settings.trt_engine_cache_path or settings.models_dir / "engines"
+    return TensorrtOptions(
+        fp16=settings.force_fp16,
+        cache_dir=cache_dir if settings.trt_engine_cache_enable else None,
+        dla_core=settings.trt_dla_core,
     )
 
 

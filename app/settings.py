@@ -116,6 +116,19 @@ class Settings(BaseSettings):
         default="auto",
         meaning="Arithmetic of OpenVINO; auto: bf16 for models measured to keep their accuracy, where the CPU has it.",
     )
+    force_fp16: bool = _env(
+        "FORCE_FP16", default=True, meaning="Half precision in engines of ONNX Runtime's TensorRT provider."
+    )
+    trt_engine_cache_enable: bool = _env(
+        "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep engines of the TensorRT provider between starts."
+    )
+    trt_engine_cache_path: Path | None = _env(
+        "TRT_ENGINE_CACHE_PATH", default=None, allowed="folder", meaning="Where; default: engines in MODELS_DIR."
+    )
+    trt_dla_core: int = _env(
+        "TRT_DLA_CORE", default=-1, ge=-1, le=1,
+        meaning="Deep learning accelerator the TensorRT provider uses on a Jetson; -1: none.",
+    )  # fmt: skip
     cpu_threads: int = _env(
         "CPU_THREADS", default=0, ge=0, le=1024, meaning="Cores to use; 0: as many as the cgroup quota allows."
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from app.backends.providers import CPU, provider_options
+from app.backends.providers import CPU, TensorrtOptions, provider_options
 from app.domain import Blob, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
@@ -27,6 +27,7 @@ def open_onnx_backends(
     num_lanes: int = 1,
     max_batch_size: int = 1,
     num_threads: int = 1,
+    tensorrt: TensorrtOptions | None = None,
 ) -> list[OnnxRuntimeBackend]:
     """Open a model once and return a backend for each of `num_lanes` threads; they share the session.
 
@@ -36,12 +37,13 @@ def open_onnx_backends(
         num_lanes: Threads that will run the model at the same time.
         max_batch_size: Most items per run; 1 where the graph's batch is not free.
         num_threads: Cores one run uses. 1 gives the most runs per second when there are lanes for every core.
+        tensorrt: For the TensorRT provider, where it is one of `providers`.
 
     Raises:
         ModelFileError: ONNX Runtime cannot read the model.
         BackendUnavailableError: A provider that was asked for did not start.
     """
-    session = _open_session(model, providers, num_threads)
+    session = _open_session(model, providers, num_threads, tensorrt)
     return [OnnxRuntimeBackend(session, max_batch_size=max_batch_size) for _ in range(num_lanes)]
 
 
@@ -78,7 +80,9 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _open_session(model: bytes | Path, providers: Sequence[str], num_threads: int) -> Any:
+def _open_session(
+    model: bytes | Path, providers: Sequence[str], num_threads: int, tensorrt: TensorrtOptions | None
+) -> Any:
     import onnxruntime  # noqa: PLC0415 - see the module's docstring
 
     options = onnxruntime.SessionOptions()
@@ -93,7 +97,7 @@ def _open_session(model: bytes | Path, providers: Sequence[str], num_threads: in
     source = str(model) if isinstance(model, Path) else model
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[(name, dict(provider_options(name))) for name in providers]
+            source, options, providers=[(name, dict(provider_options(name, tensorrt=tensorrt))) for name in providers]
         )
     except Exception as cause:
         raise ModelFileError("ONNX Runtime cannot open the model.") from cause

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,12 +16,37 @@ _log = structlog.get_logger(__name__)
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 
 _BEST_FIRST = (CUDA, CPU)
 """What `auto` looks for. TensorRT's and OpenVINO's providers are used when named: the first builds engines while
 requests wait, the second is slower here than the OpenVINO backend of our own."""
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorrtOptions:
+    """How ONNX Runtime's TensorRT provider builds and keeps its engines."""
+
+    fp16: bool = True
+    """Let TensorRT run layers in half precision."""
+    cache_dir: Path | None = None
+    """Folder of built engines; None builds them at each start, minutes at a time."""
+    dla_core: int = -1
+    """Deep learning accelerator of a Jetson to run on, the GPU taking what it cannot; -1: the GPU alone."""
+
+    def as_provider_options(self) -> dict[str, str]:
+        """Return them by the provider's names. Source: ONNX Runtime, `tensorrt_provider_options.h`."""
+        options = {"trt_fp16_enable": str(int(self.fp16))}
+        if self.cache_dir is not None:
+            # The provider uses an engine of another version of itself without a look: each has its own folder.
+            folder = str(self.cache_dir / f"onnxruntime-{'.'.join(map(str, runtime_version()))}")
+            options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
+            options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}
+        if self.dla_core >= 0:
+            options |= {"trt_dla_enable": "1", "trt_dla_core": str(self.dla_core)}
+        return options
 
 
 def runtime_version() -> tuple[int, ...]:
@@ -76,13 +103,18 @@ def choose_providers(requested: Sequence[str], available: Sequence[str]) -> tupl
     return tuple(dict.fromkeys([*(known[short_name(name)] for name in requested), CPU]))
 
 
-def provider_options(provider: str, *, gpu_memory_limit_bytes: int = 0) -> Mapping[str, Any]:
+def provider_options(
+    provider: str, *, tensorrt: TensorrtOptions | None = None, gpu_memory_limit_bytes: int = 0
+) -> Mapping[str, Any]:
     """Return the options a session gives a provider.
 
     Args:
         provider: Its full name.
+        tensorrt: For the TensorRT provider; None for its defaults here.
         gpu_memory_limit_bytes: Most bytes of GPU memory for a session; 0: no limit.
     """
+    if provider == TENSORRT:
+        return (tensorrt or TensorrtOptions()).as_provider_options()
     if provider != CUDA:
         return {}
     options: dict[str, Any] = {

@@ -12,7 +12,7 @@ import structlog
 from app.backends.onnx import open_onnx_backends
 from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
-from app.backends.providers import CPU, available_providers, choose_providers, short_name
+from app.backends.providers import CPU, TensorrtOptions, available_providers, choose_providers, short_name
 from app.errors import BackendUnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +52,8 @@ class OnnxOpener:
 
     providers: tuple[str, ...]
     """In order of preference, full names, at least one."""
+    tensorrt: TensorrtOptions | None = None
+    """For the TensorRT provider, where it is one of them."""
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class OnnxOpener:
             num_lanes=num_lanes,
             max_batch_size=max_batch_size,
             num_threads=num_threads,
+            tensorrt=self.tensorrt,
         )
 
 
@@ -148,7 +151,11 @@ class Selection:
 
 
 def select_backend(
-    backend: BackendName, *, providers: Sequence[str] = (), openvino_precision: OpenVinoPrecision = "auto"
+    backend: BackendName,
+    *,
+    providers: Sequence[str] = (),
+    openvino_precision: OpenVinoPrecision = "auto",
+    tensorrt: TensorrtOptions | None = None,
 ) -> Selection:
     """Decide how models are run. A backend, provider or precision that is named is required; `auto` takes the best.
 
@@ -156,6 +163,7 @@ def select_backend(
         backend: The setting `BACKEND`.
         providers: The setting `ORT_PROVIDERS`; empty for the best at hand.
         openvino_precision: The setting `OPENVINO_PRECISION`.
+        tensorrt: For ONNX Runtime's TensorRT provider, where `providers` names it.
 
     Raises:
         BackendUnavailableError: What was named cannot be had; says why and what to do.
@@ -163,11 +171,11 @@ def select_backend(
     if backend == "tensorrt":
         raise BackendUnavailableError(
             "BACKEND=tensorrt cannot be had: this release has no TensorRT runner. Set BACKEND=auto, or "
-            "BACKEND=onnxruntime with ORT_PROVIDERS=cuda for a GPU."
+            "BACKEND=onnxruntime with ORT_PROVIDERS=cuda or tensorrt,cuda for a GPU."
         )
     if backend == "openvino":
         return _with_openvino(None, load_runtime(), openvino_precision)
-    onnx = OnnxOpener(choose_providers(providers, available_providers()))
+    onnx = OnnxOpener(choose_providers(providers, available_providers()), tensorrt)
     # A provider that is named is ONNX Runtime's, and a GPU leaves the CPU to everything else.
     if backend == "auto" and not providers and onnx.is_on_cpu and is_installed():
         try:

@@ -140,7 +140,7 @@ class TestFields:
     def test_is_used(self, field: str) -> None:
         """No variable that does nothing: the composition root or the command line reads it."""
         app = Path(__file__).resolve().parents[2] / "app"
-        readers = [app / "main.py", *(app / "cli").glob("*.py")]
+        readers = [app / "main.py", app / "service.py", *(app / "cli").glob("*.py")]
         assert any(f"settings.{field}" in path.read_text(encoding="utf-8") for path in readers if path.exists())
 
     def test_secrets_are_secret_types(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -11,6 +12,8 @@ from structlog.testing import capture_logs
 
 from app.backends.openvino import has_bf16, load_runtime
 from app.backends.providers import (
+    TENSORRT,
+    TensorrtOptions,
     available_providers,
     choose_providers,
     provider_options,
@@ -137,3 +140,15 @@ def test_openvino_that_does_not_start_is_left_out_aloud(monkeypatch: pytest.Monk
 def test_tensorrt_refuses_to_start_and_says_what_else_there_is() -> None:
     with pytest.raises(BackendUnavailableError, match="no TensorRT runner"):
         select_backend("tensorrt")
+
+
+def test_the_tensorrt_provider_is_told_precision_cache_and_accelerator(tmp_path: Path) -> None:
+    options = provider_options(TENSORRT, tensorrt=TensorrtOptions(fp16=False, cache_dir=tmp_path, dla_core=1))
+    assert options["trt_fp16_enable"] == "0"
+    assert options["trt_engine_cache_enable"] == "1"
+    assert Path(options["trt_engine_cache_path"]).parent == tmp_path
+    assert (options["trt_dla_enable"], options["trt_dla_core"]) == ("1", "1")
+
+
+def test_the_tensorrt_provider_without_cache_or_accelerator() -> None:
+    assert provider_options(TENSORRT) == {"trt_fp16_enable": "1"}
