@@ -136,7 +136,11 @@ class Settings(BaseSettings):
         "DET_BATCH_SIZE", default=4, ge=1, le=256, meaning="Most pictures per detector run on a GPU."
     )
     rec_batch_size: int = _env(
-        "REC_BATCH_SIZE", default=32, ge=1, le=1024, meaning="Most faces per recognizer run on a GPU."
+        "REC_BATCH_SIZE",
+        default=32,
+        ge=1,
+        le=1024,
+        meaning="Most faces per run of the recognizer or an attribute model on a GPU.",
     )
 
     # Request defaults, named as in InsightFace-REST
