@@ -96,7 +96,7 @@ class FaceTable:
             return
         without_faces = {picture.path for picture in pictures if not picture.faces}
         part = self._parts_dir / f"{next(self._numbers):08d}.parquet"
-        with whole_file(part) as file:
+        with _writing(part), whole_file(part) as file:
             pq.write_table(
                 self._rows(pictures).replace_schema_metadata(self._metadata(without_faces)),
                 file,
@@ -112,7 +112,7 @@ class FaceTable:
             return int(pq.read_metadata(self._out).num_rows)
         sources = [self._out, *self._parts] if self._out.exists() else self._parts
         num_faces = 0
-        with whole_file(self._out) as file:
+        with _writing(self._out), whole_file(self._out) as file:
             schema = self._schema.with_metadata(self._metadata(self._without_faces))
             with pq.ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
                 # A row group at a time: the file may be larger than memory.
@@ -168,10 +168,12 @@ def open_table(out: Path, model: Model) -> Iterator[FaceTable]:
     """Open a table for one run; its parts' folder goes when nothing is left in it.
 
     Raises:
-        click.ClickException: Another run is at it; or what is there was not written by it, or with another model.
+        click.ClickException: Another run is at it; what is there was not written by it, or with another model; or it
+            cannot be written.
     """
     parts_dir = out.with_name(f"{out.name}.parts")
-    parts_dir.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        parts_dir.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(parts_dir / "lock", timeout=0):
             remove_parts(out)
@@ -180,6 +182,15 @@ def open_table(out: Path, model: Model) -> Iterator[FaceTable]:
                 shutil.rmtree(parts_dir, ignore_errors=True)
     except Timeout:
         raise click.ClickException(f"another run is writing {out}") from None
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one line what keeps `path` from being written."""
+    try:
+        yield
+    except OSError as cause:
+        raise click.ClickException(f"{path} cannot be written: {cause.strerror or cause}") from cause
 
 
 def _fixed(rows: Sequence[np.ndarray], length: int) -> pa.Array:

@@ -192,3 +192,16 @@ def test_a_file_of_others_is_left_alone(out: Path, *, is_parquet: bool) -> None:
     with pytest.raises(click.ClickException, match="not written by"), open_table(out, MODEL):
         pass
     assert out.read_bytes() == before
+
+
+def test_what_cannot_be_written_is_one_line(out: Path) -> None:
+    """The folder of the file is a file; a part's name is taken by a folder."""
+    out.write_text("a file")
+    with pytest.raises(click.ClickException, match="cannot be written"), open_table(out / "below.parquet", MODEL):
+        pass
+    out.unlink()
+    with open_table(out, MODEL) as table:
+        (out.with_name("faces.parquet.parts") / "00000001.parquet").mkdir()
+        with pytest.raises(click.ClickException, match=r"0001\.parquet cannot be written"):
+            table.add([picture("a")])
+        (out.with_name("faces.parquet.parts") / "00000001.parquet").rmdir()
