@@ -38,7 +38,7 @@ def test_what_cannot_be_compared_is_told(visited: Visit, t1: tuple[str, bytes], 
     page.reload()
     visited.drop("#slot-0", t1)
     visited.drop("#slot-1", ("notes.txt", b"not a picture"))
-    expect(page.locator("#slot-1")).to_contain_text("This is no picture the service can read.")
+    expect(page.locator("#slot-1")).to_contain_text("It could not be read.")
     expect(page.locator("#verdict")).to_be_hidden()
     page.locator("#slot-1 input").set_input_files(shared_images / "t1.jpg")
     expect(page.locator("#similarity")).to_have_text("1.00")

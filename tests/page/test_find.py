@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_told_in_words(visited: Visit, t1: tuple[str, byte
     page = visited.page
     visited.drop("#find", ("notes.txt", b"not a picture"), t1)
     fault = page.get_by_role("alert")
-    expect(fault).to_contain_text("notes.txt: This is no picture the service can read.")
+    expect(fault).to_contain_text("notes.txt: It could not be read.")
     expect(page.locator(".face")).to_have_count(6)
     fault.get_by_role("button", name="Dismiss").click()
     expect(fault).to_have_count(0)

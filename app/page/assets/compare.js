@@ -44,7 +44,7 @@ async function compare() {
     similarity = answer.similarity;
     answer.pictures.forEach((picture, index) => {
       slots[index].faces = picture.faces;
-      slots[index].note = picture.status === "ok" ? (picture.faces.length ? "" : "No face found") : `This is no picture the service can read. ${picture.error?.message ?? ""}`;
+      slots[index].note = picture.status === "ok" ? (picture.faces.length ? "" : "No face found") : `It could not be read. ${picture.error?.message ?? ""}`;
       showSlot(slots[index]);
     });
     byId("compare-timings").replaceChildren(timingBar(result.stages, result.tookMs));

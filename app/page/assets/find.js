@@ -2,13 +2,13 @@
 
 import { ask, curlLine, Fault, readable } from "./api.js";
 import { announce, byId, counted, el, showFault } from "./dom.js";
-import { faceCards, likeness, qualityOf } from "./faces.js";
+import { faceCards, qualityOf } from "./faces.js";
 import { decode, draw, faceAt, toVector } from "./picture.js";
 import { service } from "./service.js";
+import { keepThumb, stripItems } from "./strip.js";
 import { inMs, timingBar } from "./timings.js";
 
 const AT_ONCE = 2;
-const THUMB_PX = 120;
 
 /** One picture: its file, what was asked, what came back. */
 const entries = [];
@@ -22,32 +22,42 @@ const threshold = () => Number(byId("threshold").value);
 
 /** Look for faces in files, and show the first of them. */
 export async function addPictures(files) {
-  const added = files.map((file) => ({ file, name: file.name || "pasted picture", bitmap: null, thumb: null, faces: [], asked: null, failed: false }));
+  const added = files.map((file) => ({ file, name: file.name || "pasted picture", bitmap: null, thumb: null, size: "", faces: [], asked: null }));
   if (!added.length) return;
   byId("find-errors").replaceChildren();
-  for (const entry of added) {
-    entries.push(entry);
-    entry.decoded = decode(entry.file).then((bitmap) => {
-      entry.bitmap = bitmap;
-      if (bitmap) entry.thumb = thumbOf(bitmap, entry.name);
-      if (entry === current) show(entry);
-      else showStrip();
-    });
-    enqueue(entry);
-  }
+  entries.push(...added);
+  for (const entry of added) enqueue(entry);
   show(added[0]);
 }
 
 /** Show another picture, asking again when the threshold has moved since. */
 function show(entry) {
-  if (current !== entry) hovered = -1;
-  current = entry;
+  if (current !== entry) {
+    hovered = -1;
+    // Decoded pictures are large: only the one on show is kept, so that a folder of them fits into memory.
+    current?.bitmap?.close();
+    if (current) current.bitmap = null;
+    current = entry;
+    if (entry) decodeToShow(entry);
+  }
   byId("find").dataset.empty = String(!entries.length);
   if (entry?.asked && entry.asked.threshold !== threshold() && !entry.running) enqueue(entry);
   showStrip();
   showPicture();
   showFaces();
   showRaw();
+}
+
+async function decodeToShow(entry) {
+  const bitmap = await decode(entry.file);
+  if (bitmap) keepThumb(entry, bitmap);
+  if (entry === current && !entry.bitmap) {
+    entry.bitmap = bitmap;
+    showPicture();
+  } else {
+    bitmap?.close();
+  }
+  showStrip();
 }
 
 /** Ask for an entry when there is room; several at once, so that a folder does not arrive as one crowd. */
@@ -79,9 +89,13 @@ async function look(entry, controller) {
   try {
     const { answer, stages, tookMs } = await ask("extract", { form, signal: controller.signal });
     const [slot] = answer.data;
-    if (slot.status !== "ok") throw new Fault(`This is no picture the service can read. ${slot.traceback}`);
+    if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
     Object.assign(entry, { answer, stages, tookMs, asked: { threshold: Number(options.threshold), options }, faces: slot.faces.map(toFace) });
-    await entry.decoded;
+    if (!entry.thumb && entry !== current) {
+      const bitmap = await decode(entry.file);
+      if (bitmap) keepThumb(entry, bitmap);
+      bitmap?.close();
+    }
     const total = stages.find(({ name }) => name === "total")?.ms ?? tookMs;
     document.dispatchEvent(new Event("answered"));
     announce(`${entry.name}: ${counted(entry.faces.length, "face")} found in ${inMs(total)}.`);
@@ -128,15 +142,7 @@ const shownFaces = () => (current?.faces ?? []).filter((face) => face.score >= t
 
 function showStrip() {
   byId("strip").hidden = entries.length < 2;
-  byId("strip").replaceChildren(...entries.map((entry) => {
-    const best = chosen && !entry.faces.includes(chosen) ? Math.max(...entry.faces.map((face) => likeness(chosen, face) ?? -1), -1) : -1;
-    const note = entry.running && !entry.asked ? "…" : best > -1 ? `alike ${best.toFixed(2)}` : counted(entry.faces.length, "face");
-    const button = el(
-      "button", { type: "button", class: "thumb", "aria-current": entry === current && "true", onclick: () => show(entry) },
-      entry.thumb, el("span", { class: "thumb-name" }, entry.name), el("span", { class: "small num" }, note),
-    );
-    return el("li", {}, button);
-  }));
+  byId("strip").replaceChildren(...stripItems(entries, { current, chosen, onShow: show }));
 }
 
 function showPicture() {
@@ -148,10 +154,9 @@ function showPicture() {
   const faces = shownFaces();
   const found = current.asked ? counted(faces.length, "face") : "looking for faces";
   canvas.setAttribute("aria-label", `${current.name}: ${found}`);
-  const size = current.bitmap ? ` ${current.bitmap.width} × ${current.bitmap.height}` : "";
   const remove = el("button", { type: "button", class: "quiet-button", onclick: () => { drop(current); byId("find-choose").focus(); } }, "Remove");
   byId("caption").replaceChildren(
-    el("b", {}, current.asked ? counted(faces.length, "face") : "…"), el("span", { class: "quiet file" }, current.name), el("span", { class: "quiet num" }, size), remove,
+    el("b", {}, current.asked ? counted(faces.length, "face") : "…"), el("span", { class: "quiet file" }, current.name), el("span", { class: "quiet num" }, current.size), remove,
   );
   if (current.stages) byId("timings").replaceChildren(timingBar(current.stages, current.tookMs));
   canvas.hidden = !current.bitmap;
@@ -207,14 +212,6 @@ function showRaw() {
 
 /** Return the full texts the copy buttons copy. */
 export const texts = () => ({ curl: byId("curl").textContent, json: JSON.stringify(current?.answer, null, 2) });
-
-function thumbOf(bitmap) {
-  const scale = THUMB_PX / Math.min(bitmap.width, bitmap.height);
-  const canvas = el("canvas", { width: String(THUMB_PX), height: String(THUMB_PX), "aria-hidden": "true" });
-  const [width, height] = [bitmap.width * scale, bitmap.height * scale];
-  canvas.getContext("2d").drawImage(bitmap, (THUMB_PX - width) / 2, (THUMB_PX - height) / 2, width, height);
-  return canvas;
-}
 
 /** Connect the controls. */
 export function startFind() {
