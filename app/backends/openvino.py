@@ -26,8 +26,8 @@ _DEVICE = "CPU"
 _SPARE_GRAPHS = 2
 """Graphs of a free canvas beyond one a lane: room for the sizes that traffic goes back and forth between."""
 
-_KEPT_KERNELS = 300
-"""Most generated kernels a graph of a free canvas keeps, those of about six sizes; by default it is 5,000."""
+_KEPT_KERNELS = 100
+"""Most generated kernels a graph of a free canvas keeps; by default it is 5,000, which took 800 MiB for one graph."""
 
 
 def is_installed() -> bool:
@@ -170,8 +170,8 @@ class _Graph:
 class Graphs:
     """The graphs of a model, each for one run at a time. Thread-safe.
 
-    A graph of free canvas is set up anew when the size changes from one run to the next: 2 to 4 ms, half a run of a
-    small detector. So a run takes the graph that had its size last, and there are a few more graphs than lanes.
+    A graph of free canvas is set up anew when the size changes from one run to the next: 2 to 10 ms, as long as
+    a run of a small detector. A run takes the graph that had its size last; there are a few more graphs than lanes.
     """
 
     def __init__(self, first: Any, create: Callable[[], Any], *, most: int) -> None:

@@ -25,7 +25,7 @@ from app.models.graph import PreparedGraph, prepare_graph
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
 from app.models.prepared import PreparedFiles
-from app.models.race import fastest, make_blob, measure_ms
+from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 from app.models.rewrite import choose_rewrites
 from app.models.scrfd import DetectorItem
 from app.specs import ModelSpec
@@ -152,7 +152,7 @@ class ModelLoader:
             _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
             challenger.close()
             return holder
-        chosen = fastest(times_ms)
+        chosen = fastest(times_ms, least_gain=LEAST_GAIN if holder.graph.input_hw else LEAST_GAIN_OF_FREE_CANVAS)
         _log.info(
             "backend chosen", model=spec.name, backend=chosen,
             run_ms={name: round(time_ms, 2) for name, time_ms in times_ms.items()},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.domain import Blob, Tensor
-from app.models.race import fastest, make_blob, measure_ms
+from app.models.race import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 
 
 @dataclass
@@ -42,6 +42,11 @@ class Sleeper:
 )
 def test_the_first_is_left_for_a_gain_worth_it(times_ms: dict[str, float], chosen: str) -> None:
     assert fastest(times_ms) == chosen
+
+
+def test_where_canvases_vary_the_gain_has_to_be_larger() -> None:
+    times_ms = {"first": 10.0, "second": 8.0}
+    assert (fastest(times_ms), fastest(times_ms, least_gain=LEAST_GAIN_OF_FREE_CANVAS)) == ("second", "first")
 
 
 def test_backends_take_turns_and_their_least_time_counts() -> None:
