@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from app.specs import default_registry_dir
 from tests.page.conftest import Visit
 from tests.support.server import Server, running_server
 
 
 @pytest.fixture(scope="module")
 def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that asks for a key and is answered by a detector whose name says that it is a starter."""
-    folder = tmp_path_factory.mktemp("locked")
-    models = folder / "models"
-    models.mkdir()
-    entry = default_registry_dir().joinpath("det_500m.toml").read_text(encoding="utf-8")
-    models.joinpath("starter_try.toml").write_text(entry.replace('name = "det_500m"', 'name = "starter_try"'))
-    models.joinpath("starter_try.onnx").symlink_to(Path(weights["MODEL_MIRROR"], "det_500m.onnx"))
-    settings = {**weights, "DET_MODEL": "starter_try", "REC_MODEL": "none", "API_KEYS": "open-sesame"}
-    settings |= {"GA_MODEL": "genderage_v1", "MASK_MODEL": "mask_detector_seeta"}
-    with running_server(folder, {**settings, "MODELS_DIR": str(models)}) as started:
+    """A service that asks for a key; the starter detector answers, and models that tell attributes."""
+    settings = {
+        **weights,
+        "DET_MODEL": "starter_det",
+        "REC_MODEL": "none",
+        "GA_MODEL": "genderage_v1",
+        "MASK_MODEL": "mask_detector_seeta",
+        "API_KEYS": "open-sesame",
+    }
+    with running_server(tmp_path_factory.mktemp("locked"), settings) as started:
         yield started
 
 
