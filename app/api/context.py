@@ -22,6 +22,9 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 """Media types that mean msgpack, in `Accept` and in `Content-Type`."""
 
+DISCARDED_BODY_BYTES = 2**20
+"""Longest body that is read past after a refusal."""
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -36,12 +39,22 @@ class RequestContext:
     stage_s: dict[str, float] = field(default_factory=dict)
     is_answer_started: bool = False
     is_body_read: bool = True
-    """Whether the connection can take another request after this one."""
+    body_bytes: int | None = None
+    """Declared length of the body; None when it was not declared, or will not come."""
 
     @property
     def took_s(self) -> float:
         """Seconds since the request came in."""
         return time.perf_counter() - self.started
+
+    @property
+    def must_close(self) -> bool:
+        """Whether the connection is of no more use: a long body, or one of unknown length, was left unread.
+
+        A short one is read past by the server, which is cheaper for both sides than a new connection: under overload
+        most answers are refusals.
+        """
+        return not self.is_body_read and (self.body_bytes is None or self.body_bytes > DISCARDED_BODY_BYTES)
 
     def add_stage(self, stage: str, seconds: float) -> None:
         """Count `seconds` of work as `stage`."""

@@ -37,7 +37,7 @@ class Door:
             context.is_body_read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
             if self._digests and not self._is_open(scope["path"]):
                 self._check_key(headers)
-            self._check_length(headers)
+            context.body_bytes = self._declared_bytes(headers)
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
@@ -51,14 +51,16 @@ class Door:
         if not any([hmac.compare_digest(given, digest) for digest in self._digests]):  # noqa: C419 - no short cut
             raise UnauthorizedError("An API key is needed: `Authorization: Bearer KEY` or `x-api-key: KEY`.")
 
-    def _check_length(self, headers: Headers) -> None:
+    def _declared_bytes(self, headers: Headers) -> int | None:
+        """Return the length of the body; None when it is not declared."""
         declared = headers.get("content-length")
         if declared is None:
-            return
+            return None
         if not (declared.isascii() and declared.isdigit()):
             raise RequestError("The Content-Length header is not a number.")
         if len(declared) > 18 or int(declared) > self._max_body_bytes:
             raise BodyTooLargeError("The body is too long.", max_body_bytes=self._max_body_bytes)
+        return int(declared)
 
 
 def _digest(key: str) -> bytes:

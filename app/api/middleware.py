@@ -14,7 +14,7 @@ from app.api.answers import small_answer
 from app.api.context import RequestContext, open_context
 from app.api.errors import envelope, headers_of, status_of
 from app.drain import Drain
-from app.errors import ServiceError
+from app.errors import QueueFullError, ServiceError
 from app.logs import request_context
 from app.metrics import Metrics
 
@@ -39,7 +39,7 @@ class ErrorAnswers:
         self._metrics.refusals.labels(error.code).inc()
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("request failed", code=error.code, reason=error.message, exc_info=cause)
-        else:
+        elif not isinstance(error, QueueFullError):
             _log.info("request refused", code=error.code, reason=error.message)
         if not context.is_answer_started:
             answer = small_answer(context, envelope(error, context.id), status=status, headers=headers_of(error))
@@ -74,8 +74,7 @@ class ObserveRequests:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = context.id
                 headers["server-timing"] = context.server_timing()
-                # An unread body would be taken for the next request, or read to its end for nothing.
-                if self._drain.is_draining or not context.is_body_read:
+                if self._drain.is_draining or context.must_close:
                     headers["connection"] = "close"
             await send(message)
 
@@ -95,7 +94,9 @@ class ObserveRequests:
         self._metrics.request_seconds.labels(route, str(status)).observe(context.took_s)
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
-        log = _log.debug if route.startswith(("/health", "/metrics")) else _log.info
+        # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.
+        is_plenty = route.startswith(("/health", "/metrics")) or status == HTTPStatus.TOO_MANY_REQUESTS
+        log = _log.debug if is_plenty else _log.info
         log("answered", method=method, route=route, status=status, took_ms=round(context.took_s * 1e3, 1))
 
     def _route(self, scope: Scope) -> str:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
+import structlog
+
 from app.errors import QueueFullError, ShuttingDownError
+
+_log = structlog.get_logger("jetface.api")
+
+TELL_EVERY_S = 10.0
+"""Least time between two log lines about refusals."""
 
 _NEWEST_WEIGHT = 0.1
 """Of the newest request in the running mean: the last twenty or so count."""
@@ -29,6 +37,8 @@ class Places:
         self._limit = limit
         self._longest_wait_s = longest_wait_s
         self._share_s = 0.0
+        self._num_refused = 0
+        self._told_at = float("-inf")
         self._in_flight: dict[asyncio.Task[None], bool] = {}
         self._idle = asyncio.Event()
 
@@ -54,12 +64,21 @@ class Places:
             QueueFullError: With the seconds after which a place is likely.
         """
         if len(self._in_flight) >= self._limit:
+            self._count_refusal()
             raise QueueFullError(
                 "Too many requests are being served; come back later.",
                 retry_after_s=max(self.wait_s, 1.0),
                 wait_s=round(self.wait_s, 3),
                 in_flight=len(self._in_flight),
             )
+
+    def _count_refusal(self) -> None:
+        """Tell of refusals, but not of each: an overloaded service has better things to do than to log."""
+        self._num_refused += 1
+        now = time.monotonic()
+        if now - self._told_at >= TELL_EVERY_S:
+            _log.warning("requests are refused: every place is taken", refused=self._num_refused, places=self._limit)
+            self._num_refused, self._told_at = 0, now
 
     @contextlib.contextmanager
     def taken_by(self, task: asyncio.Task[None]) -> Iterator[None]:

@@ -63,6 +63,7 @@ class ServeWithinLimits:
         loop = asyncio.get_running_loop()
         timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(Headers(scope=scope)))
         context.deadline = loop.time() + timeout_s
+        context.body_bytes = None  # from here on, a body that is left unread is one that does not come
         body = _Body(receive, context, stall_s=self._limits.stall_s)
         handler = loop.create_task(_run(self._app, scope, body, send))
         gone = loop.create_task(body.wait_for_disconnect())

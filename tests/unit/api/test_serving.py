@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from app.api.services import RequestLimits
 from tests.support.asgi import RawRequest, chunks
@@ -33,17 +34,40 @@ async def until(condition: Callable[[], object], *, timeout_s: float = 5) -> Non
     raise AssertionError("it did not happen")
 
 
-async def test_a_request_beyond_the_places_is_refused_before_its_body_is_read() -> None:
+@pytest.mark.parametrize(
+    ("declared", "connection"),
+    [
+        pytest.param({"content-length": "60000"}, None, id="a short body is read past: the next request reuses it"),
+        pytest.param({"content-length": "2000000"}, "close", id="a long body"),
+        pytest.param({"transfer-encoding": "chunked"}, "close", id="a body of unknown length"),
+    ],
+)
+async def test_a_request_beyond_the_places_is_refused_before_its_body_is_read(
+    declared: dict[str, str], connection: str | None
+) -> None:
     harness = Harness(max_in_flight=1)
     harness.extractor.delay_s = 0.2
     first = start(harness, RawRequest(chunks(BODY, b""), JSON))
     await until(lambda: harness.extractor.num_calls)
-    second = await RawRequest(chunks(BODY, b""), {**JSON, "content-length": str(len(BODY))}).send_to(harness.app)
+    second = await RawRequest(chunks(BODY, b""), {**JSON, **declared}).send_to(harness.app)
     assert (second.status, second.code, second.num_receives) == (429, "queue_full", 0)
     assert second.headers["retry-after"] == "1"
-    assert second.headers["connection"] == "close"
+    assert second.headers.get("connection") == connection
     assert (await first).status == 200
     assert (await RawRequest(chunks(BODY, b""), JSON).send_to(harness.app)).status == 200
+
+
+async def test_refusals_are_told_now_and_then_not_one_by_one() -> None:
+    harness = Harness(max_in_flight=1)
+    harness.extractor.delay_s = 0.2
+    first = start(harness, RawRequest(chunks(BODY, b""), JSON))
+    await until(lambda: harness.extractor.num_calls)
+    with capture_logs() as lines:
+        for _ in range(5):
+            assert (await RawRequest(chunks(BODY, b""), JSON).send_to(harness.app)).status == 429
+    told = [line["event"] for line in lines if line["log_level"] != "debug"]
+    assert told == ["requests are refused: every place is taken"]
+    assert (await first).status == 200
 
 
 async def test_health_information_and_metrics_take_no_place() -> None:
