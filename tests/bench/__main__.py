@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -41,13 +42,7 @@ class Bench:
 
     def run(self) -> Report:
         """Measure, fill the report, return it."""
-        variables = {
-            "DET_MODEL": MODELS[0],
-            "REC_MODEL": MODELS[1],
-            "MODEL_MIRROR": str(self.det.parent),
-            "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
-            "LOG_LEVEL": "WARNING",
-        }
+        variables = self._variables("onnxruntime")
         with running_server(self.folder, variables) as server:
             target = Target(port=int(server.url.rsplit(":", 1)[1]), pid=server.process.pid)
             warm(target, self.pictures["one"])
@@ -59,7 +54,19 @@ class Bench:
             self._once(server, target)
         return self.report
 
+    def _variables(self, backend: str) -> dict[str, str]:
+        return {
+            "DET_MODEL": MODELS[0],
+            "REC_MODEL": MODELS[1],
+            "MODEL_MIRROR": str(self.det.parent),
+            "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
+            "BACKEND": backend,
+            "LOG_LEVEL": "WARNING",
+        }
+
     def _round(self, target: Target) -> None:
+        if importlib.util.find_spec("openvino"):
+            self._openvino()
         for picture in self.pictures.values():
             self._floor(picture)
             self._peer(picture)
@@ -79,6 +86,14 @@ class Bench:
             clients=clients, seconds=self.seconds, pictures_per_request=pictures_per_request,
         )  # fmt: skip
         self.rows.setdefault((scenario, clients), []).append(row)
+
+    def _openvino(self) -> None:
+        """Measure a server on OpenVINO, its precision its own choice, while the other one idles."""
+        one = self.pictures["one"]
+        with running_server(self.folder, self._variables("openvino")) as server:
+            target = Target(port=int(server.url.rsplit(":", 1)[1]), pid=server.process.pid)
+            warm(target, one)
+            self._add(target, "one, OpenVINO", one.as_raw(), 4)
 
     def _floor(self, picture: Picture) -> None:
         rate = floor.measure(
@@ -117,6 +132,10 @@ class Bench:
             "crowd, one client: time over the floor's": row["crowd", 1].p50_ms / (1000 / rate["floor, crowd", cores]),
             "64 clients over 4: pictures/s": rate["one", 64] / rate["one", 4],
         }
+        if ("one, OpenVINO", 4) in rate:
+            self.report.ratios["one face, OpenVINO, 4 clients: over the floor"] = (
+                rate["one, OpenVINO", 4] / rate["floor, one", cores]
+            )
 
     def _once(self, server: Server, target: Target) -> None:
         """Measure what needs no rounds: overload, crowds beside singles, health beside a crowd."""
