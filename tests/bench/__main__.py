@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from app.backends.openvino import has_bf16, load_runtime
 from tests.bench import floor
 from tests.bench.pictures import Picture, make_pictures
 from tests.bench.report import Report, Row, median_row
@@ -88,12 +89,17 @@ class Bench:
         self.rows.setdefault((scenario, clients), []).append(row)
 
     def _openvino(self) -> None:
-        """Measure a server on OpenVINO, its precision its own choice, while the other one idles."""
+        """Measure servers that may use OpenVINO, while the other one idles."""
         one = self.pictures["one"]
-        with running_server(self.folder, self._variables("openvino")) as server:
-            target = Target(port=int(server.url.rsplit(":", 1)[1]), pid=server.process.pid)
-            warm(target, one)
-            self._add(target, "one, OpenVINO", one.as_raw(), 4)
+        bf16 = {**self._variables("openvino"), "OPENVINO_PRECISION": "bf16"}
+        variants = {"one, BACKEND=auto": self._variables("auto"), "one, OpenVINO bf16": bf16}
+        for scenario, variables in variants.items():
+            if variables is bf16 and not has_bf16(load_runtime()):
+                continue
+            with running_server(self.folder, variables) as server:
+                target = Target(port=int(server.url.rsplit(":", 1)[1]), pid=server.process.pid)
+                warm(target, one)
+                self._add(target, scenario, one.as_raw(), 4)
 
     def _floor(self, picture: Picture) -> None:
         rate = floor.measure(
@@ -132,10 +138,11 @@ class Bench:
             "crowd, one client: time over the floor's": row["crowd", 1].p50_ms / (1000 / rate["floor, crowd", cores]),
             "64 clients over 4: pictures/s": rate["one", 64] / rate["one", 4],
         }
-        if ("one, OpenVINO", 4) in rate:
-            self.report.ratios["one face, OpenVINO, 4 clients: over the floor"] = (
-                rate["one, OpenVINO", 4] / rate["floor, one", cores]
-            )
+        for scenario in ("one, BACKEND=auto", "one, OpenVINO bf16"):
+            if (scenario, 4) in rate:
+                self.report.ratios[f"{scenario}, 4 clients: over the floor"] = (
+                    rate[scenario, 4] / rate["floor, one", cores]
+                )
 
     def _once(self, server: Server, target: Target) -> None:
         """Measure what needs no rounds: overload, crowds beside singles, health beside a crowd."""
