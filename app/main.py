@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI
 
@@ -90,5 +91,12 @@ def _api_options(service: Service) -> ApiOptions:
             max_faces=settings.max_faces,
             timeout_s=settings.request_timeout_s,
         ),
-        access=Access(api_keys=tuple(key.get_secret_value() for key in settings.api_keys)),
+        access=_access(settings),
     )
+
+
+def _access(settings: Settings) -> Access:
+    access = Access(
+        api_keys=tuple(key.get_secret_value() for key in settings.api_keys), cors_origins=settings.cors_origins
+    )
+    return replace(access, open_paths=access.open_paths | {"/metrics"}) if settings.metrics_open else access

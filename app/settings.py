@@ -21,6 +21,7 @@ from app.specs import NAME_PATTERN
 _HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f:.]+(?:/\d{1,3})?")
 
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://([0-9a-z._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$")]
 
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""
@@ -207,6 +208,13 @@ class Settings(BaseSettings):
         allowed="comma list of ASCII words, or empty",
         meaning="Accepted keys; empty: open to all.",
     )
+    metrics_open: bool = _env("METRICS_OPEN", default=False, meaning="1: /metrics needs no key.")
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = _env(
+        "CORS_ORIGINS",
+        default=(),
+        allowed="comma list of origins such as https://app.example, *, or empty",
+        meaning="Origins whose pages may call the service from a browser; empty: its own page only.",
+    )
 
     # Process
     host: str = _env(
@@ -222,8 +230,9 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "liveness_model", "max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", mode="before"
-    )
+        "liveness_model", "max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", "cors_origins",
+        mode="before",
+    )  # fmt: skip
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from app.api.answers import Answers
 from app.api.bodies import Bodies
@@ -30,7 +31,7 @@ from app.api.places import Places
 from app.api.recognize import recognize_router
 from app.api.routes import Services
 from app.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
-from app.api.serving import ServeWithinLimits
+from app.api.serving import TIMEOUT_HEADER, ServeWithinLimits
 from app.drain import Drain
 from app.metrics import Metrics
 from app.pipeline.pool import WorkPool
@@ -104,6 +105,16 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)
     app.add_middleware(Door, access=options.access, max_body_bytes=options.limits.max_body_bytes)
     app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(routers))
+    if options.access.cors_origins:
+        # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
+        # No credentials: a key travels in a header that the page sets, and there are no cookies.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
+            expose_headers=["retry-after", "server-timing", "x-request-id"],
+        )
     return app
 
 

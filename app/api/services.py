@@ -148,6 +148,8 @@ class Access:
     """Open without a key."""
     open_prefixes: tuple[str, ...] = ("/health/", "/static/", "/static-offline-docs/")
     """Every path below is open too."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call us from a browser; `*` is all of them, empty none but our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,13 @@ class TestReadSettings:
         with pytest.raises(SettingsError, match=r"^PORT='x' is .*; LOG_FORMAT='y' is [^\n]*$"):
             read_settings()
 
+    @pytest.mark.parametrize("value", ["a.example", "https://a.example/", "https://A.example", "null", "https://*"])
+    def test_an_origin_that_no_browser_sends(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """One with a path or a capital would never match, and nobody would know why."""
+        monkeypatch.setenv("CORS_ORIGINS", value)
+        with pytest.raises(SettingsError, match=r"^CORS_ORIGINS=.* is not allowed: comma list of origins"):
+            read_settings()
+
     def test_a_bad_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was meant to be secret stays out of the message."""
         monkeypatch.setenv("API_KEYS", "hunter2,schlüssel")
@@ -103,6 +110,9 @@ class TestReadSettings:
             ("DEF_DET_THRESH", "0.5", "def_det_thresh", 0.5),
             ("DET_BATCH_SIZE", "1", "det_batch_size", 1),
             ("REC_BATCH_SIZE", "4", "rec_batch_size", 4),
+            ("METRICS_OPEN", "1", "metrics_open", True),
+            ("CORS_ORIGINS", "https://a.example, http://[::1]:8080, *", "cors_origins",
+             ("https://a.example", "http://[::1]:8080", "*")),
         ],
     )  # fmt: skip
     def test_a_good_value_arrives(
