@@ -17,6 +17,7 @@ from app.models.arcface import Arcface
 from app.models.genderage import GenderAgeHead
 from app.models.lanes import Head
 from app.models.liveness import LivenessHead
+from app.models.looks import LooksHead
 from app.models.mask import MaskHead
 from app.models.rows import RowHead
 from app.models.scrfd import DetectorItem, Scrfd
@@ -44,8 +45,8 @@ Raises ModelContractError when the graph is not what the entry says.
 
 def _scrfd(spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None) -> Probed:
     canvas_hw = fixed_hw or _PROBE_CANVAS_HW
-    item = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
-    return Probed(Scrfd.probe(spec, backend, canvas_hw), item)
+    look = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
+    return Probed(LooksHead(Scrfd.probe(spec, backend, canvas_hw)), (look,))
 
 
 def _rows(kind: type[RowHead[Any]]) -> Probe:

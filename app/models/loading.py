@@ -24,10 +24,10 @@ from app.models.files import WeightsFolder
 from app.models.graph import PreparedGraph, prepare_graph
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
+from app.models.looks import canvas_shapes
 from app.models.prepared import PreparedFiles
 from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 from app.models.rewrite import choose_rewrites
-from app.models.scrfd import DetectorItem
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ class ModelLoader:
             opened.lanes,
             max_batch=opened.max_batch,
             max_waiting=self._options.max_waiting,
-            key=_canvas_hw,
+            key=_key,
             observer=MetricsObserver(self._metrics, spec.name),
             probe_items=opened.probe_items,
         )
@@ -178,6 +178,6 @@ class ModelLoader:
         return make_cpu_lanes(head, runner.backends, wide, self._counter)
 
 
-def _canvas_hw(item: Any) -> Hashable:
-    """What items may share a run: canvases of one size; crops all have the same."""
-    return item.canvas.shape if isinstance(item, DetectorItem) else None
+def _key(item: Any) -> Hashable:
+    """What items may share a run: pictures whose canvases are of the same sizes; crops all have one size."""
+    return canvas_shapes(item) if isinstance(item, tuple) else None

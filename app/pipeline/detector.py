@@ -72,9 +72,10 @@ class Detector:
         model = await self._store.get(self.model_name)
         started = time.perf_counter()
         letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model.input_hw)
-        items = [DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases]
-        outcome = await model.batcher.submit(items, group=group, deadline=deadline)
-        looks = [to_source(found, box) for found, box in zip(outcome.results, letterboxes, strict=True)]
+        item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases)
+        outcome = await model.batcher.submit([item], group=group, deadline=deadline)
+        (found_by_look,) = outcome.results
+        looks = [to_source(found, box) for found, box in zip(found_by_look, letterboxes, strict=True)]
         merged = looks[0]
         for look in looks[1:]:
             merged = merge_looks(merged, look)

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,9 @@ class Bench:
         """Measure what needs no rounds: overload, crowds beside singles, health beside a crowd."""
         one, crowd = self.pictures["one"], self.pictures["crowd"]
         peak = max(row.pictures_per_s for row in self.report.rows if row.scenario == "one")
+        client_s = time.process_time()
         row, load = overload(target, "overload", one.as_raw(), rate_per_s=10 * peak, seconds=2 * self.seconds)
+        client_s = time.process_time() - client_s
         self.report.rows.append(row)
         alone, beside = singles_beside_crowds(target, one, crowd, seconds=2 * self.seconds)
         health_s, crowd_s = health_beside_a_crowd(target, crowd)
@@ -158,6 +161,7 @@ class Bench:
             "singles beside crowds: p99 over alone": beside.percentile_ms(99) / alone.percentile_ms(99),
         }
         self.report.facts = {
+            "overload: cores the clients took": client_s / load.seconds,
             "overload: refusals answered within 50 ms, %": 100 * statistics.fmean(s <= 0.05 for s in refused)
             if refused
             else float("nan"),

@@ -43,7 +43,7 @@ def make_pictures(images: Path, folder: Path) -> dict[str, Picture]:
     resized = cv2.resize(portrait, (int(width * scale), int(height * scale)))
     square[: resized.shape[0], : resized.shape[1]] = resized
     one = folder / "one_face.jpg"
-    cv2.imwrite(str(one), square, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    cv2.imwrite(str(one), square, [cv2.IMWRITE_JPEG_QUALITY, 90])
     return {
         "one": Picture(name="one", path=one, faces=1, canvas_hw=(640, 640)),
         "six": Picture(name="six", path=images / "t1.jpg", faces=6, canvas_hw=(448, 640)),
