@@ -5,6 +5,8 @@
     │  ├─ ImageDecodeError           422    image_decode
     │  ├─ ImageTooLargeError         413    image_too_large
     │  ├─ BodyTooLargeError          413    body_too_large
+    │  ├─ HeadTooLongError           431    head_too_long
+    │  ├─ MalformedRequestError      400    malformed_request
     │  ├─ UnsupportedMediaError      415    unsupported_media
     │  ├─ UrlRefusedError            422    url_refused
     │  ├─ NotFoundError              404    not_found
@@ -78,6 +80,18 @@ class BodyTooLargeError(RequestError):
     """The body is longer than `MAX_BODY_BYTES`. Raised from the declared length, or while it streams in."""
 
     code = "body_too_large"
+
+
+class HeadTooLongError(RequestError):
+    """URL and headers are longer than 64 KiB. Raised before there is a request; the connection is closed."""
+
+    code = "head_too_long"
+
+
+class MalformedRequestError(RequestError):
+    """What came is not HTTP/1.1, or contradicts itself. Raised by the parser; the connection is closed."""
+
+    code = "malformed_request"
 
 
 class UnsupportedMediaError(RequestError):

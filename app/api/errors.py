@@ -18,6 +18,8 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = MappingProxyType(
         errors.RequestError: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.ImageTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        errors.HeadTooLongError: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        errors.MalformedRequestError: HTTPStatus.BAD_REQUEST,
         errors.UnsupportedMediaError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         errors.NotFoundError: HTTPStatus.NOT_FOUND,
         errors.MethodNotAllowedError: HTTPStatus.METHOD_NOT_ALLOWED,

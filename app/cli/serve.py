@@ -10,6 +10,7 @@ from app.drain import SERVER_GRACE_S
 from app.settings import Settings, read_settings
 
 APPLICATION = "app.main:create_app"
+PROTOCOL = "app.api.connections:BoundedProtocol"
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "host": settings.host,
         "port": settings.port,
         "workers": 1,
+        "http": PROTOCOL,
+        "ws": "none",
         "timeout_graceful_shutdown": SERVER_GRACE_S,
         "access_log": False,
         "server_header": False,

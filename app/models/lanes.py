@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from app.backends.protocol import Backend
 from app.batching.lane import Lane
+from app.domain import Blob, Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +46,32 @@ class RunCounter:
                 self._running -= 1
 
 
+NARROW_BELOW = 3 * 112 * 112
+"""Values in a batch too small to share: a 96x96 canvas takes 0.6 ms on one core and 1.0 ms on two."""
+
+
+class WideBackend:
+    """All cores for one batch at a time, or the lane's own core where the batch is too small to share."""
+
+    def __init__(self, narrow: Backend, wide: Backend) -> None:
+        self._narrow = narrow
+        self._wide = wide
+
+    @property
+    def max_batch_size(self) -> int:
+        """That of both."""
+        return min(self._narrow.max_batch_size, self._wide.max_batch_size)
+
+    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+        """Run a batch on whichever suits it."""
+        return (self._narrow if batch.size < NARROW_BELOW else self._wide).run(batch)
+
+    def close(self) -> None:
+        """Close both."""
+        self._narrow.close()
+        self._wide.close()
+
+
 def make_lanes(head: Head[Item, Result], backends: Sequence[Backend]) -> list[Lane[Item, Result]]:
     """Return a lane for each backend."""
     return [Lane(run=partial(head.run, backend), close=backend.close) for backend in backends]
@@ -68,20 +95,21 @@ def make_cpu_lanes(
     turn = threading.Lock()
 
     def lane_of(narrow: Backend) -> Lane[Item, Result]:
+        borrowing = WideBackend(narrow, wide)
+
         def run(items: Sequence[Item]) -> Sequence[Result]:
             with counter.running() as is_alone:
                 # Another lane may still be on the wide backend: its run began alone and has company since.
                 if is_alone and turn.acquire(blocking=False):
                     try:
-                        return head.run(wide, items)
+                        return head.run(borrowing, items)
                     finally:
                         turn.release()
                 return head.run(narrow, items)
 
         def close() -> None:
-            narrow.close()
             with turn:
-                wide.close()
+                borrowing.close()
 
         return Lane(run=run, close=close)
 

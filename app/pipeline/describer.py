@@ -62,14 +62,9 @@ class Describer:
             InferenceError: A run failed.
         """
         with_crops = self._needs_crops(options)
-        await _enlarge(
-            job,
-            picture,
-            max(
-                self._attributes.needed_scale(options, detections.boxes),
-                _crop_scale(detections) if with_crops else 0.0,
-            ),
-        )
+        if picture.scale < 1:
+            crop_scale = _crop_scale(detections) if with_crops else 0.0
+            await _enlarge(job, picture, max(self._attributes.needed_scale(options, detections.boxes), crop_scale))
         done: list[Face] = []
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))

@@ -13,6 +13,9 @@ from app.models.scrfd import DetectorItem
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 
+_SMALL_IMAGE_BYTES = 3 * 640 * 640
+"""A picture whose canvases are drawn (0.1 ms) in less time than a hop to another thread and back takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorOptions:
@@ -71,7 +74,10 @@ class Detector:
         """
         model = await self._store.get(self.model_name)
         started = time.perf_counter()
-        letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model.input_hw)
+        if image.size <= _SMALL_IMAGE_BYTES:
+            letterboxes, canvases = self._draw_canvases(image, model.input_hw)
+        else:
+            letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model.input_hw)
         item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases)
         outcome = await model.batcher.submit([item], group=group, deadline=deadline)
         (found_by_look,) = outcome.results

@@ -11,6 +11,9 @@ from app.geometry.alignment import align
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 
+_FEW_FACES = 2
+"""Faces that are aligned (0.08 ms each) in less time than a hop to another thread and back takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecognizerOutcome:
@@ -27,10 +30,12 @@ async def align_faces(pool: WorkPool, image: Image, landmarks: Landmarks) -> lis
     """Cut one aligned crop per face out of `image`.
 
     Args:
-        pool: Where the work is done; one call a picture, so that a crowd does not flood the pool.
+        pool: Where the work on more than a few is done; one call a picture, so that a crowd does not flood the pool.
         image: The picture the landmarks belong to.
         landmarks: (N, 5, 2) float32 in its pixels.
     """
+    if len(landmarks) <= _FEW_FACES:
+        return [align(image, points) for points in landmarks]
     return await pool.run(lambda: [align(image, points) for points in landmarks])
 
 
