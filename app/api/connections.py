@@ -1,0 +1,172 @@
+"""One HTTP connection, within limits that the server's own protocol does not have.
+
+uvicorn with httptools keeps whatever comes as headers and waits for them for ever: a client without a key can fill the
+memory with one endless header, or every file descriptor with connections that say nothing. Both end here, before a
+request exists that the application could refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any, ClassVar, NoReturn
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api.answers import JSON_TYPE, to_json
+from app.api.errors import envelope, status_of
+from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
+
+MAX_HEAD_BYTES = 2**16
+"""Longest URL and headers of a request, trailers included."""
+
+HEAD_TIMEOUT_S = 10.0
+"""Longest time a connection may take for the headers of its next request while none is being answered."""
+
+MAX_PIPELINED = 16
+"""Most requests that may wait behind the one being answered on a connection."""
+
+SEND_STALL_S = 30.0
+"""Longest time a client may leave a large answer untouched."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits to the length of a request's head, its time, what waits, and unread answers.
+
+    Belongs to the event loop, one object per connection.
+    """
+
+    head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
+    send_stall_s: ClassVar[float] = SEND_STALL_S
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what uvicorn hands to its protocols."""
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._unparsed_bytes = 0
+        self._refusal: ServiceError | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Start the clock for the first request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._stop(self._head_timer)
+        self._stop(self._send_timer)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a header that has not ended yet is counted too, before the parser keeps more of it."""
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
+        if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(_head_too_long())
+
+    def on_message_begin(self) -> None:
+        """Count anew."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count; may come in pieces."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count; trailers come here too."""
+        self._count(len(name) + len(value) + len(": \r\n"))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock: from here on the request has its deadline."""
+        self._unparsed_bytes = 0
+        self._stop(self._head_timer)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._give_up(MalformedRequestError("Too many requests came before the first was answered."))
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body are counted where it is read."""
+        self._unparsed_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """What follows is another request."""
+        self._unparsed_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the clock for the next request, unless it is there already."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        """Watch that the client goes on reading."""
+        super().pause_writing()
+        self._watch_sending(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Little is left unread."""
+        self._stop(self._send_timer)
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or too much of it, as every other error: with the envelope."""
+        del msg
+        self._refuse(self._refusal or MalformedRequestError("This is not a request of HTTP/1.1."))
+
+    def _count(self, num_bytes: int) -> None:
+        self._head_bytes += num_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._give_up(_head_too_long())
+
+    def _give_up(self, error: ServiceError) -> NoReturn:
+        """Stop the parser from within: it calls this an invalid request, and `send_400_response` comes next."""
+        self._refusal = error
+        raise error
+
+    def _await_head(self) -> None:
+        self._stop(self._head_timer)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._end_waiting)
+
+    def _end_waiting(self) -> None:
+        if self._unparsed_bytes and not self.transport.is_closing():
+            self._refuse(RequestTimeoutError("The headers did not arrive in time."))
+        else:
+            self.transport.close()
+
+    def _watch_sending(self, num_unread: int) -> None:
+        self._stop(self._send_timer)
+        self._send_timer = self.loop.call_later(self.send_stall_s, self._end_stall, num_unread)
+
+    def _end_stall(self, num_unread: int) -> None:
+        now_unread = self.transport.get_write_buffer_size()
+        if now_unread < num_unread:
+            self._watch_sending(now_unread)
+        else:
+            self.transport.abort()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer without a request, and close."""
+        request_id = secrets.token_hex(8)
+        body = to_json(envelope(error, request_id))
+        head = (
+            f"content-type: {JSON_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[status_of(type(error))] + head.encode() + body)
+        self.transport.close()
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+
+def _head_too_long() -> HeadTooLongError:
+    return HeadTooLongError("The URL and headers are too long.", max_head_bytes=MAX_HEAD_BYTES)

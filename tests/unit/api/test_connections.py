@@ -1,0 +1,204 @@
+"""What a connection may do before there is a request that the application could refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedProtocol
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+END = b"\r\n"
+LARGE = 8 * 2**20
+
+
+class Hasty(BoundedProtocol):
+    """Does not wait for long."""
+
+    head_timeout_s = 0.3
+    send_stall_s = 0.3
+
+
+class Application:
+    """Reads its body and answers: with as many bytes as the path says, after as many seconds as the query says."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.num_gone = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_started += 1
+        request = Request(scope, receive)
+        try:
+            if scope["method"] == "POST":
+                await request.body()
+        except ClientDisconnect:
+            self.num_gone += 1
+            raise
+        await asyncio.sleep(float(scope["query_string"] or 0))
+        await Response(b"a" * int(scope["path"][1:] or 2))(scope, receive, send)
+
+
+class Connection:
+    """A client that writes what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self) -> bytes:
+        """Everything until the connection is closed or reset."""
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await asyncio.wait_for(self.reader.read(2**16), 5):
+                found += piece
+        return found
+
+    async def refusal(self) -> tuple[int, dict[str, Any]]:
+        """Status and error of the last answer; then the connection is closed."""
+        head, _, body = (await self.rest()).rpartition(b"\r\n\r\n")
+        last = head[head.rindex(b"HTTP/1.1 ") :]
+        assert b"connection: close" in last
+        answer = json.loads(body)
+        assert answer["request_id"].encode() in last
+        error: dict[str, Any] = answer["error"]
+        return int(last.split()[1]), error
+
+
+@pytest.fixture
+def application() -> Application:
+    return Application()
+
+
+@pytest.fixture
+async def connection(application: Application) -> AsyncIterator[Connection]:
+    config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Hasty(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )  # fmt: skip
+    port = server.sockets[0].getsockname()[1]
+    opened = Connection(*await asyncio.open_connection("127.0.0.1", port))
+    yield opened
+    opened.writer.close()
+    with contextlib.suppress(ConnectionError):
+        await opened.writer.wait_closed()
+    server.close()
+    if state.tasks:
+        await asyncio.wait(state.tasks, timeout=5)
+
+
+async def test_ordinary_requests_share_a_connection(connection: Connection) -> None:
+    for body in (b"", b"x" * 3 * MAX_HEAD_BYTES):
+        await connection.send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        answer = await connection.reader.readuntil(b"aa")
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GET + b"X-A: " + b"a" * MAX_HEAD_BYTES + END + END,
+        GET + b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8) + END,
+        b"GET /?" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        GET + b"X-A: " + b"a" * 2 * MAX_HEAD_BYTES,  # never ends
+        b"GET /?" + b"a" * 2 * MAX_HEAD_BYTES,
+        END * MAX_HEAD_BYTES,
+    ],
+    ids=["one header", "many headers", "url", "endless header", "endless url", "nothing but line ends"],
+)
+async def test_a_long_head_is_431_and_no_request(connection: Connection, application: Application, head: bytes) -> None:
+    await connection.send(head)
+    status, error = await connection.refusal()
+    assert (status, error["code"], error["details"]) == (431, "head_too_long", {"max_head_bytes": MAX_HEAD_BYTES})
+    assert application.num_started == 0
+
+
+async def test_endless_trailers_end_the_request(connection: Connection, application: Application) -> None:
+    await connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    await connection.send(b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8))
+    assert (await connection.refusal())[0] == 431
+    assert (application.num_started, application.num_gone) == (1, 1)
+
+
+@pytest.mark.parametrize("head", [b"\x16\x03\x01", b"GET\r\n\r\n", GET + b"Content-Length: 1, 2\r\n\r\n"])
+async def test_what_is_no_http_gets_the_envelope(connection: Connection, head: bytes) -> None:
+    await connection.send(head)
+    status, error = await connection.refusal()
+    assert (status, error["code"]) == (400, "malformed_request")
+
+
+async def test_a_silent_connection_is_closed(connection: Connection) -> None:
+    assert await connection.rest() == b""
+
+
+async def test_slow_headers_are_408(connection: Connection, application: Application) -> None:
+    await connection.send(GET + b"X-A: ")
+    await asyncio.sleep(0.2)
+    await connection.send(b"b")
+    status, error = await connection.refusal()
+    assert (status, error["code"]) == (408, "request_timeout")
+    assert application.num_started == 0
+
+
+async def test_a_slow_answer_is_waited_for_even_with_half_a_request_behind_it(connection: Connection) -> None:
+    """The clock stands still while the client waits for us."""
+    await connection.send(b"GET /2?0.6 HTTP/1.1\r\n\r\n" + GET)
+    answer = await connection.reader.readuntil(b"aa")
+    assert answer.startswith(b"HTTP/1.1 200")
+    await connection.send(END)
+    assert (await connection.reader.readuntil(b"aa")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_trickles_in_after_the_answer_is_not_waited_for(connection: Connection) -> None:
+    await connection.send(b"GET / HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+    await connection.reader.readuntil(b"aa")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(10):
+            await connection.send(b"a")
+            await asyncio.sleep(0.1)
+    assert connection.reader.at_eof() or await connection.rest() == b""
+
+
+async def test_few_requests_wait_behind_one(connection: Connection, application: Application) -> None:
+    await connection.send((GET + END) * (MAX_PIPELINED + 1))
+    for _ in range(MAX_PIPELINED + 1):
+        assert (await connection.reader.readuntil(b"aa")).startswith(b"HTTP/1.1 200")
+    assert application.num_started == MAX_PIPELINED + 1
+
+
+async def test_more_close_the_connection(connection: Connection, application: Application) -> None:
+    await connection.send((GET + END) * 1000)
+    assert (await connection.refusal())[0] == 400
+    assert application.num_started <= 1
+
+
+async def test_an_answer_that_nobody_reads_is_given_up(connection: Connection) -> None:
+    await connection.send(b"GET /%d HTTP/1.1\r\n\r\n" % LARGE)
+    await asyncio.sleep(1.0)
+    assert len(await connection.rest()) < LARGE
+
+
+async def test_an_answer_that_is_read_slowly_arrives(connection: Connection) -> None:
+    await connection.send(b"GET /%d HTTP/1.1\r\n\r\n" % LARGE)
+    num_bytes = 0
+    while num_bytes < LARGE:
+        await asyncio.sleep(0.1)
+        num_bytes += len(await connection.reader.readexactly(2**20))
+    assert num_bytes == LARGE
