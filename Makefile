@@ -76,10 +76,11 @@ lock: ## resolve the lock files anew (needs uv)
 	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
 	  --custom-compile-command 'make lock' requirements/bench.in -o requirements/bench.txt
 
-docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env
+docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env, docs/errors.md
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \
 	  -e '/<!-- settings:begin -->/r /dev/stdin' README.md
 	@for target in cpu gpu jetson; do $(BIN)/jetface settings --env $$target > deploy/$$target.env; done
+	@$(BIN)/jetface errors > docs/errors.md
 
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) .coverage* htmlcov .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -36,9 +36,14 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of all errors of the service."""
+    """Base of all errors; itself only where something happened that nobody foresaw."""
 
     code: ClassVar[str] = "internal_error"
+    """What programs tell errors by."""
+    remedy: ClassVar[str] = (
+        "Tell the operator the `request_id`: the log has the cause under it. One more try does no harm."
+    )
+    """What whoever called can do; docs/errors.md is made from these."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, **details: object) -> None:
         """Create an error.
@@ -62,135 +67,160 @@ class RequestError(ServiceError):
     """The request cannot be understood or names what is not allowed. Raised while it is read, before any work."""
 
     code = "invalid_request"
+    remedy = (
+        "Mend the request: the message names the field, `details.fields` all of them. The same request fails again."
+    )
 
 
 class ImageDecodeError(RequestError):
     """A picture is empty, truncated, of no accepted format, or broken. Fails that picture's slot only."""
 
     code = "image_decode"
+    remedy = "Send another picture, or this one saved anew; its neighbors in the request are answered."
 
 
 class ImageTooLargeError(RequestError):
     """A picture's header claims more pixels than allowed. Raised before a pixel is decoded."""
 
     code = "image_too_large"
+    remedy = "Shrink the picture: its header claims more than `MAX_IMAGE_PIXELS`."
 
 
 class BodyTooLargeError(RequestError):
     """The body is longer than `MAX_BODY_BYTES`. Raised from the declared length, or while it streams in."""
 
     code = "body_too_large"
+    remedy = "Send fewer or smaller pictures; `details.max_body_bytes` is the limit."
 
 
 class HeadTooLongError(RequestError):
     """URL and headers are longer than 64 KiB. Raised before there is a request; the connection is closed."""
 
     code = "head_too_long"
+    remedy = "Move options from the URL into the body; `details.max_head_bytes` is the limit."
 
 
 class MalformedRequestError(RequestError):
     """What came is not HTTP/1.1, or contradicts itself. Raised by the parser; the connection is closed."""
 
     code = "malformed_request"
+    remedy = "Use an HTTP library, or mend the proxy between; pipeline less."
 
 
 class UnsupportedMediaError(RequestError):
     """The body's Content-Type is not one of those a route takes; the message lists them."""
 
     code = "unsupported_media"
+    remedy = "Set one of the types in `details.accepted` as `Content-Type`; do not compress the body."
 
 
 class UrlRefusedError(RequestError):
     """A picture's URL may not be fetched, or fetching it failed. Fails that picture's slot only."""
 
     code = "url_refused"
+    remedy = "Send the picture itself, or ask the operator whether `URL_FETCH` or `ROOT_IMAGES_DIR` should allow it."
 
 
 class NotFoundError(RequestError):
     """No such route or model."""
 
     code = "not_found"
+    remedy = "Check the path, or the name against `GET /models`."
 
 
 class MethodNotAllowedError(RequestError):
     """The route exists, but not for this method."""
 
     code = "method_not_allowed"
+    remedy = "Use a method that the `Allow` header names."
 
 
 class RequestTimeoutError(RequestError):
     """The body did not arrive in time."""
 
     code = "request_timeout"
+    remedy = "Send again, over a better connection or in smaller pieces."
 
 
 class UnauthorizedError(RequestError):
     """No API key, or a wrong one."""
 
     code = "unauthorized"
+    remedy = "Send a key: `Authorization: Bearer KEY` or `x-api-key: KEY`. Do not try again with the same one."
 
 
 class CapacityError(ServiceError):
     """The service could answer, but not now. Raised at the door or by a queue."""
 
     code = "overloaded"
+    remedy = "Try again after `Retry-After` seconds, with growing pauses and some chance in them."
 
 
 class QueueFullError(CapacityError):
     """Too many requests are in flight or waiting; `retry_after_s` says when a place is likely."""
 
     code = "queue_full"
+    remedy = "Try again after `Retry-After` seconds; keep fewer requests in flight."
 
 
 class DeadlineExceededError(CapacityError):
     """The request's deadline passed before its answer was ready."""
 
     code = "deadline_exceeded"
+    remedy = "Send fewer pictures a request, or allow more time if you shortened it by `x-request-timeout-ms`."
 
 
 class ShuttingDownError(CapacityError):
     """The process drains: requests in flight are answered, new ones are not taken."""
 
     code = "shutting_down"
+    remedy = "Send the request again at once: another process of the service answers it, or this one's successor."
 
 
 class ModelError(ServiceError):
     """A model the request needs cannot be used."""
 
     code = "model_unavailable"
+    remedy = "Tell the operator; `GET /models` has the state and the reason."
 
 
 class ModelFileError(ModelError):
     """A model's file is missing or fails its checksum."""
 
     code = "model_file"
+    remedy = "The operator supplies the file that `GET /models` names; a later request tries again."
 
 
 class ModelContractError(ModelError):
     """A graph is not what its registry entry says; the message tells what was found."""
 
     code = "model_contract"
+    remedy = "The operator mends the model's registry entry or its file; `GET /models` has what was found."
 
 
 class ModelBuildingError(ModelError):
     """The model's engine is being built and nothing else can answer meanwhile."""
 
     code = "model_building"
+    remedy = "Try again after `Retry-After` seconds; `GET /health/ready` shows the progress."
 
 
 class BackendError(ServiceError):
     """The inference backend failed."""
 
     code = "backend_error"
+    remedy = "As `internal_error`."
 
 
 class BackendUnavailableError(BackendError):
     """The backend asked for by name cannot be had here. Raised at start."""
 
     code = "backend_unavailable"
+    remedy = "None: the service does not start. The operator follows the message, or sets `BACKEND=auto`."
 
 
 class InferenceError(BackendError):
     """A run of a model failed; the cause is in the log."""
 
     code = "inference_failed"
+    remedy = "Try again once; then tell the operator the `request_id`."
