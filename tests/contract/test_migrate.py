@@ -1,0 +1,48 @@
+"""docs/migrate.md is complete: every variable and field of InsightFace-REST 0.9.5 stands in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.api.answer_schemas import ExtractFace, ExtractPicture, Took
+from app.api.schemas import ExtractBody, Images
+from app.settings import Settings, variable_names
+from tests.support.shared import REPOSITORY
+
+PAGE = (REPOSITORY / "docs" / "migrate.md").read_text(encoding="utf-8")
+OURS = {variable for field in Settings.model_fields for variable in variable_names(field)}
+VARIABLE_ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.split("## Variables")[1].split("\n## ")[0].splitlines()
+    if line.startswith("| `")
+]
+
+# As its settings.py, its compose files and its entrypoint have them.
+THEIR_VARIABLES = [
+    "DET_NAME", "REC_NAME", "GA_NAME", "GA_MODEL", "MASK_DETECTOR", "MAX_SIZE", "INFERENCE_BACKEND", "DET_BATCH_SIZE",
+    "REC_BATCH_SIZE", "FORCE_FP16", "TRITON_URI", "DEF_RETURN_FACE_DATA", "DEF_RETURN_LANDMARKS",
+    "DEF_EXTRACT_EMBEDDING", "DEF_EXTRACT_GA", "DEF_DETECT_MASKS", "DEF_DET_THRESH", "DEF_IMG_REQ_HEADERS",
+    "DEF_SSLV3_HACK", "LOG_LEVEL", "ROOT_IMAGES_DIR", "PORT", "NUM_WORKERS", "USE_NVJPEG", "FACE_MODEL_CLASS",
+    "IFR_VERSION",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", THEIR_VARIABLES)
+def test_every_variable_has_a_row_that_is_right(variable: str) -> None:
+    """A variable said to be understood is one of ours; one said to have no counterpart is not."""
+    (row,) = (row for row in VARIABLE_ROWS if f"`{variable}`" in row[0])
+    assert (row[1] != "none") == (variable in OURS)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(name for name in ExtractBody.model_fields if name not in {"images", "others"}),
+        *(f"images.{name}" for name in Images.model_fields),
+        *(name for name in ExtractFace.model_fields if name not in {"live", "is_live", "quality"}),
+        *(f"data[].{name}" for name in ExtractPicture.model_fields),
+        *(f"took.{name}" for name in Took.model_fields),
+    ],
+)
+def test_every_field_is_told_of(field: str) -> None:
+    assert f"`{field}`" in PAGE
