@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,12 +26,14 @@ RESERVED_NAMES = frozenset({"auto", "none"})
 """Words that settings use where a registry name may stand."""
 
 Task = Literal["detection", "recognition", "gender_age", "mask", "liveness"]
-Family = Literal["scrfd", "arcface", "genderage", "seeta_mask", "minifasnet"]
+Family = Literal["scrfd", "yunet", "arcface", "sface", "genderage", "seeta_mask", "minifasnet"]
 
 _TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
     {
         "scrfd": "detection",
+        "yunet": "detection",
         "arcface": "recognition",
+        "sface": "recognition",
         "genderage": "gender_age",
         "seeta_mask": "mask",
         "minifasnet": "liveness",
@@ -40,6 +42,10 @@ _TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
 
 _ROW_LENGTH_BY_FAMILY: Mapping[Family, int] = MappingProxyType({"genderage": 202, "seeta_mask": 2, "minifasnet": 3})
 """Numbers a family answers each picture with, where its architecture fixes them."""
+
+_UNSCALED_ORDER_BY_FAMILY: Mapping[Family, str] = MappingProxyType({"yunet": "bgr", "sface": "rgb"})
+"""Families whose graphs scale pixels themselves, and the order they want. Source: `FaceDetectorYN` and
+`FaceRecognizerSF` of OpenCV 5. Enforced, because a graph that is fed otherwise answers plausibly and wrong."""
 
 
 class RegistryError(ValueError):
@@ -77,6 +83,12 @@ class ModelSpec(_Entry):
     task: Task
     family: Family
     license: str
+    non_commercial: bool = Field(
+        False, description="The licence forbids commercial use: `jetface models pull` wants it accepted once."
+    )
+    packs: tuple[Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)], ...] = Field(
+        (), description="Names under which it is pulled together with others."
+    )
     source: str = Field(description="Who made the weights and where they are published.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Of the ONNX file; enforced at load.")
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="Only where the publisher gives no sha256.")
@@ -105,6 +117,9 @@ class ModelSpec(_Entry):
     def _is_consistent(self) -> ModelSpec:
         if _TASK_BY_FAMILY[self.family] != self.task:
             raise ValueError(f"family {self.family} does {_TASK_BY_FAMILY[self.family]}, not {self.task}")
+        order = _UNSCALED_ORDER_BY_FAMILY.get(self.family)
+        if order and (self.input.mean, self.input.std, self.input.channel_order) != (0, 1, order):
+            raise ValueError(f'family {self.family} wants mean = 0, std = 1, channel_order = "{order}"')
         if (self.task == "recognition") != (self.embedding_length is not None):
             raise ValueError("embedding_length belongs to recognition models, and every one of them needs it")
         if (self.task == "liveness") != (self.box_enlargement is not None):

@@ -1,4 +1,4 @@
-"""SCRFD's anchors and what its outputs say relative to them."""
+"""Anchors of detectors and what outputs say relative to them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,27 @@ def decode_boxes(centers: NDArray[np.float32], distances: NDArray[np.float32], *
     """
     signed = distances * np.array([-stride_px, -stride_px, stride_px, stride_px], np.float32)
     return np.concatenate([centers, centers], axis=1) + signed
+
+
+def decode_centered_boxes(centers: NDArray[np.float32], offsets: NDArray[np.float32], *, stride_px: int) -> Boxes:
+    """Turn middles and sides into boxes.
+
+    Args:
+        centers: (K, 2) float32, canvas pixels.
+        offsets: (K, 4) float32: from the anchor to the middle of the box `x, y`, in strides; then the natural logarithm
+            of its width and height, in strides.
+        stride_px: Stride of the level.
+
+    Returns:
+        (K, 4) float32 canvas pixels, not clipped; not finite where a side is too large for float32.
+
+    Source: `FaceDetectorYN` of OpenCV 5.
+    """
+    stride = np.float32(stride_px)
+    middles = centers + offsets[:, :2] * stride
+    with np.errstate(over="ignore", invalid="ignore"):
+        halves = np.exp(offsets[:, 2:]) * (stride / 2)
+        return np.concatenate([middles - halves, middles + halves], axis=1)
 
 
 def decode_landmarks(centers: NDArray[np.float32], offsets: NDArray[np.float32], *, stride_px: int) -> Landmarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import onnx
 
@@ -10,8 +11,8 @@ from app.errors import ModelContractError
 from app.models.parts import GraphParts, Shape, shape_of
 from app.specs import ModelSpec
 
-_DETECTION_OUTPUTS = (6, 9)
-"""Scores and distances of three strides, without or with landmarks."""
+_DETECTION_OUTPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType({"scrfd": (6, 9), "yunet": (12,)})
+"""By family: scores and distances of three strides, without or with landmarks; YuNet has two scores."""
 
 _CHANNELS = 3
 
@@ -60,9 +61,11 @@ def check_outputs(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str, Shape
         raise ModelContractError(f"Model {spec.name} should answer in float32; found {found}.")
     ranks = {len(shapes[end.name]) for end in parts.outputs if end.name in shapes}
     if spec.task == "detection":
-        if len(parts.outputs) not in _DETECTION_OUTPUTS or not ranks <= {2, 3}:
+        numbers = _DETECTION_OUTPUTS[spec.family]
+        if len(parts.outputs) not in numbers or not ranks <= {2, 3}:
+            wanted = " or ".join(map(str, numbers))
             raise ModelContractError(
-                f"Model {spec.name} should have 6 or 9 outputs [anchors, C] or [N, anchors, C]; found {found}."
+                f"Model {spec.name} should have {wanted} outputs [anchors, C] or [N, anchors, C]; found {found}."
             )
         return
     is_row = all(_is_row(shapes[end.name], spec.row_length) for end in parts.outputs if end.name in shapes)

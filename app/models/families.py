@@ -8,23 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from app.backends.protocol import Backend
 from app.models.arcface import Arcface
+from app.models.canvases import CanvasHead, DetectorItem
 from app.models.genderage import GenderAgeHead
 from app.models.lanes import Head
 from app.models.liveness import LivenessHead
 from app.models.looks import LooksHead
 from app.models.mask import MaskHead
 from app.models.rows import RowHead
-from app.models.scrfd import DetectorItem, Scrfd
+from app.models.scrfd import Scrfd
+from app.models.yunet import Yunet
 from app.specs import Family, ModelSpec
 
 _PROBE_CANVAS_HW = (128, 128)
-"""A canvas any SCRFD takes whose size is free: small, and its three strides have different numbers of anchors."""
+"""A canvas any detector takes whose size is free: small, and its three strides have different numbers of anchors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,21 @@ Raises ModelContractError when the graph is not what the entry says.
 """
 
 
-def _scrfd(spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None) -> Probed:
-    canvas_hw = fixed_hw or _PROBE_CANVAS_HW
-    look = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
-    return Probed(LooksHead(Scrfd.probe(spec, backend, canvas_hw)), (look,))
+class _Detector(Protocol):
+    """A kind of detector."""
+
+    def probe(self, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int]) -> CanvasHead: ...
+
+
+def _looks(kind: _Detector) -> Probe:
+    """Return how a family is probed that finds faces on canvases."""
+
+    def probe(spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None) -> Probed:
+        canvas_hw = fixed_hw or _PROBE_CANVAS_HW
+        look = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
+        return Probed(LooksHead(kind.probe(spec, backend, canvas_hw)), (look,))
+
+    return probe
 
 
 def _rows(kind: type[RowHead[Any]]) -> Probe:
@@ -61,8 +74,11 @@ def _rows(kind: type[RowHead[Any]]) -> Probe:
 
 FAMILIES: Mapping[Family, Probe] = MappingProxyType(
     {
-        "scrfd": _scrfd,
+        "scrfd": _looks(Scrfd),
+        "yunet": _looks(Yunet),
         "arcface": _rows(Arcface),
+        # SFace wants the crops of ArcFace and answers as it does; what differs is its entry's input.
+        "sface": _rows(Arcface),
         "genderage": _rows(GenderAgeHead),
         "seeta_mask": _rows(MaskHead),
         "minifasnet": _rows(LivenessHead),

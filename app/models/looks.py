@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from app.backends.protocol import Backend
 from app.domain import Detections
+from app.models.canvases import DetectorItem
 from app.models.lanes import Head
-from app.models.scrfd import DetectorItem
 
 Looks: TypeAlias = tuple[DetectorItem, ...]
 """The canvases of one picture, the full one first. Items that run together have the same number of them."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.backends.protocol import Backend
-from app.domain import Boxes, Detections, Image, Landmarks, Tensor
+from app.domain import Boxes, Detections, Landmarks, Tensor
 from app.errors import InferenceError, ModelContractError
 from app.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
-from app.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
-from app.geometry.tensors import to_blob
+from app.models.canvases import STRIDES_PX, CanvasHead, passing
 from app.specs import ModelSpec
-
-STRIDES_PX = (8, 16, 32)
-"""Pixels between anchors of the three levels. Source: insightface `SCRFD`, exports with 6 or 9 outputs."""
 
 LANDMARKS_IN_BOX = np.array([[0.29, 0.37], [0.74, 0.37], [0.53, 0.57], [0.34, 0.74], [0.70, 0.74]], np.float32)
 """(5, 2) where landmarks lie in a box, as fractions of its sides. Measured: middle of mean and median over 137 faces
@@ -25,16 +21,6 @@ that det_500m finds in group pictures. Stands in for landmarks where a graph has
 LANDMARKS_IN_BOX.setflags(write=False)
 
 _SCORE, _BOX, _LANDMARKS = 1, 4, 10
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DetectorItem:
-    """One canvas for the detector."""
-
-    canvas: Image
-    """(H, W, 3) uint8 BGR, sides multiples of 32."""
-    score_threshold: float
-    """Least score of a face, [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +90,8 @@ def read_layout(outputs: Sequence[NDArray[np.float32]], canvas_hw: tuple[int, in
     return ScrfdLayout(levels, num_anchors, is_batched=ranks == {3})
 
 
-class Scrfd:
-    """Runs a SCRFD graph on canvases. Stateless; as thread-safe as the backend it is given."""
+class Scrfd(CanvasHead):
+    """Runs a SCRFD graph on canvases."""
 
     def __init__(self, spec: ModelSpec, layout: ScrfdLayout) -> None:
         """Create a detector.
@@ -114,7 +100,7 @@ class Scrfd:
             spec: Its registry entry.
             layout: What `read_layout` says of its graph.
         """
-        self.spec = spec
+        super().__init__(spec, is_batched=layout.is_batched)
         self.layout = layout
 
     @classmethod
@@ -130,55 +116,12 @@ class Scrfd:
             ModelContractError: The graph is not SCRFD.
             InferenceError: The run failed.
         """
-        outputs = backend.run(cls._blob(spec, [np.zeros((*canvas_hw, 3), np.uint8)]))
+        outputs = backend.run(cls.blob(spec, [np.zeros((*canvas_hw, 3), np.uint8)]))
         return cls(spec, read_layout(outputs, canvas_hw))
 
-    def run(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
-        """Detect the faces on each canvas.
-
-        Args:
-            backend: The loaded graph, owned by the calling thread.
-            items: Canvases; those next to each other that are of one size share runs.
-
-        Returns:
-            Per item, in order: faces in canvas pixels whose score reaches the item's threshold, best first, overlaps
-            suppressed at IoU 0.4.
-
-        Raises:
-            InferenceError: The run failed, or its outputs are not finite or not of the probed layout.
-        """
-        found: list[Detections] = []
-        for chunk in self._chunks(items, backend.max_batch_size if self.layout.is_batched else 1):
-            outputs = backend.run(self._blob(self.spec, [item.canvas for item in chunk]))
-            rows = [output if self.layout.is_batched else output[None] for output in outputs]
-            found += [
-                self._decode([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
-                for index, item in enumerate(chunk)
-            ]
-        return found
-
-    @staticmethod
-    def _blob(spec: ModelSpec, canvases: Sequence[Image]) -> NDArray[np.float32]:
-        return to_blob(canvases, mean=spec.input.mean, std=spec.input.std, channel_order=spec.input.channel_order)
-
-    @staticmethod
-    def _chunks(items: Sequence[DetectorItem], max_length: int) -> Iterator[Sequence[DetectorItem]]:
-        """Split into runs of at most `max_length` neighbours of one canvas size."""
-        start = 0
-        for stop in range(1, len(items) + 1):
-            is_full = stop - start == max_length
-            if stop == len(items) or is_full or items[stop].canvas.shape != items[start].canvas.shape:
-                yield items[start:stop]
-                start = stop
-
-    def _decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> Detections:
-        """Turn the rows of one canvas, each (anchors, C), into faces."""
-        parts = [self._decode_level(level, outputs, canvas_hw, score_threshold) for level in self.layout.levels]
-        faces = Detections.concatenate(parts)
-        if not np.isfinite(faces.boxes).all() or not np.isfinite(faces.landmarks).all():
-            raise InferenceError("The detector's boxes are not finite.")
-        faces = faces.take(box_areas(faces.boxes) > 0)
-        return faces.take(suppress_overlaps(faces.boxes, faces.scores))
+    def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
+        """Threshold the scores; distances around the anchors of those that pass become boxes and landmarks."""
+        return [self._decode_level(level, outputs, canvas_hw, score_threshold) for level in self.layout.levels]
 
     def _decode_level(
         self, level: ScrfdLevel, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float
@@ -187,12 +130,7 @@ class Scrfd:
         height, width = (side // level.stride_px for side in canvas_hw)
         if len(scores) != height * width * self.layout.num_anchors:
             raise InferenceError("The detector's outputs are not those of this canvas.")
-        # A sum is not finite when a part of it is not: one pass without a temporary array.
-        if not np.isfinite(scores.sum()):
-            raise InferenceError("The detector's scores are not finite.")
-        passed = np.flatnonzero(scores >= score_threshold)
-        if len(passed) > MAX_CANDIDATES:
-            passed = passed[np.argsort(-scores[passed], kind="stable")[:MAX_CANDIDATES]]
+        passed = passing(scores, score_threshold)
         centers = anchor_centers(
             passed, width_px=canvas_hw[1], stride_px=level.stride_px, num_anchors=self.layout.num_anchors
         )

@@ -133,6 +133,53 @@ def scrfd_model(
     return model(nodes, weights, inputs, outputs)
 
 
+def yunet_model(*, canvas_hw: tuple[int, int] = (64, 96), seed: int = 0) -> bytes:
+    """Return a detector that answers as YuNet's exports of 2023 do: 12 outputs by name, one anchor a cell.
+
+    Args:
+        canvas_hw: The size it is fixed to, multiples of 32.
+        seed: Of the weights.
+    """
+    rng = np.random.default_rng(seed)
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+    maps = "input"
+    for stride in (8, 16, 32):
+        kernel = 8 if stride == 8 else 2
+        shape = (4, 3 if stride == 8 else 4, kernel, kernel)
+        # Pixels come as 0..255: the first convolution brings them to about 1.
+        weights[f"trunk_{stride}"] = rng.normal(0, 0.0003 if stride == 8 else 0.4, shape).astype(np.float32)
+        nodes.append(
+            helper.make_node(
+                "Conv", [maps, f"trunk_{stride}"], [f"maps_{stride}"], kernel_shape=[kernel] * 2, strides=[kernel] * 2
+            )
+        )
+        maps = f"maps_{stride}"
+    outputs = []
+    for kind, columns in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)):
+        weights[f"rows_{columns}"] = np.array([1, -1, columns], np.int64)
+        # Boxes of some 2.7 cells, so that neighbours overlap.
+        weights[f"bias_{kind}"] = np.array([0, 0, 1, 1] if kind == "bbox" else [0] * columns, np.float32)
+        for stride in (8, 16, 32):
+            name, is_score = f"{kind}_{stride}", columns == 1
+            weights[f"head_{name}"] = rng.normal(0, 0.3, (columns, 4, 1, 1)).astype(np.float32)
+            nodes += [
+                helper.make_node(
+                    "Conv", [f"maps_{stride}", f"head_{name}", f"bias_{kind}"], [f"{name}_maps"], kernel_shape=[1, 1]
+                ),
+                helper.make_node("Transpose", [f"{name}_maps"], [f"{name}_turned"], perm=[0, 2, 3, 1]),
+                helper.make_node(
+                    "Reshape", [f"{name}_turned", f"rows_{columns}"], [f"{name}_rows" if is_score else name]
+                ),
+            ]
+            if is_score:
+                nodes.append(helper.make_node("Sigmoid", [f"{name}_rows"], [name]))
+            anchors = (canvas_hw[0] // stride) * (canvas_hw[1] // stride)
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, anchors, columns]))
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *canvas_hw])]
+    return model(nodes, weights, inputs, outputs)
+
+
 def model(
     nodes: Sequence[onnx.NodeProto],
     weights: dict[str, np.ndarray],

@@ -9,8 +9,8 @@ import numpy as np
 
 from app.backends.protocol import Backend
 from app.domain import Detections
+from app.models.canvases import DetectorItem
 from app.models.looks import LooksHead, canvas_shapes
-from app.models.scrfd import DetectorItem
 
 
 class Marked:

@@ -9,7 +9,8 @@ import pytest
 
 from app.domain import Blob, Detections, Tensor
 from app.errors import InferenceError, ModelContractError
-from app.models.scrfd import DetectorItem, Scrfd, place_landmarks, read_layout
+from app.models.canvases import DetectorItem
+from app.models.scrfd import Scrfd, place_landmarks, read_layout
 from app.specs import InputSpec, ModelSpec
 
 STRIDES = (8, 16, 32)

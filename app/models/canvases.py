@@ -1,0 +1,125 @@
+"""What all detectors share: canvases in, faces out, whatever the graph says in between."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.backends.protocol import Backend
+from app.domain import Detections, Image, Tensor
+from app.errors import InferenceError
+from app.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
+from app.geometry.tensors import to_blob
+from app.specs import ModelSpec
+
+STRIDES_PX = (8, 16, 32)
+"""Pixels between anchors of the three levels that the detectors we know have."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectorItem:
+    """One canvas for the detector."""
+
+    canvas: Image
+    """(H, W, 3) uint8 BGR, sides multiples of 32."""
+    score_threshold: float
+    """Least score of a face, [0, 1]."""
+
+
+class CanvasHead(ABC):
+    """Runs a graph on canvases; a family adds what its outputs mean.
+
+    Stateless; as thread-safe as the backend it is given.
+    """
+
+    def __init__(self, spec: ModelSpec, *, is_batched: bool) -> None:
+        """Create a detector.
+
+        Args:
+            spec: Its registry entry.
+            is_batched: Outputs are (N, anchors, C); otherwise (anchors, C), and one canvas is run at a time.
+        """
+        self.spec = spec
+        self.is_batched = is_batched
+
+    def run(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
+        """Detect the faces on each canvas.
+
+        Args:
+            backend: The loaded graph, owned by the calling thread.
+            items: Canvases; those next to each other that are of one size share runs.
+
+        Returns:
+            Per item, in order: faces in canvas pixels whose score reaches the item's threshold, best first, overlaps
+            suppressed at IoU 0.4.
+
+        Raises:
+            InferenceError: The run failed, or its outputs are not finite or not of the probed layout.
+        """
+        found: list[Detections] = []
+        for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
+            outputs = backend.run(self.blob(self.spec, [item.canvas for item in chunk]))
+            rows = [output if self.is_batched else output[None] for output in outputs]
+            found += [
+                self._faces([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
+                for index, item in enumerate(chunk)
+            ]
+        return found
+
+    @abstractmethod
+    def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
+        """Turn what the graph says of one canvas into faces that reach the threshold, level by level.
+
+        Args:
+            outputs: Rows of that canvas, each (anchors, C), in the graph's order.
+            canvas_hw: Its height and width, pixels.
+            score_threshold: Least score, [0, 1].
+
+        Raises:
+            InferenceError: The outputs are not of the probed layout, or the scores are not finite.
+        """
+
+    @staticmethod
+    def blob(spec: ModelSpec, canvases: Sequence[Image]) -> NDArray[np.float32]:
+        """Normalise canvases of one size as the entry says."""
+        return to_blob(canvases, mean=spec.input.mean, std=spec.input.std, channel_order=spec.input.channel_order)
+
+    @staticmethod
+    def _chunks(items: Sequence[DetectorItem], max_length: int) -> Iterator[Sequence[DetectorItem]]:
+        """Split into runs of at most `max_length` neighbours of one canvas size."""
+        start = 0
+        for stop in range(1, len(items) + 1):
+            is_full = stop - start == max_length
+            if stop == len(items) or is_full or items[stop].canvas.shape != items[start].canvas.shape:
+                yield items[start:stop]
+                start = stop
+
+    def _faces(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> Detections:
+        faces = Detections.concatenate(self.decode(outputs, canvas_hw, score_threshold))
+        if not np.isfinite(faces.boxes).all() or not np.isfinite(faces.landmarks).all():
+            raise InferenceError("The detector's boxes are not finite.")
+        faces = faces.take(box_areas(faces.boxes) > 0)
+        return faces.take(suppress_overlaps(faces.boxes, faces.scores))
+
+
+def passing(scores: NDArray[np.float32], score_threshold: float) -> NDArray[np.intp]:
+    """Return the (K,) positions of the scores that reach a threshold, at most the `MAX_CANDIDATES` best.
+
+    Args:
+        scores: (N,) float32 of one level.
+        score_threshold: Least score, [0, 1].
+
+    Raises:
+        InferenceError: A score is not finite.
+    """
+    # A sum is not finite when a part of it is not: one pass without a temporary array.
+    if not np.isfinite(scores.sum()):
+        raise InferenceError("The detector's scores are not finite.")
+    passed = np.flatnonzero(scores >= score_threshold)
+    if len(passed) > MAX_CANDIDATES:
+        passed = passed[np.argsort(-scores[passed], kind="stable")[:MAX_CANDIDATES]]
+    return passed
