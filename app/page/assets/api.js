@@ -20,8 +20,8 @@ export const apiKey = {
  * @throws {Fault} In words; also `AbortError` when `signal` says so.
  */
 export async function ask(path, { form, signal } = {}) {
-  const headers = { accept: "application/json" };
-  if (apiKey.get()) headers["x-api-key"] = apiKey.get();
+  const key = apiKey.get();
+  const headers = { accept: "application/json", ...(key && { "x-api-key": key }) };
   const started = performance.now();
   let response;
   let text;
@@ -35,7 +35,7 @@ export async function ask(path, { form, signal } = {}) {
   const tookMs = performance.now() - started;
   const answer = parse(text);
   const isHealth = path.startsWith("health") && response.status === 503 && answer?.status;
-  if (!response.ok && !isHealth) throw new Fault(inWords(response, answer));
+  if (!response.ok && !isHealth) throw new Fault(inWords(response, answer, key));
   if (answer === null) throw new Fault("The answer was not JSON. Is something else between this page and the service?");
   return { status: response.status, answer, stages: stagesOf(response.headers.get("server-timing")), tookMs };
 }
@@ -49,13 +49,14 @@ function parse(text) {
 }
 
 /** Return what a status means for the person in front of the page. */
-function inWords(response, answer) {
+function inWords(response, answer, key) {
   const said = answer?.error?.message ?? `The service answered ${response.status}.`;
   const wait = Number(response.headers.get("retry-after"));
   switch (response.status) {
     case 401:
-      document.dispatchEvent(new Event("keywanted"));
-      return apiKey.get() ? "The service does not accept this API key." : "The service asks for an API key.";
+      // Not when another key was entered meanwhile: that one has its own answer coming.
+      if (key === apiKey.get()) document.dispatchEvent(new Event("keywanted"));
+      return key ? "The service does not accept this API key." : "The service asks for an API key.";
     case 413:
       return tooLong(answer?.error?.details?.max_body_bytes) ?? said;
     case 429:
