@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ import click
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
-from app.specs import ModelSpec
+from app.specs import ModelSpec, RegistryError
 
 if TYPE_CHECKING:
     from app.models.files import WeightsFolder
@@ -24,30 +25,52 @@ def models() -> None:
 
 @models.command("list")
 def list_models() -> None:
-    """Show every registry entry: where its weights are, and their licence."""
+    """Show every registry entry (its task, where its weights are, its licence), then the packs."""
+    from app.models.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
+    from app.models.packs import packs_of  # noqa: PLC0415 - as in `_open`
+
     registry, weights = _open()
+    record = LicenseRecord(weights.folder)
     width = max(map(len, registry))
     for name, spec in sorted(registry.items()):
-        click.echo(f"{name:<{width}}  {spec.task:<11}  {_where(spec, weights):<8}  {spec.license}")
+        accepted = " [accepted]" if spec.non_commercial and not record.asks(spec) else ""
+        click.echo(f"{name:<{width}}  {spec.task:<11}  {_where(spec, weights):<8}  {spec.license}{accepted}")
+    click.echo("\nPacks, for `jetface models pull`:")
+    for pack, names in packs_of(registry).items():
+        click.echo(f"{pack:<{width}}  {', '.join(names)}")
 
 
 @models.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def verify(names: tuple[str, ...]) -> None:
-    """Check weights against their checksum: those named, or all that are here."""
+    """Check weights against their checksum: those of the models and packs named, or all that are here."""
     registry, weights = _open()
     here = tuple(name for name, spec in sorted(registry.items()) if weights.is_at_hand(spec))
-    _locate_each(names or here, registry, replace(weights, fetcher=None))
+    _locate_each(_expand(names or here, registry), replace(weights, fetcher=None).locate)
 
 
 @models.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def pull(names: tuple[str, ...]) -> None:
-    """Put weights into MODELS_DIR now rather than on the first request; what is here already stays."""
+@click.option(
+    "--accept-license", is_flag=True,
+    help="Say yes to the licences that forbid commercial use. Asked for once: it is recorded beside the weights.",
+)  # fmt: skip
+@click.option(
+    "--to", "target", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Put a copy of each here instead: a folder to carry to another machine, for its MODEL_MIRROR.",
+)  # fmt: skip
+def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -> None:
+    """Put weights into MODELS_DIR now rather than on the first request; what is here already stays.
+
+    NAME is a model or a pack. Their licences are shown.
+    """
     from app.models.download import Fetcher  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
-    _locate_each(names, registry, replace(weights, fetcher=Fetcher()))
+    specs = _expand(names, registry)
+    weights = replace(weights, fetcher=Fetcher())
+    _settle_licenses(specs, weights, target, is_accepted=accept_license)
+    _locate_each(specs, weights.locate if target is None else lambda spec: weights.export(spec, target))
 
 
 def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
@@ -58,19 +81,53 @@ def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
     return open_weights(settings)
 
 
-def _locate_each(names: tuple[str, ...], registry: Mapping[str, ModelSpec], weights: WeightsFolder) -> None:
-    """Say where the verified weights of each model are; fail at the end when some could not be had."""
-    unknown = [name for name in names if name not in registry]
-    if unknown:
-        raise click.UsageError(f"not in the registry: {', '.join(unknown)}; see `jetface models list`")
-    num_failed = sum(not _locate(registry[name], weights) for name in names)
-    if num_failed:
-        raise click.ClickException(f"{num_failed} of {len(names)} models cannot be used")
+def _expand(names: Sequence[str], registry: Mapping[str, ModelSpec]) -> list[ModelSpec]:
+    from app.models.packs import expand  # noqa: PLC0415 - as in `_open`
 
-
-def _locate(spec: ModelSpec, weights: WeightsFolder) -> bool:
     try:
-        click.echo(f"{spec.name}: {weights.locate(spec)}")
+        return expand(names, registry)
+    except RegistryError as cause:
+        raise click.UsageError(str(cause)) from cause
+
+
+def _settle_licenses(
+    specs: Sequence[ModelSpec], weights: WeightsFolder, target: Path | None, *, is_accepted: bool
+) -> None:
+    """Show the licences of what is about to be fetched or copied; go on only when all are accepted, now or before.
+
+    Weights that are here already are not asked about, unless they are to be carried elsewhere.
+    """
+    from app.models.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
+
+    record = LicenseRecord(weights.folder)
+    coming = [spec for spec in specs if target or not weights.is_at_hand(spec)]
+    for text in dict.fromkeys(spec.license for spec in coming):
+        click.echo(f"{', '.join(spec.name for spec in coming if spec.license == text)}: {text}", err=True)
+    asking = [spec for spec in coming if record.asks(spec)]
+    if asking and not is_accepted:
+        raise click.ClickException(
+            "these licences forbid commercial use: run the command again with --accept-license if you accept them for "
+            f"{', '.join(spec.name for spec in asking)}; nothing was fetched"
+        )
+    if asking:
+        record.accept(asking)
+    if target:
+        # The record travels with the weights.
+        carried = LicenseRecord(target)
+        if missing := [spec for spec in coming if carried.asks(spec)]:
+            carried.accept(missing)
+
+
+def _locate_each(specs: Sequence[ModelSpec], locate: Callable[[ModelSpec], Path]) -> None:
+    """Say where the verified weights of each model are; fail at the end when some could not be had."""
+    num_failed = sum(not _locate(spec, locate) for spec in specs)
+    if num_failed:
+        raise click.ClickException(f"{num_failed} of {len(specs)} models cannot be used")
+
+
+def _locate(spec: ModelSpec, locate: Callable[[ModelSpec], Path]) -> bool:
+    try:
+        click.echo(f"{spec.name}: {locate(spec)}")
     except ModelFileError as error:
         click.echo(error.message, err=True)
         return False

@@ -5,16 +5,19 @@ Every file is checked against its registry entry before it is used, whoever put 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import structlog
 
 from app.errors import ModelFileError
+from app.models.atomic import whole_file
 from app.models.digests import VerifiedFiles, digest_words
 from app.models.download import Fetcher
+from app.models.licenses import LicenseRecord
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -82,12 +85,33 @@ class WeightsFolder:
         if self.fetcher is None or path.exists() or not (mirror_url or spec.download):
             raise self._not_to_be_had(spec, reason)
         url = spec.download.url if spec.download else None
+        if spec.non_commercial:
+            accepted = not LicenseRecord(self.folder).asks(spec)
+            _log.warning("weights are not for commercial use", model=spec.name, license=spec.license, accepted=accepted)
         siblings = [other for other in self.registry.values() if other.download and other.download.url == url]
         try:
             self.fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=[s for s in siblings if s.name != spec.name])
         except ModelFileError as cause:
             raise self._not_to_be_had(spec, cause.message) from cause
         return path
+
+    def export(self, spec: ModelSpec, folder: Path) -> Path:
+        """Put the verified file of a model into a folder that another machine takes for its mirror.
+
+        Copied from this machine when it is here, else downloaded there. Blocks; errors are those of `locate`.
+        """
+        mirror = Mirror(url=self.mirror.url)
+        there = replace(self, folder=folder, registry_dir=None, mirror=mirror)
+        target = folder / spec.file_name
+        if not target.exists() and self.is_at_hand(spec):
+            source = replace(self, fetcher=None).locate(spec)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with source.open("rb") as original, whole_file(target) as copy:
+                    shutil.copyfileobj(original, copy)
+            except OSError as cause:
+                raise ModelFileError(f"{target} cannot be written: {cause.strerror}.") from cause
+        return there.locate(spec)
 
     def _candidates(self, spec: ModelSpec) -> Iterator[Path]:
         folders = (self.folder, self.registry_dir, self.mirror.folder)
