@@ -82,5 +82,6 @@ def starter_notice(names: Sequence[str]) -> str | None:
         return None
     return (
         f"Starter models are answering ({', '.join(starters)}): for trying and testing, not for production. "
-        "For better ones run `jetface models pull det_500m w600k_mbf`, or name models in DET_MODEL and REC_MODEL."
+        "For better ones run `jetface models pull --accept-license buffalo_sc`, or name models in DET_MODEL and "
+        "REC_MODEL."
     )
