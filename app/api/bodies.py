@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import orjson
 import ormsgpack
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -28,6 +30,7 @@ FILE_FIELD = "file"
 OTHER_FIELD = "other"
 """Multipart field of the pictures that `/compare` compares the first ones with."""
 
+_BOUNDARY = re.compile(rb"[ !#-\[\]-~]{1,70}")
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 2**20
 _LARGE_BODY_BYTES = 2**18
@@ -116,8 +119,8 @@ class Bodies:
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
 
     async def _read_form(self, request: Request, options_model: type[Options]) -> PictureRequest[Options]:
-        parser = MultiPartParser(
-            request.headers,
+        parser = _Form(
+            _form_headers(request.headers["content-type"]),
             self._stream(request),
             max_files=self._limits.max_images,
             max_fields=_MAX_FIELDS,
@@ -152,6 +155,40 @@ class Bodies:
             if num_bytes > self._limits.max_body_bytes:
                 raise BodyTooLargeError("The body is too long.", max_body_bytes=self._limits.max_body_bytes)
             yield chunk
+
+
+class _Form(MultiPartParser):
+    """Starlette's parser, which takes a form that was cut off for a whole one: pictures would be lost unnoticed."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int) -> None:
+        super().__init__(headers, self._until_the_end(stream), **limits)
+        self._has_ended = False
+
+    def on_end(self) -> None:
+        """Note the closing boundary."""
+        self._has_ended = True
+
+    async def _until_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._has_ended:
+            raise MultiPartException("The form is cut off: its closing boundary is missing.")
+
+
+def _form_headers(content_type: str) -> Headers:
+    """Return a form's Content-Type with its boundary alone.
+
+    Of the rest the parser would look at `charset`, and decode the fields by any codec of Python's: one is made to
+    fail, others take time by the square of the length.
+
+    Raises:
+        RequestError: There is no boundary, or one that no client makes.
+    """
+    _, parameters = parse_options_header(content_type)
+    boundary = parameters.get(b"boundary", b"")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise RequestError("A multipart body needs a boundary of 1 to 70 characters in its Content-Type.")
+    return Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary)])
 
 
 def _parse_json(body: bytes) -> object:
