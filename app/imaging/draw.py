@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Face, Image
+from app.errors import ImageTooLargeError
+
+MAX_JPEG_SIDE_PX = 65_500
+"""libjpeg's own limit (JPEG_MAX_DIMENSION); PNG and BMP have wider pictures."""
 
 JPEG_QUALITY = 90
 """Quality of a drawn picture: text and thin lines stay clean."""
@@ -59,7 +63,16 @@ def draw_faces(image: Image, faces: Iterable[Face], options: DrawOptions, *, sca
 
 
 def encode_jpeg(image: Image) -> bytes:
-    """Encode a picture as JPEG."""
+    """Encode a picture as JPEG.
+
+    Raises:
+        ImageTooLargeError: A side is longer than a JPEG may be.
+    """
+    if max(image.shape[:2]) > MAX_JPEG_SIDE_PX:
+        raise ImageTooLargeError(
+            f"The picture cannot be answered as a JPEG: a side is longer than {MAX_JPEG_SIDE_PX} pixels.",
+            max_side_px=MAX_JPEG_SIDE_PX,
+        )
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return bytes(encoded.tobytes())
 

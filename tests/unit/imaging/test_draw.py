@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.imaging.draw import DrawOptions, draw_faces, encode_jpeg
+from app.errors import ImageTooLargeError
+from app.imaging.draw import MAX_JPEG_SIDE_PX, DrawOptions, draw_faces, encode_jpeg
 from tests.support.fakes import face_number
 
 EVERYTHING = DrawOptions(with_landmarks=True, with_scores=True, with_sizes=True)
@@ -48,3 +49,13 @@ def test_no_face_leaves_the_picture_as_it_is() -> None:
 
 def test_jpeg() -> None:
     assert encode_jpeg(np.zeros((10, 10, 3), np.uint8)).startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_a_side_that_no_jpeg_has_is_the_picture_s_fault(*, is_wide: bool) -> None:
+    """PNG has pictures of 65535 pixels a side."""
+    longest = np.zeros((1, MAX_JPEG_SIDE_PX, 3), np.uint8)
+    longer = np.zeros((1, MAX_JPEG_SIDE_PX + 1, 3), np.uint8)
+    assert encode_jpeg(longest if is_wide else longest.transpose(1, 0, 2)).startswith(b"\xff\xd8")
+    with pytest.raises(ImageTooLargeError):
+        encode_jpeg(longer if is_wide else longer.transpose(1, 0, 2))
