@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,11 @@ def load_runtime() -> Any:
         BackendUnavailableError: It is not installed, cannot be loaded, or has no CPU device here.
     """
     try:
-        import openvino  # noqa: PLC0415 - optional
-
-        core = openvino.Core()
-        devices = core.available_devices
+        # Its CPU plugin gives the thread that starts it a stack for signal handlers and takes that back when it ends.
+        # Of two plugins the second puts the first one's stack back, freed by then, and the next signal ends the
+        # process. So it starts on a thread that ends at once and that no signal ever reaches.
+        with ThreadPoolExecutor(1, thread_name_prefix="openvino") as thread:
+            core, devices = thread.submit(_start_runtime).result()
     except ImportError as cause:
         raise BackendUnavailableError("OpenVINO cannot be imported; `pip install jetface[openvino]`.") from cause
     except Exception as cause:
@@ -53,6 +55,13 @@ def load_runtime() -> Any:
     if _DEVICE not in devices:
         raise BackendUnavailableError("OpenVINO is installed but finds no CPU it supports.")
     return core
+
+
+def _start_runtime() -> tuple[Any, list[str]]:
+    import openvino  # noqa: PLC0415 - optional
+
+    core = openvino.Core()
+    return core, core.available_devices
 
 
 def has_bf16(core: Any) -> bool:

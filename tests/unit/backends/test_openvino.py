@@ -70,6 +70,27 @@ def test_a_runtime_that_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch,
         load_runtime()
 
 
+def test_signals_are_survived_when_runtimes_have_come_and_gone(tmp_path: Path) -> None:
+    """A service that ends in a process that opened another one before must still hear its SIGTERM."""
+    model = tmp_path / "recognizer.onnx"
+    model.write_bytes(arcface_model())
+    program = (
+        "import signal, sys\n"
+        "from pathlib import Path\n"
+        "from app.backends.openvino import load_runtime, open_openvino_backends\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))\n"
+        "cores = [load_runtime() for _ in range(3)]\n"
+        "backends = [open_openvino_backends(core, Path(sys.argv[1])) for core in cores]\n"
+        "while cores:\n"
+        "    del cores[0], backends[0]\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "assert heard == [signal.SIGTERM] * 3\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(model)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+
+
 def test_a_model_opens_from_bytes_and_from_a_file(core: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(arcface_model())
