@@ -46,7 +46,7 @@ $(VENV)/.training: $(VENV)/.dev training/requirements.txt
 # The programs of training/ need PyTorch, several hundred MB: their tests run where TRAINING=1 asks for them.
 test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every test; TRAINING=1: those of training/ too
 	@$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling
 	$(BIN)/ruff check .
