@@ -23,6 +23,8 @@
     │  └─ ModelBuildingError         503    model_building     (+ Retry-After)
     └─ BackendError                  500    backend_error
        ├─ BackendUnavailableError    500    backend_unavailable
+       ├─ EngineBuildError           500    engine_build
+       ├─ EngineLoadError            500    engine_load
        └─ InferenceError             500    inference_failed
 
 `message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
@@ -217,6 +219,20 @@ class BackendUnavailableError(BackendError):
 
     code = "backend_unavailable"
     remedy = "None: the service does not start. The operator follows the message, or sets `BACKEND=auto`."
+
+
+class EngineBuildError(BackendError):
+    """An engine could not be built; the message says why. Another backend serves meanwhile, where there is one."""
+
+    code = "engine_build"
+    remedy = "None: the operator follows the message, in the log and at `/models`."
+
+
+class EngineLoadError(BackendError):
+    """A plan is damaged, or was built for another device or version; it is built anew."""
+
+    code = "engine_load"
+    remedy = "None: the service builds the engine anew."
 
 
 class InferenceError(BackendError):

@@ -1,0 +1,1 @@
+"""Engines: compiled for one device, kept in files, trusted only after a check."""

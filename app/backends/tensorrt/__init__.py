@@ -1,0 +1,1 @@
+"""TensorRT behind `EngineKit` and `Backend`."""
