@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from app.atomic import remove_parts, whole_file
 from app.domain import Face
-from app.models.atomic import remove_parts, whole_file
 
 _METADATA = b"jetface"
 _COMPRESSION = "zstd"

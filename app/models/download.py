@@ -15,8 +15,8 @@ import filelock
 import httpx
 import structlog
 
+from app.atomic import remove_parts, scratch_file, whole_file
 from app.errors import ModelFileError
-from app.models.atomic import remove_parts, scratch_file, whole_file
 from app.models.digests import digest_of, has_digest
 from app.models.progress import DownloadProgress
 from app.specs import DownloadSpec, ModelSpec

@@ -13,8 +13,8 @@ from urllib.parse import quote, urlsplit
 
 import structlog
 
+from app.atomic import whole_file
 from app.errors import ModelFileError
-from app.models.atomic import whole_file
 from app.models.digests import VerifiedFiles, digest_words
 from app.models.download import Fetcher
 from app.models.licenses import LicenseRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from app.models.atomic import whole_file
+from app.atomic import whole_file
 
 _log = structlog.get_logger(__name__)
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.atomic import whole_file
 from app.errors import ModelFileError
-from app.models.atomic import whole_file
 from app.models.download import Fetcher, _open_url
 from app.models.progress import DownloadProgress
 from tests.support.file_server import Answer, file_server
