@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from app.api.addressing import HeadAsGet, IgnoreTrailingSlash
 from app.api.answers import Answers
 from app.api.bodies import Bodies
 from app.api.compare import compare_router
@@ -79,6 +80,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         version=options.info.version,
         description="Pictures in; faces out: boxes, landmarks, embeddings.",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     routers = (
         extract_router(services),
@@ -102,9 +104,11 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)
     # The last one added stands outermost.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)
     app.add_middleware(Door, access=options.access, max_body_bytes=options.limits.max_body_bytes)
     app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(routers))
+    app.add_middleware(IgnoreTrailingSlash)
     if options.access.cors_origins:
         # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
         # No credentials: a key travels in a header that the page sets, and there are no cookies.

@@ -65,8 +65,9 @@ def from_http_exception(error: HTTPException) -> ServiceError:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return errors.NotFoundError("No such route.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        return errors.MethodNotAllowedError("The route exists, but not for this method.", allow=allowed)
+        methods = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
+        allowed = sorted(methods | {"HEAD"} if "GET" in methods else methods)
+        return errors.MethodNotAllowedError("The route exists, but not for this method.", allow=", ".join(allowed))
     if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return errors.RequestError("The request cannot be understood.")
     return ServiceError("The service failed; the log says why.")

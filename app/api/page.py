@@ -14,7 +14,6 @@ from app.errors import NotFoundError
 
 _PACKAGE = "app.page"
 _PLACE_OF_DIGEST = b"{assets}"
-_METHODS = ["GET", "HEAD"]
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -70,12 +69,12 @@ def page_router(page: Page) -> APIRouter:
     """Return the routes. They are for people, so the API's description leaves them out."""
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=_METHODS)
+    @router.get("/")
     async def index(request: Request) -> Response:
         """Answer with the page."""
         return _write(request, page.index, cache_control=_REVALIDATE)
 
-    @router.api_route("/static/{digest}/{name}", methods=_METHODS)
+    @router.get("/static/{digest}/{name}")
     async def asset(request: Request, digest: str, name: str) -> Response:
         """Answer with a file of the page; under another version's digest too, but then nobody keeps it."""
         found = page.assets.get(name)
