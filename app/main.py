@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from fastapi import FastAPI
 
 from app import __version__
 from app.api.app import create_api
+from app.api.connections import METRICS_KEY
 from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
@@ -44,10 +46,10 @@ def _application(service: Service) -> FastAPI:
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
             async with running(service):
-                yield
+                yield {METRICS_KEY: service.metrics}
 
     return create_api(
         extractor=service.extractor,

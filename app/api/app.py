@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn
 
@@ -37,7 +37,7 @@ from app.drain import Drain
 from app.metrics import Metrics
 from app.pipeline.pool import WorkPool
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
 def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
@@ -63,7 +63,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         drain: Knows when the process is about to end.
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
         options: Defaults, limits and access.
-        lifespan: Runs before the first and after the last request.
+        lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
     services = Services(
         extractor=extractor,

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.api.answers import JSON_TYPE, to_json
 from app.api.errors import envelope, status_of
 from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
+from app.metrics import Metrics
 
 MAX_HEAD_BYTES = 2**16
 """Longest URL and headers of a request, trailers included."""
@@ -28,6 +29,9 @@ MAX_PIPELINED = 16
 
 SEND_STALL_S = 30.0
 """Longest time a client may leave a large answer untouched."""
+
+METRICS_KEY = "jetface.metrics"
+"""Where the lifespan leaves the metrics: of the application, a connection is handed the lifespan's state alone."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -153,6 +157,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer without a request, and close."""
+        metrics = self.app_state.get(METRICS_KEY)
+        if isinstance(metrics, Metrics):
+            metrics.refusals.labels(error.code).inc()
         request_id = secrets.token_hex(8)
         body = to_json(envelope(error, request_id))
         head = (

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedProtocol
+from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, METRICS_KEY, BoundedProtocol
+from app.metrics import Metrics
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 END = b"\r\n"
@@ -85,13 +86,18 @@ def application() -> Application:
 
 
 @pytest.fixture
-async def connection(application: Application) -> AsyncIterator[Connection]:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def connection(application: Application, metrics: Metrics) -> AsyncIterator[Connection]:
     config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Hasty(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: Hasty(config=config, server_state=state, app_state={METRICS_KEY: metrics}), "127.0.0.1", 0
     )  # fmt: skip
     port = server.sockets[0].getsockname()[1]
     opened = Connection(*await asyncio.open_connection("127.0.0.1", port))
@@ -202,3 +208,19 @@ async def test_an_answer_that_is_read_slowly_arrives(connection: Connection) -> 
         await asyncio.sleep(0.1)
         num_bytes += len(await connection.reader.readexactly(2**20))
     assert num_bytes == LARGE
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param(b"\x16\x03\x01", "malformed_request", id="no http"),
+        pytest.param(END * MAX_HEAD_BYTES, "head_too_long", id="long head"),
+        pytest.param(GET, "request_timeout", id="slow headers"),
+    ],
+)
+async def test_what_never_became_a_request_is_counted(
+    connection: Connection, metrics: Metrics, sent: bytes, code: str
+) -> None:
+    await connection.send(sent)
+    await connection.refusal()
+    assert metrics.registry.get_sample_value("jetface_refusals_total", {"code": code}) == 1
