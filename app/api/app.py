@@ -17,7 +17,7 @@ from app.api.answers import Answers
 from app.api.bodies import Bodies
 from app.api.compare import compare_router
 from app.api.detect import detect_router
-from app.api.documents import describe_bodies
+from app.api.documents import describe_bodies, keep_redoc_offline
 from app.api.door import Door
 from app.api.draw import draw_router
 from app.api.errors import from_http_exception
@@ -97,6 +97,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     for router in routers:
         app.include_router(router)
     describe_bodies(app)
+    keep_redoc_offline(app)
     app.add_exception_handler(HTTPException, _translate)
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
