@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx.helper import make_node
 
+from app.models.convolutions import merge_siblings, widen_groups
 from app.models.parts import GraphParts
 
 PRELU_IS_SLOW_FROM = (1, 25)
@@ -34,9 +35,13 @@ def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Re
         provider: ONNX Runtime's name of it, such as `CPUExecutionProvider`.
         runtime_version: Of ONNX Runtime, such as (1, 31, 1).
     """
-    if provider == "CPUExecutionProvider" and runtime_version >= PRELU_IS_SLOW_FROM:
-        return (Rewrite("split_prelu", 1, split_prelu),)
-    return ()
+    if provider != "CPUExecutionProvider":
+        return ()
+    always = (Rewrite("merge_siblings", 1, merge_siblings),)
+    if runtime_version < PRELU_IS_SLOW_FROM:
+        return always
+    # Groups gain where the layers around them stay in blocks too: only where PRelu was split.
+    return (*always, Rewrite("widen_groups", 1, widen_groups), Rewrite("split_prelu", 1, split_prelu))
 
 
 def split_prelu(parts: GraphParts) -> GraphParts:

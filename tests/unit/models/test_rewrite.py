@@ -72,6 +72,7 @@ def test_the_graph_that_is_rewritten_stays_as_it_was() -> None:
 
 def test_rewrites_are_applied_where_they_were_measured_to_win() -> None:
     cpu = "CPUExecutionProvider"
-    assert [rewrite.name for rewrite in choose_rewrites(cpu, PRELU_IS_SLOW_FROM)] == ["split_prelu"]
-    assert choose_rewrites(cpu, (1, 24, 4)) == ()
+    new = [rewrite.name for rewrite in choose_rewrites(cpu, PRELU_IS_SLOW_FROM)]
+    assert new == ["merge_siblings", "widen_groups", "split_prelu"]
+    assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == ["merge_siblings"]
     assert choose_rewrites("CUDAExecutionProvider", (1, 31, 1)) == ()
