@@ -164,15 +164,16 @@ class Face:
     quality: Quality | None = None
 
 
-STAGES = ("decode", "queue", "detect", "align", "recognize", "attributes")
+STAGES = ("decode", "load", "queue", "detect", "align", "recognize", "attributes")
 """What a picture's time is spent on, in order; the fields of `StageTimes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Seconds one picture spent in each stage; queueing is told apart from work."""
+    """Seconds one picture spent in each stage; waiting for a model and for a place in its queue is told from work."""
 
     decode_s: float = 0.0
+    load_s: float = 0.0
     queue_s: float = 0.0
     detect_s: float = 0.0
     align_s: float = 0.0

@@ -87,6 +87,17 @@ class ModelStore:
                 raise ShuttingDownError("The service is shutting down.", retry_after_s=1) from None
             raise
 
+    async def get_timed(self, name: str) -> tuple[LoadedModel[Any, Any], float]:
+        """Return the model as `get` does, and the seconds this call waited for its load; 0 when it was there.
+
+        Errors are those of `get`.
+        """
+        load = self._loads.get(name)
+        is_there = load is not None and load.done()
+        started = time.perf_counter()
+        model = await self.get(name)
+        return model, 0.0 if is_there else time.perf_counter() - started
+
     def spec(self, name: str) -> ModelSpec:
         """Return the registry entry.
 

@@ -36,6 +36,8 @@ class AttributesOutcome:
 
     faces: list[Face]
     """Those that were handed in, with the fields that were wanted."""
+    load_s: float
+    """Seconds the call waited for models to be loaded."""
     queued_s: float
     took_s: float
     """Seconds in cutting out and in runs."""
@@ -105,7 +107,7 @@ class Attributes:
             opinions = [await self._live(call, name, faces, picture) for name in self.models.liveness]
             merged = [merge_opinions(of_face) for of_face in zip(*opinions, strict=True)]
             found = [replace(face, liveness=liveness) for face, liveness in zip(found, merged, strict=True)]
-        return AttributesOutcome(faces=found, queued_s=call.queued_s, took_s=call.took_s)
+        return AttributesOutcome(faces=found, load_s=call.load_s, queued_s=call.queued_s, took_s=call.took_s)
 
     async def _live(self, call: _Call, name: str, faces: Sequence[Face], picture: LoadedPicture) -> list[Any]:
         """Return what one liveness model says of each face."""
@@ -130,11 +132,13 @@ class _Call:
     store: ModelStore
     group: Hashable
     deadline: float
+    load_s: float = 0.0
     queued_s: float = 0.0
     took_s: float = 0.0
 
     async def run(self, name: str, items: Sequence[Any]) -> list[Any]:
-        model = await self.store.get(name)
+        model, load_s = await self.store.get_timed(name)
+        self.load_s += load_s
         outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
         self.queued_s += outcome.queued_s
         self.took_s += outcome.ran_s

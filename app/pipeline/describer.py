@@ -103,7 +103,7 @@ class Describer:
         if options.with_embedding:
             faces = await self._recognize(job, faces)
         outcome = await self._attributes.read(faces, picture, options, group=job.group, deadline=job.deadline)
-        job.add(attributes_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(load_s=outcome.load_s, attributes_s=outcome.took_s, queue_s=outcome.queued_s)
         return outcome.faces if options.with_crop else [replace(face, crop=None) for face in outcome.faces]
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
@@ -130,7 +130,7 @@ class Describer:
             raise ModelError("No recognizer is configured.")
         crops = [face.crop for face in faces if face.crop is not None]
         outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
-        job.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(load_s=outcome.load_s, recognize_s=outcome.took_s, queue_s=outcome.queued_s)
         return [replace(face, embedding=found) for face, found in zip(faces, outcome.embeddings, strict=True)]
 
 

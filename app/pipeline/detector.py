@@ -37,9 +37,11 @@ class DetectorOutcome:
     """In pixels of the picture that was handed in, best score first."""
     scale: float
     """Factor by which the picture was resized for the full canvas."""
+    load_s: float
+    """Seconds the call waited for the model to be loaded."""
     queued_s: float
     took_s: float
-    """Wall seconds without the queue."""
+    """Wall seconds without the load and the queue."""
 
 
 class Detector:
@@ -72,7 +74,7 @@ class Detector:
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
-        model = await self._store.get(self.model_name)
+        model, load_s = await self._store.get_timed(self.model_name)
         started = time.perf_counter()
         if image.size <= _SMALL_IMAGE_BYTES:
             letterboxes, canvases = self._draw_canvases(image, model.input_hw)
@@ -88,6 +90,7 @@ class Detector:
         return DetectorOutcome(
             detections=merged,
             scale=letterboxes[0].scale,
+            load_s=load_s,
             queued_s=outcome.queued_s,
             took_s=time.perf_counter() - started - outcome.queued_s,
         )

@@ -149,7 +149,7 @@ class Extractor:
         outcome = await self._detector.detect(
             picture.pixels, score_threshold=score_threshold, group=job.group, deadline=job.deadline
         )
-        job.add(detect_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(load_s=outcome.load_s, detect_s=outcome.took_s, queue_s=outcome.queued_s)
         return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
 
 

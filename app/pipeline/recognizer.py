@@ -21,9 +21,11 @@ class RecognizerOutcome:
 
     embeddings: list[Embedding]
     """One per crop, in order."""
+    load_s: float
+    """Seconds the call waited for the model to be loaded."""
     queued_s: float
     took_s: float
-    """Wall seconds without the queue."""
+    """Wall seconds without the load and the queue."""
 
 
 async def align_faces(pool: WorkPool, image: Image, landmarks: Landmarks) -> list[Crop]:
@@ -59,11 +61,12 @@ class Recognizer:
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
-        model = await self._store.get(self.model_name)
+        model, load_s = await self._store.get_timed(self.model_name)
         started = time.perf_counter()
         outcome = await model.batcher.submit(list(crops), group=group, deadline=deadline)
         return RecognizerOutcome(
             embeddings=outcome.results,
+            load_s=load_s,
             queued_s=outcome.queued_s,
             took_s=time.perf_counter() - started - outcome.queued_s,
         )

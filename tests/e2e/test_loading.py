@@ -24,19 +24,27 @@ def states(server: Server) -> dict[str, str]:
 def test_first_requests_load_each_model_once(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
 ) -> None:
-    """Thirty-two callers at once find nothing loaded: all are answered, each model is loaded by one of them."""
+    """Thirty-two callers at once find nothing loaded: all are answered, and each model is loaded by one of them.
+
+    Those who waited for a load are told, those who come later are not.
+    """
     body = body_of("ifrest_Stallone.jpg")
     start = threading.Barrier(NUM_FIRST_REQUESTS)
+    timings: list[str] = []
     with running_server(tmp_path, weights) as server:
         assert set(states(server).values()) == {"unloaded"}
 
         def extract(_number: int) -> int:
             start.wait()
             answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+            timings.append(answer.headers["server-timing"])
             return len(answer.raise_for_status().json()["data"][0]["faces"])
 
         with ThreadPoolExecutor(NUM_FIRST_REQUESTS) as pool:
             assert list(pool.map(extract, range(NUM_FIRST_REQUESTS))) == [1] * NUM_FIRST_REQUESTS
+        assert any("load;dur=" in timing for timing in timings)
+        later = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+        assert "load;dur=" not in later.headers["server-timing"]
         log = server.read_log()
     assert log.count('"model loading"') == 2
     assert log.count('"model serving"') == 2

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const KNOWN = ["decode", "queue", "detect", "align", "recognize", "attributes", "serialise"];
+const KNOWN = ["decode", "load", "queue", "detect", "align", "recognize", "attributes", "serialise"];
 
 /**
  * Return a bar with its legend. Stages of work done in parallel may add up to more than the total.
@@ -13,7 +13,7 @@ export function timingBar(stages, tookMs) {
   const total = stages.find((stage) => stage.name === "total")?.ms ?? tookMs;
   const shown = stages.filter((stage) => stage.name !== "total" && stage.ms >= 0.005);
   const rest = total - shown.reduce((sum, stage) => sum + stage.ms, 0);
-  if (rest > 0.05) shown.push({ name: "loading, other", ms: rest });
+  if (rest > 0.05) shown.push({ name: "other", ms: rest });
   const sum = shown.reduce((before, stage) => before + stage.ms, 0) || 1;
   // Work done side by side adds up to more than the time it took.
   const isParallel = rest < -0.05;

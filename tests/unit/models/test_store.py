@@ -79,6 +79,17 @@ async def test_any_number_of_first_calls_share_one_load(store: ModelStore, loads
     assert store.status("tiny").backend == "none"
 
 
+async def test_who_waits_for_a_load_is_told_how_long(store: ModelStore, loads: Loads) -> None:
+    loads.may_end.clear()
+    first, second = (asyncio.create_task(store.get_timed("tiny")) for _ in range(2))
+    await asyncio.sleep(0.05)
+    loads.may_end.set()
+    for model, load_s in await asyncio.gather(first, second):
+        assert model.spec is SPEC
+        assert load_s >= 0.04
+    assert (await store.get_timed("tiny"))[1] == 0
+
+
 async def test_a_failed_load_fails_each_call_with_an_error_of_its_own(store: ModelStore, loads: Loads) -> None:
     loads.error = ModelFileError("The weights are gone.", hint="look again")
     errors = await asyncio.gather(*(store.get("tiny") for _ in range(3)), return_exceptions=True)
