@@ -20,7 +20,8 @@
     ├─ ModelError                    503    model_unavailable
     │  ├─ ModelFileError             503    model_file
     │  ├─ ModelContractError         503    model_contract
-    │  └─ ModelBuildingError         503    model_building     (+ Retry-After)
+    │  ├─ ModelBuildingError         503    model_building     (+ Retry-After)
+    │  └─ MemoryPressureError        503    memory_pressure    (+ Retry-After)
     └─ BackendError                  500    backend_error
        ├─ BackendUnavailableError    500    backend_unavailable
        ├─ EngineBuildError           500    engine_build
@@ -205,6 +206,16 @@ class ModelBuildingError(ModelError):
 
     code = "model_building"
     remedy = "Try again after `Retry-After` seconds; `GET /health/ready` shows the progress."
+
+
+class MemoryPressureError(ModelError):
+    """Loading a model or building its engine would take the memory that must stay free. What is loaded still serves."""
+
+    code = "memory_pressure"
+    remedy = (
+        "Try again after `Retry-After` seconds, or another instance; the operator frees memory, names a smaller model "
+        "or lowers `MIN_FREE_MEMORY_BYTES`."
+    )
 
 
 class BackendError(ServiceError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,11 +24,12 @@ from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, root: Path = Path("/")) -> FastAPI:
     """Build the HTTP application: what uvicorn is given as its factory.
 
     Args:
         settings: The effective configuration; None reads the environment.
+        root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
 
     Raises:
         SystemExit: The settings cannot be served; its message is the one line an operator needs.
@@ -35,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     try:
         settings = settings or read_settings()
         configure_logs(settings.log_level, settings.log_format)
-        return _application(build_service(settings))
+        return _application(build_service(settings, root=root))
     except (SettingsError, RegistryError, ServiceError) as error:
         raise SystemExit(f"Error: {error}") from error
 

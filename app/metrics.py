@@ -108,6 +108,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+        self.memory_refusals = Counter(
+            "jetface_memory_refusals", "Loads and engine builds refused because too little memory would stay free.",
+            ["work"], registry=registry,
+        )  # fmt: skip
+        for work in ("load", "build"):
+            self.memory_refusals.labels(work)
+
         self._backend_by_model: dict[str, str] = {}
 
     def set_backend(self, model: str, backend: str) -> None:

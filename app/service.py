@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import cv2
 import structlog
 
 from app.backends.cpu import usable_cores
-from app.backends.memory import memory_limit_bytes
+from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
 from app.backends.providers import TensorrtOptions
 from app.backends.selection import Selection, select_backend
 from app.errors import ServiceError
@@ -94,13 +97,20 @@ def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFo
     )
 
 
-def build_service(settings: Settings) -> Service:
+def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
     """Build a service; no model is loaded.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
 
     Raises:
         RegistryError: A registry file cannot be read, or a model is named that is not in it or does something else.
         BackendError: The backend that was asked for cannot be had.
     """
+    if settings.cuda_cache_disable:
+        # CUDA reads it when its first library is loaded, which is below, and knows no other word for yes.
+        os.environ["CUDA_CACHE_DISABLE"] = "1"
     # Our threads are as many as the cores already; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
     registry, weights = open_weights(settings)
@@ -113,7 +123,7 @@ def build_service(settings: Settings) -> Service:
     )
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
-    metrics.memory_limit.set(memory_limit_bytes())
+    metrics.memory_limit.set(memory_limit_bytes(root))
     load_options = LoadOptions(
         num_cores=num_cores,
         det_batch_size=settings.det_batch_size,
@@ -121,7 +131,12 @@ def build_service(settings: Settings) -> Service:
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
     )
-    model_loader = ModelLoader(weights, backend, load_options, metrics)
+    memory = MemoryGuard(
+        settings.min_free_memory_bytes,
+        read_free_bytes=partial(free_memory_bytes, root),
+        on_refusal=lambda work: metrics.memory_refusals.labels(work).inc(),
+    )
+    model_loader = ModelLoader(weights, backend, load_options, metrics, memory)
     store = ModelStore(registry, model_loader.load, metrics)
     pool = WorkPool(num_cores)
     loader = PictureLoader(
@@ -170,9 +185,9 @@ async def running(service: Service) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings) -> AsyncIterator[Service]:
-    """Build and run a service without HTTP; errors are those of `build_service`."""
-    async with running(build_service(settings)) as service:
+async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIterator[Service]:
+    """Build and run a service without HTTP; arguments and errors are those of `build_service`."""
+    async with running(build_service(settings, root=root)) as service:
         yield service
 
 

@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     force_fp16: bool = _env(
         "FORCE_FP16", default=True, meaning="Half precision in engines of ONNX Runtime's TensorRT provider."
     )
+    cuda_cache_disable: bool = _env(
+        "CUDA_CACHE_DISABLE", default=False, meaning="1: CUDA keeps no kernels it compiled on disk between starts."
+    )
     trt_engine_cache_enable: bool = _env(
         "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep engines of the TensorRT provider between starts."
     )
@@ -171,6 +174,10 @@ class Settings(BaseSettings):
     request_timeout_s: float = _env(
         "REQUEST_TIMEOUT_S", default=30.0, gt=0, le=3600, meaning="Deadline of a request, seconds; then 504."
     )
+    min_free_memory_bytes: int = _env(
+        "MIN_FREE_MEMORY_BYTES", default=256 * 2**20, ge=0,
+        meaning="Memory that loading a model or building an engine must leave free, bytes, or 503; 0: no check.",
+    )  # fmt: skip
     shutdown_grace_s: float = _env(
         "SHUTDOWN_GRACE_S", default=20.0, gt=0, le=3600, meaning="Longest drain after SIGTERM, seconds."
     )

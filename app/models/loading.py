@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from app.backends.memory import MemoryGuard
 from app.backends.protocol import Backend
 from app.backends.providers import runtime_version
 from app.backends.selection import Opener, Selection
@@ -31,6 +32,9 @@ from app.models.rewrite import choose_rewrites
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
+
+_LOAD_BYTES_PER_FILE_BYTE = 5
+"""What loading takes at its most, by the size of the weights: measured on the CPU, see docs/operate.md, "Memory"."""
 
 _RACE_CANVAS_HW = (320, 320)
 """On what backends are compared for a detector of free canvas: a quarter of the default's pixels, as their ratio is
@@ -78,11 +82,19 @@ class _Opened:
 class ModelLoader:
     """Turns registry entries into models that serve. Loads one at a time, on a thread of its own."""
 
-    def __init__(self, weights: WeightsFolder, selection: Selection, options: LoadOptions, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        weights: WeightsFolder,
+        selection: Selection,
+        options: LoadOptions,
+        metrics: Metrics,
+        memory: MemoryGuard | None = None,
+    ) -> None:
         self._weights = weights
         self._selection = selection
         self._options = options
         self._metrics = metrics
+        self._memory = memory or MemoryGuard(floor_bytes=0)
         self._prepared = PreparedFiles(weights.folder / "prepared")
         self._counter = RunCounter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -92,6 +104,7 @@ class ModelLoader:
 
         Raises:
             ModelFileError: The weights cannot be had or read.
+            MemoryPressureError: Too little memory would stay free.
             ModelContractError: The graph is not what the entry says.
             BackendError: The backend did not open the graph, or the probe run failed.
         """
@@ -115,6 +128,8 @@ class ModelLoader:
 
     def _open(self, spec: ModelSpec) -> _Opened:
         path = self._weights.locate(spec)
+        need_bytes = _LOAD_BYTES_PER_FILE_BYTE * path.stat().st_size
+        self._memory.require(need_bytes, work="load", subject=f"model {spec.name}")
         candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
         runner = self._start(candidates[0], path, spec)
         for challenger in candidates[1:]:

@@ -48,6 +48,7 @@ _ERROR_BY_CODE: Mapping[str, type[ServiceError]] = {
     "queue_full": BusyError,
     "shutting_down": BusyError,
     "model_building": BusyError,
+    "memory_pressure": BusyError,
     "model_unavailable": ModelUnavailableError,
     "model_file": ModelUnavailableError,
     "model_contract": ModelUnavailableError,
