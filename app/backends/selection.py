@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
+from app.backends.engines.kit import EngineKit
 from app.backends.onnx import open_onnx_backends
 from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
@@ -129,6 +130,8 @@ class Selection:
     openvino: OpenVinoOpener | None = None
     openvino_reduced: OpenVinoOpener | None = None
     """In place of `openvino` for models whose answers bfloat16 leaves within limits."""
+    engines: EngineKit | None = None
+    """Builds engines that take over from the others once they are proven; None where TensorRT cannot be had."""
 
     @property
     def is_on_cpu(self) -> bool:

@@ -1,0 +1,157 @@
+"""What TensorRT, CUDA and the loader of libraries say when something is wrong, and what an operator can do about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A recognized cause of trouble."""
+
+    what: str
+    """What cannot be had or done: the start of a sentence."""
+    why: str
+    """The cause, in our words."""
+    cure: str
+    """What mends it: a full sentence, with the command where there is one."""
+    is_memory: bool = False
+    """Whether memory did not suffice: less might have."""
+
+    @property
+    def sentence(self) -> str:
+        """All of it, on one line."""
+        return f"{self.what}: {self.why}. {self.cure}"
+
+
+_CONTAINER_CURE = (
+    "Start the container with the NVIDIA runtime: `runtime: nvidia` on a Jetson, `--gpus all` (or a device reservation "
+    "in the compose file) elsewhere; `deploy/` has both."
+)
+_NO_TENSORRT = "TensorRT cannot be imported"
+_NO_CUDA = "CUDA does not start"
+
+_PATTERNS: tuple[tuple[str, Finding], ...] = (
+    (
+        r"libnvdla_compiler\.so",
+        Finding(
+            _NO_TENSORRT,
+            "libnvdla_compiler.so is missing or empty, which on a Jetson comes from the host",
+            "Start the container with `runtime: nvidia`. If it was, the host lacks the library: `sudo apt install "
+            "nvidia-l4t-dla-compiler` there, of the same version as nvidia-l4t-core, then `sudo ldconfig`.",
+        ),
+    ),
+    (
+        r"lib(nvinfer|nvonnxparser|tensorrt)[\w-]*\.so",
+        Finding(
+            _NO_TENSORRT,
+            "its Python package is here, its libraries are not",
+            "Install the libraries of the same version: `apt install libnvinfer10 libnvinfer-plugin10 "
+            "libnvonnxparsers10` on a Jetson, `pip install tensorrt-cu12-libs` elsewhere; or put their folder into "
+            "LD_LIBRARY_PATH.",
+        ),
+    ),
+    (
+        r"libcuda\.so|no CUDA driver|libnvrm_gpu\.so",
+        Finding(
+            _NO_CUDA,
+            "the driver's library is not here",
+            f"{_CONTAINER_CURE} Outside a container install the NVIDIA driver.",
+        ),
+    ),
+    (
+        r"lib(cudart|cublas|cublasLt|cudnn|cufft|curand|nvrtc|nvJitLink|cudla|cusparse)[\w-]*\.so",
+        Finding(
+            _NO_CUDA,
+            "one of its libraries is not found",
+            "Install the CUDA (and for ONNX Runtime the cuDNN) runtime of the version that is asked for, or put its "
+            "folder into LD_LIBRARY_PATH.",
+        ),
+    ),
+    (
+        r"CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|no CUDA-capable device|(cuda ?error|error):? 100\b",
+        Finding(
+            _NO_CUDA, "there is no GPU that this process may use", f"{_CONTAINER_CURE} Look at CUDA_VISIBLE_DEVICES."
+        ),
+    ),
+    (
+        r"(?i:insufficient ?driver)|driver version is insufficient|(cuda ?error|error):? 35\b",
+        Finding(
+            _NO_CUDA,
+            "the NVIDIA driver is missing or older than the CUDA libraries here",
+            "Update the driver (580 or later for CUDA 13, 525 or later for CUDA 12), or install the libraries of its "
+            "CUDA version; on JetPack 6 that is 12.6: `pip install cuda-python==12.6.2.post1`. In a container also "
+            "see that it was started with the NVIDIA runtime.",
+        ),
+    ),
+    (
+        r"system not yet initialized|SYSTEM_NOT_READY|(cuda ?error|error):? 802\b",
+        Finding(_NO_CUDA, "the host's fabric manager is not up", "Start nvidia-fabricmanager on the host."),
+    ),
+    (
+        r"no kernel image is available|(?i:unsupported (SM|compute capability))|Target GPU SM \d+ is not supported",
+        Finding(
+            "TensorRT does not run on this GPU",
+            "this version has no kernels for its generation",
+            "Install a version whose support matrix lists the GPU: 10.x for a Jetson Orin.",
+        ),
+    ),
+    (
+        r"compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.core\.multiarray failed to import",
+        Finding(
+            "A library cannot be imported",
+            "it was built for NumPy 1 and NumPy 2 is installed",
+            'Install the older one: `pip install "numpy<2" "opencv-python-headless<=4.11.0.86"`. The wheels of '
+            "onnxruntime-gpu for JetPack 6 need that.",
+        ),
+    ),
+    (
+        r"No module named '?tensorrt",
+        Finding(
+            _NO_TENSORRT,
+            "it is not installed",
+            'Install it: `apt install python3-libnvinfer` on a Jetson, `pip install "tensorrt-cu12<11"` elsewhere.',
+        ),
+    ),
+    (
+        r"No module named '?(cuda|cuda_bindings)\b",
+        Finding(
+            "The GPU cannot be reached from Python",
+            "cuda-python is not installed",
+            "Install it: `pip install cuda-python==12.6.2.post1` on JetPack 6, `pip install cuda-python` elsewhere.",
+        ),
+    ),
+    (
+        r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|std::bad_alloc)",
+        Finding(
+            "The device's memory does not suffice",
+            "something else uses it, or the batch is too large",
+            "Free memory on the device, or lower DET_BATCH_SIZE and REC_BATCH_SIZE.",
+            is_memory=True,
+        ),
+    ),
+)
+"""Looked for in order: the first that is found tells the cause. Texts: NVIDIA/TensorRT issues 2913, 4258;
+dusty-nv/jetson-containers 1218, 1374; OE4T/meta-tegra 1281; the `ImportError`s of the loader."""
+
+
+def recognize(text: str) -> Finding | None:
+    """Return what a message tells, None when nothing in it is known.
+
+    Args:
+        text: One message or many, as an exception or a log has them.
+    """
+    return next((finding for pattern, finding in _PATTERNS if re.search(pattern, text)), None)
+
+
+def explain(text: str, *, what: str) -> Finding:
+    """Return what a message tells, in its own words when it is not known.
+
+    Args:
+        text: One message or many.
+        what: What could not be had, for messages that are not known.
+    """
+    return recognize(text) or Finding(
+        what, " ".join(text.split()) or "no reason was given", "`jetface doctor` shows what is here."
+    )

@@ -1,0 +1,43 @@
+"""TensorRT as an `EngineKit`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
+from app.backends.protocol import Backend
+from app.backends.tensorrt.builder import build_engine
+from app.backends.tensorrt.module import Toolkit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorrtKit:
+    """Builds and opens engines with the TensorRT that was found."""
+
+    toolkit: Toolkit
+    device: Mapping[str, str] = field(default_factory=dict)
+    """What plans are tied to besides the toolkit: GPU, compute capability, module, driver."""
+    cuda: Any = None
+    """CUDA, for engines to run with; None only where nothing is opened."""
+
+    @property
+    def name(self) -> str:
+        """`tensorrt`."""
+        return self.toolkit.name
+
+    def facts(self) -> Mapping[str, str]:
+        """Return the toolkit, its version and the device's facts."""
+        return {"toolkit": self.toolkit.name, "version": self.toolkit.version, **self.device}
+
+    def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
+        """Build an engine; see `build_engine`. What `on_progress` raises ends the build and is raised here."""
+        return build_engine(self.toolkit, request, on_progress)
+
+    def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
+        """Load a plan; see `open_engine`."""
+        runner = importlib.import_module("app.backends.tensorrt.runner")
+        backend: Backend = runner.open_engine(self.toolkit.trt, plan, max_batch_size=max_batch_size, cuda=self.cuda)
+        return backend
