@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from app.batching.failures import deadline_exceeded, may_be_one_item, own_error, shutting_down
+from app.batching.failures import deadline_exceeded, shutting_down
 from app.batching.health import Health
 from app.batching.lane import Lane, LaneThread, RunEnd
 from app.batching.lane_pool import LanePool
@@ -60,10 +60,8 @@ class Batcher(Generic[Item, Result]):
         Raises:
             ValueError: A number is out of range, or there is no lane.
         """
-        if max_batch < 1 or max_waiting < 1:
-            raise ValueError("max_batch and max_waiting must be at least 1")
-        if not lanes:
-            raise ValueError("a batcher needs a lane")
+        if min(max_batch, max_waiting, len(lanes)) < 1:
+            raise ValueError("max_batch, max_waiting and the number of lanes must be at least 1")
         self.name = name
         self.max_batch = max_batch
         self.max_waiting = max_waiting
@@ -71,7 +69,6 @@ class Batcher(Generic[Item, Result]):
         self._key = key
         self._observer = observer or SilentObserver()
         self._probe_items = tuple(probe_items)
-
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: LanePool[Item, Result] | None = None
         self._queue: WaitingItems[Item, Result] = WaitingItems(self._observer)
@@ -99,7 +96,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def retry_after_s(self) -> float:
         """Seconds until what waits now has run, from the measured time an item takes."""
-        return self._health.seconds_for(max(1, self.waiting), len(self._lanes))
+        return self._health.seconds_for(max(1, self.waiting), self._pool.num_lanes if self._pool else len(self._lanes))
 
     def oldest_run_s(self) -> float:
         """Seconds the longest run under way has been going; 0 when none is."""
@@ -149,6 +146,28 @@ class Batcher(Generic[Item, Result]):
             return not self.last_run_failed
         return await self._health.probe_once(lambda: self._run_probe(timeout_s))
 
+    async def start(self) -> None:
+        """Start the lanes now rather than with the first call; return when each is ready, or raise what one raised."""
+        await self._open()[1].wait_until_started()
+
+    async def replace_lanes(self, lanes: Sequence[Lane[Item, Result]], *, max_batch: int) -> None:
+        """Let other lanes take over, between two runs, once all of them have started; callers notice nothing.
+
+        Runs under way end on the lanes that have them; what waits goes to the new ones. The former lanes are closed
+        when none of them runs any more. Where a new one cannot start, what it raised is raised here, and they serve on.
+        One call at a time. Lanes given to a batcher that is closed are not started, or closed with it.
+
+        Raises:
+            ShuttingDownError: The batcher was closed before.
+        """
+        pool = self._open()[1]
+        if self._is_closed:
+            raise shutting_down()
+        await pool.replace(lanes)
+        self.max_batch = max_batch
+        self._health.forget()
+        self._dispatch()
+
     async def close(self, *, drain: bool = True, grace_s: float = 10.0) -> None:
         """Take nothing more, run what waits, fail what is left, close the lanes. A second call does no harm.
 
@@ -171,9 +190,8 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._is_abandoned = True
             self._queue.shut_down()
-            for run in self._runs.values():
-                for entry in run.entries:
-                    entry.submission.fail(shutting_down(), "shutdown")
+            for entry in (entry for run in self._runs.values() for entry in run.entries):
+                entry.submission.fail(shutting_down(), "shutdown")
             self._dispatch()
         await self._health.wait_for_probe()
 
@@ -181,7 +199,7 @@ class Batcher(Generic[Item, Result]):
         """Tie the batcher to the running loop, once, and start its lanes."""
         if self._loop is None or self._pool is None:
             self._loop = asyncio.get_running_loop()
-            self._pool = LanePool(self._lanes, self.name, self._loop, self._on_run_end)
+            self._pool = LanePool(self._lanes, self.name, self._loop, on_ready=self._dispatch, on_end=self._on_run_end)
         return self._loop, self._pool
 
     async def _wait_for(self, items: Sequence[Item], group: Hashable, deadline: float) -> BatchOutcome[Result]:
@@ -197,14 +215,7 @@ class Batcher(Generic[Item, Result]):
             # Not at once: what other tasks submit in this turn of the loop joins the batch, at no cost in time.
             self._is_dispatch_due = True
             loop.call_soon(self._dispatch)
-        timer = loop.call_at(deadline, self._queue.expire, submission)
-        try:
-            return await submission.future
-        finally:
-            timer.cancel()
-            self._queue.withdraw(submission)
-            if submission.future.done() and not submission.future.cancelled():
-                submission.future.exception()  # read, also when the caller was cancelled just after it was set
+        return await self._queue.outcome_of(submission, loop)
 
     async def _run_probe(self, timeout_s: float) -> bool:
         loop, _ = self._open()
@@ -238,10 +249,8 @@ class Batcher(Generic[Item, Result]):
             pool.stop_free()
 
     def _on_run_end(self, lane: LaneThread[Item, Result], end: RunEnd[Result]) -> None:
-        loop, pool = self._open()
-        run = self._runs.pop(lane)
-        pool.release(lane)
-        now = loop.time()
+        loop, _ = self._open()
+        run, now = self._runs.pop(lane), loop.time()
         for entry in run.entries:
             entry.submission.leave_run(now)
         if end.error is None:
@@ -250,21 +259,10 @@ class Batcher(Generic[Item, Result]):
                 entry.submission.succeed(entry, result)
         else:
             self._health.note_failed()
-            self._on_run_failed(run.entries, end.error, now)
+            is_retried = self._queue.settle_failed(run.entries, end.error, now, may_retry=not self._is_abandoned)
+            num_items = len(run.entries)
+            _log.error("run failed", model=self.name, num_items=num_items, is_retried=is_retried, exc_info=end.error)
+            self._observer.failed()
         self._dispatch()
         if end.error is None:
             self._observer.ran(len(run.entries), end.took_s)
-
-    def _on_run_failed(self, entries: list[Entry[Item, Result]], error: BaseException, now: float) -> None:
-        is_retried = len(entries) > 1 and may_be_one_item(error) and not self._is_abandoned
-        for entry in entries:
-            if entry.submission.future.done():
-                continue
-            if is_retried:
-                entry.key = object()  # equal to no other: it runs alone
-                entry.queued_at = now
-                self._queue.add(entry)
-            else:
-                self._queue.fail(entry.submission, own_error(error), "failed")
-        _log.error("run failed", model=self.name, num_items=len(entries), is_retried=is_retried, exc_info=error)
-        self._observer.failed()

@@ -31,6 +31,11 @@ class Health:
         """Note a run that failed; it says nothing about how long a good one takes."""
         self.last_run_failed = True
 
+    def forget(self) -> None:
+        """Know nothing again: other lanes have taken over."""
+        self.last_run_failed = False
+        self._item_s = None
+
     def seconds_for(self, num_items: int, num_lanes: int) -> float:
         """How long `num_lanes` lanes will be at `num_items` items, from the measured time an item takes."""
         return _UNMEASURED_RETRY_S if self._item_s is None else num_items * self._item_s / num_lanes

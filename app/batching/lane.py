@@ -22,13 +22,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane(Generic[Item, Result]):
-    """What a batcher needs to run batches on one device or core. `run` and `close` are called on one thread only."""
+    """What a batcher needs to run batches on one device or core. All of it is called on one thread only."""
 
     run: Callable[[Sequence[Item]], Sequence[Result]]
     """Items of one key, in order, to as many results in the same order."""
     close: Callable[[], None] | None = None
     """Frees what `run` holds; called once, when no lane of the batcher runs any more, or after the grace when one is
     stuck. Lanes may share what they close, if closing it twice does no harm."""
+    start: Callable[[], None] | None = None
+    """Makes what `run` needs; called once, before the first run. Where it raises, the lane is closed and never runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,12 +55,14 @@ class LaneThread(Generic[Item, Result]):
         name: str,
         loop: asyncio.AbstractEventLoop,
         *,
+        on_start: Callable[[LaneThread[Item, Result], BaseException | None], None],
         on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
         on_stop: Callable[[LaneThread[Item, Result]], None],
     ) -> None:
         self._lane = lane
         self._name = name
         self._loop = loop
+        self._on_start = on_start
         self._on_end = on_end
         self._on_stop = on_stop
         self._batches: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
@@ -78,15 +82,28 @@ class LaneThread(Generic[Item, Result]):
         self._thread.join()
 
     def _live(self) -> None:
-        while (items := self._batches.get()) is not None:
-            self._tell(self._on_end, self, self._run(items))
-            del items  # an idle lane must not hold the pictures of its last batch
+        if self._start():
+            while (items := self._batches.get()) is not None:
+                self._tell(self._on_end, self, self._run(items))
+                del items  # an idle lane must not hold the pictures of its last batch
         if self._lane.close is not None:
             try:
                 self._lane.close()
             except BaseException as error:  # noqa: BLE001 - nobody above could act on it, and the stop must be told
                 _log.error("lane failed to close", lane=self._name, exc_info=error)
         self._tell(self._on_stop, self)
+
+    def _start(self) -> bool:
+        """Make what runs need and say whether it could be had; `on_start` follows where there is anything to make."""
+        if self._lane.start is None:
+            return True
+        error: BaseException | None = None
+        try:
+            self._lane.start()
+        except BaseException as cause:  # noqa: BLE001 - as in a run: whoever waits for the lane must be told
+            error = cause
+        self._tell(self._on_start, self, error)
+        return error is None
 
     def _run(self, items: Sequence[Item]) -> RunEnd[Result]:
         started = time.perf_counter()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from app.batching.failures import deadline_exceeded, shutting_down
+from app.batching.failures import deadline_exceeded, may_be_one_item, own_error, shutting_down
 from app.batching.observer import DropReason, Observer
 from app.batching.policy import FairQueue
-from app.batching.submission import Entry, Submission
+from app.batching.submission import BatchOutcome, Entry, Submission
 from app.errors import ServiceError
 
 Item = TypeVar("Item")
@@ -56,6 +58,35 @@ class WaitingItems(Generic[Item, Result]):
         """Answer a submission's caller with `error`; what of it still waits is dropped."""
         submission.fail(error, reason)
         self.withdraw(submission)
+
+    async def outcome_of(
+        self, submission: Submission[Item, Result], loop: asyncio.AbstractEventLoop
+    ) -> BatchOutcome[Result]:
+        """Wait until a submission is answered, at its deadline at the latest; what of it waits then is withdrawn."""
+        timer = loop.call_at(submission.deadline, self.expire, submission)
+        try:
+            return await submission.future
+        finally:
+            timer.cancel()
+            self.withdraw(submission)
+            if submission.future.done() and not submission.future.cancelled():
+                submission.future.exception()  # read, also when the caller was cancelled just after it was set
+
+    def settle_failed(
+        self, entries: Sequence[Entry[Item, Result]], error: BaseException, now: float, *, may_retry: bool
+    ) -> bool:
+        """Let each item of a failed run wait again, to run alone, or fail its caller; return which it was."""
+        is_retried = may_retry and len(entries) > 1 and may_be_one_item(error)
+        for entry in entries:
+            if entry.submission.future.done():
+                continue
+            if is_retried:
+                entry.key = object()  # equal to no other: it runs alone
+                entry.queued_at = now
+                self.add(entry)
+            else:
+                self.fail(entry.submission, own_error(error), "failed")
+        return is_retried
 
     def expire(self, submission: Submission[Item, Result]) -> None:
         """Answer a caller whose deadline has passed."""
