@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from app.backends.tensorrt.findings import recognize
+from app.backends.findings import recognize
 from app.backends.tensorrt.messages import Messages
 from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.profiles import misfit, static_shape

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from app.backends.tensorrt.findings import Finding, explain
+from app.backends.findings import Finding, explain
 from app.errors import BackendUnavailableError
 
 TENSORRT = "tensorrt"

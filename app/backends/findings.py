@@ -1,4 +1,4 @@
-"""What TensorRT, CUDA and the loader of libraries say when something is wrong, and what an operator can do about it."""
+"""What TensorRT, CUDA, ONNX Runtime and the loader of libraries say when something is wrong, and what mends it."""
 
 from __future__ import annotations
 
