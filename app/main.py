@@ -82,7 +82,7 @@ def _api_options(service: Service) -> ApiOptions:
             notice=service.notice,
         ),
         defaults=RequestDefaults(
-            det_thresh=settings.def_det_thresh,
+            det_thresh=service.score_threshold,
             extract_embedding=settings.def_extract_embedding,
             return_face_data=settings.def_return_face_data,
             return_landmarks=settings.def_return_landmarks,

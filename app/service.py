@@ -42,6 +42,9 @@ from app.specs import ModelSpec, default_registry_dir, read_registry
 
 _log = structlog.get_logger("jetface")
 
+DEFAULT_SCORE_THRESHOLD = 0.6
+"""Least detector score where neither request, settings nor registry entry name one; as InsightFace-REST has it."""
+
 CLOSE_GRACE_S = 1.0
 """Longest wait for runs under way when a service is closed: by then its callers have their answers."""
 
@@ -73,6 +76,14 @@ class Service:
     pool: WorkPool
     loader: PictureLoader
     extractor: Extractor
+
+    @property
+    def score_threshold(self) -> float:
+        """Least detector score where a request names none: what the settings say, else what suits the detector."""
+        if self.settings.def_det_thresh is not None:
+            return self.settings.def_det_thresh
+        own = self.store.spec(self.chosen.detector).score_threshold
+        return DEFAULT_SCORE_THRESHOLD if own is None else own
 
     @property
     def notice(self) -> str | None:

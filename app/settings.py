@@ -148,9 +148,10 @@ class Settings(BaseSettings):
     )
 
     # Request defaults, named as in InsightFace-REST
-    def_det_thresh: float = _env(
-        "DEF_DET_THRESH", default=0.6, ge=0, le=1, meaning="Detector score threshold of a request that names none."
-    )
+    def_det_thresh: Annotated[float, Ge(0), Le(1)] | None = _env(
+        "DEF_DET_THRESH", default=None, allowed="number from 0 to 1, or empty",
+        meaning="Detector score threshold of a request that names none; empty: the detector's own, 0.6 for most.",
+    )  # fmt: skip
     def_extract_embedding: bool = _env("DEF_EXTRACT_EMBEDDING", default=True, meaning="Default of `extract_embedding`.")
     def_return_face_data: bool = _env("DEF_RETURN_FACE_DATA", default=False, meaning="Default of `return_face_data`.")
     def_return_landmarks: bool = _env("DEF_RETURN_LANDMARKS", default=False, meaning="Default of `return_landmarks`.")

@@ -97,6 +97,9 @@ class ModelSpec(_Entry):
     box_enlargement: float | None = Field(
         None, ge=1, le=8, description="Liveness only: its picture is this many times as wide and high as the box."
     )
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="Detection only: its default threshold, where 0.6 does not suit it."
+    )
     keeps_bf16: bool = Field(
         False, description="Measured: run in bfloat16, its answers stay within the limits of docs/adr/0008-openvino.md."
     )
@@ -124,6 +127,8 @@ class ModelSpec(_Entry):
             raise ValueError("embedding_length belongs to recognition models, and every one of them needs it")
         if (self.task == "liveness") != (self.box_enlargement is not None):
             raise ValueError("box_enlargement belongs to liveness models, and every one of them needs it")
+        if self.score_threshold is not None and self.task != "detection":
+            raise ValueError("score_threshold belongs to detection models")
         if self.sha256 is None and self.md5 is None:
             raise ValueError("sha256 (or, where the publisher gives no other, md5) is needed")
         if self.name.lower() in RESERVED_NAMES:

@@ -55,13 +55,13 @@ async def in_process(settings: Settings, wish: Wish) -> AsyncIterator[Embedder]:
     Raises:
         click.ClickException: The settings name no recognizer.
     """
-    options = ExtractOptions(
-        score_threshold=settings.def_det_thresh if wish.threshold is None else wish.threshold,
-        limit_faces=wish.limit_faces,
-        min_face_width_px=wish.min_face_size,
-        min_quality=wish.min_quality,
-    )
     async with open_service(settings) as service:
+        options = ExtractOptions(
+            score_threshold=service.score_threshold if wish.threshold is None else wish.threshold,
+            limit_faces=wish.limit_faces,
+            min_face_width_px=wish.min_face_size,
+            min_quality=wish.min_quality,
+        )
         lengths = {name: service.store.spec(name).embedding_length for name in service.chosen.names}
         yield Embedder(_recognizer(lengths), lambda pictures: extract_each(service, pictures, options))
 

@@ -18,7 +18,11 @@ from app.settings import read_settings
     "--draw", "draw_dir", type=click.Path(file_okay=False, path_type=Path), help="Write annotated pictures here."
 )
 @click.option("--detect-only", is_flag=True, help="Boxes and landmarks; no embeddings, no recognizer.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Least detector score; default: DEF_DET_THRESH.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Least detector score; default: DEF_DET_THRESH, or the detector's own.",
+)
 @click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
 @click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
 def extract(
@@ -44,12 +48,15 @@ def extract(
     pictures = find_pictures(paths)
     if not pictures:
         raise click.ClickException("no pictures found")
-    options = ExtractOptions(
-        score_threshold=settings.def_det_thresh if threshold is None else threshold,
-        limit_faces=limit_faces,
-        min_face_width_px=min_face_size,
-        with_embedding=not detect_only,
-    )
+
+    def options(default_threshold: float) -> ExtractOptions:
+        return ExtractOptions(
+            score_threshold=default_threshold if threshold is None else threshold,
+            limit_faces=limit_faces,
+            min_face_width_px=min_face_size,
+            with_embedding=not detect_only,
+        )
+
     num_failed = asyncio.run(extract_pictures(settings, pictures, options, as_json=as_json, draw_dir=draw_dir))
     if num_failed:
         raise click.ClickException(f"{num_failed} of {len(pictures)} pictures failed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,19 @@ def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
 
 
 async def extract_pictures(
-    settings: Settings, pictures: Sequence[Picture], options: ExtractOptions, *, as_json: bool, draw_dir: Path | None
+    settings: Settings,
+    pictures: Sequence[Picture],
+    options: Callable[[float], ExtractOptions],
+    *,
+    as_json: bool,
+    draw_dir: Path | None,
 ) -> int:
     """Print what comes of every picture, in order.
 
     Args:
         settings: Of the service.
         pictures: Files to look at.
-        options: What is wanted of them.
+        options: What is wanted of them, given the threshold of the detector that answers.
         as_json: JSON lines rather than a table.
         draw_dir: Where annotated copies go; None for none.
 
@@ -102,8 +107,9 @@ async def extract_pictures(
     """
     num_failed = 0
     async with open_service(settings) as service:
+        wanted = options(service.score_threshold)
         with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
-            async for picture, result in extract_each(service, pictures, options, draw_dir):
+            async for picture, result in extract_each(service, pictures, wanted, draw_dir):
                 num_failed += result.error is not None
                 with tqdm.external_write_mode(file=sys.stdout):
                     if as_json:

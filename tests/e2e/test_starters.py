@@ -24,5 +24,6 @@ def test_starter_models_answer_and_are_announced(tmp_path: Path, body_of: Callab
     assert len(picture["faces"]) == 6
     assert {len(face["vec"]) for face in picture["faces"]} == {512}
     assert (info["models"]["det_name"], info["models"]["rec_name"]) == ("starter_det", "starter_rec")
+    assert info["defaults"]["det_thresh"] == 0.5
     assert "jetface models pull" in info["notice"]
     assert info["notice"] in log

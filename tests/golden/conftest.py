@@ -34,7 +34,7 @@ class SyncService:
 
     def extract(self, pictures: Sequence[bytes], **options: Any) -> list[PictureResult]:
         """Return the result of each encoded picture; options are those of `ExtractOptions`, threshold by default."""
-        wanted = ExtractOptions(**{"score_threshold": self.settings.def_det_thresh, **options})
+        wanted = ExtractOptions(**{"score_threshold": self._service.score_threshold, **options})
         return self._in_parts(
             pictures, lambda part, deadline: self._service.extractor.extract(part, wanted, deadline=deadline)
         )

@@ -99,6 +99,7 @@ def test_a_file_name_defaults_to_the_model_name(tmp_path: Path) -> None:
         ('family = "arcface"', 'family = "yolo"', "family"),
         ("embedding_length = 256", "", "embedding_length"),
         ("embedding_length = 256", "embedding_length = 256\nbox_enlargement = 2.7", "box_enlargement"),
+        ("embedding_length = 256", "embedding_length = 256\nscore_threshold = 0.5", "score_threshold"),
         (f'sha256 = "{"0" * 64}"', "", "sha256"),
         ('name = "mine"', 'name = "auto"', "word of the settings"),
         ('name = "mine"', 'name = "../mine"', "name"),
