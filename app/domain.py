@@ -23,6 +23,12 @@ Crop: TypeAlias = NDArray[np.uint8]
 Blob: TypeAlias = NDArray[np.float32]
 """(N, C, H, W) float32, normalised as a model wants it."""
 
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(N, H, W, 3) uint8 BGR: pictures of one size, as they are."""
+
+Batch: TypeAlias = Blob | Pixels
+"""What a graph takes: normalised blobs, or pixels where it was prepared to normalise them itself."""
+
 Tensor: TypeAlias = NDArray[np.float32]
 """One output of a graph: float32, axis 0 is the batch."""
 

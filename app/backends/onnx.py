@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.backends.providers import CPU, TensorrtOptions, provider_options
-from app.domain import Blob, Tensor
+from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
 _ERRORS_ONLY = 3
@@ -62,7 +62,7 @@ class OnnxRuntimeBackend:
         """Most items one run takes."""
         return self._max_batch_size
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once, as `Backend.run` says."""
         if self._session is None:
             raise InferenceError("The model is closed.")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app.domain import Blob, Tensor
+from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
 Precision = Literal["f32", "bf16"]
@@ -124,15 +124,19 @@ def open_openvino_backends(
         graph = compiled(num_lanes)
         graphs = Graphs(graph.create_infer_request(), graph.create_infer_request, most=num_lanes)
     lengths = [None if axis.is_dynamic else axis.get_length() for axis in list(shape)[1:]]
-    return [OpenVinoBackend(graphs, lengths=lengths, max_batch_size=max_batch_size) for _ in range(num_lanes)]
+    dtype = np.dtype(read.inputs[0].get_element_type().to_dtype())
+    return [
+        OpenVinoBackend(graphs, dtype=dtype, lengths=lengths, max_batch_size=max_batch_size) for _ in range(num_lanes)
+    ]
 
 
 class OpenVinoBackend:
     """One lane of an open model. One thread owns it; the graphs are shared by all lanes."""
 
-    def __init__(self, graphs: Graphs, *, lengths: list[int | None], max_batch_size: int) -> None:
-        """Wrap graphs with one input; `lengths` are those of its axes after the batch, None where free."""
+    def __init__(self, graphs: Graphs, *, dtype: np.dtype[Any], lengths: list[int | None], max_batch_size: int) -> None:
+        """Wrap graphs with one input of `dtype`; `lengths` are those of its axes after the batch, None where free."""
         self._graphs: Graphs | None = graphs
+        self._dtype = dtype
         self._lengths = lengths
         self._max_batch_size = max_batch_size
 
@@ -141,7 +145,7 @@ class OpenVinoBackend:
         """Most items one run takes."""
         return self._max_batch_size
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once, as `Backend.run` says."""
         if self._graphs is None:
             raise InferenceError("The model is closed.")
@@ -157,14 +161,14 @@ class OpenVinoBackend:
         """Let go of the graphs; the last lane to do so frees their memory."""
         self._graphs = None
 
-    def _check(self, batch: Blob) -> None:
+    def _check(self, batch: Batch) -> None:
         """OpenVINO would convert other types in silence, and recompute the graph for other shapes."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
         fits = len(batch.shape) == len(self._lengths) + 1 and all(
             wanted in (None, length) for wanted, length in zip(self._lengths, batch.shape[1:], strict=True)
         )
-        if not fits or batch.dtype != np.float32:
+        if not fits or batch.dtype != self._dtype:
             raise InferenceError("The model does not take a batch of this shape or type.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from app.domain import Blob, Tensor
+from app.domain import Batch, Tensor
 
 
 class Backend(Protocol):
@@ -15,17 +15,19 @@ class Backend(Protocol):
         """Most items one run takes, at least 1."""
         ...
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once.
 
         Args:
-            batch: (N, C, H, W) float32, C-contiguous, 1 <= N <= `max_batch_size`.
+            batch: (N, C, H, W) float32, or (N, H, W, 3) uint8 BGR where the graph was prepared to take pixels;
+                C-contiguous, 1 <= N <= `max_batch_size`.
 
         Returns:
             The graph's outputs in the graph's order. The arrays belong to the caller.
 
         Raises:
-            InferenceError: The run failed; the backend stays usable unless it says otherwise.
+            InferenceError: The run failed, or the graph takes no such batch; the backend stays usable unless it says
+                otherwise.
         """
         ...
 

@@ -40,6 +40,11 @@ class Opener(Protocol):
         """Whether runs take the cores that everything else needs too."""
         ...
 
+    @property
+    def wants_pixels(self) -> bool:
+        """Whether graphs are prepared to take pixels: so on a GPU, to which they are carried; never on a CPU."""
+        ...
+
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
     ) -> Sequence[Backend]:
@@ -70,6 +75,11 @@ class OnnxOpener:
     def is_on_cpu(self) -> bool:
         """Whether the CPU provider is the first."""
         return self.provider == CPU
+
+    @property
+    def wants_pixels(self) -> bool:
+        """On a GPU."""
+        return not self.is_on_cpu
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
@@ -107,6 +117,11 @@ class OpenVinoOpener:
     def is_on_cpu(self) -> bool:
         """Always: it is opened for the CPU only."""
         return True
+
+    @property
+    def wants_pixels(self) -> bool:
+        """Never: on a CPU they do not pay."""
+        return False
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1

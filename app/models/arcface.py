@@ -16,13 +16,17 @@ from app.specs import ModelSpec
 class Arcface(RowHead[Embedding]):
     """Runs an ArcFace graph on crops."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, takes_pixels: bool = False) -> None:
         """Create a recognizer for a registry entry of the recognition task.
+
+        Args:
+            spec: The entry.
+            takes_pixels: The graph normalises pixels itself.
 
         Raises:
             ModelContractError: The entry is for crops of another size than 112x112, or names no embedding length.
         """
-        super().__init__(spec)
+        super().__init__(spec, takes_pixels=takes_pixels)
         if self.input_hw != (CROP_SIDE_PX, CROP_SIDE_PX):
             raise ModelContractError(
                 f"ArcFace takes crops of 112x112 pixels; {spec.name} wants {self.input_hw[0]}x{self.input_hw[1]}."

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends.protocol import Backend
-from app.domain import Detections, Image, Tensor
+from app.domain import Batch, Detections, Image, Tensor
 from app.errors import InferenceError
 from app.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
-from app.geometry.tensors import to_blob
+from app.models.pixels import to_batch
 from app.specs import ModelSpec
 
 STRIDES_PX = (8, 16, 32)
@@ -36,14 +36,16 @@ class CanvasHead(ABC):
     Stateless; as thread-safe as the backend it is given.
     """
 
-    def __init__(self, spec: ModelSpec, *, is_batched: bool) -> None:
+    def __init__(self, spec: ModelSpec, *, is_batched: bool, takes_pixels: bool = False) -> None:
         """Create a detector.
 
         Args:
             spec: Its registry entry.
             is_batched: Outputs are (N, anchors, C); otherwise (anchors, C), and one canvas is run at a time.
+            takes_pixels: The graph normalises pixels itself.
         """
         self.spec = spec
+        self.takes_pixels = takes_pixels
         self.is_batched = is_batched
 
     def run(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
@@ -62,7 +64,9 @@ class CanvasHead(ABC):
         """
         found: list[Detections] = []
         for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
-            outputs = backend.run(self.blob(self.spec, [item.canvas for item in chunk]))
+            outputs = backend.run(
+                self.batch(self.spec, [item.canvas for item in chunk], takes_pixels=self.takes_pixels)
+            )
             rows = [output if self.is_batched else output[None] for output in outputs]
             found += [
                 self._faces([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
@@ -84,9 +88,9 @@ class CanvasHead(ABC):
         """
 
     @staticmethod
-    def blob(spec: ModelSpec, canvases: Sequence[Image]) -> NDArray[np.float32]:
-        """Normalise canvases of one size as the entry says."""
-        return to_blob(canvases, mean=spec.input.mean, std=spec.input.std, channel_order=spec.input.channel_order)
+    def batch(spec: ModelSpec, canvases: Sequence[Image], *, takes_pixels: bool) -> Batch:
+        """Put canvases of one size together, normalised as the entry says unless the graph does that."""
+        return to_batch(canvases, spec.input, takes_pixels=takes_pixels)
 
     @staticmethod
     def _chunks(items: Sequence[DetectorItem], max_length: int) -> Iterator[Sequence[DetectorItem]]:

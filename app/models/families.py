@@ -5,10 +5,10 @@ To add one: name it in `app.specs` with its task, write its head, and add a line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,26 +38,44 @@ class Probed:
     """An item any sound model of the family can run."""
 
 
-Probe: TypeAlias = Callable[[ModelSpec, Backend, tuple[int, int] | None], Probed]
-"""Registry entry, backend, height and width the graph is fixed to (None: free) -> head.
+class Probe(Protocol):
+    """How a graph of a family becomes a head."""
 
-Raises ModelContractError when the graph is not what the entry says.
-"""
+    def __call__(
+        self, spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None, *, takes_pixels: bool = False
+    ) -> Probed:
+        """Run the graph once and return its head.
+
+        Args:
+            spec: Its registry entry.
+            backend: Owned by the calling thread for the duration of the call.
+            fixed_hw: Height and width the graph is fixed to, None where it takes any canvas.
+            takes_pixels: The graph normalises pixels itself.
+
+        Raises:
+            ModelContractError: The graph is not what the entry says.
+            InferenceError: The run failed.
+        """
+        ...
 
 
 class _Detector(Protocol):
     """A kind of detector."""
 
-    def probe(self, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int]) -> CanvasHead: ...
+    def probe(
+        self, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool
+    ) -> CanvasHead: ...
 
 
 def _looks(kind: _Detector) -> Probe:
     """Return how a family is probed that finds faces on canvases."""
 
-    def probe(spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None) -> Probed:
+    def probe(
+        spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None, *, takes_pixels: bool = False
+    ) -> Probed:
         canvas_hw = fixed_hw or _PROBE_CANVAS_HW
         look = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
-        return Probed(LooksHead(kind.probe(spec, backend, canvas_hw)), (look,))
+        return Probed(LooksHead(kind.probe(spec, backend, canvas_hw, takes_pixels=takes_pixels)), (look,))
 
     return probe
 
@@ -65,8 +83,11 @@ def _looks(kind: _Detector) -> Probe:
 def _rows(kind: type[RowHead[Any]]) -> Probe:
     """Return how a family is probed that answers each picture with a row."""
 
-    def probe(spec: ModelSpec, backend: Backend, _fixed_hw: tuple[int, int] | None) -> Probed:
-        head = kind.probe(spec, backend)
+    def probe(
+        spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None, *, takes_pixels: bool = False
+    ) -> Probed:
+        del fixed_hw
+        head = kind.probe(spec, backend, takes_pixels=takes_pixels)
         return Probed(head, np.full((*head.input_hw, 3), 127, np.uint8))
 
     return probe

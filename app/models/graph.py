@@ -15,13 +15,14 @@ from app.errors import ModelFileError
 from app.models.contract import canvas_hw, check_inputs, check_outputs, declares_free_batch
 from app.models.free_batch import free_batch
 from app.models.parts import GraphError, GraphParts, Shape, shape_of, take_apart
+from app.models.pixels import take_pixels
 from app.models.prepared import PreparedFiles
 from app.models.rewrite import Rewrite
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
 
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 """Goes up with every change of what preparing writes: prepared files are kept under it."""
 
 
@@ -47,6 +48,8 @@ class PreparedGraph:
     """In the graph's order."""
     is_batch_free: bool
     """Whether a run takes several items, each answered as if alone; else one at a time."""
+    takes_pixels: bool
+    """Whether a batch is (N, H, W, 3) uint8 BGR; else a blob, (N, 3, H, W) float32."""
     rewrites: tuple[str, ...]
     """Names of the speed-ups that changed it."""
     source_sha256: str
@@ -54,7 +57,12 @@ class PreparedGraph:
 
 
 def prepare_graph(
-    path: Path, spec: ModelSpec, *, rewrites: Sequence[Rewrite] = (), cache: PreparedFiles | None = None
+    path: Path,
+    spec: ModelSpec,
+    *,
+    rewrites: Sequence[Rewrite] = (),
+    pixels: bool = False,
+    cache: PreparedFiles | None = None,
 ) -> PreparedGraph:
     """Read, check and improve a graph.
 
@@ -65,6 +73,7 @@ def prepare_graph(
         path: The weights file, its checksum already verified.
         spec: What the graph has to be.
         rewrites: Speed-ups to apply, in order.
+        pixels: Let the graph take pixels and normalise them itself, as `take_pixels` says.
         cache: Where prepared graphs are kept between starts; None keeps nothing.
 
     Raises:
@@ -81,25 +90,29 @@ def prepare_graph(
         spec.model_dump_json(include={"task", "family", "input", "embedding_length"}),
         f"onnx {onnx.__version__}, preparation {PREPARATION_VERSION}",
         *(f"{rewrite.name} {rewrite.version}" for rewrite in rewrites),
+        *(["pixels"] if pixels else []),
     ]
     if cache and (kept := cache.load(spec.name, key)):
         file, facts = kept
         return _from_facts(facts, file)
     try:
         parts, is_batch_free, applied = _improve(take_apart(serialized), spec, rewrites)
+        height_px, width_px = (shape_of(parts.inputs[0]) or ())[2:]
+        if pixels:
+            parts = _with_pixels(parts, spec)
         shapes = parts.infer_shapes()
     except GraphError as cause:
         raise ModelFileError(f"The file {path.name} of model {spec.name} cannot be used: {cause}.") from cause
     if not is_batch_free:
         _log.warning("model runs one item at a time: its graph may mix the items of a batch", model=spec.name)
     parts = parts.replace(outputs=[_value(end, shapes.get(end.name)) for end in parts.outputs])
-    height_px, width_px = (shape_of(parts.inputs[0]) or ())[2:]
     facts = {
         "model_name": spec.name,
         "input_name": parts.inputs[0].name,
         "input_hw": (height_px, width_px) if height_px and width_px else None,
         "outputs": [(end.name, shapes.get(end.name)) for end in parts.outputs],
         "is_batch_free": is_batch_free,
+        "takes_pixels": pixels,
         "rewrites": applied,
         "source_sha256": source_sha256,
     }
@@ -125,6 +138,11 @@ def _improve(parts: GraphParts, spec: ModelSpec, rewrites: Sequence[Rewrite]) ->
     return parts, is_batch_free, applied
 
 
+def _with_pixels(parts: GraphParts, spec: ModelSpec) -> GraphParts:
+    batch, _, height_px, width_px = shape_of(parts.inputs[0]) or ()
+    return _with_input(take_pixels(parts, spec.input), (batch, height_px, width_px, 3))
+
+
 def _with_input(parts: GraphParts, shape: Shape) -> GraphParts:
     return parts.replace(inputs=[_value(parts.inputs[0], shape)])
 
@@ -144,6 +162,7 @@ def _from_facts(facts: Mapping[str, Any], model: bytes | Path) -> PreparedGraph:
         input_hw=facts["input_hw"] and tuple(facts["input_hw"]),
         outputs=tuple(OutputInfo(name=name, shape=shape and tuple(shape)) for name, shape in facts["outputs"]),
         is_batch_free=facts["is_batch_free"],
+        takes_pixels=facts["takes_pixels"],
         rewrites=tuple(facts["rewrites"]),
         source_sha256=facts["source_sha256"],
     )

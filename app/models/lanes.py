@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from app.backends.protocol import Backend
 from app.batching.lane import Lane
-from app.domain import Blob, Tensor
+from app.domain import Batch, Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ class WideBackend:
         """That of both."""
         return min(self._narrow.max_batch_size, self._wide.max_batch_size)
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run a batch on whichever suits it."""
         return (self._narrow if batch.size < NARROW_BELOW else self._wide).run(batch)
 

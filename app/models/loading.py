@@ -134,7 +134,9 @@ class ModelLoader:
         runner = self._start(candidates[0], path, spec)
         for challenger in candidates[1:]:
             runner = self._faster(runner, challenger, path, spec)
-        probed = FAMILIES[spec.family](spec, runner.backends[0], runner.graph.input_hw)
+        probed = FAMILIES[spec.family](
+            spec, runner.backends[0], runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels
+        )
         return _Opened(
             backend=runner.opener.name,
             lanes=self._lanes(probed.head, runner),
@@ -145,7 +147,11 @@ class ModelLoader:
 
     def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
         graph = prepare_graph(
-            path, spec, rewrites=choose_rewrites(opener.provider, runtime_version()), cache=self._prepared
+            path,
+            spec,
+            rewrites=choose_rewrites(opener.provider, runtime_version()),
+            pixels=opener.wants_pixels,
+            cache=self._prepared,
         )
         max_batch = self._max_batch(opener, spec, graph)
         num_lanes = self._options.num_cores if opener.is_on_cpu else 1

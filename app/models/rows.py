@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from app.backends.protocol import Backend
-from app.domain import Image
+from app.domain import Batch, Image
 from app.errors import InferenceError, ModelContractError
-from app.geometry.tensors import to_blob
+from app.models.pixels import to_batch
 from app.specs import ModelSpec
 
 Result = TypeVar("Result")
@@ -25,8 +25,12 @@ class RowHead(ABC, Generic[Result]):
     Stateless; as thread-safe as the backend it is given.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, takes_pixels: bool = False) -> None:
         """Take the size, the normalisation and the length of a row from a registry entry.
+
+        Args:
+            spec: The entry.
+            takes_pixels: The graph normalises pixels itself.
 
         Raises:
             ModelContractError: The entry leaves the input's size or the length of a row open.
@@ -34,23 +38,25 @@ class RowHead(ABC, Generic[Result]):
         if not spec.input.height_px or not spec.input.width_px or spec.row_length is None:
             raise ModelContractError(f"{spec.name} names no input size, or no embedding length.")
         self.spec = spec
+        self.takes_pixels = takes_pixels
         self.row_length = spec.row_length
         self.input_hw = (spec.input.height_px, spec.input.width_px)
 
     @classmethod
-    def probe(cls, spec: ModelSpec, backend: Backend) -> Self:
+    def probe(cls, spec: ModelSpec, backend: Backend, *, takes_pixels: bool = False) -> Self:
         """Create a head for the graph in `backend`, checking its answer to one grey picture.
 
         Args:
             spec: Its registry entry.
             backend: Owned by the calling thread for the duration of the call.
+            takes_pixels: The graph normalises pixels itself.
 
         Raises:
             ModelContractError: The graph's answer is not one row of the entry's length.
             InferenceError: The run failed.
         """
-        head = cls(spec)
-        outputs = backend.run(head._blob([np.full((*head.input_hw, 3), 127, np.uint8)]))
+        head = cls(spec, takes_pixels=takes_pixels)
+        outputs = backend.run(head._batch([np.full((*head.input_hw, 3), 127, np.uint8)]))
         if len(outputs) != 1 or outputs[0].size != head.row_length or len(outputs[0]) != 1:
             found = ", ".join(str(list(output.shape)) for output in outputs)
             raise ModelContractError(f"{spec.name} should answer a picture with [1, {head.row_length}]; found {found}.")
@@ -72,7 +78,7 @@ class RowHead(ABC, Generic[Result]):
         rows = np.empty((len(pictures), self.row_length), np.float32)
         for start in range(0, len(pictures), backend.max_batch_size):
             chunk = pictures[start : start + backend.max_batch_size]
-            output = backend.run(self._blob(chunk))[0]
+            output = backend.run(self._batch(chunk))[0]
             # Some exports keep trailing axes of length 1: the sizes tell, not the ranks.
             if len(output) != len(chunk) or output.size != len(chunk) * self.row_length:
                 raise InferenceError(
@@ -87,6 +93,5 @@ class RowHead(ABC, Generic[Result]):
     def decode(self, rows: NDArray[np.float32]) -> list[Result]:
         """Turn finite (N, L) rows into N results, in order."""
 
-    def _blob(self, pictures: Sequence[Image]) -> NDArray[np.float32]:
-        spec = self.spec.input
-        return to_blob(pictures, mean=spec.mean, std=spec.std, channel_order=spec.channel_order)
+    def _batch(self, pictures: Sequence[Image]) -> Batch:
+        return to_batch(pictures, self.spec.input, takes_pixels=self.takes_pixels)

@@ -93,31 +93,36 @@ def read_layout(outputs: Sequence[NDArray[np.float32]], canvas_hw: tuple[int, in
 class Scrfd(CanvasHead):
     """Runs a SCRFD graph on canvases."""
 
-    def __init__(self, spec: ModelSpec, layout: ScrfdLayout) -> None:
+    def __init__(self, spec: ModelSpec, layout: ScrfdLayout, *, takes_pixels: bool = False) -> None:
         """Create a detector.
 
         Args:
             spec: Its registry entry.
             layout: What `read_layout` says of its graph.
+            takes_pixels: The graph normalises pixels itself.
         """
-        super().__init__(spec, is_batched=layout.is_batched)
+        super().__init__(spec, is_batched=layout.is_batched, takes_pixels=takes_pixels)
         self.layout = layout
 
     @classmethod
-    def probe(cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int]) -> Scrfd:
+    def probe(
+        cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool = False
+    ) -> Scrfd:
         """Create a detector for the graph in `backend`, learning its layout from one run on a black canvas.
 
         Args:
             spec: Its registry entry.
             backend: Owned by the calling thread for the duration of the call.
             canvas_hw: A canvas the graph takes: its fixed size, else any multiples of 32.
+            takes_pixels: The graph normalises pixels itself.
 
         Raises:
             ModelContractError: The graph is not SCRFD.
             InferenceError: The run failed.
         """
-        outputs = backend.run(cls.blob(spec, [np.zeros((*canvas_hw, 3), np.uint8)]))
-        return cls(spec, read_layout(outputs, canvas_hw))
+        canvas = np.zeros((*canvas_hw, 3), np.uint8)
+        outputs = backend.run(cls.batch(spec, [canvas], takes_pixels=takes_pixels))
+        return cls(spec, read_layout(outputs, canvas_hw), takes_pixels=takes_pixels)
 
     def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
         """Threshold the scores; distances around the anchors of those that pass become boxes and landmarks."""

@@ -71,31 +71,36 @@ class Yunet(CanvasHead):
     other detectors, where OpenCV's default is 0.3, of boxes cut to whole pixels.
     """
 
-    def __init__(self, spec: ModelSpec, levels: tuple[YunetLevel, ...]) -> None:
+    def __init__(self, spec: ModelSpec, levels: tuple[YunetLevel, ...], *, takes_pixels: bool = False) -> None:
         """Create a detector.
 
         Args:
             spec: Its registry entry.
             levels: What `read_levels` says of its graph.
+            takes_pixels: The graph normalises pixels itself.
         """
-        super().__init__(spec, is_batched=True)
+        super().__init__(spec, is_batched=True, takes_pixels=takes_pixels)
         self.levels = levels
 
     @classmethod
-    def probe(cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int]) -> Self:
+    def probe(
+        cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool = False
+    ) -> Self:
         """Create a detector for the graph in `backend`, learning its outputs from one run on a black canvas.
 
         Args:
             spec: Its registry entry.
             backend: Owned by the calling thread for the duration of the call.
             canvas_hw: A canvas the graph takes: its fixed size, else any multiples of 32.
+            takes_pixels: The graph normalises pixels itself.
 
         Raises:
             ModelContractError: The graph is not YuNet.
             InferenceError: The run failed.
         """
-        outputs = backend.run(cls.blob(spec, [np.zeros((*canvas_hw, 3), np.uint8)]))
-        return cls(spec, read_levels(outputs, canvas_hw))
+        canvas = np.zeros((*canvas_hw, 3), np.uint8)
+        outputs = backend.run(cls.batch(spec, [canvas], takes_pixels=takes_pixels))
+        return cls(spec, read_levels(outputs, canvas_hw), takes_pixels=takes_pixels)
 
     def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
         """Score by the geometric mean of `cls` and `obj`; what passes is placed around its cell."""

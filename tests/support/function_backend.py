@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from app.domain import Blob, Tensor
+from app.domain import Batch, Tensor
 
 
 class FunctionBackend:
     """Implements `Backend`; remembers the batches it was given."""
 
-    def __init__(self, graph: Callable[[Blob], tuple[Tensor, ...]], max_batch_size: int = 4) -> None:
+    def __init__(self, graph: Callable[[Any], tuple[Tensor, ...]], max_batch_size: int = 4) -> None:
         self.graph = graph
         self.max_batch_size = max_batch_size
-        self.batches: list[Blob] = []
+        self.batches: list[Batch] = []
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Call the function."""
         assert len(batch) <= self.max_batch_size
         self.batches.append(batch)

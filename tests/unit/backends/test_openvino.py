@@ -140,7 +140,9 @@ def test_a_run_that_fails_inside_is_an_inference_error_and_the_backend_lives_on(
         def infer(self, *_args: object, **_kwargs: object) -> None:
             raise RuntimeError("oneDNN")
 
-    failing = OpenVinoBackend(Graphs(Failing(), Failing, most=1), lengths=[3, 112, 112], max_batch_size=1)
+    failing = OpenVinoBackend(
+        Graphs(Failing(), Failing, most=1), dtype=np.dtype(np.float32), lengths=[3, 112, 112], max_batch_size=1
+    )
     for _ in range(2):
         with pytest.raises(InferenceError, match="could not be run"):
             failing.run(canvas(112, 112))

@@ -62,7 +62,7 @@ def test_finds_what_opencv_finds(tmp_path: Path, seed: int) -> None:
     wanted = opencv_rows(model, tmp_path, canvas, THRESHOLD, 1.0)
     backend = opened(model, tmp_path, spec)
     detector = Yunet.probe(spec, backend, CANVAS_HW)
-    outputs = [output[0] for output in backend.run(detector.blob(spec, [canvas]))]
+    outputs = [output[0] for output in backend.run(detector.batch(spec, [canvas], takes_pixels=False))]
     levels = detector.decode(outputs, CANVAS_HW, THRESHOLD)
     boxes = np.concatenate([level.boxes for level in levels])
     scores = np.concatenate([level.scores for level in levels])
