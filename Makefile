@@ -11,12 +11,12 @@ ifneq ($(wildcard ../shared/models),)
 export MODEL_MIRROR ?= ../shared/models
 endif
 
-SHELL_SCRIPTS := entrypoint.sh .ci/run
+SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh
 
-.PHONY: help run test check lint bench lock docs clean
+.PHONY: help run test check lint bench lock lock-images docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 define set_up
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -68,13 +68,23 @@ $(VENV)-bench/.ready: requirements/bench.txt
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insightface; see tests/bench/
 	$(BIN)/python -m tests.bench --peer-python $(VENV)-bench/bin/python
 
-lock: ## resolve the lock files anew (needs uv)
-	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
-	  --custom-compile-command 'make lock' pyproject.toml --group build -o requirements/run.txt
-	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
-	  --custom-compile-command 'make lock' -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
-	uv pip compile --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --quiet \
-	  --custom-compile-command 'make lock' requirements/bench.in -o requirements/bench.txt
+# --no-strip-extras and the rest: one shape for every lock, so that a diff shows versions and nothing else.
+LOCK := uv pip compile --generate-hashes --no-strip-extras --no-annotate --quiet --custom-compile-command 'make lock'
+ELSEWHERE := --overrides requirements/onnxruntime-elsewhere.txt
+JETSON := --python-version 3.10 --python-platform aarch64-manylinux_2_35
+GPU := --python-version 3.12 --python-platform x86_64-manylinux_2_35
+
+lock: lock-images ## resolve the lock files anew (needs uv)
+	$(LOCK) --universal --python-version 3.10 pyproject.toml --group build -o requirements/run.txt
+	$(LOCK) --universal --python-version 3.10 -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
+	$(LOCK) --universal --python-version 3.10 requirements/bench.in -o requirements/bench.txt
+
+lock-images: ## of these, those of the images
+	$(LOCK) --universal --python-version 3.10 requirements/builder.in -o requirements/builder.txt
+	$(LOCK) --universal --python-version 3.11 pyproject.toml --extra openvino -o requirements/cpu.txt
+	$(LOCK) $(GPU) $(ELSEWHERE) pyproject.toml requirements/gpu.in -o requirements/gpu.txt
+	$(LOCK) $(JETSON) $(ELSEWHERE) pyproject.toml requirements/jetson.in -o requirements/jetson.txt
+	$(LOCK) $(JETSON) -c requirements/jetson.txt requirements/jetson-onnxruntime.in -o requirements/jetson-onnxruntime.txt
 
 docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env, docs/errors.md
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \

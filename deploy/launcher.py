@@ -1,0 +1,6 @@
+#!/usr/bin/env python3
+"""`jetface` in the images, where the code lies in /app and no package is installed for it."""
+
+from app.cli.main import main
+
+main()
