@@ -1,0 +1,63 @@
+"""Whether an NVIDIA GPU is here, and whether this process can reach it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.device.jetson import gpu_device_folders
+from app.device.sysfs import read_text
+
+_TEGRA_NODES = ("nvmap", "nvhost-gpu", "nvgpu")
+_NVIDIA = "0x10de"
+_DISPLAY_CLASS = "0x03"
+"""First byte of a PCI class: display controllers, among them those without a display."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """An NVIDIA GPU, as the machine shows it; nothing is asked of CUDA."""
+
+    is_integrated: bool
+    """Whether it is a Jetson's, which shares the machine's memory."""
+    is_reachable: bool
+    """Whether the device files that CUDA opens are here: in a container only when it was given the GPU."""
+    driver: str | None
+    """Version of the kernel's driver, where it says so."""
+
+
+def find_gpu(root: Path = Path("/")) -> Gpu | None:
+    """Return the GPU of this machine; None when there is no trace of one.
+
+    Args:
+        root: Where `/dev`, `/proc` and `/sys` are; another folder in tests.
+    """
+    driver = _driver_version(root)
+    dev = root / "dev"
+    if gpu_device_folders(root):
+        return Gpu(is_integrated=True, is_reachable=any((dev / name).exists() for name in _TEGRA_NODES), driver=driver)
+    is_reachable = any(re.fullmatch(r"nvidia\d+", node.name) for node in _children(dev))
+    if is_reachable or driver or _has_card(root):
+        return Gpu(is_integrated=False, is_reachable=is_reachable, driver=driver)
+    return None
+
+
+def _driver_version(root: Path) -> str | None:
+    """Read a line such as `NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  ...`."""
+    found = re.search(r"NVRM version:.*?\s(\d+\.\d[\d.]*)\s", f"{read_text(root / 'proc/driver/nvidia/version')} ")
+    return found[1] if found else None
+
+
+def _has_card(root: Path) -> bool:
+    return any(
+        read_text(device / "vendor") == _NVIDIA and (read_text(device / "class") or "").startswith(_DISPLAY_CLASS)
+        for device in _children(root / "sys/bus/pci/devices")
+    )
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,148 @@
+"""Checks of where the service works: folders it writes, disk, memory, the port it listens on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.device.findings import Finding, Severity
+
+_GIBIBYTE = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the service works, and what it needs there."""
+
+    models_dir: Path
+    engine_dir: Path | None
+    """None: engines are not kept."""
+    host: str
+    port: int
+    is_starting: bool
+    """Whether the service is about to start: the port must be free then; otherwise the service itself may hold it."""
+    free_memory_bytes: float
+    """Infinite where it is not known."""
+    floor_memory_bytes: int
+    """The setting `MIN_FREE_MEMORY_BYTES`."""
+    need_disk_bytes: int = _GIBIBYTE
+    """Weights of the largest pair, their prepared graphs, and a file that is written beside the one it replaces."""
+    build_memory_bytes: int = 4 * _GIBIBYTE
+    """What the build of the largest engine takes, about: it has not been measured on a Jetson."""
+
+
+def check_folders(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
+    """Look for folders that cannot be written, and for too little room in them."""
+    named = {"MODELS_DIR": place.models_dir}
+    if builds_engines and place.engine_dir is not None:
+        named["TRT_ENGINE_CACHE_PATH"] = place.engine_dir
+    for variable, folder in named.items():
+        there = _nearest(folder)
+        if there is None or not _is_writable(there):
+            yield Finding(
+                name="folder-read-only",
+                severity=Severity.WARNING,
+                what=f"{variable}={folder} cannot be written.",
+                why="Nothing is kept there: weights are not downloaded, graphs and engines are made at each start.",
+                cure=f"On the host, for the folder that is mounted there: sudo chown -R {os.getuid()} FOLDER, or "
+                f"mount it without :ro; or set {variable} to another.",
+            )
+            continue
+        free_bytes = shutil.disk_usage(there).free
+        if free_bytes < place.need_disk_bytes:
+            yield Finding(
+                name="disk-full",
+                severity=Severity.WARNING,
+                what=f"{_gibibytes(free_bytes)} are free in {variable}={folder}.",
+                why=f"Weights, prepared graphs and engines take up to {_gibibytes(place.need_disk_bytes)}.",
+                cure="Free some: docker image prune; or set the variable to a folder on another disk.",
+            )
+
+
+def check_memory(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
+    """Look for too little free memory to load models, or to build engines."""
+    free_bytes = place.free_memory_bytes
+    cure = "End what else runs, raise the container's memory limit, or name smaller models in DET_MODEL and REC_MODEL."
+    if free_bytes < place.floor_memory_bytes:
+        yield Finding(
+            name="memory-low",
+            severity=Severity.WARNING,
+            what=f"{_gibibytes(free_bytes)} of memory are free.",
+            why="Below MIN_FREE_MEMORY_BYTES no model is loaded: requests get 503 memory_pressure.",
+            cure=cure,
+        )
+    elif builds_engines and free_bytes < place.build_memory_bytes:
+        yield Finding(
+            name="memory-low-for-builds",
+            severity=Severity.WARNING,
+            what=f"{_gibibytes(free_bytes)} of memory are free.",
+            why=f"To build an engine may take about {_gibibytes(place.build_memory_bytes)}: it is refused, or fails.",
+            cure=cure,
+        )
+
+
+def check_port(place: Place) -> Iterator[Finding]:
+    """Try to listen where the service would."""
+    try:
+        addresses = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        yield _cannot_listen(place, error.strerror or str(error))
+        return
+    family, kind, protocol, _, address = addresses[0]
+    try:
+        with socket.socket(family, kind, protocol) as listener:
+            # As the server does: a connection that lingers after the last service is no other service.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1)
+    except OSError as error:
+        yield _port_taken(place) if error.errno == errno.EADDRINUSE else _cannot_listen(place, error.strerror)
+
+
+def _port_taken(place: Place) -> Finding:
+    return Finding(
+        name="port-in-use",
+        severity=Severity.STOP if place.is_starting else Severity.NOTE,
+        what=f"Port {place.port} of {place.host} is in use.",
+        why="The service cannot listen on it, unless it is the service that does.",
+        cure=f"sudo ss -ltnp 'sport = :{place.port}' says by whom; end it, or set PORT to another.",
+    )
+
+
+def _cannot_listen(place: Place, reason: str | None) -> Finding:
+    return Finding(
+        name="address-unusable",
+        severity=Severity.STOP,
+        what=f"{place.host} port {place.port} cannot be listened on: {reason}.",
+        why="The service cannot start.",
+        cure="Set HOST to 0.0.0.0, 127.0.0.1 or an address of this machine, and PORT to 1024 or above.",
+    )
+
+
+def _nearest(folder: Path) -> Path | None:
+    """Return the folder, or what it would be made in; None when something else is in its place."""
+    for candidate in (folder.absolute(), *folder.absolute().parents):
+        if candidate.is_dir():
+            return candidate
+        if candidate.exists():
+            return None
+    return None
+
+
+def _is_writable(folder: Path) -> bool:
+    """Try it: permissions do not tell of a file system that is mounted read-only."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _gibibytes(count: float) -> str:
+    return f"{count / _GIBIBYTE:.1f} GiB"
