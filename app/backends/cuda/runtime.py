@@ -1,0 +1,130 @@
+"""The few calls of CUDA that backends need, as a protocol: cuda-python in service, host memory in tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class CudaError(Exception):
+    """A call of CUDA failed; the message has the error's name and text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProperties:
+    """What the GPU says of itself."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    is_integrated: bool
+    """Whether it shares the CPU's memory, as on a Jetson: there a copy between the two is waste."""
+    total_bytes: int
+    free_bytes: int
+
+
+class CudaRuntime(Protocol):
+    """CUDA on one device. Addresses and handles are plain integers. Every method raises CudaError when its call fails.
+
+    Methods may be called from any thread; a stream and what runs on it belong to one thread at a time.
+    """
+
+    def malloc(self, num_bytes: int) -> int:
+        """Return the address of device memory, which is not cleared."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Give back device memory; waits for what the device is doing."""
+        ...
+
+    def host_alloc(self, num_bytes: int, *, is_mapped: bool) -> int:
+        """Return the address of host memory that the device copies from and to without help of the CPU.
+
+        Args:
+            num_bytes: How much, at least 1.
+            is_mapped: Whether kernels may also use it in place, by `device_address`.
+        """
+        ...
+
+    def host_free(self, address: int) -> None:
+        """Give back what `host_alloc` returned."""
+        ...
+
+    def device_address(self, host_address: int) -> int:
+        """Return the address by which kernels see mapped host memory."""
+        ...
+
+    def copy_to_device(self, device_address: int, host_address: int, num_bytes: int, stream: int) -> None:
+        """Queue a copy from host to device memory."""
+        ...
+
+    def copy_to_host(self, host_address: int, device_address: int, num_bytes: int, stream: int) -> None:
+        """Queue a copy from device to host memory."""
+        ...
+
+    def stream_create(self) -> int:
+        """Return a stream that does not wait for the default one."""
+        ...
+
+    def stream_synchronize(self, stream: int) -> None:
+        """Wait until all that was queued is done, without keeping a core busy."""
+        ...
+
+    def stream_destroy(self, stream: int) -> None:
+        """Give back a stream."""
+        ...
+
+    def event_create(self) -> int:
+        """Return an event that keeps the time."""
+        ...
+
+    def event_record(self, event: int, stream: int) -> None:
+        """Note the time when all that is queued so far is done."""
+        ...
+
+    def event_synchronize(self, event: int) -> None:
+        """Wait until an event that was recorded has happened, without keeping a core busy."""
+        ...
+
+    def event_elapsed_ms(self, start: int, end: int) -> float:
+        """Return the milliseconds between two events that have happened."""
+        ...
+
+    def event_destroy(self, event: int) -> None:
+        """Give back an event."""
+        ...
+
+    def capture_begin(self, stream: int) -> None:
+        """Note down what this thread queues from now on, instead of doing it; other threads go on as before."""
+        ...
+
+    def capture_end(self, stream: int) -> int:
+        """Return the graph of what was queued since `capture_begin`."""
+        ...
+
+    def graph_instantiate(self, graph: int) -> int:
+        """Return a form of a graph that can be launched."""
+        ...
+
+    def graph_launch(self, instance: int, stream: int) -> None:
+        """Queue all of a graph at once."""
+        ...
+
+    def graph_destroy(self, graph: int) -> None:
+        """Give back a graph; its instances live on."""
+        ...
+
+    def graph_instance_destroy(self, instance: int) -> None:
+        """Give back what `graph_instantiate` returned."""
+        ...
+
+    def properties(self) -> DeviceProperties:
+        """Tell of the device, and of its memory now."""
+        ...
+
+    def driver_version(self) -> tuple[int, int]:
+        """Return the newest CUDA that the driver can do, such as (12, 6)."""
+        ...
+
+    def runtime_version(self) -> tuple[int, int]:
+        """Return the CUDA that runs, such as (12, 6)."""
+        ...
