@@ -9,7 +9,10 @@ from pathlib import Path
 from app.device.jetson import gpu_device_folders
 from app.device.sysfs import read_text
 
-_TEGRA_NODES = ("nvmap", "nvhost-gpu", "nvgpu")
+_TEGRA_NODES = ("nvgpu/igpu0/ctrl", "nvhost-ctrl-gpu", "nvhost-gpu", "nvmap")
+"""Of JetPack 6, the second and third of JetPack 5."""
+_DISCRETE_NODES = re.compile(r"nvidia\d+|dxg")
+"""The second is that of Windows Subsystem for Linux."""
 _NVIDIA = "0x10de"
 _DISPLAY_CLASS = "0x03"
 """First byte of a PCI class: display controllers, among them those without a display."""
@@ -37,7 +40,7 @@ def find_gpu(root: Path = Path("/")) -> Gpu | None:
     dev = root / "dev"
     if gpu_device_folders(root):
         return Gpu(is_integrated=True, is_reachable=any((dev / name).exists() for name in _TEGRA_NODES), driver=driver)
-    is_reachable = any(re.fullmatch(r"nvidia\d+", node.name) for node in _children(dev))
+    is_reachable = any(_DISCRETE_NODES.fullmatch(node.name) for node in _children(dev))
     if is_reachable or driver or _has_card(root):
         return Gpu(is_integrated=False, is_reachable=is_reachable, driver=driver)
     return None

@@ -36,8 +36,10 @@ def find_jetson(root: Path = Path("/")) -> Jetson | None:
         root: Where `/proc`, `/sys`, `/etc` and `/var` are; another folder in tests.
     """
     release = _l4t_release(root)
-    module = next((text for name in _MODEL_FILES if (text := read_text(root / name)) and "Jetson" in text), None)
-    if module is None and release is None:
+    module = next(filter(None, (read_text(root / name) for name in _MODEL_FILES)), None)
+    # A carrier board of another maker need not have the word in its name.
+    is_tegra = "nvidia,tegra" in (read_text(root / "proc/device-tree/compatible") or "") or "Jetson" in (module or "")
+    if release is None and not is_tegra:
         return None
     return Jetson(
         module=module or "NVIDIA Jetson",

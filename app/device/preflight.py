@@ -30,12 +30,15 @@ def preflight(packages: Packages, place: Place, *, backend: str, machine: str, r
     """
     gpu = find_gpu(root)
     jetson = find_jetson(root)
-    builds_engines = gpu is not None and gpu.is_reachable and backend in {"auto", "tensorrt"}
+    # Inside a container its GPU may be all that tells a Jetson.
+    is_jetson = jetson is not None or (gpu is not None and gpu.is_integrated)
+    has_gpu = gpu is not None and gpu.is_reachable
+    builds_engines = has_gpu and backend in {"auto", "tensorrt"}
     return worst_first(
         [
-            *check_cores(root, packages, backend=backend, machine=machine, is_jetson=jetson is not None),
+            *check_cores(root, packages, backend=backend, machine=machine, is_jetson=is_jetson),
             *check_gpu(gpu, backend=backend),
-            *check_dla_compiler(root, packages, backend=backend, is_jetson=jetson is not None),
+            *check_dla_compiler(root, packages, backend=backend, is_jetson=is_jetson and has_gpu),
             *check_wheels(gpu, packages, backend=backend),
             *check_numpy(packages, backend=backend, machine=machine),
             *check_runtime(packages, backend=backend),

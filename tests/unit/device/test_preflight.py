@@ -1,0 +1,342 @@
+"""What is found on machines where something is wrong, and that nothing is found where nothing is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from app.device.findings import Finding, Severity, would_stop
+from app.device.package_checks import ImportOutcome, Packages, import_apart, installed_packages
+from app.device.place_checks import Place
+from app.device.preflight import preflight
+from tests.support import machines
+
+PlantTree = Callable[[Mapping[str, str]], Path]
+
+JETSON_PACKAGES = {"numpy": "1.26.4", "onnxruntime-gpu": "1.23.0", "tensorrt": "10.3.0"}
+GPU_PACKAGES = {"numpy": "2.3.1", "onnxruntime-gpu": "1.27.0"}
+CPU_PACKAGES = {"numpy": "2.3.1", "onnxruntime": "1.27.0"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(
+        models_dir=tmp_path / "models",
+        engine_dir=tmp_path / "engines",
+        host="127.0.0.1",
+        port=0,
+        is_starting=True,
+        free_memory_bytes=math.inf,
+        floor_memory_bytes=2**28,
+        need_disk_bytes=1,
+    )
+
+
+@pytest.fixture
+def check(plant: PlantTree, place: Place) -> Callable[..., list[Finding]]:
+    """Make every check on a machine with these files and packages."""
+
+    def make(
+        files: Mapping[str, str],
+        packages: Mapping[str, str],
+        *,
+        backend: str = "auto",
+        machine: str = "aarch64",
+        outcome: ImportOutcome = ImportOutcome(0),  # noqa: B008 - it is frozen
+        **changes: object,
+    ) -> list[Finding]:
+        return preflight(
+            Packages(packages, import_module=lambda _name: outcome),
+            dataclasses.replace(place, **changes),
+            backend=backend,
+            machine=machine,
+            root=plant(files),
+        )
+
+    return make
+
+
+Check = Callable[..., list[Finding]]
+
+
+def names(findings: list[Finding]) -> list[str]:
+    return [finding.name for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("files", "packages", "machine"),
+    [
+        (machines.ORIN, JETSON_PACKAGES, "aarch64"),
+        (machines.SERVER, GPU_PACKAGES, "x86_64"),
+        (machines.PLAIN, CPU_PACKAGES, "x86_64"),
+        ({}, CPU_PACKAGES, "x86_64"),
+    ],
+    ids=["Jetson", "server", "plain", "nothing can be read"],
+)
+def test_where_all_is_well_nothing_is_found(
+    check: Check, files: Mapping[str, str], packages: Mapping[str, str], machine: str
+) -> None:
+    assert check(files, packages, machine=machine) == []
+
+
+def test_every_finding_says_what_why_and_how_to_mend_it(check: Check) -> None:
+    """Full sentences; the worst first."""
+    files = {**machines.ORIN_30W, "usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so": ""}
+    packages = {**JETSON_PACKAGES, "numpy": "2.2.6"}
+    findings = check(files, packages, backend="onnxruntime", outcome=ImportOutcome(-6), free_memory_bytes=1.0)
+    assert names(findings) == [
+        "runtime-import", "cores-offline", "dla-compiler-missing", "numpy-too-new", "memory-low", "power-mode",
+        "clocks-vary",
+    ]  # fmt: skip
+    for finding in findings:
+        assert finding.what.endswith(".")
+        assert finding.why.endswith(".")
+        assert finding.cure
+    order = list(Severity)
+    severities = [order.index(finding.severity) for finding in findings]
+    assert severities == sorted(severities)
+
+
+class TestCores:
+    """Cores that are switched off."""
+
+    @pytest.mark.parametrize(
+        ("backend", "version", "severity"),
+        [
+            ("auto", "1.23.0", Severity.WARNING),
+            ("onnxruntime", "1.26.0", Severity.WARNING),
+            ("auto", "1.27.0", Severity.NOTE),
+            ("tensorrt", "1.23.0", Severity.NOTE),
+        ],
+    )
+    def test_they_matter_to_an_old_runtime(self, check: Check, backend: str, version: str, severity: Severity) -> None:
+        packages = {**JETSON_PACKAGES, "onnxruntime-gpu": version}
+        (finding,) = (f for f in check(machines.ORIN_30W, packages, backend=backend) if f.name == "cores-offline")
+        assert finding.severity is severity
+        assert "4 of 12" in finding.what
+        assert "sudo nvpmodel -m 0" in finding.cure
+
+    def test_other_boards_have_no_power_modes(self, check: Check) -> None:
+        files = {**machines.PLAIN, "sys/devices/system/cpu/online": "0-1,3"}
+        (finding,) = check(files, {"onnxruntime": "1.23.2"})
+        assert finding.cure == "echo 1 | sudo tee /sys/devices/system/cpu/cpu2/online"
+
+    def test_on_x86_they_are_nobody_s_trouble(self, check: Check) -> None:
+        """Hyper-threading switched off looks like this."""
+        files = {**machines.PLAIN, "sys/devices/system/cpu/online": "0-1"}
+        assert check(files, {"onnxruntime": "1.23.2"}, machine="x86_64") == []
+
+
+class TestGpu:
+    """A GPU that is here and cannot be used."""
+
+    @pytest.mark.parametrize(
+        ("files", "word"),
+        [
+            (machines.ORIN_WITHOUT_RUNTIME, "runtime: nvidia"),
+            (machines.SERVER_WITHOUT_TOOLKIT, "--gpus all"),
+            (machines.CARD_WITHOUT_DRIVER, "nvidia-driver"),
+        ],
+    )
+    @pytest.mark.parametrize(("backend", "severity"), [("auto", "warning"), ("tensorrt", "stop")])
+    def test_out_of_reach(self, check: Check, files: Mapping[str, str], word: str, backend: str, severity: str) -> None:
+        (finding,) = (
+            finding for finding in check(files, GPU_PACKAGES, backend=backend) if finding.name == "gpu-unreachable"
+        )
+        assert finding.severity.value == severity
+        assert word in finding.cure
+
+    def test_a_board_without_the_runtime_lacks_one_thing_not_two(self, check: Check) -> None:
+        """The library of the accelerator comes with the GPU."""
+        assert names(check(machines.ORIN_WITHOUT_RUNTIME, JETSON_PACKAGES)) == ["gpu-unreachable"]
+
+    @pytest.mark.parametrize(
+        ("files", "packages", "severity", "word"),
+        [
+            (machines.SERVER, CPU_PACKAGES, "warning", "onnxruntime-gpu"),
+            (machines.ORIN, {"numpy": "1.26.4", "onnxruntime": "1.23.2"}, "warning", "linux_aarch64.whl"),
+            (machines.SERVER, {**CPU_PACKAGES, "tensorrt-cu12": "10.3.0"}, "note", "onnxruntime-gpu"),
+        ],
+    )
+    def test_a_wheel_for_the_cpu_only(
+        self, check: Check, files: Mapping[str, str], packages: Mapping[str, str], severity: str, word: str
+    ) -> None:
+        (finding,) = check(files, packages)
+        assert (finding.name, finding.severity.value) == ("cpu-only-runtime", severity)
+        assert word in finding.cure
+
+    def test_openvino_wants_no_gpu(self, check: Check) -> None:
+        assert check(machines.SERVER, CPU_PACKAGES, backend="openvino", machine="x86_64") == []
+
+    def test_two_wheels_in_one_folder(self, check: Check) -> None:
+        (finding,) = check(machines.SERVER, {**GPU_PACKAGES, "onnxruntime": "1.27.0"})
+        assert finding.name == "two-runtimes"
+
+    @pytest.mark.parametrize("content", ["", None], ids=["empty", "missing"])
+    @pytest.mark.parametrize(("backend", "severity"), [("auto", "warning"), ("tensorrt", "stop")])
+    def test_the_library_that_only_the_host_has(
+        self, check: Check, content: str | None, backend: str, severity: str
+    ) -> None:
+        files = {name: text for name, text in machines.ORIN.items() if not name.startswith("usr/")}
+        if content is not None:
+            files["usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so"] = content
+        (finding,) = check(files, JETSON_PACKAGES, backend=backend)
+        assert (finding.name, finding.severity.value) == ("dla-compiler-missing", severity)
+        assert "nvidia-l4t-dla-compiler" in finding.cure
+
+
+class TestPackages:
+    """What is installed, and whether it loads."""
+
+    def test_a_numpy_that_the_jetson_wheel_cannot_bear(self, check: Check) -> None:
+        (finding,) = check(machines.ORIN, {**JETSON_PACKAGES, "numpy": "2.2.6"})
+        assert finding.name == "numpy-too-new"
+        assert "numpy<2" in finding.cure
+
+    @pytest.mark.parametrize("packages", [{**JETSON_PACKAGES, "onnxruntime-gpu": "1.24.1", "numpy": "2.2.6"}])
+    def test_a_later_wheel_bears_it(self, check: Check, packages: Mapping[str, str]) -> None:
+        assert check(machines.ORIN, packages) == []
+
+    @pytest.mark.parametrize(
+        ("outcome", "words"),
+        [
+            (ImportOutcome(-6), "crashed with SIGABRT"),
+            (ImportOutcome(1, "ImportError: libcudnn.so.9: cannot open shared object file"), "libcudnn.so.9"),
+            (ImportOutcome(3), "exit code 3"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("packages", "backend", "severity"),
+        [
+            (GPU_PACKAGES, "auto", "stop"),
+            (JETSON_PACKAGES, "auto", "warning"),
+            (JETSON_PACKAGES, "onnxruntime", "stop"),
+        ],
+        ids=["auto has nothing else", "auto has TensorRT", "it is asked for"],
+    )
+    def test_a_runtime_that_does_not_load(
+        self,
+        check: Check,
+        outcome: ImportOutcome,
+        words: str,
+        packages: Mapping[str, str],
+        backend: str,
+        severity: str,
+    ) -> None:
+        (finding,) = check(machines.ORIN, packages, backend=backend, outcome=outcome)
+        assert (finding.name, finding.severity.value) == ("runtime-import", severity)
+        assert words in finding.what
+
+    @pytest.mark.parametrize("backend", ["tensorrt", "openvino"])
+    def test_it_is_not_imported_where_it_is_not_asked_for(self, check: Check, backend: str) -> None:
+        assert check(machines.ORIN, JETSON_PACKAGES, backend=backend, outcome=ImportOutcome(-6)) == []
+
+    def test_a_runtime_that_is_not_there(self, check: Check) -> None:
+        findings = check(machines.PLAIN, {"numpy": "2.3.1"}, machine="x86_64")
+        assert would_stop(findings)
+        assert "not installed" in findings[0].what
+
+    def test_a_crash_in_the_process_apart_is_told(self) -> None:
+        outcome = import_apart("os; os.abort()")
+        assert outcome.exit_code < 0
+        assert "SIGABRT" in outcome.reason
+
+    def test_an_error_in_the_process_apart_is_told(self) -> None:
+        assert import_apart("no_such_module").reason == "ModuleNotFoundError: No module named 'no_such_module'"
+
+    def test_an_import_that_hangs_is_given_up(self) -> None:
+        assert "did not end" in import_apart("time; time.sleep(600)", timeout_s=0.5).reason
+
+    def test_what_is_installed_here(self) -> None:
+        versions = installed_packages()
+        assert "onnxruntime" in versions
+        assert Packages(versions).runtime_version is not None
+        assert Packages({"onnxruntime": "1.27.0.dev1+cu12"}).runtime_version == (1, 27, 0)
+        assert Packages({}).runtime_version is None
+        assert not Packages({"tensorrt-rtx-cu13-bindings": "1.7"}).has_tensorrt
+
+
+class TestPlace:
+    """Folders, disk, memory, port."""
+
+    @pytest.fixture
+    def taken(self) -> Iterator[int]:
+        """A port on which somebody listens."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            yield listener.getsockname()[1]
+
+    @pytest.mark.parametrize(("is_starting", "severity"), [(True, "stop"), (False, "note")])
+    def test_a_port_in_use(self, check: Check, taken: int, is_starting: bool, severity: str) -> None:
+        """While the service runs it may be the service's own."""
+        (finding,) = check(machines.PLAIN, CPU_PACKAGES, port=taken, is_starting=is_starting)
+        assert (finding.name, finding.severity.value) == ("port-in-use", severity)
+        assert str(taken) in finding.what
+
+    @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+    def test_an_address_that_is_not_ours(self, check: Check, host: str) -> None:
+        (finding,) = check(machines.PLAIN, CPU_PACKAGES, host=host)
+        assert (finding.name, finding.severity) == ("address-unusable", Severity.STOP)
+
+    def test_a_folder_that_cannot_be_written(self, check: Check) -> None:
+        """`/proc` takes no file, whoever asks."""
+        (finding,) = check(machines.PLAIN, CPU_PACKAGES, models_dir=Path("/proc/models"))
+        assert finding.name == "folder-read-only"
+        assert f"chown -R {os.getuid()}" in finding.cure
+
+    def test_a_file_in_the_place_of_a_folder(self, check: Check, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        assert names(check(machines.PLAIN, CPU_PACKAGES, models_dir=tmp_path / "file/models")) == ["folder-read-only"]
+
+    def test_engines_need_a_folder_only_where_they_are_built(self, check: Check) -> None:
+        nowhere = Path("/proc/engines")
+        assert check(machines.PLAIN, CPU_PACKAGES, engine_dir=nowhere) == []
+        assert names(check(machines.SERVER, GPU_PACKAGES, engine_dir=nowhere)) == ["folder-read-only"]
+        assert check(machines.SERVER, GPU_PACKAGES, engine_dir=None) == []
+
+    def test_a_full_disk(self, check: Check) -> None:
+        (finding,) = check(machines.PLAIN, CPU_PACKAGES, need_disk_bytes=2**60)
+        assert finding.name == "disk-full"
+
+    @pytest.mark.parametrize(
+        ("files", "free_bytes", "expected"),
+        [
+            (machines.PLAIN, 2**28 - 1, ["memory-low"]),
+            (machines.PLAIN, 2**28, []),
+            (machines.SERVER, 2**31, ["memory-low-for-builds"]),
+            (machines.SERVER, 2**32, []),
+        ],
+    )
+    def test_little_memory(
+        self, check: Check, files: Mapping[str, str], free_bytes: float, expected: list[str]
+    ) -> None:
+        assert names(check(files, GPU_PACKAGES, free_memory_bytes=free_bytes)) == expected
+
+
+class TestPower:
+    """Settings of a Jetson that cost speed."""
+
+    @pytest.mark.parametrize(
+        ("status", "modes", "is_found"),
+        [
+            ("pmode:0000", "", False),
+            ("pmode:0002", "< POWER_MODEL ID=2 NAME=MAXN_SUPER >", False),
+            ("pmode:0002", "", True),
+            ("pmode:0000", "< POWER_MODEL ID=0 NAME=15W >", True),
+            ("", "", False),
+        ],
+    )
+    def test_the_mode(self, check: Check, status: str, modes: str, *, is_found: bool) -> None:
+        files = {**machines.ORIN, "var/lib/nvpmodel/status": status, "etc/nvpmodel.conf": modes}
+        assert names(check(files, JETSON_PACKAGES)) == (["power-mode"] if is_found else [])
+
+    def test_clocks_that_follow_the_load(self, check: Check) -> None:
+        files = {**machines.ORIN, "sys/class/devfreq/17000000.gpu/min_freq": "306000000"}
+        (finding,) = check(files, JETSON_PACKAGES)
+        assert (finding.name, finding.severity) == ("clocks-vary", Severity.NOTE)
+        assert "jetson_clocks" in finding.cure
