@@ -11,12 +11,16 @@ import asyncio
 import secrets
 from typing import Any, ClassVar, NoReturn
 
+import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.answers import JSON_TYPE, to_json
 from app.api.errors import envelope, status_of
 from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
 from app.metrics import Metrics
+
+_log = structlog.get_logger("jetface.api")
 
 MAX_HEAD_BYTES = 2**16
 """Longest URL and headers of a request, trailers included."""
@@ -29,6 +33,9 @@ MAX_PIPELINED = 16
 
 SEND_STALL_S = 30.0
 """Longest time a client may leave a large answer untouched."""
+
+_OFFERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Headers by which a client offers another protocol. A connection whose offer is not taken is kept, as by default."""
 
 METRICS_KEY = "jetface.metrics"
 """Where the lifespan leaves the metrics: of the application, a connection is handed the lifespan's state alone."""
@@ -49,6 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unparsed_bytes = 0
         self._refusal: ServiceError | None = None
+        self._is_upgrade = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -66,7 +74,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; a header that has not ended yet is counted too, before the parser keeps more of it."""
         self._unparsed_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            (num_read,) = upgrade.args
+            self._stay(data[num_read:])
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_head_too_long())
 
@@ -87,6 +102,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the clock: from here on the request has its deadline."""
+        self._is_upgrade = self.parser.should_upgrade()
+        if self._is_upgrade:
+            return  # it begins once more, see `_stay`
         self._unparsed_bytes = 0
         self._stop(self._head_timer)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -100,6 +118,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """What follows is another request."""
+        if self._is_upgrade:
+            return
         self._unparsed_bytes = 0
         super().on_message_complete()
 
@@ -123,6 +143,26 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer what is no HTTP, or too much of it, as every other error: with the envelope."""
         del msg
         self._refuse(self._refusal or MalformedRequestError("This is not a request of HTTP/1.1."))
+
+    def _stay(self, rest: bytes) -> None:
+        """Take a request that would change to another protocol as the HTTP/1.1 that it is, body included.
+
+        Clients that offer HTTP/2 with each request, as Java's does, send its body as HTTP/1.1. The parser takes what
+        comes after such a head for the other protocol, so the head is parsed again without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(MalformedRequestError("This is no proxy."))
+            return
+        version = self.parser.get_http_version().encode("ascii")
+        kept = [(name, value) for name, value in self.headers if name not in _OFFERS]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append((b"connection", b"close"))
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version), *(b"%s: %s" % header for header in kept), b"", b""]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._unparsed_bytes = 0
+        self.data_received(b"\r\n".join(lines) + rest)
 
     def _count(self, num_bytes: int) -> None:
         self._head_bytes += num_bytes
@@ -161,6 +201,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if isinstance(metrics, Metrics):
             metrics.refusals.labels(error.code).inc()
         request_id = secrets.token_hex(8)
+        _log.info("request refused", code=error.code, reason=error.message, request_id=request_id)
         body = to_json(envelope(error, request_id))
         head = (
             f"content-type: {JSON_TYPE}\r\ncontent-length: {len(body)}\r\n"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import uvicorn
@@ -17,6 +15,7 @@ from uvicorn.server import ServerState
 
 from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, METRICS_KEY, BoundedProtocol
 from app.metrics import Metrics
+from tests.support.raw_http import Connection, connected
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 END = b"\r\n"
@@ -36,48 +35,19 @@ class Application:
     def __init__(self) -> None:
         self.num_started = 0
         self.num_gone = 0
+        self.bodies: list[bytes] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.num_started += 1
         request = Request(scope, receive)
         try:
             if scope["method"] == "POST":
-                await request.body()
+                self.bodies.append(await request.body())
         except ClientDisconnect:
             self.num_gone += 1
             raise
         await asyncio.sleep(float(scope["query_string"] or 0))
         await Response(b"a" * int(scope["path"][1:] or 2))(scope, receive, send)
-
-
-class Connection:
-    """A client that writes what it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def rest(self) -> bytes:
-        """Everything until the connection is closed or reset."""
-        found = b""
-        with contextlib.suppress(ConnectionError):
-            while piece := await asyncio.wait_for(self.reader.read(2**16), 5):
-                found += piece
-        return found
-
-    async def refusal(self) -> tuple[int, dict[str, Any]]:
-        """Status and error of the last answer; then the connection is closed."""
-        head, _, body = (await self.rest()).rpartition(b"\r\n\r\n")
-        last = head[head.rindex(b"HTTP/1.1 ") :]
-        assert b"connection: close" in last
-        answer = json.loads(body)
-        assert answer["request_id"].encode() in last
-        error: dict[str, Any] = answer["error"]
-        return int(last.split()[1]), error
 
 
 @pytest.fixture
@@ -100,11 +70,8 @@ async def connection(application: Application, metrics: Metrics) -> AsyncIterato
         lambda: Hasty(config=config, server_state=state, app_state={METRICS_KEY: metrics}), "127.0.0.1", 0
     )  # fmt: skip
     port = server.sockets[0].getsockname()[1]
-    opened = Connection(*await asyncio.open_connection("127.0.0.1", port))
-    yield opened
-    opened.writer.close()
-    with contextlib.suppress(ConnectionError):
-        await opened.writer.wait_closed()
+    async with connected(port) as opened:
+        yield opened
     server.close()
     if state.tasks:
         await asyncio.wait(state.tasks, timeout=5)
@@ -224,3 +191,42 @@ async def test_what_never_became_a_request_is_counted(
     await connection.send(sent)
     await connection.refusal()
     assert metrics.registry.get_sample_value("jetface_refusals_total", {"code": code}) == 1
+
+
+OFFERS = {
+    "HTTP/2, as Java's client does": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n",
+    "a web socket": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+async def test_an_offer_of_another_protocol_is_not_taken_and_its_request_is_answered(
+    connection: Connection, application: Application, offer: str, pieces: int
+) -> None:
+    """Body and all, however it is cut; and the next one on the same connection."""
+    head = b"POST /3 HTTP/1.1\r\n" + OFFERS[offer] + b"Content-Length: 4\r\n\r\n"
+    sent = head + b"body" + GET + END
+    cuts = {1: [], 2: [len(head)], 3: [len(head) - 1, len(head) + 2]}[pieces]
+    for start, stop in zip([0, *cuts], [*cuts, len(sent)], strict=True):
+        await connection.send(sent[start:stop])
+        await asyncio.sleep(0.02)
+    assert await connection.answer() == (200, b"aaa")
+    assert await connection.answer() == (200, b"aa")
+    assert application.bodies == [b"body"]
+
+
+async def test_whoever_offers_may_also_say_that_it_was_the_last_request(connection: Connection) -> None:
+    await connection.send(GET + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert (await connection.rest()).startswith(b"HTTP/1.1 200")
+
+
+async def test_offers_do_not_pile_up(connection: Connection, application: Application) -> None:
+    await connection.send((GET + OFFERS["a web socket"] + END) * 1000)
+    assert (await connection.refusal())[0] == 400
+    assert application.num_started <= 1
+
+
+async def test_a_tunnel_is_refused(connection: Connection) -> None:
+    await connection.send(b"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example\r\n\r\n\x16\x03\x01")
+    assert (await connection.refusal())[0] == 400
