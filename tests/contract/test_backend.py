@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from app.backends.onnx import open_onnx_backends
 from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
+from app.backends.tensorrt.runner import open_engine
 from app.errors import InferenceError
 from app.models.graph import PreparedGraph, prepare_graph
 from app.models.rewrite import choose_rewrites
 from app.specs import ModelSpec
+from tests.support.fake_cuda import FakeCuda
+from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, arcface_spec, scrfd_model, scrfd_spec
 
 MAX_BATCH = 4
@@ -36,10 +39,20 @@ def _open_openvino(graph: PreparedGraph) -> Sequence[Backend]:
     return open_openvino_backends(load_runtime(), graph.model, num_lanes=2, max_batch_size=MAX_BATCH)
 
 
+def _open_tensorrt(graph: PreparedGraph) -> Sequence[Backend]:
+    """Run the runner itself, on a TensorRT and a CUDA of our own: of the real ones only names can be checked here."""
+    model = graph.model if isinstance(graph.model, bytes) else graph.model.read_bytes()
+    low, high = (graph.input_hw,) * 2 if graph.input_hw else ((32, 32), (128, 128))
+    plan = make_plan(model, [((1, 3, *low), (MAX_BATCH, 3, *high), (MAX_BATCH, 3, *high))])
+    devices = (FakeCuda(), FakeCuda(is_integrated=True))
+    return [open_engine(StandInTrt(cuda), plan, max_batch_size=MAX_BATCH, cuda=cuda) for cuda in devices]
+
+
 OPENERS: dict[str, Open] = {
     "onnxruntime-cpu": _open_onnx_cpu,
     "onnxruntime-cpu-wide": _open_onnx_cpu_wide,
     "openvino": _open_openvino,
+    "tensorrt": _open_tensorrt,
 }
 
 

@@ -54,6 +54,10 @@ class FakeCuda:
         else:
             self._queues[stream].append(work)
 
+    def is_capturing(self, stream: int) -> bool:
+        """Tell whether work is noted down instead of done."""
+        return stream in self._captures
+
     def window(self, address: int, num_bytes: int) -> memoryview:
         """Return device memory, or mapped memory, as a kernel sees it."""
         buffer, offset = self._find(address, num_bytes, "device", "mapped")

@@ -1,0 +1,215 @@
+"""How an engine is run: what is allocated, copied, captured, refused and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from structlog.testing import capture_logs
+
+from app.backends.tensorrt.runner import MOST_BUCKETS, TensorrtBackend, open_engine
+from app.errors import EngineLoadError, InferenceError
+from tests.support.fake_cuda import FakeCuda
+from tests.support.stand_in_trt import StandInTrt, make_plan
+from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
+
+MAX_BATCH = 8
+FACE_BYTES = 3 * 112 * 112 * 4
+ANSWER_BYTES = EMBEDDING_LENGTH * 4
+
+
+@pytest.fixture
+def cuda() -> FakeCuda:
+    return FakeCuda()
+
+
+@pytest.fixture
+def trt(cuda: FakeCuda) -> StandInTrt:
+    return StandInTrt(cuda)
+
+
+def recognizer_plan() -> bytes:
+    faces = (3, 112, 112)
+    return make_plan(arcface_model(declared_length="length"), [((1, *faces), (4, *faces), (MAX_BATCH, *faces))])
+
+
+@pytest.fixture
+def backend(trt: StandInTrt, cuda: FakeCuda) -> Iterator[TensorrtBackend]:
+    opened = open_engine(trt, recognizer_plan(), max_batch_size=MAX_BATCH, cuda=cuda)
+    yield opened
+    opened.close()
+    assert not cuda.held
+
+
+def batch_of(num_items: int) -> np.ndarray:
+    return np.random.default_rng(num_items).standard_normal((num_items, 3, 112, 112)).astype(np.float32)
+
+
+def test_only_the_rows_that_are_used_are_copied(backend: TensorrtBackend, cuda: FakeCuda) -> None:
+    for num_items in (3, 1, 8):
+        before = cuda.bytes_to_device, cuda.bytes_to_host
+        backend.run(batch_of(num_items))
+        after = cuda.bytes_to_device, cuda.bytes_to_host
+        assert after == (before[0] + num_items * FACE_BYTES, before[1] + num_items * ANSWER_BYTES)
+
+
+def test_buffers_are_allocated_once_a_bucket(backend: TensorrtBackend, cuda: FakeCuda, trt: StandInTrt) -> None:
+    for num_items in (5, 6, 7, 8, 3, 4, 1, 2):
+        backend.run(batch_of(num_items))
+    num_mallocs = cuda.calls["malloc"]
+    assert trt.num_contexts == 4  # 8, 4, 1 and 2
+    assert num_mallocs == 1 + 2 * 4  # scratch, and input and output of each
+    for num_items in range(1, 9):
+        backend.run(batch_of(num_items))
+    assert cuda.calls["malloc"] == num_mallocs
+    assert trt.num_contexts == 4
+
+
+def test_a_gpu_that_shares_memory_copies_nothing(trt: StandInTrt, cuda: FakeCuda) -> None:
+    cuda.is_integrated = True
+    backend = open_engine(trt, recognizer_plan(), max_batch_size=MAX_BATCH, cuda=cuda)
+    first = backend.run(batch_of(3))[0]
+    np.testing.assert_array_equal(backend.run(batch_of(3))[0], first)
+    assert cuda.bytes_to_device == cuda.bytes_to_host == 0
+    backend.close()
+    assert not cuda.held
+
+
+def test_kernels_are_captured_once_a_bucket_and_answers_stay_the_same(backend: TensorrtBackend, cuda: FakeCuda) -> None:
+    first = [backend.run(batch_of(num_items))[0] for num_items in (1, 2)]
+    assert (cuda.calls["capture_begin"], cuda.calls["graph_launch"]) == (2, 0)
+    again = [backend.run(batch_of(num_items))[0] for num_items in (1, 2)]
+    np.testing.assert_array_equal(np.concatenate(again), np.concatenate(first))
+    np.testing.assert_array_equal(backend.run(batch_of(2)[::-1].copy())[0], first[1][::-1])
+    assert (cuda.calls["capture_begin"], cuda.calls["graph_launch"]) == (2, 3)
+
+
+def test_graphs_can_be_left_out(trt: StandInTrt, cuda: FakeCuda) -> None:
+    backend = open_engine(trt, recognizer_plan(), max_batch_size=MAX_BATCH, cuda=cuda, uses_graphs=False)
+    np.testing.assert_array_equal(backend.run(batch_of(1))[0], backend.run(batch_of(1))[0])
+    assert not cuda.calls["capture_begin"]
+    backend.close()
+
+
+@pytest.mark.parametrize("by_cuda", [False, True])
+def test_what_cannot_be_captured_runs_on_and_says_so_once(
+    backend: TensorrtBackend, trt: StandInTrt, cuda: FakeCuda, by_cuda: bool
+) -> None:
+    (cuda.failing if by_cuda else trt.refusing).add("capture_begin" if by_cuda else "capture")
+    with capture_logs() as logs:
+        answers = [backend.run(batch_of(2))[0] for _ in range(3)]
+    np.testing.assert_array_equal(answers[0], answers[2])
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert cuda.calls["capture_begin"] == 1
+    assert not cuda.calls["graph_launch"]
+
+
+def test_shapes_come_and_go_within_bounds(trt: StandInTrt, cuda: FakeCuda) -> None:
+    serialized = model(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        {},
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+    )
+    small, large = ((1, 3, 1, 1), (2, 3, 8, 8), (2, 3, 32, 32)), ((1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 64, 64))
+    backend = open_engine(trt, make_plan(serialized, [small, large]), max_batch_size=4, cuda=cuda)
+    assert backend.max_batch_size == 2
+    for side in (*range(1, 33), 64):
+        blob = np.full((1, 3, side, side), -1, np.float32)
+        blob[0, 0] = side
+        np.testing.assert_array_equal(backend.run(blob)[0], np.maximum(blob, 0))
+    assert cuda.held == {
+        "device": 1 + 2 * MOST_BUCKETS,
+        "host": 2 * MOST_BUCKETS,
+        "stream": 1,
+        "instance": MOST_BUCKETS,
+    }
+    with pytest.raises(InferenceError, match="does not take"):
+        backend.run(np.zeros((2, 3, 64, 64), np.float32))  # the profile of that size takes one at a time
+    backend.close()
+    assert not cuda.held
+
+
+def test_pixels_go_up_as_they_are_where_the_graph_takes_them(trt: StandInTrt, cuda: FakeCuda) -> None:
+    serialized = model(
+        [helper.make_node("Cast", ["pixels"], ["y"], to=TensorProto.FLOAT)],
+        {},
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 8, 8, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, 8, 3])],
+    )
+    shape = (2, 8, 8, 3)
+    backend = open_engine(trt, make_plan(serialized, [((1, 8, 8, 3), shape, shape)]), max_batch_size=2, cuda=cuda)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(backend.run(pixels)[0], pixels.astype(np.float32))
+    assert cuda.bytes_to_device == pixels.nbytes
+    with pytest.raises(InferenceError, match="float32"):
+        backend.run(pixels.astype(np.float32))
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    ["create_execution_context", "set_input_shape", "set_tensor_address", "get_tensor_shape", "execute_async_v3"],
+)
+def test_what_tensorrt_refuses_is_an_error_that_holds_nothing(
+    backend: TensorrtBackend, trt: StandInTrt, cuda: FakeCuda, refused: str
+) -> None:
+    trt.refusing = {refused}
+    before = cuda.held
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    assert cuda.held == before
+    trt.refusing = set()
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+@pytest.mark.parametrize(
+    "failing", ["malloc", "host_alloc", "copy_to_device", "copy_to_host", "stream_synchronize", "graph_launch"]
+)
+def test_what_cuda_cannot_do_is_an_error_that_holds_nothing(
+    backend: TensorrtBackend, cuda: FakeCuda, failing: str
+) -> None:
+    before = cuda.held
+    if failing == "graph_launch":
+        backend.run(batch_of(1))
+    cuda.failing = {failing}
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    cuda.failing = set()
+    assert cuda.held == before
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+@pytest.mark.parametrize("plan", [b"", b"garbage", recognizer_plan()[5:]])
+def test_a_damaged_plan_is_not_loaded(trt: StandInTrt, cuda: FakeCuda, plan: bytes) -> None:
+    with pytest.raises(EngineLoadError, match="damaged"):
+        open_engine(trt, plan, max_batch_size=1, cuda=cuda)
+    assert not cuda.held
+
+
+def test_a_tensorrt_that_does_not_start_loads_nothing(trt: StandInTrt, cuda: FakeCuda) -> None:
+    trt.refusing = {"Runtime"}
+    with pytest.raises(EngineLoadError, match="cannot load"):
+        open_engine(trt, recognizer_plan(), max_batch_size=1, cuda=cuda)
+
+
+@pytest.mark.parametrize("failing", ["stream_create", "malloc", "properties"])
+def test_an_engine_without_room_on_the_device_is_not_loaded(trt: StandInTrt, cuda: FakeCuda, failing: str) -> None:
+    cuda.failing = {failing}
+    with pytest.raises(EngineLoadError, match="no room"):
+        open_engine(trt, recognizer_plan(), max_batch_size=1, cuda=cuda)
+    assert not cuda.held
+
+
+def test_an_engine_of_two_inputs_is_not_ours(trt: StandInTrt, cuda: FakeCuda) -> None:
+    value = helper.make_tensor_value_info
+    serialized = model(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        {},
+        [value("a", TensorProto.FLOAT, ["N"]), value("b", TensorProto.FLOAT, ["N"])],
+        [value("y", TensorProto.FLOAT, ["N"])],
+    )
+    with pytest.raises(EngineLoadError, match="one input"):
+        open_engine(trt, make_plan(serialized, [((1,), (1,), (1,))]), max_batch_size=1, cuda=cuda)
