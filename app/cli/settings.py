@@ -16,7 +16,12 @@ _DEPLOYED = MappingProxyType(
     {"MODELS_DIR": "/models", "DET_MODEL": "scrfd_10g_bnkps", "REC_MODEL": "glintr100", "LOG_FORMAT": "json"}
 )
 
-TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(dict.fromkeys(("cpu", "gpu", "jetson"), _DEPLOYED))
+# Engines have a volume of their own: they are rebuilt from the weights, and fit one device.
+_DEPLOYED_ON_GPU = MappingProxyType({**_DEPLOYED, "TRT_ENGINE_CACHE_PATH": "/engines"})
+
+TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"cpu": _DEPLOYED, "gpu": _DEPLOYED_ON_GPU, "jetson": _DEPLOYED_ON_GPU}
+)
 """What the env files in `deploy/` set differently from the defaults."""
 
 
