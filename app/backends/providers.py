@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from app.backends.faults import recognize
 from app.errors import BackendUnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -68,9 +69,15 @@ def available_providers() -> tuple[str, ...]:
     """
     try:
         import onnxruntime  # noqa: PLC0415 - it is slow to load, and on some devices must never be
-    except ImportError as cause:
+    # A build for another NumPy raises AttributeError or SystemError.
+    except Exception as cause:
+        what = "ONNX Runtime cannot be imported"
+        fault = recognize(str(cause))
+        if fault is None or isinstance(cause, ModuleNotFoundError):
+            cure = "install `onnxruntime`, or `onnxruntime-gpu` for NVIDIA GPUs."
+            raise BackendUnavailableError(f"{what}; {cure}") from cause
         raise BackendUnavailableError(
-            "ONNX Runtime cannot be imported; install `onnxruntime`, or `onnxruntime-gpu` for NVIDIA GPUs."
+            f"{what}: {fault.why}. {fault.cure}", what=what, why=fault.why, cure=fault.cure
         ) from cause
     return tuple(onnxruntime.get_available_providers())
 

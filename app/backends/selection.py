@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import structlog
 
+from app.backends.attempts import AVAILABLE, Attempt, Probes, cuda_fault, fault_of, try_tensorrt
 from app.backends.engines.kit import EngineKit
-from app.backends.onnx import open_onnx_backends
-from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime, open_openvino_backends
-from app.backends.protocol import Backend
-from app.backends.providers import CPU, TensorrtOptions, available_providers, choose_providers, short_name
+from app.backends.faults import Fault
+from app.backends.openers import OnnxOpener, Opener, OpenVinoOpener
+from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime
+from app.backends.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    TensorrtOptions,
+    available_providers,
+    choose_providers,
+)
+from app.device.gpu import find_gpu
 from app.errors import BackendUnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -22,124 +30,9 @@ BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
 OpenVinoPrecision = Literal["auto", "f32", "bf16"]
 
 
-class Opener(Protocol):
-    """A way to run models: opens backends for prepared graphs."""
-
-    @property
-    def name(self) -> str:
-        """What an operator sees: `onnxruntime-cpu`, `onnxruntime-cuda`, ..."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """What graphs are prepared for: an execution provider of ONNX Runtime, or `OpenVINO`."""
-        ...
-
-    @property
-    def is_on_cpu(self) -> bool:
-        """Whether runs take the cores that everything else needs too."""
-        ...
-
-    @property
-    def wants_pixels(self) -> bool:
-        """Whether graphs are prepared to take pixels: so on a GPU, to which they are carried; never on a CPU."""
-        ...
-
-    def open(
-        self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
-    ) -> Sequence[Backend]:
-        """Return one backend a lane, as `open_onnx_backends` does."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxOpener:
-    """Opens models on ONNX Runtime."""
-
-    providers: tuple[str, ...]
-    """In order of preference, full names, at least one."""
-    tensorrt: TensorrtOptions | None = None
-    """For the TensorRT provider, where it is one of them."""
-
-    @property
-    def name(self) -> str:
-        """`onnxruntime-` and the device."""
-        return f"onnxruntime-{short_name(self.provider)}"
-
-    @property
-    def provider(self) -> str:
-        """The provider that runs what it can."""
-        return self.providers[0]
-
-    @property
-    def is_on_cpu(self) -> bool:
-        """Whether the CPU provider is the first."""
-        return self.provider == CPU
-
-    @property
-    def wants_pixels(self) -> bool:
-        """On a GPU."""
-        return not self.is_on_cpu
-
-    def open(
-        self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
-    ) -> Sequence[Backend]:
-        """Open a model; see `open_onnx_backends`."""
-        return open_onnx_backends(
-            model,
-            providers=self.providers,
-            num_lanes=num_lanes,
-            max_batch_size=max_batch_size,
-            num_threads=num_threads,
-            tensorrt=self.tensorrt,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class OpenVinoOpener:
-    """Opens models on OpenVINO's own runtime."""
-
-    core: Any
-    """From `load_runtime`."""
-    precision: Precision
-
-    @property
-    def name(self) -> str:
-        """`openvino-` and the precision."""
-        return f"openvino-{self.precision}"
-
-    @property
-    def provider(self) -> str:
-        """A name of its own: what is rewritten for ONNX Runtime gains nothing here."""
-        return "OpenVINO"
-
-    @property
-    def is_on_cpu(self) -> bool:
-        """Always: it is opened for the CPU only."""
-        return True
-
-    @property
-    def wants_pixels(self) -> bool:
-        """Never: on a CPU they do not pay."""
-        return False
-
-    def open(
-        self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
-    ) -> Sequence[Backend]:
-        """Open a model; see `open_openvino_backends`."""
-        return open_openvino_backends(
-            self.core,
-            model,
-            precision=self.precision,
-            num_lanes=num_lanes,
-            max_batch_size=max_batch_size,
-            num_threads=num_threads,
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The backends that may run models here, all of them on one device. At least one is set."""
+    """The backends that may run models here, and how they were found. At least one is set."""
 
     onnx: OnnxOpener | None = None
     openvino: OpenVinoOpener | None = None
@@ -147,17 +40,21 @@ class Selection:
     """In place of `openvino` for models whose answers bfloat16 leaves within limits."""
     engines: EngineKit | None = None
     """Builds engines that take over from the others once they are proven; None where TensorRT cannot be had."""
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried at start, in order; nothing where a provider was named."""
+    is_fallback: bool = False
+    """Whether the machine has a GPU that nothing here can use, without the CPU having been asked for."""
 
     @property
     def is_on_cpu(self) -> bool:
-        """Whether runs take the cores that everything else needs too."""
-        return self.onnx is None or self.onnx.is_on_cpu
+        """Whether runs take the cores that everything else needs too, for good."""
+        return self.engines is None and (self.onnx is None or self.onnx.is_on_cpu)
 
     @property
     def name(self) -> str:
         """What an operator sees of it: one name, or several with `or` between."""
-        openers = (self.onnx, self.openvino, self.openvino_reduced)
-        return " or ".join(dict.fromkeys(opener.name for opener in openers if opener))
+        ways = (self.engines, self.onnx, self.openvino, self.openvino_reduced)
+        return " or ".join(dict.fromkeys(way.name for way in ways if way))
 
     def candidates(self, *, keeps_bf16: bool) -> tuple[Opener, ...]:
         """Return what may run a model: the first, unless another proves faster.
@@ -174,45 +71,114 @@ def select_backend(
     providers: Sequence[str] = (),
     openvino_precision: OpenVinoPrecision = "auto",
     tensorrt: TensorrtOptions | None = None,
+    probes: Probes | None = None,
 ) -> Selection:
-    """Decide how models are run. A backend, provider or precision that is named is required; `auto` takes the best.
+    """Decide how models are run, and log what was tried, what failed and what mends it.
+
+    A backend, provider or precision that is named is required; `auto` takes the best: TensorRT, whose engines take
+    over from ONNX Runtime once they are built; ONNX Runtime on the GPU; ONNX Runtime or OpenVINO on the CPU.
 
     Args:
         backend: The setting `BACKEND`.
         providers: The setting `ORT_PROVIDERS`; empty for the best at hand.
         openvino_precision: The setting `OPENVINO_PRECISION`.
         tensorrt: For ONNX Runtime's TensorRT provider, where `providers` names it.
+        probes: What is asked of this machine; None: of this one.
 
     Raises:
         BackendUnavailableError: What was named cannot be had; says why and what to do.
     """
-    if backend == "tensorrt":
-        raise BackendUnavailableError(
-            "BACKEND=tensorrt cannot be had: this release has no TensorRT runner. Set BACKEND=auto, or "
-            "BACKEND=onnxruntime with ORT_PROVIDERS=cuda or tensorrt,cuda for a GPU."
-        )
+    probes = probes or Probes()
     if backend == "openvino":
-        return _with_openvino(None, load_runtime(), openvino_precision)
-    onnx = OnnxOpener(choose_providers(providers, available_providers()), tensorrt)
-    # A provider that is named is ONNX Runtime's, and a GPU leaves the CPU to everything else.
-    if backend == "auto" and not providers and onnx.is_on_cpu and is_installed():
+        return _with_openvino(Selection(), load_runtime(), openvino_precision)
+    named = [name for name in providers if name.lower() != "auto"]
+    selection = Selection()
+    # A provider that is named is ONNX Runtime's.
+    if backend == "tensorrt" or (backend == "auto" and not named):
+        selection = _with_tensorrt(selection, probes, is_required=backend == "tensorrt")
+    selection = _with_onnx_if_it_can_be_had(selection, named, tensorrt, probes)
+    # A GPU leaves the CPU to everything else.
+    if backend == "auto" and not named and selection.is_on_cpu and is_installed():
         try:
             core = load_runtime()
         except BackendUnavailableError as error:
             _log.warning("OpenVINO is left out", reason=error.message)
-        else:
-            return _with_openvino(onnx, core, openvino_precision)
-    return Selection(onnx=onnx)
+            return replace(selection, attempts=(*selection.attempts, Attempt("openvino", error.message)))
+        return _with_openvino(selection, core, openvino_precision)
+    return selection
 
 
-def _with_openvino(onnx: OnnxOpener | None, core: Any, precision: OpenVinoPrecision) -> Selection:
+def _with_tensorrt(selection: Selection, probes: Probes, *, is_required: bool) -> Selection:
+    found = try_tensorrt(probes, is_required=is_required)
+    if not isinstance(found, Fault):
+        _log.info("TensorRT is available", **found.facts())
+        return _tried(replace(selection, engines=found), Attempt("tensorrt", AVAILABLE))
+    if is_required:
+        raise BackendUnavailableError(
+            f"BACKEND=tensorrt cannot be had. {found.sentence} Or set BACKEND=auto, which takes what there is."
+        )
+    return _tried(selection, Attempt.failed("tensorrt", found), is_quiet=find_gpu(probes.root) is None)
+
+
+def _with_onnx_if_it_can_be_had(
+    selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, probes: Probes
+) -> Selection:
+    """Add ONNX Runtime; engines can do without it, though nothing answers then until they are built."""
+    fault = probes.cores_fault()
+    if selection.engines is None:
+        if fault:
+            _log.warning(fault.what, reason=fault.why, cure=fault.cure)
+        return _with_onnx(selection, named, tensorrt, probes)
+    if fault is None:
+        try:
+            return _with_onnx(selection, named, tensorrt, probes)
+        except BackendUnavailableError as error:
+            fault = fault_of(error, "ONNX Runtime cannot be had")
+    return _tried(selection, Attempt.failed("onnxruntime", fault))
+
+
+def _with_onnx(
+    selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, probes: Probes
+) -> Selection:
+    available = available_providers()
+    chosen = choose_providers(named, available)
+    if named and chosen[0] == CPU:
+        return replace(selection, onnx=OnnxOpener(chosen, tensorrt))
+    fault = cuda_fault(probes, cuda_is_offered=CUDA in available)
+    if named:
+        # Other devices than NVIDIA's say themselves, when a model is opened, that they do not start.
+        if fault and chosen[0] in (CUDA, TENSORRT):
+            raise BackendUnavailableError(f"ORT_PROVIDERS={','.join(named)} cannot be had. {fault.sentence}")
+        return replace(selection, onnx=OnnxOpener(chosen, tensorrt))
+    if fault is None:
+        return _tried(replace(selection, onnx=OnnxOpener(chosen, tensorrt)), Attempt("onnxruntime-cuda", AVAILABLE))
+    has_gpu = find_gpu(probes.root) is not None
+    selection = _tried(selection, Attempt.failed("onnxruntime-cuda", fault), is_quiet=not has_gpu)
+    cpu = OnnxOpener(tuple(name for name in chosen if name != CUDA), tensorrt)
+    selection = _tried(replace(selection, onnx=cpu), Attempt("onnxruntime-cpu", AVAILABLE))
+    if has_gpu and selection.is_on_cpu:
+        _log.warning("this machine has an NVIDIA GPU, but every model runs on the CPU: the lines above say why")
+        return replace(selection, is_fallback=True)
+    return selection
+
+
+def _tried(selection: Selection, attempt: Attempt, *, is_quiet: bool = False) -> Selection:
+    """Note an attempt, and say it aloud; `is_quiet`: it has been said, or is what one expects here."""
+    if not attempt.is_available:
+        log = _log.info if is_quiet else _log.warning
+        log("backend cannot be had", backend=attempt.name, outcome=attempt.outcome, cure=attempt.cure)
+    return replace(selection, attempts=(*selection.attempts, attempt))
+
+
+def _with_openvino(selection: Selection, core: Any, precision: OpenVinoPrecision) -> Selection:
     if precision == "bf16" and not has_bf16(core):
         raise BackendUnavailableError(
             "OPENVINO_PRECISION=bf16 cannot be had: this CPU has neither AVX512_BF16 nor AMX. Set it to auto or f32."
         )
     reduced: Precision = "bf16" if precision != "f32" and has_bf16(core) else "f32"
-    return Selection(
-        onnx=onnx,
+    return replace(
+        selection,
+        attempts=(*selection.attempts, Attempt("openvino", AVAILABLE)),
         openvino=OpenVinoOpener(core, "bf16" if precision == "bf16" else "f32"),
         openvino_reduced=OpenVinoOpener(core, reduced),
     )

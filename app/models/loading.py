@@ -12,9 +12,10 @@ from typing import Any
 import structlog
 
 from app.backends.memory import MemoryGuard
+from app.backends.openers import Opener
 from app.backends.protocol import Backend
 from app.backends.providers import runtime_version
-from app.backends.selection import Opener, Selection
+from app.backends.selection import Selection
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
 from app.batching.observer import MetricsObserver

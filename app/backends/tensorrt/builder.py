@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from app.backends.findings import recognize
+from app.backends.faults import recognize
 from app.backends.tensorrt.messages import Messages
 from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.profiles import misfit, static_shape
@@ -109,8 +109,8 @@ class _Build:
             self._keep_timings(config)
             del monitor
             return bytes(plan)
-        finding = recognize("; ".join(self._messages.errors[num_errors:]))
-        if finding is None or not finding.is_memory:
+        fault = recognize("; ".join(self._messages.errors[num_errors:]))
+        if fault is None or not fault.is_memory:
             raise self._error("TensorRT cannot build the engine")
         _log.warning("memory did not suffice to build an engine", model=self._request.model, workspace=workspace_bytes)
         self._notes.append(f"memory did not suffice with {_amount(workspace_bytes)} of workspace")
@@ -158,8 +158,8 @@ class _Build:
 
     def _error(self, what: str) -> EngineBuildError:
         text = self._messages.text
-        finding = recognize(text)
-        reason = f"{finding.why}. {finding.cure}" if finding else text or "TensorRT gave no reason"
+        fault = recognize(text)
+        reason = f"{fault.why}. {fault.cure}" if fault else text or "TensorRT gave no reason"
         return EngineBuildError(f"{what}: {reason}")
 
 

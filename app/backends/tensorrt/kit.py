@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from app.backends.cuda.runtime import CudaRuntime
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
 from app.backends.protocol import Backend
 from app.backends.tensorrt.builder import build_engine
 from app.backends.tensorrt.module import Toolkit
+from app.device.jetson import Jetson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class TensorrtKit:
     toolkit: Toolkit
     device: Mapping[str, str] = field(default_factory=dict)
     """What plans are tied to besides the toolkit: GPU, compute capability, module, driver."""
-    cuda: Any = None
+    cuda: CudaRuntime | None = None
     """CUDA, for engines to run with; None only where nothing is opened."""
 
     @property
@@ -41,3 +42,18 @@ class TensorrtKit:
         runner = importlib.import_module("app.backends.tensorrt.runner")
         backend: Backend = runner.open_engine(self.toolkit.trt, plan, max_batch_size=max_batch_size, cuda=self.cuda)
         return backend
+
+
+def device_facts(cuda: CudaRuntime, jetson: Jetson | None) -> dict[str, str]:
+    """Return what a plan is tied to besides TensorRT.
+
+    Raises:
+        CudaError: The device does not answer.
+    """
+    properties = cuda.properties()
+    facts = {
+        "gpu": properties.name,
+        "compute_capability": ".".join(map(str, properties.compute_capability)),
+        "cuda_of_driver": ".".join(map(str, cuda.driver_version())),
+    }
+    return facts if jetson is None else {**facts, "module": jetson.module}

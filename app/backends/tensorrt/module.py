@@ -1,4 +1,4 @@
-"""Finding TensorRT, and all that differs between its versions.
+"""Fault TensorRT, and all that differs between its versions.
 
 The same code builds with 10.3 (JetPack 6.2), 10.16, 11.x and TensorRT for RTX; what one of them lacks is asked for
 here and nowhere else.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from app.backends.findings import Finding, explain
+from app.backends.faults import Fault, explain
 from app.errors import BackendUnavailableError
 
 TENSORRT = "tensorrt"
@@ -77,22 +77,22 @@ def find_toolkit(
     Raises:
         BackendUnavailableError: It cannot be had; `details` has `why` and `cure`.
     """
-    finding: Finding | None = None
+    fault: Fault | None = None
     for name in (TENSORRT, RTX) if with_rtx else (TENSORRT,):
         for module in _MODULES[name]:
             try:
                 found = import_module(module)
             # A broken package raises whatever it likes: ImportError, OSError, AttributeError, ...
             except Exception as cause:  # noqa: BLE001 - every failure is told, with its reason
-                finding = finding or explain(str(cause), what="TensorRT cannot be imported")
+                fault = fault or explain(str(cause), what="TensorRT cannot be imported")
                 continue
             return _checked(Toolkit(found, name, keeps_timings=name == TENSORRT))
-    raise unavailable(finding or explain("", what="TensorRT cannot be imported"))
+    raise unavailable(fault or explain("", what="TensorRT cannot be imported"))
 
 
-def unavailable(finding: Finding) -> BackendUnavailableError:
+def unavailable(fault: Fault) -> BackendUnavailableError:
     """Return the error that says what was found."""
-    return BackendUnavailableError(finding.sentence, what=finding.what, why=finding.why, cure=finding.cure)
+    return BackendUnavailableError(fault.sentence, what=fault.what, why=fault.why, cure=fault.cure)
 
 
 def _checked(toolkit: Toolkit) -> Toolkit:
@@ -101,7 +101,7 @@ def _checked(toolkit: Toolkit) -> Toolkit:
         return toolkit
     version = getattr(toolkit.trt, "__version__", "of no version")
     raise unavailable(
-        Finding(
+        Fault(
             "TensorRT cannot be used",
             f"{toolkit.name} {version} has no {missing[0]}",
             "Install 10.0 or later: JetPack 6.2 has 10.3.",

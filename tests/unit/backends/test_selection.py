@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from structlog.testing import capture_logs
 
+from app.backends.openers import OnnxOpener
 from app.backends.openvino import has_bf16, load_runtime
 from app.backends.providers import (
     TENSORRT,
@@ -19,7 +20,7 @@ from app.backends.providers import (
     provider_options,
     runtime_version,
 )
-from app.backends.selection import BackendName, OnnxOpener, Selection, select_backend
+from app.backends.selection import BackendName, Selection, select_backend
 from app.errors import BackendUnavailableError
 from tests.support.tiny_onnx import arcface_model
 
@@ -135,11 +136,6 @@ def test_openvino_that_does_not_start_is_left_out_aloud(monkeypatch: pytest.Monk
     with capture_logs() as logs:
         assert select_backend("auto").name == "onnxruntime-cpu"
     assert (logs[-1]["log_level"], logs[-1]["event"]) == ("warning", "OpenVINO is left out")
-
-
-def test_tensorrt_refuses_to_start_and_says_what_else_there_is() -> None:
-    with pytest.raises(BackendUnavailableError, match="no TensorRT runner"):
-        select_backend("tensorrt")
 
 
 def test_the_tensorrt_provider_is_told_precision_cache_and_accelerator(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.backends.onnx import open_onnx_backends
+from app.backends.openers import Opener
 from app.backends.protocol import Backend
-from app.backends.selection import Opener, Selection, select_backend
+from app.backends.selection import Selection, select_backend
 from app.domain import Blob, Tensor
 from app.errors import InferenceError, ModelFileError
 from app.metrics import Metrics

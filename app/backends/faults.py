@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Fault:
     """A recognized cause of trouble."""
 
     what: str
@@ -25,17 +25,22 @@ class Finding:
         return f"{self.what}: {self.why}. {self.cure}"
 
 
-_CONTAINER_CURE = (
-    "Start the container with the NVIDIA runtime: `runtime: nvidia` on a Jetson, `--gpus all` (or a device reservation "
-    "in the compose file) elsewhere; `deploy/` has both."
-)
+def container_cure(condition: str = "") -> str:
+    """Return what mends a container without GPU, `condition` before it."""
+    start = f"{condition}start" if condition else "Start"
+    return (
+        f"{start} the container with it: `runtime: nvidia` on a Jetson, `--gpus all` or a device reservation in the "
+        "compose file elsewhere; the compose files in `deploy/` do."
+    )
+
+
 _NO_TENSORRT = "TensorRT cannot be imported"
 _NO_CUDA = "CUDA does not start"
 
-_PATTERNS: tuple[tuple[str, Finding], ...] = (
+_PATTERNS: tuple[tuple[str, Fault], ...] = (
     (
         r"libnvdla_compiler\.so",
-        Finding(
+        Fault(
             _NO_TENSORRT,
             "libnvdla_compiler.so is missing or empty, which on a Jetson comes from the host",
             "Start the container with `runtime: nvidia`. If it was, the host lacks the library: `sudo apt install "
@@ -44,7 +49,7 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"lib(nvinfer|nvonnxparser|tensorrt)[\w-]*\.so",
-        Finding(
+        Fault(
             _NO_TENSORRT,
             "its Python package is here, its libraries are not",
             "Install the libraries of the same version: `apt install libnvinfer10 libnvinfer-plugin10 "
@@ -54,15 +59,15 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"libcuda\.so|no CUDA driver|libnvrm_gpu\.so",
-        Finding(
+        Fault(
             _NO_CUDA,
             "the driver's library is not here",
-            f"{_CONTAINER_CURE} Outside a container install the NVIDIA driver.",
+            f"{container_cure()} Outside a container install the NVIDIA driver.",
         ),
     ),
     (
         r"lib(cudart|cublas|cublasLt|cudnn|cufft|curand|nvrtc|nvJitLink|cudla|cusparse)[\w-]*\.so",
-        Finding(
+        Fault(
             _NO_CUDA,
             "one of its libraries is not found",
             "Install the CUDA (and for ONNX Runtime the cuDNN) runtime of the version that is asked for, or put its "
@@ -71,13 +76,13 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|no CUDA-capable device|(cuda ?error|error):? 100\b",
-        Finding(
-            _NO_CUDA, "there is no GPU that this process may use", f"{_CONTAINER_CURE} Look at CUDA_VISIBLE_DEVICES."
+        Fault(
+            _NO_CUDA, "there is no GPU that this process may use", f"{container_cure()} Look at CUDA_VISIBLE_DEVICES."
         ),
     ),
     (
         r"(?i:insufficient ?driver)|driver version is insufficient|(cuda ?error|error):? 35\b",
-        Finding(
+        Fault(
             _NO_CUDA,
             "the NVIDIA driver is missing or older than the CUDA libraries here",
             "Update the driver (580 or later for CUDA 13, 525 or later for CUDA 12), or install the libraries of its "
@@ -87,11 +92,11 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"system not yet initialized|SYSTEM_NOT_READY|(cuda ?error|error):? 802\b",
-        Finding(_NO_CUDA, "the host's fabric manager is not up", "Start nvidia-fabricmanager on the host."),
+        Fault(_NO_CUDA, "the host's fabric manager is not up", "Start nvidia-fabricmanager on the host."),
     ),
     (
         r"no kernel image is available|(?i:unsupported (SM|compute capability))|Target GPU SM \d+ is not supported",
-        Finding(
+        Fault(
             "TensorRT does not run on this GPU",
             "this version has no kernels for its generation",
             "Install a version whose support matrix lists the GPU: 10.x for a Jetson Orin.",
@@ -99,7 +104,7 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.core\.multiarray failed to import",
-        Finding(
+        Fault(
             "A library cannot be imported",
             "it was built for NumPy 1 and NumPy 2 is installed",
             'Install the older one: `pip install "numpy<2" "opencv-python-headless<=4.11.0.86"`. The wheels of '
@@ -108,7 +113,7 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"No module named '?tensorrt",
-        Finding(
+        Fault(
             _NO_TENSORRT,
             "it is not installed",
             'Install it: `apt install python3-libnvinfer` on a Jetson, `pip install "tensorrt-cu12<11"` elsewhere.',
@@ -116,7 +121,7 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"No module named '?(cuda|cuda_bindings)\b",
-        Finding(
+        Fault(
             "The GPU cannot be reached from Python",
             "cuda-python is not installed",
             "Install it: `pip install cuda-python==12.6.2.post1` on JetPack 6, `pip install cuda-python` elsewhere.",
@@ -124,7 +129,7 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
     ),
     (
         r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|std::bad_alloc)",
-        Finding(
+        Fault(
             "The device's memory does not suffice",
             "something else uses it, or the batch is too large",
             "Free memory on the device, or lower DET_BATCH_SIZE and REC_BATCH_SIZE.",
@@ -136,22 +141,22 @@ _PATTERNS: tuple[tuple[str, Finding], ...] = (
 dusty-nv/jetson-containers 1218, 1374; OE4T/meta-tegra 1281; the `ImportError`s of the loader."""
 
 
-def recognize(text: str) -> Finding | None:
+def recognize(text: str) -> Fault | None:
     """Return what a message tells, None when nothing in it is known.
 
     Args:
         text: One message or many, as an exception or a log has them.
     """
-    return next((finding for pattern, finding in _PATTERNS if re.search(pattern, text)), None)
+    return next((fault for pattern, fault in _PATTERNS if re.search(pattern, text)), None)
 
 
-def explain(text: str, *, what: str) -> Finding:
+def explain(text: str, *, what: str) -> Fault:
     """Return what a message tells, in its own words when it is not known.
 
     Args:
         text: One message or many.
         what: What could not be had, for messages that are not known.
     """
-    return recognize(text) or Finding(
+    return recognize(text) or Fault(
         what, " ".join(text.split()) or "no reason was given", "`jetface doctor` shows what is here."
     )

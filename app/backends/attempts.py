@@ -1,0 +1,154 @@
+"""Trying what would run models on a GPU, one after the other, and saying what came of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from app.backends.cuda.bindings import open_cuda
+from app.backends.cuda.runtime import CudaError, CudaRuntime
+from app.backends.engines.kit import EngineKit
+from app.backends.faults import Fault, container_cure, explain
+from app.backends.provider_probe import provider_fault
+from app.backends.providers import CUDA, runtime_version
+from app.backends.tensorrt.kit import TensorrtKit, device_facts
+from app.backends.tensorrt.module import Toolkit, find_toolkit
+from app.device.cores import offline_cores
+from app.device.gpu import Gpu, find_gpu
+from app.device.jetson import find_jetson
+from app.device.package_checks import FIXED_FOR_OFFLINE_CORES
+from app.errors import BackendUnavailableError
+
+AVAILABLE = "available"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to run models, and what came of trying it."""
+
+    name: str
+    """`tensorrt`, `onnxruntime-cuda`, `onnxruntime-cpu` or `openvino`."""
+    outcome: str
+    """`available`, or why it is not: one line."""
+    cure: str = ""
+    """What mends it: one line; empty where nothing is to be done."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it can run models here."""
+        return self.outcome == AVAILABLE
+
+    @classmethod
+    def failed(cls, name: str, fault: Fault) -> Attempt:
+        """Return the attempt that a fault ended."""
+        return cls(name, f"{fault.what}: {fault.why}", fault.cure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """What is asked of this machine; others in tests."""
+
+    root: Path = Path("/")
+    """Where `/dev`, `/proc`, `/sys` and `/etc` are."""
+    find_toolkit: Callable[[], Toolkit] = find_toolkit
+    open_cuda: Callable[[], CudaRuntime] = open_cuda
+    provider_fault: Callable[[str], str | None] = provider_fault
+    is_installed: Callable[[str], bool] = lambda name: any(True for _ in metadata.distributions(name=name))
+    """Whether a distribution is."""
+    machine: str = field(default_factory=platform.machine)
+    """The processor's architecture."""
+
+    def cores_fault(self) -> Fault | None:
+        """Return why an ONNX Runtime of this version may write out of bounds here; None: it does not."""
+        num_offline = len(offline_cores(self.root))
+        if not num_offline or self.machine != "aarch64" or not (0,) < runtime_version() < FIXED_FOR_OFFLINE_CORES:
+            return None
+        return Fault(
+            "ONNX Runtime may crash",
+            f"before 1.27 it writes out of bounds where CPU cores are switched off, as {num_offline} are",
+            "Switch them on and start again; on a Jetson `sudo nvpmodel -m 0` on the host does.",
+        )
+
+
+def try_tensorrt(probes: Probes, *, is_required: bool) -> EngineKit | Fault:
+    """Return TensorRT, or what keeps it from running here.
+
+    Args:
+        probes: What is asked of this machine.
+        is_required: Whether it is imported even where there is no GPU: what is wrong with it then comes first.
+    """
+    gpu = find_gpu(probes.root)
+    fault = gpu_fault(gpu)
+    if fault and gpu is None and not is_required:
+        return fault
+    try:
+        toolkit = probes.find_toolkit()
+    except BackendUnavailableError as error:
+        return fault_of(error, "TensorRT cannot be imported")
+    if fault:
+        return fault
+    try:
+        cuda = probes.open_cuda()
+        return TensorrtKit(toolkit=toolkit, device=device_facts(cuda, find_jetson(probes.root)), cuda=cuda)
+    except (BackendUnavailableError, CudaError) as error:
+        return fault_of(error, "CUDA does not start")
+
+
+def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
+    """Return what keeps ONNX Runtime from running on the GPU; None when nothing does.
+
+    Args:
+        probes: What is asked of this machine.
+        cuda_is_offered: Whether ONNX Runtime says that it has the CUDA provider: then it is tried.
+    """
+    what = "ONNX Runtime does not run on the GPU"
+    if fault := gpu_fault(find_gpu(probes.root)):
+        return fault
+    if cuda_is_offered:
+        reason = probes.provider_fault(CUDA)
+        return None if reason is None else explain(reason, what=what)
+    if not probes.is_installed("onnxruntime-gpu"):
+        return Fault(
+            what,
+            "the build that is installed is for CPUs only",
+            "Install the build for NVIDIA GPUs in its place: `pip uninstall -y onnxruntime`, then `pip install "
+            "onnxruntime-gpu`; for JetPack 6 the wheel that `deploy/` installs, with `numpy<2`.",
+        )
+    if probes.is_installed("onnxruntime"):
+        return Fault(
+            what,
+            "onnxruntime and onnxruntime-gpu are installed in one folder, and the one for CPUs came last",
+            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu`.",
+        )
+    return Fault(
+        what,
+        "the build for NVIDIA GPUs is installed but offers no CUDA",
+        "Install it anew: `pip install --force-reinstall onnxruntime-gpu`.",
+    )
+
+
+def gpu_fault(gpu: Gpu | None) -> Fault | None:
+    """Return why a GPU cannot be used, as far as files tell; None when nothing speaks against it."""
+    what = "CUDA does not start"
+    if gpu is None:
+        return Fault(what, "no NVIDIA GPU is visible", container_cure("If this machine has one, "))
+    if gpu.is_reachable:
+        return None
+    if gpu.is_integrated or gpu.driver:
+        return Fault(what, "there is a GPU, but this container was started without it", container_cure())
+    return Fault(
+        what,
+        "there is a GPU, but its driver is not loaded",
+        "Install the NVIDIA driver on the host and restart it; `nvidia-smi` shows when it works.",
+    )
+
+
+def fault_of(error: Exception, what: str) -> Fault:
+    """Return what an error tells; `what` could not be had."""
+    if isinstance(error, BackendUnavailableError) and "why" in error.details:
+        details = error.details
+        return Fault(str(details["what"]), str(details["why"]), str(details["cure"]))
+    return explain(" ".join(str(part) for part in (error, error.__cause__) if part), what=what)
