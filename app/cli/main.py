@@ -8,6 +8,7 @@ import click
 
 from app import __version__
 from app.cli.embed import embed
+from app.cli.engine import engine
 from app.cli.errors import errors
 from app.cli.extract import extract
 from app.cli.models import models
@@ -47,5 +48,6 @@ main.add_command(serve)
 main.add_command(extract)
 main.add_command(embed)
 main.add_command(models)
+main.add_command(engine)
 main.add_command(settings)
 main.add_command(errors)

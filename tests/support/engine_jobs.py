@@ -1,0 +1,46 @@
+"""Recipes and jobs for engines of tiny graphs, made with the stand-in toolkit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.backends.engines.files import PlanFolder
+from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes
+from app.models.files import WeightsFolder
+from app.specs import ModelSpec
+from tests.support import stand_in_kit
+from tests.support.tiny_onnx import arcface_model, arcface_spec
+
+OPTIONS = EngineOptions(precision="fp32", det_batch_size=2, rec_batch_size=4, canvases_hw=((96, 96), (32, 32)))
+
+
+def stored(folder: Path, spec: ModelSpec, serialized: bytes) -> ModelSpec:
+    """Put weights into a folder; return the entry with their digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / spec.file_name).write_bytes(serialized)
+    return spec.model_copy(update={"sha256": hashlib.sha256(serialized).hexdigest(), "md5": None})
+
+
+def tiny_recognizer(folder: Path, *, name: str = "tiny_arcface", seed: int = 0) -> ModelSpec:
+    """Put a recognizer of a few nodes into a folder of weights; return its entry."""
+    spec = arcface_spec().model_copy(update={"name": name})
+    return stored(folder, spec, arcface_model(seed=seed))
+
+
+def recipes_of(models_dir: Path, scratch: Path, registry: Mapping[str, ModelSpec] | None = None) -> EngineRecipes:
+    """Return recipes for models of a folder, plans kept below it."""
+    return EngineRecipes(
+        weights=WeightsFolder(folder=models_dir, registry=dict(registry or {})),
+        kit=stand_in_kit.make_kit(),
+        factory=stand_in_kit.FACTORY,
+        options=OPTIONS,
+        plans=PlanFolder(models_dir / "engines"),
+        scratch=scratch,
+    )
+
+
+def tiny_recipe(folder: Path, *, name: str = "tiny_arcface") -> EngineRecipe:
+    """Return the recipe of a recognizer of a few nodes; its weights and plans are in the folder."""
+    return recipes_of(folder, folder).recipe(tiny_recognizer(folder, name=name))
