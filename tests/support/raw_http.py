@@ -5,40 +5,68 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
 """Longest silence of a server that is busy; one that has forgotten the connection ends a test."""
 
 
 class Connection:
-    """One connection. What is read is HTTP/1.1 with declared lengths, as our service writes it."""
+    """One connection. What is read is HTTP/1.1 with declared lengths, as our service writes it.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Wrap what `asyncio.open_connection` returned; `connected` makes these."""
-        self.reader = reader
-        self.writer = writer
+    On a bare socket: asyncio's streams forget what they have read when a write fails, and a server that has had enough
+    answers while we write.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Wrap a connected socket; `connected` makes these."""
+        self._sock = sock
+        self._unread = bytearray()
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait until it is on its way."""
-        self.writer.write(data)
-        await self.writer.drain()
+        """Write all of it.
+
+        Raises:
+            ConnectionError: The server has closed.
+        """
+        await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(self._sock, data), PATIENCE_S)
+
+    async def flood(self, data: bytes) -> None:
+        """Write as much as the server takes."""
+        with contextlib.suppress(ConnectionError):
+            await self.send(data)
+
+    def say_no_more(self) -> None:
+        """Close our side."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    async def until(self, end: bytes) -> bytes:
+        """Return what comes, up to and with `end`."""
+        while end not in self._unread:
+            await self._receive_some()
+        return self._take(self._unread.index(end) + len(end))
+
+    async def exactly(self, num_bytes: int) -> bytes:
+        """Return the next bytes."""
+        while len(self._unread) < num_bytes:
+            await self._receive_some()
+        return self._take(num_bytes)
 
     async def answer(self) -> tuple[int, bytes]:
         """Return status and body of the next answer."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), _PATIENCE_S)
+        head = await self.until(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
         length = next(int(line[16:]) for line in lines if line.startswith(b"content-length: "))
-        return int(head.split()[1]), await asyncio.wait_for(self.reader.readexactly(length), _PATIENCE_S)
+        return int(head.split()[1]), await self.exactly(length)
 
     async def rest(self) -> bytes:
         """Return everything until the connection is closed or reset."""
-        found = b""
         with contextlib.suppress(ConnectionError):
-            while piece := await asyncio.wait_for(self.reader.read(2**16), _PATIENCE_S):
-                found += piece
-        return found
+            while True:
+                await self._receive_some()
+        return self._take(len(self._unread))
 
     async def refusal(self) -> tuple[int, dict[str, Any]]:
         """Return status and error of the last answer; then the connection is closed."""
@@ -50,14 +78,23 @@ class Connection:
         error: dict[str, Any] = answer["error"]
         return int(last.split()[1]), error
 
+    async def _receive_some(self) -> None:
+        """Raise ConnectionError where nothing more comes."""
+        piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self._sock, 2**16), PATIENCE_S)
+        if not piece:
+            raise ConnectionError("closed")
+        self._unread += piece
+
+    def _take(self, num_bytes: int) -> bytes:
+        taken = bytes(self._unread[:num_bytes])
+        del self._unread[:num_bytes]
+        return taken
+
 
 @contextlib.asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Connection]:
     """Open a connection to a loopback port, and close it."""
-    connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
-    try:
-        yield connection
-    finally:
-        connection.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await connection.writer.wait_closed()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port)), PATIENCE_S)
+        yield Connection(sock)

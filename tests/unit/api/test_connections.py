@@ -80,7 +80,7 @@ async def connection(application: Application, metrics: Metrics) -> AsyncIterato
 async def test_ordinary_requests_share_a_connection(connection: Connection) -> None:
     for body in (b"", b"x" * 3 * MAX_HEAD_BYTES):
         await connection.send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        answer = await connection.reader.readuntil(b"aa")
+        answer = await connection.until(b"aa")
         assert answer.startswith(b"HTTP/1.1 200")
 
 
@@ -97,7 +97,7 @@ async def test_ordinary_requests_share_a_connection(connection: Connection) -> N
     ids=["one header", "many headers", "url", "endless header", "endless url", "nothing but line ends"],
 )
 async def test_a_long_head_is_431_and_no_request(connection: Connection, application: Application, head: bytes) -> None:
-    await connection.send(head)
+    await connection.flood(head)
     status, error = await connection.refusal()
     assert (status, error["code"], error["details"]) == (431, "head_too_long", {"max_head_bytes": MAX_HEAD_BYTES})
     assert application.num_started == 0
@@ -105,14 +105,14 @@ async def test_a_long_head_is_431_and_no_request(connection: Connection, applica
 
 async def test_endless_trailers_end_the_request(connection: Connection, application: Application) -> None:
     await connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
-    await connection.send(b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8))
+    await connection.flood(b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8))
     assert (await connection.refusal())[0] == 431
     assert (application.num_started, application.num_gone) == (1, 1)
 
 
 @pytest.mark.parametrize("head", [b"\x16\x03\x01", b"GET\r\n\r\n", GET + b"Content-Length: 1, 2\r\n\r\n"])
 async def test_what_is_no_http_gets_the_envelope(connection: Connection, head: bytes) -> None:
-    await connection.send(head)
+    await connection.flood(head)
     status, error = await connection.refusal()
     assert (status, error["code"]) == (400, "malformed_request")
 
@@ -133,31 +133,31 @@ async def test_slow_headers_are_408(connection: Connection, application: Applica
 async def test_a_slow_answer_is_waited_for_even_with_half_a_request_behind_it(connection: Connection) -> None:
     """The clock stands still while the client waits for us."""
     await connection.send(b"GET /2?0.6 HTTP/1.1\r\n\r\n" + GET)
-    answer = await connection.reader.readuntil(b"aa")
+    answer = await connection.until(b"aa")
     assert answer.startswith(b"HTTP/1.1 200")
     await connection.send(END)
-    assert (await connection.reader.readuntil(b"aa")).startswith(b"HTTP/1.1 200")
+    assert (await connection.until(b"aa")).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_body_that_trickles_in_after_the_answer_is_not_waited_for(connection: Connection) -> None:
     await connection.send(b"GET / HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
-    await connection.reader.readuntil(b"aa")
+    await connection.until(b"aa")
     with contextlib.suppress(ConnectionError):
         for _ in range(10):
             await connection.send(b"a")
             await asyncio.sleep(0.1)
-    assert connection.reader.at_eof() or await connection.rest() == b""
+    assert await connection.rest() == b""
 
 
 async def test_few_requests_wait_behind_one(connection: Connection, application: Application) -> None:
-    await connection.send((GET + END) * (MAX_PIPELINED + 1))
+    await connection.flood((GET + END) * (MAX_PIPELINED + 1))
     for _ in range(MAX_PIPELINED + 1):
-        assert (await connection.reader.readuntil(b"aa")).startswith(b"HTTP/1.1 200")
+        assert (await connection.until(b"aa")).startswith(b"HTTP/1.1 200")
     assert application.num_started == MAX_PIPELINED + 1
 
 
 async def test_more_close_the_connection(connection: Connection, application: Application) -> None:
-    await connection.send((GET + END) * 1000)
+    await connection.flood((GET + END) * 1000)
     assert (await connection.refusal())[0] == 400
     assert application.num_started <= 1
 
@@ -173,7 +173,7 @@ async def test_an_answer_that_is_read_slowly_arrives(connection: Connection) -> 
     num_bytes = 0
     while num_bytes < LARGE:
         await asyncio.sleep(0.1)
-        num_bytes += len(await connection.reader.readexactly(2**20))
+        num_bytes += len(await connection.exactly(2**20))
     assert num_bytes == LARGE
 
 
@@ -222,7 +222,7 @@ async def test_whoever_offers_may_also_say_that_it_was_the_last_request(connecti
 
 
 async def test_offers_do_not_pile_up(connection: Connection, application: Application) -> None:
-    await connection.send((GET + OFFERS["a web socket"] + END) * 1000)
+    await connection.flood((GET + OFFERS["a web socket"] + END) * 1000)
     assert (await connection.refusal())[0] == 400
     assert application.num_started <= 1
 
