@@ -103,6 +103,11 @@ class ModelSpec(_Entry):
     keeps_bf16: bool = Field(
         False, description="Measured: run in bfloat16, its answers stay within the limits of docs/adr/0008-openvino.md."
     )
+    fp32_sums: bool = Field(
+        False,
+        description="Measured: cast to FP16 it stays within the limits of docs/adr/0009-fp16-graphs.md only when its "
+        "additions and normalizations stay in FP32; `jetface models convert` says so.",
+    )
     input: InputSpec
     download: DownloadSpec | None = None
 

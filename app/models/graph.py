@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import structlog
 from app.errors import ModelFileError
 from app.models.contract import canvas_hw, check_inputs, check_outputs, declares_free_batch
 from app.models.free_batch import free_batch
+from app.models.half import Precision, policy_of, to_half
 from app.models.parts import GraphError, GraphParts, Shape, shape_of, take_apart
 from app.models.pixels import take_pixels
 from app.models.prepared import PreparedFiles
@@ -50,6 +52,8 @@ class PreparedGraph:
     """Whether a run takes several items, each answered as if alone; else one at a time."""
     takes_pixels: bool
     """Whether a batch is (N, H, W, 3) uint8 BGR; else a blob, (N, 3, H, W) float32."""
+    precision: Precision
+    """What it computes in; outputs are float32 either way, and so is a blob."""
     rewrites: tuple[str, ...]
     """Names of the speed-ups that changed it."""
     source_sha256: str
@@ -62,6 +66,7 @@ def prepare_graph(
     *,
     rewrites: Sequence[Rewrite] = (),
     pixels: bool = False,
+    precision: Precision = "fp32",
     cache: PreparedFiles | None = None,
 ) -> PreparedGraph:
     """Read, check and improve a graph.
@@ -74,6 +79,7 @@ def prepare_graph(
         spec: What the graph has to be.
         rewrites: Speed-ups to apply, in order.
         pixels: Let the graph take pixels and normalise them itself, as `take_pixels` says.
+        precision: `fp16` casts it as `to_half` says; whether its answers are near enough is for the caller to check.
         cache: Where prepared graphs are kept between starts; None keeps nothing.
 
     Raises:
@@ -84,6 +90,7 @@ def prepare_graph(
         serialized = path.read_bytes()
     except OSError as cause:
         raise ModelFileError(f"The file {path.name} of model {spec.name} cannot be read.") from cause
+    in_half = precision == "fp16"
     source_sha256 = hashlib.sha256(serialized).hexdigest()
     key = [
         source_sha256,
@@ -91,6 +98,7 @@ def prepare_graph(
         f"onnx {onnx.__version__}, preparation {PREPARATION_VERSION}",
         *(f"{rewrite.name} {rewrite.version}" for rewrite in rewrites),
         *(["pixels"] if pixels else []),
+        *([f"{policy_of(spec).name}, onnxconverter-common {version('onnxconverter-common')}"] if in_half else []),
     ]
     if cache and (kept := cache.load(spec.name, key)):
         file, facts = kept
@@ -98,6 +106,8 @@ def prepare_graph(
     try:
         parts, is_batch_free, applied = _improve(take_apart(serialized), spec, rewrites)
         height_px, width_px = (shape_of(parts.inputs[0]) or ())[2:]
+        if in_half:
+            parts = to_half(parts, policy_of(spec))
         if pixels:
             parts = _with_pixels(parts, spec)
         shapes = parts.infer_shapes()
@@ -113,6 +123,7 @@ def prepare_graph(
         "outputs": [(end.name, shapes.get(end.name)) for end in parts.outputs],
         "is_batch_free": is_batch_free,
         "takes_pixels": pixels,
+        "precision": precision,
         "rewrites": applied,
         "source_sha256": source_sha256,
     }
@@ -163,6 +174,7 @@ def _from_facts(facts: Mapping[str, Any], model: bytes | Path) -> PreparedGraph:
         outputs=tuple(OutputInfo(name=name, shape=shape and tuple(shape)) for name, shape in facts["outputs"]),
         is_batch_free=facts["is_batch_free"],
         takes_pixels=facts["takes_pixels"],
+        precision=facts["precision"],
         rewrites=tuple(facts["rewrites"]),
         source_sha256=facts["source_sha256"],
     )

@@ -88,6 +88,14 @@ class GraphParts:
 
         Annotations of the file are not asked. A tensor whose rank cannot be told is missing.
         """
+        return {value.name: shape for value in self._infer() if (shape := shape_of(value))}
+
+    def infer_types(self) -> Mapping[str, int]:
+        """Return what the operators themselves say about the element type of every computed tensor."""
+        return {value.name: value.type.tensor_type.elem_type for value in self._infer()}
+
+    def _infer(self) -> list[onnx.ValueInfoProto]:
+        """Annotate every computed tensor."""
         small = [weight for weight in self.weights.values() if np.prod(weight.dims) <= _SMALL_WEIGHT]
         names = {weight.name for weight in small}
         # Large weights stand in as inputs: inference needs their shapes only, and copying them takes its time.
@@ -101,7 +109,7 @@ class GraphParts:
             graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
         except shape_inference.InferenceError as cause:
             raise GraphError("its operators do not fit together") from cause
-        return {value.name: shape for value in (*graph.value_info, *graph.output) if (shape := shape_of(value))}
+        return [*graph.value_info, *graph.output]
 
     def _model(
         self,
