@@ -79,7 +79,10 @@ def _api_options(service: Service) -> ApiOptions:
             log_level=settings.log_level,
             max_size=settings.max_size,
             inference_backend=settings.backend,
+            tensorrt_version=_tensorrt_version(service),
+            attempts=service.backend.attempts,
             notice=service.notice,
+            device=service.telemetry.status,
         ),
         defaults=RequestDefaults(
             det_thresh=service.score_threshold,
@@ -97,6 +100,11 @@ def _api_options(service: Service) -> ApiOptions:
         ),
         access=_access(settings),
     )
+
+
+def _tensorrt_version(service: Service) -> str | None:
+    engines = service.backend.engines
+    return None if engines is None else engines.facts().get("version")
 
 
 def _access(settings: Settings) -> Access:

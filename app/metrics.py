@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, Info, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from app import __version__
+from app.device.readings import QUANTITIES, Readings
 from app.errors import ServiceError
 
 _STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10)
@@ -93,6 +96,10 @@ class Metrics:
         self.model_backend = Gauge(
             "jetface_model_backend", "1 for the backend a model runs on.", ["model", "backend"], registry=registry
         )
+        self.backend_fallback = Gauge(
+            "jetface_backend_fallback", "1 where there is an NVIDIA GPU and every model runs on the CPU all the same.",
+            registry=registry,
+        )  # fmt: skip
         self.model_load_seconds = Gauge(
             "jetface_model_load_seconds", "Seconds the last load of a model took.", ["model"], registry=registry
         )
@@ -115,6 +122,9 @@ class Metrics:
         for work in ("load", "build"):
             self.memory_refusals.labels(work)
 
+        self.device = DeviceCollector()
+        registry.register(self.device)
+
         self._backend_by_model: dict[str, str] = {}
 
     def set_backend(self, model: str, backend: str) -> None:
@@ -128,6 +138,30 @@ class Metrics:
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Let `gauge` ask `read` at each scrape instead of being set."""
         gauge.set_function(read)
+
+
+class DeviceCollector(Collector):
+    """The readings of the machine, as they are at a scrape: what cannot be read has no series."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Readings] = dict
+        """Returns the latest readings; none until it is set."""
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Name every metric there may be."""
+        return [
+            GaugeMetricFamily(f"jetface_device_{each.name}", each.meaning, labels=[each.label] if each.label else [])
+            for each in QUANTITIES
+        ]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Write down what was read."""
+        readings = self.read()
+        for quantity, family in zip(QUANTITIES, self.describe(), strict=True):
+            for name, value in readings.get(quantity.name, {}).items():
+                family.add_metric([name] if quantity.label else [], value)
+            if family.samples:
+                yield family
 
 
 def _error_codes(error: type[ServiceError]) -> set[str]:

@@ -14,10 +14,12 @@ from pathlib import Path
 import cv2
 import structlog
 
+from app.backends.attempts import Probes
 from app.backends.cpu import usable_cores
 from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
 from app.backends.providers import TensorrtOptions
 from app.backends.selection import Selection, select_backend
+from app.device.telemetry import Telemetry
 from app.errors import ServiceError
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
@@ -31,6 +33,7 @@ from app.models.files import Mirror, WeightsFolder
 from app.models.loading import LoadOptions, ModelLoader
 from app.models.store import ModelStore
 from app.pipeline.attributes import AttributeModels, Attributes
+from app.pipeline.chosen import ChosenModels
 from app.pipeline.describer import CROPS_AT_ONCE, Describer
 from app.pipeline.detector import Detector, DetectorOptions
 from app.pipeline.extract import Extractor
@@ -50,20 +53,6 @@ CLOSE_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenModels:
-    """Registry names of the models the settings chose."""
-
-    detector: str
-    recognizer: str | None
-    attributes: AttributeModels
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of them, detector first."""
-        return tuple(name for name in (self.detector, self.recognizer, *self.attributes.names) if name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """The objects of one service. Building them starts threads only when there is work; `running` closes them."""
 
@@ -76,6 +65,7 @@ class Service:
     pool: WorkPool
     loader: PictureLoader
     extractor: Extractor
+    telemetry: Telemetry
 
     @property
     def score_threshold(self) -> float:
@@ -131,10 +121,12 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
         providers=settings.ort_providers,
         openvino_precision=settings.openvino_precision,
         tensorrt=_tensorrt_options(settings),
+        probes=Probes(root=root),
     )
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes(root))
+    metrics.backend_fallback.set(backend.is_fallback)
     load_options = LoadOptions(
         num_cores=num_cores,
         det_batch_size=settings.det_batch_size,
@@ -157,8 +149,11 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
         metrics=metrics,
         fetcher=_remote_pictures(settings, pool),
     )
+    telemetry = Telemetry(settings.telemetry_interval_s, root)
+    metrics.device.read = telemetry.readings
     service = Service(
         settings=settings,
+        telemetry=telemetry,
         metrics=metrics,
         backend=backend,
         chosen=chosen,
@@ -185,9 +180,11 @@ async def running(service: Service) -> AsyncIterator[Service]:
         asyncio.create_task(_preload(service.store, name), name=f"preload {name}")
         for name in (service.chosen.names if service.settings.model_preload else ())
     ]
+    service.telemetry.start()
     try:
         yield service
     finally:
+        service.telemetry.stop()
         await service.store.close(grace_s=CLOSE_GRACE_S)
         await asyncio.gather(*preloads)
         service.model_loader.close()

@@ -230,6 +230,10 @@ class Settings(BaseSettings):
         meaning="Address to listen on.",
     )  # fmt: skip
     port: int = _env("PORT", default=18080, ge=1, le=65535, meaning="Port to listen on.")
+    telemetry_interval_s: float = _env(
+        "TELEMETRY_INTERVAL_S", default=5.0, ge=0, le=3600,
+        meaning="Seconds between two readings of the machine's sensors; 0: none.",
+    )  # fmt: skip
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env(
         "LOG_LEVEL", default="INFO", meaning="Least severity that is logged."
     )

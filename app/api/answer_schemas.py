@@ -208,38 +208,3 @@ class ReadyAnswer(HealthAnswer):
     """Answer of `/health/ready`."""
 
     models: dict[str, ModelHealth]
-
-
-class InfoModels(_Answer):
-    """Part of `/info`: names as in InsightFace-REST; null where a stage has no model."""
-
-    inference_backend: str
-    det_name: str | None
-    rec_name: str | None
-    ga_name: str | None
-    mask_detector: str | None
-    liveness: list[str] = Field(description="Ours: none, one or two.")
-    max_size: tuple[int, int]
-    backends: dict[str, str | None] = Field(description="What each model in use runs on; null before it is loaded.")
-
-
-class InfoDefaults(_Answer):
-    """Part of `/info`: what a request means that does not say."""
-
-    det_thresh: float
-    extract_embedding: bool
-    return_face_data: bool
-    return_landmarks: bool
-    extract_ga: bool
-    detect_masks: bool
-
-
-class InfoAnswer(_Answer):
-    """Answer of `/info`."""
-
-    version: str
-    tensorrt_version: str | None
-    log_level: str
-    models: InfoModels
-    defaults: InfoDefaults
-    notice: Annotated[str | None, Field(description="What users should know of the models, or null.")]

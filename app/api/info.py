@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.answer_schemas import InfoAnswer
 from app.api.answers import small_answer
 from app.api.context import context_of
+from app.api.info_schemas import InfoAnswer
 from app.api.routes import Services
 from app.api.services import ModelFacts
 
@@ -35,10 +35,14 @@ def info_router(services: Services) -> APIRouter:
                 "mask_detector": _name_of(active, "mask"),
                 "liveness": [facts.name for facts in active if facts.task == "liveness"],
                 "max_size": about.max_size,
+                "tried": [
+                    {"backend": tried.name, "outcome": tried.outcome, "cure": tried.cure} for tried in about.attempts
+                ],
                 "backends": {facts.name: facts.backend for facts in active},
             },
             "defaults": asdict(services.options.defaults),
             "notice": about.notice,
+            "device": asdict(about.device()),
         }
         return small_answer(context_of(request), value)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from app.backends.attempts import Attempt
+from app.device.telemetry import DeviceStatus
 from app.domain import ExtractOptions, Image, KnownFaces, PictureResult
 from app.imaging.sources import PictureSource
 
@@ -163,8 +165,12 @@ class ServiceInfo:
     inference_backend: str
     """The setting; what each model runs on is in `models`."""
     tensorrt_version: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried at start to run models."""
     notice: str | None = None
     """What whoever uses the service should know of its models, one sentence or two."""
+    device: Callable[[], DeviceStatus] = DeviceStatus
+    """Tells what the machine is and how it fares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

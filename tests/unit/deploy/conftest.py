@@ -10,10 +10,15 @@ from typing import Any
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
+from prometheus_client import generate_latest
 from ruamel.yaml import YAML
 
+from app.device.nvml import NvmlSensors
 from app.main import create_app
+from app.metrics import Metrics
 from app.settings import Settings
+from tests.support.fake_nvml import H200, FakeNvml
+from tests.support.machines import ORIN, plant
 from tests.support.promql import Exposition
 from tests.support.shared import REPOSITORY
 
@@ -22,7 +27,11 @@ DEPLOY = REPOSITORY / "deploy"
 
 @pytest.fixture(scope="session")
 def scrape(shared_models: Path, shared_images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """`/metrics` of the whole service with real weights, after requests that went well and requests that did not."""
+    """`/metrics` of the whole service with real weights, after requests that went well and requests that did not.
+
+    The machine is a Jetson, by its files, with a GPU that has memory of its own besides: every reading there may be.
+    """
+    root = plant(tmp_path_factory.mktemp("machine"), ORIN)
     settings = Settings(
         models_dir=tmp_path_factory.mktemp("models"),
         model_mirror=str(shared_models),
@@ -33,7 +42,7 @@ def scrape(shared_models: Path, shared_images: Path, tmp_path_factory: pytest.Te
     picture = shared_images.joinpath("t1.jpg").read_bytes()
 
     async def ask() -> str:
-        app = create_app(settings)
+        app = create_app(settings, root=root)
         async with (
             LifespanManager(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://jetface") as client,
@@ -41,9 +50,19 @@ def scrape(shared_models: Path, shared_images: Path, tmp_path_factory: pytest.Te
             for body in (picture, b"not a picture"):
                 (await client.post("/extract", content=body, headers={"content-type": "image/jpeg"})).raise_for_status()
             await client.get("/nowhere")
-            return (await client.get("/metrics")).text
+            while "jetface_device_" not in (text := (await client.get("/metrics")).text):  # noqa: ASYNC110 - its only sign
+                await asyncio.sleep(0.01)
+            return text + gpu_series()
 
     return asyncio.run(ask())
+
+
+def gpu_series() -> str:
+    """Write what only a GPU with memory of its own has."""
+    metrics = Metrics()
+    free = NvmlSensors(FakeNvml(H200)).read()["gpu_memory_free_bytes"]
+    metrics.device.read = lambda: {"gpu_memory_free_bytes": free}
+    return generate_latest(metrics.device).decode()
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ def test_every_metric_of_ours_is_on_it(dashboard: Dashboard) -> None:
     for query in queries(dashboard):
         expression = promql_parser.parse(query.replace("$__rate_interval", "1m"))
         asked |= {selector.name or "" for selector in selectors(expression)}
-    for family in Metrics().registry.collect():
+    metrics = Metrics()
+    for family in (*metrics.registry.collect(), *metrics.device.describe()):
         if family.name.startswith("jetface_"):
             names = {family.name + suffix for suffix in ("", "_total", "_info", "_bucket", "_sum", "_count")}
             assert names & asked, family.name

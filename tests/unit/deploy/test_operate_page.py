@@ -8,7 +8,7 @@ import re
 from prometheus_client import Counter, Gauge, Histogram, Info
 from ruamel.yaml import YAML
 
-from app.metrics import Metrics
+from app.metrics import DeviceCollector, Metrics
 from app.settings import Settings, variable_names
 from tests.support.fakes import Harness
 from tests.support.promql import Exposition
@@ -30,6 +30,11 @@ def metrics_table() -> str:
             kind, suffix = kinds[type(metric)]
             labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
             rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")
+        elif isinstance(metric, DeviceCollector):
+            rows += [
+                f"| `{family.name}` | gauge | {', '.join(family._labelnames)} | {family.documentation} |"
+                for family in metric.describe()
+            ]
     return "\n".join(rows) + "\n"
 
 
