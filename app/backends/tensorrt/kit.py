@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +10,9 @@ from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
 from app.backends.protocol import Backend
 from app.backends.tensorrt.builder import build_engine
 from app.backends.tensorrt.module import Toolkit
+from app.backends.tensorrt.runner import open_engine
 from app.device.jetson import Jetson
+from app.errors import EngineLoadError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,9 @@ class TensorrtKit:
 
     def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
         """Load a plan; see `open_engine`."""
-        runner = importlib.import_module("app.backends.tensorrt.runner")
-        backend: Backend = runner.open_engine(self.toolkit.trt, plan, max_batch_size=max_batch_size, cuda=self.cuda)
-        return backend
+        if self.cuda is None:
+            raise EngineLoadError("There is no GPU to load the plan to.")
+        return open_engine(self.toolkit.trt, plan, max_batch_size=max_batch_size, cuda=self.cuda)
 
 
 def device_facts(cuda: CudaRuntime, jetson: Jetson | None) -> dict[str, str]:
