@@ -127,6 +127,7 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes(root))
     metrics.backend_fallback.set(backend.is_fallback)
+    metrics.backend_fallback.set(backend.is_fallback)
     load_options = LoadOptions(
         num_cores=num_cores,
         det_batch_size=settings.det_batch_size,
