@@ -16,6 +16,7 @@ from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine
 from app.errors import InferenceError
 from app.models.graph import PreparedGraph, prepare_graph
+from app.models.pixels import to_batch
 from app.models.rewrite import choose_rewrites
 from app.specs import ModelSpec
 from tests.support.fake_cuda import FakeCuda
@@ -43,7 +44,8 @@ def _open_tensorrt(graph: PreparedGraph) -> Sequence[Backend]:
     """Run the runner itself, on a TensorRT and a CUDA of our own: of the real ones only names can be checked here."""
     model = graph.model if isinstance(graph.model, bytes) else graph.model.read_bytes()
     low, high = (graph.input_hw,) * 2 if graph.input_hw else ((32, 32), (128, 128))
-    plan = make_plan(model, [((1, 3, *low), (MAX_BATCH, 3, *high), (MAX_BATCH, 3, *high))])
+    least, most = ((*hw, 3) if graph.takes_pixels else (3, *hw) for hw in (low, high))
+    plan = make_plan(model, [((1, *least), (MAX_BATCH, *most), (MAX_BATCH, *most))])
     devices = (FakeCuda(), FakeCuda(is_integrated=True))
     return [open_engine(StandInTrt(cuda), plan, max_batch_size=MAX_BATCH, cuda=cuda) for cuda in devices]
 
@@ -56,10 +58,10 @@ OPENERS: dict[str, Open] = {
 }
 
 
-def _prepare(folder: Path, serialized: bytes, spec: ModelSpec) -> PreparedGraph:
+def _prepare(folder: Path, serialized: bytes, spec: ModelSpec, *, pixels: bool = False) -> PreparedGraph:
     path = folder / f"{spec.name}.onnx"
     path.write_bytes(serialized)
-    return prepare_graph(path, spec, rewrites=choose_rewrites("CPUExecutionProvider", (99,)))
+    return prepare_graph(path, spec, rewrites=choose_rewrites("CPUExecutionProvider", (99,)), pixels=pixels)
 
 
 @pytest.fixture(params=sorted(OPENERS))
@@ -109,6 +111,28 @@ def test_every_output_has_the_batch_first_for_any_canvas(open_graph: Open, tmp_p
         assert [output.shape for output in outputs] == [
             (3, 2 * count, columns) for columns in (1, 4, 10) for count in cells
         ]
+    backend.close()
+
+
+def test_a_graph_that_takes_pixels_answers_them_as_it_would_their_blob(open_graph: Open, tmp_path: Path) -> None:
+    """And refuses the blob: what a batch is made of is for the graph to say."""
+    spec = arcface_spec()
+    fed, taking = (open_graph(_prepare(tmp_path, arcface_model(), spec, pixels=pixels))[0] for pixels in (False, True))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
+    blob = to_batch(list(pixels), spec.input, takes_pixels=False)
+    np.testing.assert_allclose(taking.run(pixels)[0], fed.run(blob)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taking.run(pixels[1:2])[0], fed.run(blob[1:2])[0], rtol=1e-4, atol=1e-4)
+    for backend, wrong in ((taking, blob), (fed, pixels)):
+        with pytest.raises(InferenceError):
+            backend.run(wrong)
+        backend.close()
+
+
+def test_a_detector_that_takes_pixels_takes_any_canvas(open_graph: Open, tmp_path: Path) -> None:
+    backend = open_graph(_prepare(tmp_path, scrfd_model(), scrfd_spec(), pixels=True))[0]
+    for height_px, width_px in ((64, 64), (96, 32)):
+        outputs = backend.run(np.zeros((2, height_px, width_px, 3), np.uint8))
+        assert outputs[0].shape == (2, 2 * height_px * width_px // 64, 1)
     backend.close()
 
 
