@@ -104,18 +104,21 @@ class Server:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, log: Path, environ: Mapping[str, str]) -> Iterator[Server]:
+def running(
+    command: Sequence[str], port: int, log: Path, environ: Mapping[str, str], *, folder: Path = REPOSITORY
+) -> Iterator[Server]:
     """Start any server of ours; stop it by SIGTERM, then by SIGKILL, when the block ends.
 
     Args:
-        command: Program and arguments; started in the repository root, in a process group of its own.
+        command: Program and arguments; started in a process group of its own.
         port: Where it is going to listen, on loopback.
         log: File for both of its streams.
         environ: Its whole environment.
+        folder: Where it is started.
     """
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environ, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=environ, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         yield Server(process, f"http://127.0.0.1:{port}", log)
