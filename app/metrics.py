@@ -21,6 +21,8 @@ _REQUEST_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """The buckets that models are warmed for."""
 
+ENGINE_STATES = ("absent", "building", "checking", "serving", "rejected")
+
 _FACES_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -104,6 +106,20 @@ class Metrics:
             "jetface_model_load_seconds", "Seconds the last load of a model took.", ["model"], registry=registry
         )
 
+        self.engine_state = Gauge(
+            "jetface_engine_state", "1 for the state a model's engine is in.", ["model", "state"], registry=registry
+        )
+        self.engine_progress = Gauge(
+            "jetface_engine_progress", "How far the build of a model's engine is, 0 to 1; only while it is built.",
+            ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self.engine_build_seconds = Gauge(
+            "jetface_engine_build_seconds", "Seconds this process spent on building and checking a model's engine.",
+            ["model"],
+            registry=registry,
+        )  # fmt: skip
+
         self.decode_pixels = Gauge(
             "jetface_decode_pixels_in_flight", "Pixels of pictures decoded and not yet released.", registry=registry
         )
@@ -126,6 +142,7 @@ class Metrics:
         registry.register(self.device)
 
         self._backend_by_model: dict[str, str] = {}
+        self._building: frozenset[str] = frozenset()
 
     def set_backend(self, model: str, backend: str) -> None:
         """Show `backend` as the one that `model` runs on, in place of any other."""
@@ -134,6 +151,16 @@ class Metrics:
             self.model_backend.remove(model, former)
         self._backend_by_model[model] = backend
         self.model_backend.labels(model, backend).set(1)
+
+    def set_engine(self, model: str, state: str, progress: float | None) -> None:
+        """Show `state` as the one that a model's engine is in; `progress` is None unless it is being built."""
+        for other in ENGINE_STATES:
+            self.engine_state.labels(model, other).set(other == state)
+        if progress is not None:
+            self.engine_progress.labels(model).set(progress)
+        elif model in self._building:
+            self.engine_progress.remove(model)
+        self._building = self._building - {model} if progress is None else self._building | {model}
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Let `gauge` ask `read` at each scrape instead of being set."""

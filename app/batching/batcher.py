@@ -150,21 +150,20 @@ class Batcher(Generic[Item, Result]):
         """Start the lanes now rather than with the first call; return when each is ready, or raise what one raised."""
         await self._open()[1].wait_until_started()
 
-    async def replace_lanes(self, lanes: Sequence[Lane[Item, Result]], *, max_batch: int) -> None:
+    async def replace_lanes(
+        self, lanes: Sequence[Lane[Item, Result]], *, max_batch: int, probe_items: Sequence[Item]
+    ) -> None:
         """Let other lanes take over, between two runs, once all of them have started; callers notice nothing.
 
         Runs under way end on the lanes that have them; what waits goes to the new ones. The former lanes are closed
         when none of them runs any more. Where a new one cannot start, what it raised is raised here, and they serve on.
-        One call at a time. Lanes given to a batcher that is closed are not started, or closed with it.
-
-        Raises:
-            ShuttingDownError: The batcher was closed before.
+        One call at a time. A batcher that is closed raises ShuttingDownError, or closes them with itself.
         """
         pool = self._open()[1]
         if self._is_closed:
             raise shutting_down()
         await pool.replace(lanes)
-        self.max_batch = max_batch
+        self.max_batch, self._probe_items = max_batch, tuple(probe_items)
         self._health.forget()
         self._dispatch()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.backends.engines.job import EngineJob
 from app.backends.engines.key import EngineKey, engine_key
 from app.backends.engines.kit import EngineKit, EnginePrecision, EngineRequest
 from app.backends.tensorrt.profiles import profiles_for
+from app.errors import EngineBuildError
 from app.models.files import WeightsFolder
 from app.models.graph import PreparedGraph, prepare_graph
 from app.models.prepared import PreparedFiles
@@ -53,10 +55,10 @@ class EngineRecipe:
         """Shapes of one item, axes as the graph has them, the usual one first."""
         return tuple(dict.fromkeys(profile.usual[1:] for profile in self.request.profiles))
 
-    def job(self, kit: str, folder: Path | None) -> EngineJob:
+    def job(self, factory: str, folder: Path | None) -> EngineJob:
         """Return what a child of this process is told to build it."""
         return EngineJob(
-            kit=kit,
+            kit=factory,
             spec=self.spec,
             weights=self.weights.absolute(),
             request=self.request,
@@ -69,27 +71,48 @@ class EngineRecipe:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRecipes:
-    """Says of models what their engines are made of."""
+@dataclass(frozen=True, slots=True)
+class EngineSource:
+    """A toolkit, and how a building process comes by the same one."""
 
-    weights: WeightsFolder
     kit: EngineKit
     factory: str
-    """Import path of a function that returns the same kit in another process."""
-    options: EngineOptions
-    plans: PlanFolder
-    scratch: Path
-    """Private folder for graphs that cannot be kept among the prepared ones."""
+    """Import path of a function without arguments that returns it: `module:function`."""
+
+
+class EngineRecipes:
+    """Says of models what their engines are made of. Not thread-safe; to be closed."""
+
+    def __init__(self, weights: WeightsFolder, source: EngineSource, options: EngineOptions, plans: PlanFolder) -> None:
+        """Create a book of recipes.
+
+        Args:
+            weights: Where weights are.
+            source: What builds engines.
+            options: How.
+            plans: Where plans are kept.
+        """
+        self.source = source
+        self.options = options
+        self.plans = plans
+        self._weights = weights
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        """Remove graphs that could not be kept among the prepared ones."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def recipe(self, spec: ModelSpec) -> EngineRecipe:
         """Find the weights, prepare the graph and say what its engine is made of. Blocks, a download included.
 
         Raises:
             ModelError: The weights cannot be had, or are not those of the entry.
+            EngineBuildError: The graph can be written nowhere.
         """
-        path = self.weights.locate(spec)
-        graph = prepare_graph(path, spec, pixels=True, cache=PreparedFiles(self.weights.folder / "prepared"))
+        path = self._weights.locate(spec)
+        prepared = PreparedFiles(self._weights.folder / "prepared")
+        graph = prepare_graph(path, spec, pixels=True, precision=self.options.precision, cache=prepared)
         file = self._file(graph, spec)
         most = self.options.det_batch_size if spec.task == "detection" else self.options.rec_batch_size
         max_batch_size = most if graph.is_batch_free else 1
@@ -113,7 +136,7 @@ class EngineRecipes:
             weights=path,
             graph=graph,
             request=request,
-            key=engine_key(request, graph_sha256=_sha256(file), facts=self.kit.facts()),
+            key=engine_key(request, graph_sha256=_sha256(file), facts=self.source.kit.facts()),
             max_batch_size=max_batch_size,
             canvases_hw=canvases_hw,
         )
@@ -121,8 +144,12 @@ class EngineRecipes:
     def _file(self, graph: PreparedGraph, spec: ModelSpec) -> Path:
         if isinstance(graph.model, Path):
             return graph.model
-        path = self.scratch / f"{spec.name}.onnx"
-        path.write_bytes(graph.model)
+        try:
+            self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="jetface-graphs-")
+            path = Path(self._scratch.name) / f"{spec.name}.onnx"
+            path.write_bytes(graph.model)
+        except OSError as cause:
+            raise EngineBuildError(f"The prepared graph can be written nowhere: {cause.strerror}.") from cause
         return path
 
 

@@ -59,6 +59,19 @@ class Probe(Protocol):
         ...
 
 
+def probe_item(spec: ModelSpec, canvas_hw: tuple[int, int] | None) -> Any:
+    """Return an item any sound model of the entry's family can run.
+
+    Args:
+        spec: Its registry entry.
+        canvas_hw: For a detector: height and width of a canvas it takes, None where it takes any.
+    """
+    if spec.task == "detection":
+        canvas = np.zeros((*(canvas_hw or _PROBE_CANVAS_HW), 3), np.uint8)
+        return (DetectorItem(canvas=canvas, score_threshold=0.5),)
+    return np.full((spec.input.height_px, spec.input.width_px, 3), 127, np.uint8)
+
+
 class _Detector(Protocol):
     """A kind of detector."""
 
@@ -74,8 +87,8 @@ def _looks(kind: _Detector) -> Probe:
         spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None, *, takes_pixels: bool = False
     ) -> Probed:
         canvas_hw = fixed_hw or _PROBE_CANVAS_HW
-        look = DetectorItem(canvas=np.zeros((*canvas_hw, 3), np.uint8), score_threshold=0.5)
-        return Probed(LooksHead(kind.probe(spec, backend, canvas_hw, takes_pixels=takes_pixels)), (look,))
+        head = LooksHead(kind.probe(spec, backend, canvas_hw, takes_pixels=takes_pixels))
+        return Probed(head, probe_item(spec, canvas_hw))
 
     return probe
 
@@ -87,8 +100,7 @@ def _rows(kind: type[RowHead[Any]]) -> Probe:
         spec: ModelSpec, backend: Backend, fixed_hw: tuple[int, int] | None, *, takes_pixels: bool = False
     ) -> Probed:
         del fixed_hw
-        head = kind.probe(spec, backend, takes_pixels=takes_pixels)
-        return Probed(head, np.full((*head.input_hw, 3), 127, np.uint8))
+        return Probed(kind.probe(spec, backend, takes_pixels=takes_pixels), probe_item(spec, None))
 
     return probe
 

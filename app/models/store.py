@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import structlog
 
-from app.errors import ModelError, NotFoundError, ServiceError, ShuttingDownError
+from app.errors import ModelBuildingError, ModelError, NotFoundError, ServiceError, ShuttingDownError
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from app.specs import ModelSpec
@@ -36,7 +36,7 @@ class ModelStatus:
     spec: ModelSpec
     state: ModelState
     reason: str | None = None
-    """Why the last load failed, one sentence; None unless the state is `failed`."""
+    """Why the last load failed, or what it waits for, one sentence; None unless the state is `failed` or `building`."""
     backend: str | None = None
     load_s: float | None = None
 
@@ -117,6 +117,11 @@ class ModelStore:
         """Return the state of every registry entry, by name."""
         return [self.status(name) for name in sorted(self._registry)]
 
+    def note_backend(self, name: str, backend: str) -> None:
+        """Note that a model that serves runs on another backend from now."""
+        self._metrics.set_backend(name, backend)
+        self._enter(replace(self.status(name), backend=backend))
+
     def loaded(self) -> list[LoadedModel[Any, Any]]:
         """Return the models that serve."""
         return [
@@ -140,11 +145,15 @@ class ModelStore:
         self._loads.clear()
 
     async def _load_once(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
-        self._enter(ModelStatus(spec=spec, state=ModelState.LOADING))
-        _log.info("model loading", model=spec.name)
+        if self.status(spec.name).state is not ModelState.BUILDING:
+            self._enter(ModelStatus(spec=spec, state=ModelState.LOADING))
+            _log.info("model loading", model=spec.name)
         started = time.perf_counter()
         try:
             model = await self._load(spec)
+        except ModelBuildingError as building:
+            self._enter(ModelStatus(spec=spec, state=ModelState.BUILDING, reason=building.message))
+            raise
         except Exception as cause:
             error = cause if isinstance(cause, ServiceError) else ModelError("The model could not be loaded.")
             self._enter(ModelStatus(spec=spec, state=ModelState.FAILED, reason=error.message))

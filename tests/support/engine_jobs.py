@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 from app.backends.engines.files import PlanFolder
-from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes
+from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
 from app.models.files import WeightsFolder
 from app.specs import ModelSpec
 from tests.support import stand_in_kit
@@ -29,18 +28,12 @@ def tiny_recognizer(folder: Path, *, name: str = "tiny_arcface", seed: int = 0) 
     return stored(folder, spec, arcface_model(seed=seed))
 
 
-def recipes_of(models_dir: Path, scratch: Path, registry: Mapping[str, ModelSpec] | None = None) -> EngineRecipes:
+def recipes_of(models_dir: Path) -> EngineRecipes:
     """Return recipes for models of a folder, plans kept below it."""
-    return EngineRecipes(
-        weights=WeightsFolder(folder=models_dir, registry=dict(registry or {})),
-        kit=stand_in_kit.make_kit(),
-        factory=stand_in_kit.FACTORY,
-        options=OPTIONS,
-        plans=PlanFolder(models_dir / "engines"),
-        scratch=scratch,
-    )
+    source = EngineSource(stand_in_kit.make_kit(), stand_in_kit.FACTORY)
+    return EngineRecipes(WeightsFolder(folder=models_dir), source, OPTIONS, PlanFolder(models_dir / "engines"))
 
 
 def tiny_recipe(folder: Path, *, name: str = "tiny_arcface") -> EngineRecipe:
     """Return the recipe of a recognizer of a few nodes; its weights and plans are in the folder."""
-    return recipes_of(folder, folder).recipe(tiny_recognizer(folder, name=name))
+    return recipes_of(folder).recipe(tiny_recognizer(folder, name=name))

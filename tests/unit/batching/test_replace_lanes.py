@@ -104,7 +104,7 @@ async def test_the_former_lanes_serve_until_the_new_ones_have_started() -> None:
     former, new = NamedLane("former"), NamedLane("new")
     batcher = batcher_of(former)
     new.may_start.clear()
-    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8))
+    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8, probe_items=[0]))
     await asyncio.sleep(0.01)
     assert await ask(batcher, 1) == [("former", 1)]
     assert batcher.max_batch == 2
@@ -123,7 +123,7 @@ async def test_runs_under_way_end_where_they_began_and_what_waits_goes_to_the_ne
     calls = [asyncio.create_task(ask(batcher, item)) for item in range(3)]
     await asyncio.sleep(0.01)
     assert (batcher.running, batcher.waiting) == (1, 1)
-    await batcher.replace_lanes([new.lane()], max_batch=8)
+    await batcher.replace_lanes([new.lane()], max_batch=8, probe_items=[0])
     assert await calls[2] == [("new", 2)]
     assert "close" not in former.events, "a lane was closed under its run"
     former.may_run.set()
@@ -144,7 +144,7 @@ async def test_former_lanes_close_together_when_none_of_them_runs() -> None:
     await asyncio.sleep(0.01)
     idle.may_run.set()
     await until("run", idle)
-    await batcher.replace_lanes([new.lane()], max_batch=1)
+    await batcher.replace_lanes([new.lane()], max_batch=1, probe_items=[0])
     await asyncio.sleep(0.02)
     assert "close" not in idle.events
     busy.may_run.set()
@@ -158,7 +158,7 @@ async def test_where_a_new_lane_cannot_start_the_former_serve_on() -> None:
     former, good, bad = NamedLane("former"), NamedLane("good"), NamedLane("bad", fault=InferenceError("No memory."))
     batcher = batcher_of(former)
     with pytest.raises(InferenceError, match="No memory"):
-        await batcher.replace_lanes([good.lane(), bad.lane()], max_batch=8)
+        await batcher.replace_lanes([good.lane(), bad.lane()], max_batch=8, probe_items=[0])
     assert await ask(batcher, 1) == [("former", 1)]
     assert batcher.max_batch == 2
     await until("close", good)
@@ -170,7 +170,7 @@ async def test_a_takeover_that_is_cancelled_leaves_the_former_lanes() -> None:
     former, new = NamedLane("former"), NamedLane("new")
     batcher = batcher_of(former)
     new.may_start.clear()
-    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8))
+    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8, probe_items=[0]))
     await asyncio.sleep(0.01)
     takeover.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -185,7 +185,7 @@ async def test_lanes_of_a_batcher_that_closes_meanwhile_are_closed_with_it() -> 
     former, new = NamedLane("former"), NamedLane("new")
     batcher = batcher_of(former)
     new.may_start.clear()
-    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8))
+    takeover = asyncio.create_task(batcher.replace_lanes([new.lane()], max_batch=8, probe_items=[0]))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(batcher.close())
     await asyncio.sleep(0.01)
@@ -194,7 +194,7 @@ async def test_lanes_of_a_batcher_that_closes_meanwhile_are_closed_with_it() -> 
     await takeover
     assert former.events[-1] == new.events[-1] == "close"
     with pytest.raises(ShuttingDownError):
-        await batcher.replace_lanes([NamedLane("late").lane()], max_batch=1)
+        await batcher.replace_lanes([NamedLane("late").lane()], max_batch=1, probe_items=[0])
 
 
 async def test_the_failures_of_former_lanes_are_forgotten() -> None:
@@ -207,7 +207,7 @@ async def test_the_failures_of_former_lanes_are_forgotten() -> None:
     with structlog.testing.capture_logs(), pytest.raises(InferenceError):
         await ask(batcher, 1)
     assert batcher.last_run_failed
-    await batcher.replace_lanes([former.lane(), new.lane()], max_batch=1)
+    await batcher.replace_lanes([former.lane(), new.lane()], max_batch=1, probe_items=[0])
     assert not batcher.last_run_failed
     await batcher.close()
 
@@ -216,7 +216,7 @@ async def test_lanes_can_be_replaced_again_and_numbers_are_checked() -> None:
     lanes = [NamedLane(str(number)) for number in range(4)]
     batcher = batcher_of(lanes[0])
     for lane in lanes[1:]:
-        await batcher.replace_lanes([lane.lane()], max_batch=1)
+        await batcher.replace_lanes([lane.lane()], max_batch=1, probe_items=[0])
         assert await ask(batcher, 7) == [(lane.name, 7)]
     await batcher.close()
     assert [lane.events.count("close") for lane in lanes] == [1] * 4
@@ -249,7 +249,9 @@ async def test_under_load_every_caller_is_answered_once_whenever_lanes_change(se
     for number, crew in enumerate(crews[1:], start=1):
         await asyncio.sleep(chance.uniform(0.005, 0.03))
         try:
-            await batcher.replace_lanes([lane.lane() for lane in crew], max_batch=chance.choice([1, 4, 8]))
+            await batcher.replace_lanes(
+                [lane.lane() for lane in crew], max_batch=chance.choice([1, 4, 8]), probe_items=[0]
+            )
         except InferenceError:
             assert number in (2, 4)
     await until("run", crews[5][0])
