@@ -32,16 +32,18 @@ def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Re
     """Return the rewrites that win on an execution provider.
 
     Args:
-        provider: ONNX Runtime's name of it, such as `CPUExecutionProvider`.
+        provider: ONNX Runtime's name of it, such as `CPUExecutionProvider`, or `OpenVINO` for that runtime itself.
         runtime_version: Of ONNX Runtime, such as (1, 31, 1).
     """
+    merge, widen = Rewrite("merge_siblings", 1, merge_siblings), Rewrite("widen_groups", 1, widen_groups)
+    if provider == "OpenVINO":
+        return (merge, widen)
     if provider != "CPUExecutionProvider":
         return ()
-    always = (Rewrite("merge_siblings", 1, merge_siblings),)
     if runtime_version < PRELU_IS_SLOW_FROM:
-        return always
+        return (merge,)
     # Groups gain where the layers around them stay in blocks too: only where PRelu was split.
-    return (*always, Rewrite("widen_groups", 1, widen_groups), Rewrite("split_prelu", 1, split_prelu))
+    return (merge, widen, Rewrite("split_prelu", 1, split_prelu))
 
 
 def split_prelu(parts: GraphParts) -> GraphParts:

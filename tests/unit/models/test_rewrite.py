@@ -75,4 +75,6 @@ def test_rewrites_are_applied_where_they_were_measured_to_win() -> None:
     new = [rewrite.name for rewrite in choose_rewrites(cpu, PRELU_IS_SLOW_FROM)]
     assert new == ["merge_siblings", "widen_groups", "split_prelu"]
     assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == ["merge_siblings"]
+    openvino = [rewrite.name for rewrite in choose_rewrites("OpenVINO", PRELU_IS_SLOW_FROM)]
+    assert openvino == ["merge_siblings", "widen_groups"]
     assert choose_rewrites("CUDAExecutionProvider", (1, 31, 1)) == ()
