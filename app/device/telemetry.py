@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 import structlog
 
 from app.device.cores import present_cores
-from app.device.gpu import find_gpu
+from app.device.gpu import Gpu, find_gpu
 from app.device.jetson import find_jetson
 from app.device.nvml import NvmlError, open_nvml
 from app.device.readings import QUANTITIES, Readings, Sensors, merge
@@ -43,13 +43,24 @@ class DeviceStatus:
 class Telemetry:
     """Reads the sensors until it is stopped. Its thread never ends by itself, and never keeps the process alive."""
 
-    def __init__(self, interval_s: float, root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        interval_s: float,
+        root: Path = Path("/"),
+        *,
+        open_files: Callable[[Path], Sensors] = SysfsSensors,
+        open_gpus: Callable[[Gpu | None], Sensors] = open_nvml,
+    ) -> None:
         """Look at the machine once; nothing is measured before `start`.
 
         Args:
             interval_s: Seconds between two readings; 0: none are made.
             root: Where `/dev`, `/etc`, `/proc`, `/sys` and `/var` are; another folder in tests.
+            open_files: Opens the sensors that are files below `root`.
+            open_gpus: Opens those of GPUs with a driver of their own; raises NvmlError where there are none.
         """
+        self._open_files = open_files
+        self._open_gpus = open_gpus
         self._interval_s = interval_s
         self._root = root
         self._stopped = threading.Event()
@@ -74,8 +85,9 @@ class Telemetry:
     def status(self) -> DeviceStatus:
         """Return what the machine is and the latest readings."""
         jetson, gpu = find_jetson(self._root), find_gpu(self._root)
-        readings = self.readings()
-        is_on = self._readings is not None
+        # Once: the thread may write the next ones meanwhile.
+        latest = self._readings
+        readings = latest or {}
         return DeviceStatus(
             module=jetson.module if jetson else None,
             l4t_release=jetson.l4t_release if jetson else None,
@@ -86,29 +98,29 @@ class Telemetry:
             else "discrete",
             gpu_driver=gpu.driver if gpu else None,
             cores_present=len(present_cores(self._root)) or None,
-            telemetry=self._state(),
+            telemetry=self._state(latest),
             readings=readings,
             unreadable={
                 quantity.name: self._absence(quantity.absence, quantity.label)
                 for quantity in QUANTITIES
-                if is_on and quantity.name not in readings
+                if latest is not None and quantity.name not in readings
             },
         )  # fmt: skip
 
-    def _state(self) -> TelemetryState:
+    def _state(self, latest: Readings | None) -> TelemetryState:
         if self._interval_s <= 0:
             return "off"
-        if self._readings is None:
+        if latest is None:
             return "starting"
-        return "on" if self._readings else "nothing readable"
+        return "on" if latest else "nothing readable"
 
     def _absence(self, absence: str, label: str) -> str:
         return f"{absence}; {self._nvml_fault}" if label == "gpu" and self._nvml_fault else absence
 
     def _run(self) -> None:
-        sensors: list[Sensors] = [SysfsSensors(self._root)]
+        sensors: list[Sensors] = [self._open_files(self._root)]
         try:
-            sensors.append(open_nvml(find_gpu(self._root)))
+            sensors.append(self._open_gpus(find_gpu(self._root)))
         except NvmlError as error:
             self._nvml_fault = str(error)
         is_failing = False
