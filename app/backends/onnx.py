@@ -6,13 +6,14 @@ before 1.27 write out of bounds while they load.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from app.backends.providers import CPU, TensorrtOptions, provider_options
+from app.backends.audit import RECORD_ENTRY
+from app.backends.providers import CPU, CudaOptions, TensorrtOptions, provider_options
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
@@ -28,6 +29,7 @@ def open_onnx_backends(
     max_batch_size: int = 1,
     num_threads: int = 1,
     tensorrt: TensorrtOptions | None = None,
+    cuda: CudaOptions | None = None,
 ) -> list[OnnxRuntimeBackend]:
     """Open a model once and return a backend for each of `num_lanes` threads; they share the session.
 
@@ -38,12 +40,14 @@ def open_onnx_backends(
         max_batch_size: Most items per run; 1 where the graph's batch is not free.
         num_threads: Cores one run uses. 1 gives the most runs per second when there are lanes for every core.
         tensorrt: For the TensorRT provider, where it is one of `providers`.
+        cuda: For the CUDA provider, where it is one of `providers`.
 
     Raises:
         ModelFileError: ONNX Runtime cannot read the model.
         BackendUnavailableError: A provider that was asked for did not start.
     """
-    session = _open_session(model, providers, num_threads, tensorrt)
+    options = [(name, provider_options(name, tensorrt=tensorrt, cuda=cuda)) for name in providers]
+    session = open_session(model, options, num_threads=num_threads)
     return [OnnxRuntimeBackend(session, max_batch_size=max_batch_size) for _ in range(num_lanes)]
 
 
@@ -80,9 +84,25 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _open_session(
-    model: bytes | Path, providers: Sequence[str], num_threads: int, tensorrt: TensorrtOptions | None
+def open_session(
+    model: bytes | Path,
+    providers: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    num_threads: int,
+    profile_prefix: Path | None = None,
 ) -> Any:
+    """Open an `onnxruntime.InferenceSession` that is quiet, keeps no memory for shapes gone by and lets cores rest.
+
+    Args:
+        model: A prepared graph, serialized or in a file.
+        providers: Full names and options, in order; the first must start.
+        num_threads: Cores one run uses.
+        profile_prefix: Where a profile is written until `end_profiling`; None writes none.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot read the model.
+        BackendUnavailableError: The first provider did not start.
+    """
     import onnxruntime  # noqa: PLC0415 - see the module's docstring
 
     options = onnxruntime.SessionOptions()
@@ -94,15 +114,19 @@ def _open_session(
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry(*RECORD_ENTRY)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     source = str(model) if isinstance(model, Path) else model
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[(name, dict(provider_options(name, tensorrt=tensorrt))) for name in providers]
+            source, options, providers=[(name, dict(values)) for name, values in providers]
         )
     except Exception as cause:
         raise ModelFileError("ONNX Runtime cannot open the model.") from cause
     # A provider that fails to start is left out with a line on stderr; that must not pass for success.
-    started = session.get_providers()
-    if started[0] != providers[0]:
-        raise BackendUnavailableError(f"{providers[0]} did not start; only {', '.join(started)} did.")
+    started, wanted = session.get_providers(), providers[0][0]
+    if started[0] != wanted:
+        raise BackendUnavailableError(f"{wanted} did not start; only {', '.join(started)} did.")
     return session

@@ -50,6 +50,40 @@ class TensorrtOptions:
         return options
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaOptions:
+    """How ONNX Runtime's CUDA provider runs a graph. TF32 stays on, as it is by default."""
+
+    memory_limit_bytes: int = 0
+    """Most memory of the device for a session, its buffers aside; 0: no limit."""
+    prefers_nhwc: bool = False
+    """Whether convolutions see their channels last; see `may_prefer_nhwc`."""
+    uses_graphs: bool = False
+    """Whether runs may be captured in CUDA graphs."""
+    stream: int | None = None
+    """Handle of the stream that all work goes to; None lets the provider make its own."""
+
+    def as_provider_options(self) -> dict[str, str]:
+        """Return them by the provider's names. Source: ONNX Runtime, `cuda_execution_provider_info.cc`."""
+        options = {
+            # The default searches exhaustively for each new shape, seconds at a time.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # The default doubles the arena with each extension.
+            "arena_extend_strategy": "kSameAsRequested",
+            "do_copy_in_default_stream": "1",
+            "cudnn_conv_use_max_workspace": "1",
+        }
+        if self.memory_limit_bytes:
+            options["gpu_mem_limit"] = str(self.memory_limit_bytes)
+        if self.prefers_nhwc:
+            options["prefer_nhwc"] = "1"
+        if self.uses_graphs:
+            options["enable_cuda_graph"] = "1"
+        if self.stream is not None:
+            options["user_compute_stream"] = str(self.stream)
+        return options
+
+
 def runtime_version() -> tuple[int, ...]:
     """Return ONNX Runtime's version, such as (1, 31, 1), without importing it; (0,) when it is not installed."""
     for name in _DISTRIBUTIONS:
@@ -111,30 +145,18 @@ def choose_providers(requested: Sequence[str], available: Sequence[str]) -> tupl
 
 
 def provider_options(
-    provider: str, *, tensorrt: TensorrtOptions | None = None, gpu_memory_limit_bytes: int = 0
+    provider: str, *, tensorrt: TensorrtOptions | None = None, cuda: CudaOptions | None = None
 ) -> Mapping[str, Any]:
     """Return the options a session gives a provider.
 
     Args:
         provider: Its full name.
         tensorrt: For the TensorRT provider; None for its defaults here.
-        gpu_memory_limit_bytes: Most bytes of GPU memory for a session; 0: no limit.
+        cuda: For the CUDA provider; None for its defaults here.
     """
     if provider == TENSORRT:
         return (tensorrt or TensorrtOptions()).as_provider_options()
-    if provider != CUDA:
-        return {}
-    options: dict[str, Any] = {
-        # The default searches exhaustively for each new shape, seconds at a time.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # The default doubles the arena with each extension.
-        "arena_extend_strategy": "kSameAsRequested",
-        "do_copy_in_default_stream": "1",
-        "cudnn_conv_use_max_workspace": "1",
-    }
-    if gpu_memory_limit_bytes:
-        options["gpu_mem_limit"] = str(gpu_memory_limit_bytes)
-    return options
+    return (cuda or CudaOptions()).as_provider_options() if provider == CUDA else {}
 
 
 def has_gpu_build() -> bool:

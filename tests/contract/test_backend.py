@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.backends.onnx import open_onnx_backends
+from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
 from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine
@@ -50,9 +51,19 @@ def _open_tensorrt(graph: PreparedGraph) -> Sequence[Backend]:
     return [open_engine(StandInTrt(cuda), plan, max_batch_size=MAX_BATCH, cuda=cuda) for cuda in devices]
 
 
+def _open_onnx_bound(graph: PreparedGraph) -> Sequence[Backend]:
+    """Run what the CUDA provider is run with, on the CPU provider and a CUDA of our own."""
+    setups = [
+        CudaSetup(cuda=FakeCuda(is_eager=True, is_integrated=is_integrated), device="cpu")
+        for is_integrated in (False, True)
+    ]
+    return [open_cuda_backend(graph.model, setup=setup, max_batch_size=MAX_BATCH) for setup in setups]
+
+
 OPENERS: dict[str, Open] = {
     "onnxruntime-cpu": _open_onnx_cpu,
     "onnxruntime-cpu-wide": _open_onnx_cpu_wide,
+    "onnxruntime-bound": _open_onnx_bound,
     "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,
 }

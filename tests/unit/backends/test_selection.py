@@ -14,6 +14,7 @@ from app.backends.openers import OnnxOpener
 from app.backends.openvino import has_bf16, load_runtime
 from app.backends.providers import (
     TENSORRT,
+    CudaOptions,
     TensorrtOptions,
     available_providers,
     choose_providers,
@@ -64,7 +65,7 @@ def test_a_runtime_that_is_not_installed_is_an_error_that_says_what_to_do(monkey
 
 
 def test_cuda_sessions_search_quickly_and_grow_by_what_they_need() -> None:
-    options = provider_options(CUDA, gpu_memory_limit_bytes=2**30)
+    options = provider_options(CUDA, cuda=CudaOptions(memory_limit_bytes=2**30))
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["gpu_mem_limit"] == str(2**30)

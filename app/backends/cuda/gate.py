@@ -1,0 +1,61 @@
+"""Who may use the device while ONNX Runtime captures a CUDA graph: nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class CaptureGate:
+    """Lets runs pass together, and a capture alone. Thread-safe.
+
+    ONNX Runtime captures in CUDA's global mode: an allocation by any other thread of the process meanwhile fails, and
+    makes the capture fail too.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_passing = 0
+        self._num_waiting = 0
+        self._is_capturing = False
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Run beside others; waits while there is a capture, or one waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_capturing and not self._num_waiting)
+            self._num_passing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_passing -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self, *, wait_s: float) -> Iterator[bool]:
+        """Capture, once all who pass are through; nobody begins to pass meanwhile.
+
+        Args:
+            wait_s: Most seconds to hold the others up for, before giving way to them.
+
+        Yields:
+            Whether the device is the caller's; if not, others pass, and the caller passes as they do.
+        """
+        with self._changed:
+            self._num_waiting += 1
+            is_alone = self._changed.wait_for(lambda: not self._is_capturing and not self._num_passing, wait_s)
+            self._num_waiting -= 1
+            self._is_capturing = self._is_capturing or is_alone
+            self._changed.notify_all()
+        if not is_alone:
+            with self.passing():
+                yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._changed:
+                self._is_capturing = False
+                self._changed.notify_all()

@@ -1,0 +1,152 @@
+"""Buffers of one shape, bound to a session of ONNX Runtime."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, TypeAlias
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from app.backends.cuda.buffers import TensorBuffer
+from app.backends.cuda.gate import CaptureGate
+from app.backends.cuda.runtime import CudaRuntime
+from app.backends.cuda.streams import Stream
+from app.domain import Tensor
+
+_log = structlog.get_logger(__name__)
+
+Shape: TypeAlias = tuple[int, ...]
+
+NO_GRAPH = "-1"
+"""Number of a CUDA graph that is neither captured nor launched."""
+
+DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
+"""ONNX Runtime's names of element types, as NumPy's."""
+
+_LONGEST_HOLD_UP_S = 0.05
+"""How long other models' runs are held up for a capture that waits for its turn; else it is tried the next time."""
+
+
+class BoundBucket:
+    """Input and outputs of one shape at fixed addresses, and the number of the CUDA graph that works on them.
+
+    The first run allocates, the second captures, those after that only copy and launch. One thread.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        *,
+        device: str,
+        cuda: CudaRuntime,
+        stream: Stream,
+        gate: CaptureGate,
+        graph: str,
+    ) -> None:
+        """Allocate the input and bind it.
+
+        Args:
+            session: An open `onnxruntime.InferenceSession` with one input, all of whose work goes to `stream`.
+            shape: Of the input.
+            dtype: Of the input.
+            device: As ONNX Runtime calls it.
+            cuda: Where buffers are made.
+            stream: What copies go to.
+            gate: Shared by all sessions of the process.
+            graph: Number of the CUDA graph, unique in the session; or `NO_GRAPH`.
+        """
+        self._session, self._device, self._cuda, self._stream, self._gate = session, device, cuda, stream, gate
+        self._is_integrated = cuda.properties().is_integrated
+        self._graph = graph
+        self._captured_on: set[int] = set()
+        self._without_graph, self._with_graph = run_options(NO_GRAPH), run_options(graph)
+        self._input = self._buffer(shape, dtype)
+        self._outputs: list[TensorBuffer] = []
+        self._binding = session.io_binding()
+        self._binding.bind_input(session.get_inputs()[0].name, device, 0, dtype.type, list(shape), self._input.address)
+
+    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Run the graph on a batch that fits, up to as many rows as the shape has.
+
+        Raises:
+            CudaError: CUDA failed. ONNX Runtime raises errors of its own, which derive from Exception alone.
+        """
+        if not self._outputs:
+            with self._gate.passing():
+                return self._first_run(batch)
+        # ONNX Runtime keeps what a thread captured for that thread alone, and captures anew in each other one.
+        thread = threading.get_ident()
+        if self._graph == NO_GRAPH or thread in self._captured_on:
+            with self._gate.passing():
+                return self._bound_run(batch, self._with_graph)
+        with self._gate.alone(wait_s=_LONGEST_HOLD_UP_S) as is_alone:
+            answers = self._capturing_run(batch) if is_alone else self._bound_run(batch, self._without_graph)
+        if is_alone:
+            self._captured_on.add(thread)
+        return answers
+
+    def close(self) -> None:
+        """Free the buffers; a second call does nothing."""
+        self._binding = None
+        for buffer in (self._input, *self._outputs):
+            buffer.close()
+
+    def _first_run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Let ONNX Runtime allocate the outputs once, to learn their shapes; then run on buffers of our own."""
+        names = [value.name for value in self._session.get_outputs()]
+        for name in names:
+            self._binding.bind_output(name, self._device, 0)
+        self._input.upload(batch, self._stream)
+        self._session.run_with_iobinding(self._binding, self._without_graph)
+        self._stream.synchronize()
+        for name, value in zip(names, self._binding.get_outputs(), strict=True):
+            shape, dtype = tuple(value.shape()), np.dtype(DTYPES[value.data_type()])
+            self._outputs.append(self._buffer(shape, dtype))
+            address = self._outputs[-1].address
+            self._binding.bind_output(name, self._device, 0, dtype.type, list(shape), address)
+        return self._bound_run(batch, self._without_graph)
+
+    def _capturing_run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        try:
+            return self._bound_run(batch, self._with_graph)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes have no other base
+            # If it was not the capture that failed, this run fails too, and the caller learns of it.
+            self._graph, self._with_graph = NO_GRAPH, self._without_graph
+            answers = self._bound_run(batch, self._without_graph)
+            _log.warning("shape runs without a CUDA graph", shape=self._input.shape, reason=str(error))
+            return answers
+
+    def _bound_run(self, batch: NDArray[Any], options: Any) -> tuple[Tensor, ...]:
+        num_items, bucket = len(batch), len(self._input.array)
+        self._input.upload(batch, self._stream)
+        self._session.run_with_iobinding(self._binding, options)
+        counts = [num_items if len(output.array) == bucket else len(output.array) for output in self._outputs]
+        for output, count in zip(self._outputs, counts, strict=True):
+            output.fetch(count, self._stream)
+        self._stream.synchronize()
+        return tuple(
+            np.array(output.array[:count], np.float32) for output, count in zip(self._outputs, counts, strict=True)
+        )
+
+    def _buffer(self, shape: Shape, dtype: np.dtype[Any]) -> TensorBuffer:
+        return TensorBuffer(self._cuda, shape, dtype, is_integrated=self._is_integrated)
+
+
+def run_options(graph: str, *, waits: bool = False) -> Any:
+    """Return `onnxruntime.RunOptions`.
+
+    Args:
+        graph: Number of a CUDA graph, or `NO_GRAPH`.
+        waits: Whether a run ends when the device has done it; else when all of it is queued.
+    """
+    import onnxruntime  # noqa: PLC0415 - it is slow to load, and on some devices must never be
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph)
+    if not waits:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options

@@ -1,0 +1,239 @@
+"""ONNX Runtime's CUDA provider at its floor: bound buffers, one stream, CUDA graphs, nothing allocated by a run.
+
+FP32 graphs stay FP32 here (with TF32): cast to FP16 they are slower than that at small batches, and NHWC with FP16
+kills the process; docs/performance.md, "On a GPU".
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import structlog
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
+from app.backends.buckets import Kept, bucket_of
+from app.backends.cuda.gate import CaptureGate
+from app.backends.cuda.runtime import CudaError, CudaRuntime
+from app.backends.cuda.streams import Stream
+from app.backends.onnx import open_session
+from app.backends.onnx_bucket import DTYPES, NO_GRAPH, BoundBucket, Shape, run_options
+from app.backends.providers import CPU, CUDA, CudaOptions, provider_options
+from app.domain import Tensor
+from app.errors import BackendUnavailableError, InferenceError, ModelFileError
+
+_log = structlog.get_logger(__name__)
+
+MOST_BUCKETS = 16
+"""Sets of buffers kept for a model: more than the buckets of a detector at two canvas sizes."""
+
+MOST_GRAPHS = 32
+"""CUDA graphs captured in a session's life. It keeps each to its end, so shapes that come later run without."""
+
+_FREE_SIDE_PX = 64
+"""What an axis of free length is set to for a trial run: SCRFD takes multiples of 32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaSetup:
+    """What all models on the CUDA provider share. Made once a process."""
+
+    cuda: CudaRuntime
+    gate: CaptureGate = field(default_factory=CaptureGate)
+    memory_limit_bytes: int = 0
+    """Most memory of the device for a model, its input and output buffers aside; 0: no limit."""
+    audits_by_profile: bool = False
+    """Whether only the profile of a run tells where nodes went; see `audit.can_tell`."""
+    device: str = "cuda"
+    """As ONNX Runtime calls it; `cpu` runs all but the GPU's own part of this module, for tests."""
+
+    @property
+    def provider(self) -> str:
+        """Full name of the execution provider."""
+        return CUDA if self.device == "cuda" else CPU
+
+
+def may_prefer_nhwc(model: bytes | Path, compute_capability: tuple[int, int]) -> bool:
+    """Tell whether convolutions run with their channels last: 1.2 to 1.4 times as fast where tensor cores do TF32.
+
+    Never with FP16 in the graph: ONNX Runtime 1.31.1 then ends the whole process with "terminate called without an
+    active exception" (measured on an H200; `tests/device/nhwc_fp16.py` finds the nodes). TF32 came with 8.0.
+    """
+    if compute_capability < (8, 0):
+        return False
+    try:
+        serialized = model if isinstance(model, bytes) else model.read_bytes()
+        graph = onnx.load_model_from_string(serialized).graph
+    except (OSError, DecodeError):
+        return False  # opening it says what is wrong
+    half = onnx.TensorProto.FLOAT16
+    casts_to_half = any(
+        attribute.name == "to" and attribute.i == half
+        for node in graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    )
+    return not casts_to_half and all(weight.data_type != half for weight in graph.initializer)
+
+
+class SessionOpener(Protocol):
+    """What `open_session` does."""
+
+    def __call__(
+        self,
+        model: bytes | Path,
+        providers: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        num_threads: int,
+        profile_prefix: Path | None,
+    ) -> Any:
+        """Open a session."""
+        ...
+
+
+def open_cuda_backend(
+    model: bytes | Path, *, setup: CudaSetup, max_batch_size: int = 1, open_session: SessionOpener = open_session
+) -> OnnxCudaBackend:
+    """Open a model on the CUDA provider, with CUDA graphs where the model allows them.
+
+    Args:
+        model: A prepared graph, serialized or in a file.
+        setup: What models share.
+        max_batch_size: Most items per run; 1 where the graph's batch is not free.
+        open_session: Opens a session.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot read the model.
+        BackendUnavailableError: The provider did not start, or the device has no room.
+    """
+    try:
+        compute_capability = setup.cuda.properties().compute_capability
+        stream = Stream(setup.cuda)
+    except CudaError as cause:
+        raise BackendUnavailableError(f"CUDA gives no stream: {cause}.") from cause
+    options = CudaOptions(
+        memory_limit_bytes=setup.memory_limit_bytes,
+        prefers_nhwc=may_prefer_nhwc(model, compute_capability),
+        uses_graphs=True,
+        stream=stream.handle,
+    )
+
+    def opened(options: CudaOptions, profile_prefix: Path | None) -> Any:
+        providers = [(name, provider_options(name, cuda=options)) for name in dict.fromkeys((setup.provider, CPU))]
+        return open_session(model, providers, num_threads=1, profile_prefix=profile_prefix)
+
+    uses_graphs = True
+    try:
+        with setup.gate.passing(), tempfile.TemporaryDirectory() as folder:
+            profile_prefix = Path(folder, "run") if setup.audits_by_profile else None
+            try:
+                session = opened(options, profile_prefix)
+            except ModelFileError as error:
+                # It refuses to open a graph of which it could not capture all.
+                session = opened(replace(options, uses_graphs=False), profile_prefix)
+                uses_graphs = False
+                _log.warning("model runs without CUDA graphs", reason=str(error.__cause__))
+            if setup.audits_by_profile:
+                cpu_nodes = nodes_in_profile(_profile_one_run(session), setup.provider)
+            else:
+                cpu_nodes = nodes_elsewhere(session, setup.provider)
+    except BaseException:
+        stream.close()
+        raise
+    report(cpu_nodes, setup.provider)
+    return OnnxCudaBackend(
+        session, setup, stream, max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=uses_graphs
+    )
+
+
+def _profile_one_run(session: Any) -> Path:
+    """Run a session once and return the profile of it; the session profiles no more."""
+    value = session.get_inputs()[0]
+    lengths = [length if isinstance(length, int) else None for length in value.shape]
+    shape = [length or (1 if axis == 0 else _FREE_SIDE_PX) for axis, length in enumerate(lengths)]
+    session.run(None, {value.name: np.zeros(shape, DTYPES[value.type])}, run_options(NO_GRAPH, waits=True))
+    return Path(session.end_profiling())
+
+
+class OnnxCudaBackend:
+    """A session on the CUDA provider and its buffers. One thread owns it from the first run to `close`."""
+
+    def __init__(
+        self,
+        session: Any,
+        setup: CudaSetup,
+        stream: Stream,
+        *,
+        max_batch_size: int,
+        cpu_nodes: Sequence[str],
+        uses_graphs: bool,
+    ) -> None:
+        """Own a session and its stream; `open_cuda_backend` makes one."""
+        self._session: Any | None = session
+        self._setup = setup
+        self._stream = stream
+        self._max_batch_size = max_batch_size
+        self._graphs_left = MOST_GRAPHS if uses_graphs else 0
+        self._buckets: Kept[Shape, BoundBucket] = Kept(MOST_BUCKETS)
+        value = session.get_inputs()[0]
+        self._dtype = np.dtype(DTYPES[value.type])
+        self._lengths = [length if isinstance(length, int) else None for length in value.shape[1:]]
+        self.cpu_nodes = tuple(cpu_nodes)
+        """Nodes that run on the CPU although the GPU was asked for, `operator name`."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most items one run takes."""
+        return self._max_batch_size
+
+    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Run the graph once, as `Backend.run` says.
+
+        A batch is padded to the next bucket on the device, and only its own rows are copied. The first run of a shape
+        allocates, the second captures, those after that only copy and launch.
+        """
+        shape = self._padded(batch)
+        try:
+            bucket = self._buckets.get(shape, lambda: self._make(shape))
+            return bucket.run(batch)
+        # ONNX Runtime's classes derive from Exception alone, and importing them here would load it.
+        except Exception as cause:
+            # What state it is in is anybody's guess; the next run starts with new buffers.
+            self._buckets.drop(shape)
+            raise InferenceError("The model could not be run.") from cause
+
+    def close(self) -> None:
+        """Free all memory on the device; a second call does nothing."""
+        if self._session is not None:
+            self._buckets.close()
+            self._session = None
+            self._stream.close()
+
+    def _padded(self, batch: NDArray[Any]) -> Shape:
+        if self._session is None:
+            raise InferenceError("The model is closed.")
+        if not 1 <= len(batch) <= self._max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        fits = batch.ndim == len(self._lengths) + 1 and all(
+            wanted in (None, length) for wanted, length in zip(self._lengths, batch.shape[1:], strict=True)
+        )
+        if not fits or batch.dtype != self._dtype:
+            raise InferenceError(f"The model does not take a batch of {list(batch.shape)} {batch.dtype}.")
+        return (bucket_of(len(batch), self._max_batch_size), *batch.shape[1:])
+
+    def _make(self, shape: Shape) -> BoundBucket:
+        graph = NO_GRAPH
+        if self._graphs_left:
+            graph = str(1 + MOST_GRAPHS - self._graphs_left)
+            self._graphs_left -= 1
+        return BoundBucket(
+            self._session, shape, self._dtype, device=self._setup.device, cuda=self._setup.cuda, stream=self._stream,
+            gate=self._setup.gate, graph=graph,
+        )  # fmt: skip

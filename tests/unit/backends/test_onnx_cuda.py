@@ -1,0 +1,310 @@
+"""All of the CUDA provider's backend but CUDA itself: the same code on the CPU provider and a CUDA of host memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from structlog.testing import capture_logs
+
+from app.backends.onnx import open_session
+from app.backends.onnx_cuda import (
+    MOST_BUCKETS,
+    MOST_GRAPHS,
+    CudaSetup,
+    OnnxCudaBackend,
+    may_prefer_nhwc,
+    open_cuda_backend,
+)
+from app.errors import BackendUnavailableError, InferenceError, ModelFileError
+from tests.support.fake_cuda import FakeCuda
+from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
+
+MAX_BATCH = 8
+FACE_BYTES = 3 * 112 * 112 * 4
+ANSWER_BYTES = EMBEDDING_LENGTH * 4
+
+
+class RecordingSession:
+    """A session that notes which CUDA graph each run is for; `failing` numbers fail."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.graphs: list[tuple[int, str]] = []
+        """Thread and number, run by run."""
+        self.failing: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        """Run as the session does."""
+        graph = options.get_run_config_entry("gpu_graph_id")
+        self.graphs.append((threading.get_ident(), graph))
+        if graph in self.failing:
+            raise RuntimeError("capture failed")
+        self.session.run_with_iobinding(binding, options)
+
+
+class Opening:
+    """Opens sessions that are recorded."""
+
+    def __init__(self, *, refuses_graphs: bool = False) -> None:
+        self.refuses_graphs = refuses_graphs
+        self.num_calls = 0
+        self.last: RecordingSession
+
+    def __call__(
+        self,
+        model: bytes | Path,
+        providers: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        num_threads: int,
+        profile_prefix: Path | None,
+    ) -> Any:
+        """Open a session as `open_session` does."""
+        self.num_calls += 1
+        if self.refuses_graphs and self.num_calls == 1:
+            raise ModelFileError("ONNX Runtime cannot open the model.") from RuntimeError(
+                "not all nodes are on the GPU"
+            )
+        session = open_session(model, providers, num_threads=num_threads, profile_prefix=profile_prefix)
+        self.last = RecordingSession(session)
+        return self.last
+
+
+@pytest.fixture
+def cuda() -> FakeCuda:
+    return FakeCuda(is_eager=True)
+
+
+@pytest.fixture
+def opening() -> Opening:
+    return Opening()
+
+
+@pytest.fixture
+def backend(cuda: FakeCuda, opening: Opening) -> Iterator[OnnxCudaBackend]:
+    opened = open_recognizer(cuda, opening)
+    yield opened
+    opened.close()
+    assert not cuda.held
+
+
+def open_recognizer(cuda: FakeCuda, opening: Opening, **setup: Any) -> OnnxCudaBackend:
+    shared = CudaSetup(cuda=cuda, device="cpu", **setup)
+    return open_cuda_backend(recognizer(), setup=shared, max_batch_size=MAX_BATCH, open_session=opening)
+
+
+def recognizer() -> bytes:
+    """Return a graph as it is prepared: its output says nothing of the batch."""
+    built = onnx.load_model_from_string(arcface_model())
+    built.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    return bytes(built.SerializeToString())
+
+
+def relu_model() -> bytes:
+    value = helper.make_tensor_value_info
+    shape = ["N", 3, "H", "W"]
+    return model(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        {},
+        [value("x", TensorProto.FLOAT, shape)],
+        [value("y", TensorProto.FLOAT, shape)],
+    )
+
+
+def batch_of(num_items: int) -> np.ndarray:
+    return np.random.default_rng(num_items).standard_normal((num_items, 3, 112, 112)).astype(np.float32)
+
+
+def test_only_the_rows_that_are_used_are_copied(backend: OnnxCudaBackend, cuda: FakeCuda) -> None:
+    for num_items in (3, 4, 1, 8, 5):
+        backend.run(batch_of(num_items))
+    for num_items in (3, 1, 8):
+        before = cuda.bytes_to_device, cuda.bytes_to_host
+        backend.run(batch_of(num_items))
+        after = cuda.bytes_to_device, cuda.bytes_to_host
+        assert after == (before[0] + num_items * FACE_BYTES, before[1] + num_items * ANSWER_BYTES)
+
+
+def test_buffers_are_allocated_once_a_bucket(backend: OnnxCudaBackend, cuda: FakeCuda) -> None:
+    for num_items in (5, 3, 1, 2):
+        backend.run(batch_of(num_items))
+    assert cuda.calls["malloc"] == 2 * 4
+    for num_items in range(1, 9):
+        backend.run(batch_of(num_items))
+    assert cuda.calls["malloc"] == 2 * 4
+
+
+def test_the_second_run_of_a_bucket_captures_and_each_bucket_has_a_graph_of_its_own(
+    backend: OnnxCudaBackend, opening: Opening
+) -> None:
+    for num_items in (1, 2, 1, 2, 1):
+        backend.run(batch_of(num_items))
+    # The first run of each allocates: once to learn the shapes of the outputs, once on buffers of our own.
+    assert [graph for _, graph in opening.last.graphs] == ["-1", "-1", "-1", "-1", "1", "2", "1"]
+
+
+def test_a_capture_that_fails_costs_no_answer_and_is_not_tried_again(
+    backend: OnnxCudaBackend, opening: Opening
+) -> None:
+    expected = backend.run(batch_of(2))[0]
+    opening.last.failing = {"1"}
+    with capture_logs() as logs:
+        for _ in range(3):
+            np.testing.assert_array_equal(backend.run(batch_of(2))[0], expected)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert [graph for _, graph in opening.last.graphs].count("1") == 1
+
+
+def test_a_run_that_fails_is_an_error_and_the_next_one_starts_anew(
+    backend: OnnxCudaBackend, cuda: FakeCuda, opening: Opening
+) -> None:
+    before = cuda.held
+    backend.run(batch_of(1))
+    opening.last.failing = {"-1", "1"}
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    assert cuda.held == before
+    opening.last.failing = set()
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+@pytest.mark.parametrize("failing", ["malloc", "host_alloc", "copy_to_device", "copy_to_host", "stream_synchronize"])
+def test_what_cuda_cannot_do_is_an_error_that_holds_nothing(
+    backend: OnnxCudaBackend, cuda: FakeCuda, failing: str
+) -> None:
+    before = cuda.held
+    cuda.failing = {failing}
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    cuda.failing = set()
+    assert cuda.held == before
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
+def test_another_thread_captures_for_itself(backend: OnnxCudaBackend, opening: Opening) -> None:
+    for _ in range(3):
+        backend.run(batch_of(1))
+    thread = threading.Thread(target=lambda: [backend.run(batch_of(1)) for _ in range(2)])
+    thread.start()
+    thread.join()
+    graphs = Counter(opening.last.graphs)
+    assert sorted(count for (_, graph), count in graphs.items() if graph == "1") == [2, 2]
+
+
+def test_while_others_pass_a_run_is_not_captured_but_answered(cuda: FakeCuda, opening: Opening) -> None:
+    setup = CudaSetup(cuda=cuda, device="cpu")
+    backend = open_cuda_backend(recognizer(), setup=setup, max_batch_size=MAX_BATCH, open_session=opening)
+    backend.run(batch_of(1))
+    with setup.gate.passing():
+        backend.run(batch_of(1))
+    assert opening.last.graphs[-1][1] == "-1"
+    backend.run(batch_of(1))
+    assert opening.last.graphs[-1][1] == "1"
+    backend.close()
+
+
+def test_shapes_come_and_go_within_bounds_and_late_ones_have_no_graph(cuda: FakeCuda, opening: Opening) -> None:
+    backend = open_cuda_backend(
+        relu_model(), setup=CudaSetup(cuda=cuda, device="cpu"), max_batch_size=2, open_session=opening
+    )
+    for side in range(1, MOST_GRAPHS + 4):
+        blob = np.full((1, 3, side, side), -1, np.float32)
+        blob[0, 0] = side
+        for _ in range(2):
+            np.testing.assert_array_equal(backend.run(blob)[0], np.maximum(blob, 0))
+    assert cuda.held == {"device": 2 * MOST_BUCKETS, "host": 2 * MOST_BUCKETS, "stream": 1}
+    assert {graph for _, graph in opening.last.graphs} == {"-1", *map(str, range(1, MOST_GRAPHS + 1))}
+    backend.close()
+    assert not cuda.held
+
+
+def test_a_graph_that_cannot_be_captured_whole_is_opened_without_and_says_so(cuda: FakeCuda) -> None:
+    opening = Opening(refuses_graphs=True)
+    with capture_logs() as logs:
+        backend = open_recognizer(cuda, opening)
+    assert "not all nodes" in next(entry["reason"] for entry in logs if "without CUDA graphs" in entry["event"])
+    for _ in range(3):
+        backend.run(batch_of(1))
+    assert {graph for _, graph in opening.last.graphs} == {"-1"}
+    backend.close()
+
+
+def test_a_model_that_cannot_be_opened_holds_nothing(cuda: FakeCuda) -> None:
+    for unreadable in (b"junk", Path("missing.onnx")):
+        with pytest.raises(ModelFileError):
+            open_cuda_backend(unreadable, setup=CudaSetup(cuda=cuda, device="cpu"))
+    assert not cuda.held
+
+
+def test_a_device_without_streams_is_not_available(cuda: FakeCuda) -> None:
+    cuda.failing = {"stream_create"}
+    with pytest.raises(BackendUnavailableError, match="out of memory"):
+        open_cuda_backend(relu_model(), setup=CudaSetup(cuda=cuda, device="cpu"))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_cuda_provider_that_is_not_here_is_an_error_and_not_a_slow_cpu(cuda: FakeCuda) -> None:
+    with pytest.raises(BackendUnavailableError, match="CUDAExecutionProvider did not start"):
+        open_cuda_backend(relu_model(), setup=CudaSetup(cuda=cuda))
+    assert not cuda.held
+
+
+@pytest.mark.parametrize("audits_by_profile", [False, True])
+def test_no_node_is_elsewhere_where_the_cpu_was_asked_for(
+    cuda: FakeCuda, opening: Opening, audits_by_profile: bool
+) -> None:
+    backend = open_recognizer(cuda, opening, audits_by_profile=audits_by_profile)
+    assert backend.cpu_nodes == ()
+    assert backend.run(batch_of(2))[0].shape == (2, EMBEDDING_LENGTH)
+    backend.close()
+
+
+def test_pixels_go_up_as_they_are_where_the_graph_takes_them(cuda: FakeCuda) -> None:
+    value = helper.make_tensor_value_info
+    serialized = model(
+        [helper.make_node("Cast", ["pixels"], ["y"], to=TensorProto.FLOAT)],
+        {},
+        [value("pixels", TensorProto.UINT8, ["N", 8, 8, 3])],
+        [value("y", TensorProto.FLOAT, ["N", 8, 8, 3])],
+    )
+    backend = open_cuda_backend(serialized, setup=CudaSetup(cuda=cuda, device="cpu"), max_batch_size=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(backend.run(pixels)[0], pixels.astype(np.float32))
+    with pytest.raises(InferenceError, match="float32"):
+        backend.run(pixels.astype(np.float32))
+    backend.close()
+
+
+def half_weights() -> bytes:
+    built = onnx.load_model_from_string(arcface_model())
+    weight = built.graph.initializer[0]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    return bytes(built.SerializeToString())
+
+
+def half_casts() -> bytes:
+    built = onnx.load_model_from_string(relu_model())
+    built.graph.node.insert(0, helper.make_node("Cast", ["x"], ["z"], to=TensorProto.FLOAT16))
+    return bytes(built.SerializeToString())
+
+
+def test_channels_last_are_for_float32_on_gpus_with_tf32(tmp_path: Path) -> None:
+    """FP16 with NHWC ends the process in ONNX Runtime 1.31.1."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(arcface_model())
+    assert may_prefer_nhwc(arcface_model(), (8, 7))
+    assert may_prefer_nhwc(path, (9, 0))
+    assert not may_prefer_nhwc(path, (7, 5))
+    path.write_bytes(half_weights())
+    assert not may_prefer_nhwc(path, (9, 0))
+    assert not may_prefer_nhwc(half_casts(), (9, 0))
