@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import structlog
 
 from app.backends.attempts import Probes
 from app.backends.cpu import usable_cores
+from app.backends.engines.tensorrt import FACTORY as TENSORRT_FACTORY
 from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
-from app.backends.providers import TensorrtOptions
 from app.backends.selection import Selection, select_backend
+from app.choice import choose_models
 from app.device.telemetry import Telemetry
+from app.engines import engine_loader, engine_recipes, tensorrt_options
 from app.errors import ServiceError
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
@@ -29,10 +31,12 @@ from app.imaging.remote import RemotePictures
 from app.metrics import Metrics
 from app.models.defaults import ModelChooser, starter_notice
 from app.models.download import Fetcher
+from app.models.engine_recipe import EngineSource
 from app.models.files import Mirror, WeightsFolder
 from app.models.loading import LoadOptions, ModelLoader
 from app.models.store import ModelStore
-from app.pipeline.attributes import AttributeModels, Attributes
+from app.models.takeover import EngineLoader
+from app.pipeline.attributes import Attributes
 from app.pipeline.chosen import ChosenModels
 from app.pipeline.describer import CROPS_AT_ONCE, Describer
 from app.pipeline.detector import Detector, DetectorOptions
@@ -61,6 +65,8 @@ class Service:
     backend: Selection
     chosen: ChosenModels
     model_loader: ModelLoader
+    engines: EngineLoader | None
+    """Loads models on engines; None where none can be built."""
     store: ModelStore
     pool: WorkPool
     loader: PictureLoader
@@ -98,12 +104,13 @@ def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFo
     )
 
 
-def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
+def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineSource | None = None) -> Service:
     """Build a service; no model is loaded.
 
     Args:
         settings: The effective configuration.
         root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
+        source: What builds engines in place of the TensorRT that was found; in tests.
 
     Raises:
         RegistryError: A registry file cannot be read, or a model is named that is not in it or does something else.
@@ -115,18 +122,19 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
     # Our threads are as many as the cores already; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
     registry, weights = open_weights(settings)
-    chosen = _choose_models(settings, ModelChooser(registry, weights.is_at_hand))
+    chosen = choose_models(settings, ModelChooser(registry, weights.is_at_hand))
     backend = select_backend(
         settings.backend,
         providers=settings.ort_providers,
         openvino_precision=settings.openvino_precision,
-        tensorrt=_tensorrt_options(settings),
+        tensorrt=tensorrt_options(settings),
         probes=Probes(root=root),
     )
+    source = source or (EngineSource(backend.engines, TENSORRT_FACTORY) if backend.engines else None)
+    backend = replace(backend, engines=source.kit if source else None)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes(root))
-    metrics.backend_fallback.set(backend.is_fallback)
     metrics.backend_fallback.set(backend.is_fallback)
     load_options = LoadOptions(
         num_cores=num_cores,
@@ -141,7 +149,16 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
         on_refusal=lambda work: metrics.memory_refusals.labels(work).inc(),
     )
     model_loader = ModelLoader(weights, backend, load_options, metrics, memory)
-    store = ModelStore(registry, model_loader.load, metrics)
+    engines = None
+    if source:
+        plain = model_loader if backend.onnx else None
+        recipes = engine_recipes(settings, weights, source)
+        engines = engine_loader(
+            settings, recipes, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
+        )
+    store = ModelStore(registry, (engines or model_loader).load, metrics)
+    if engines:
+        engines.follow(store)
     pool = WorkPool(num_cores)
     loader = PictureLoader(
         pool.executor,
@@ -159,6 +176,7 @@ def build_service(settings: Settings, *, root: Path = Path("/")) -> Service:
         backend=backend,
         chosen=chosen,
         model_loader=model_loader,
+        engines=engines,
         store=store,
         pool=pool,
         loader=loader,
@@ -186,6 +204,8 @@ async def running(service: Service) -> AsyncIterator[Service]:
         yield service
     finally:
         service.telemetry.stop()
+        if service.engines:
+            await service.engines.close()
         await service.store.close(grace_s=CLOSE_GRACE_S)
         await asyncio.gather(*preloads)
         service.model_loader.close()
@@ -203,28 +223,6 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
 async def _preload(store: ModelStore, name: str) -> None:
     with contextlib.suppress(ServiceError):  # the store has logged it
         await store.get(name)
-
-
-def _choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
-    liveness_models = (chooser.choose("LIVENESS_MODEL", name, "liveness") for name in settings.liveness_model)
-    return ChosenModels(
-        detector=chooser.require("DET_MODEL", settings.det_model, "detection"),
-        recognizer=chooser.choose("REC_MODEL", settings.rec_model, "recognition"),
-        attributes=AttributeModels(
-            gender_age=chooser.choose("GA_MODEL", settings.ga_model, "gender_age"),
-            mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
-            liveness=tuple(filter(None, liveness_models)),
-        ),
-    )
-
-
-def _tensorrt_options(settings: Settings) -> TensorrtOptions:
-    cache_dir = settings.trt_engine_cache_path or settings.models_dir / "engines"
-    return TensorrtOptions(
-        fp16=settings.force_fp16,
-        cache_dir=cache_dir if settings.trt_engine_cache_enable else None,
-        dla_core=settings.trt_dla_core,
-    )
 
 
 def _extractor(

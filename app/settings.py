@@ -117,21 +117,31 @@ class Settings(BaseSettings):
         default="auto",
         meaning="Arithmetic of OpenVINO; auto: bf16 for models measured to keep their accuracy, where the CPU has it.",
     )
-    force_fp16: bool = _env(
-        "FORCE_FP16", default=True, meaning="Half precision in engines of ONNX Runtime's TensorRT provider."
-    )
+    force_fp16: bool = _env("FORCE_FP16", default=True, meaning="Half precision in TensorRT engines; 0: FP32.")
     cuda_cache_disable: bool = _env(
         "CUDA_CACHE_DISABLE", default=False, meaning="1: CUDA keeps no kernels it compiled on disk between starts."
     )
     trt_engine_cache_enable: bool = _env(
-        "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep engines of the TensorRT provider between starts."
+        "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep TensorRT engines between starts."
     )
     trt_engine_cache_path: Path | None = _env(
         "TRT_ENGINE_CACHE_PATH", default=None, allowed="folder", meaning="Where; default: engines in MODELS_DIR."
     )
     trt_dla_core: int = _env(
         "TRT_DLA_CORE", default=-1, ge=-1, le=1,
-        meaning="Deep learning accelerator the TensorRT provider uses on a Jetson; -1: none.",
+        meaning="Deep learning accelerator TensorRT engines use on a Jetson, the GPU taking what it cannot; -1: none.",
+    )  # fmt: skip
+    trt_workspace_bytes: int = _env(
+        "TRT_WORKSPACE_BYTES", default=0, ge=0,
+        meaning="Most scratch memory for building a TensorRT engine, bytes; 0: as much as there is.",
+    )  # fmt: skip
+    trt_optimization_level: int = _env(
+        "TRT_OPTIMIZATION_LEVEL", default=3, ge=0, le=5,
+        meaning="How long a build looks for fast kernels: 0 shortest, 5 longest.",
+    )  # fmt: skip
+    serve_while_building: bool = _env(
+        "SERVE_WHILE_BUILDING", default=True,
+        meaning="Answer by ONNX Runtime while TensorRT engines are built; 0: 503 `model_building` until then.",
     )  # fmt: skip
     cpu_threads: int = _env(
         "CPU_THREADS", default=0, ge=0, le=1024, meaning="Cores to use; 0: as many as the cgroup quota allows."

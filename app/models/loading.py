@@ -115,7 +115,7 @@ class ModelLoader:
             opened.lanes,
             max_batch=opened.max_batch,
             max_waiting=self._options.max_waiting,
-            key=_key,
+            key=item_key,
             observer=MetricsObserver(self._metrics, spec.name),
             probe_items=opened.probe_items,
         )
@@ -200,6 +200,6 @@ class ModelLoader:
         return make_cpu_lanes(head, runner.backends, wide, self._counter)
 
 
-def _key(item: Any) -> Hashable:
+def item_key(item: Any) -> Hashable:
     """What items may share a run: pictures whose canvases are of the same sizes; crops all have one size."""
     return canvas_shapes(item) if isinstance(item, tuple) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from app.models.engine_board import EngineBoard
 from app.models.engine_lane import EngineLane
 from app.models.engine_recipe import EngineRecipe, EngineRecipes
 from app.models.loaded import LoadedModel
+from app.models.loading import item_key
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -59,8 +60,6 @@ class TakeoverOptions:
     """As in `LoadOptions`."""
     serves_meanwhile: bool
     """Whether another backend answers while an engine is built."""
-    key: Callable[[Any], Hashable]
-    """What items may share a run, as for the other backends."""
     may_build: Callable[[EngineRecipe], None] = lambda recipe: None  # noqa: ARG005 - asked before each build
     """Raises ServiceError when this is no time to build."""
     child: Callable[[EngineJob, Callable[[Step], None]], EngineChild] = EngineChild
@@ -165,7 +164,7 @@ class EngineLoader:
             [engine.lane()],
             max_batch=recipe.max_batch_size,
             max_waiting=self._options.max_waiting,
-            key=self._options.key,
+            key=item_key,
             observer=MetricsObserver(self._metrics, name),
             probe_items=[engine.probe_item],
         )

@@ -1,0 +1,87 @@
+"""What the settings say of engines, for the service and the command line."""
+
+from __future__ import annotations
+
+from app.backends.engines.files import PlanFolder
+from app.backends.memory import MemoryGuard
+from app.backends.providers import TensorrtOptions
+from app.geometry.letterbox import scaled_canvas
+from app.metrics import Metrics
+from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from app.models.files import WeightsFolder
+from app.models.loading import ModelLoader
+from app.models.takeover import EngineLoader, TakeoverOptions
+from app.settings import Settings
+
+_BUILD_BYTES_PER_FILE_BYTE = 10
+"""What a build takes at its most, by the size of the weights; on a Jetson that is the memory of everything else.
+An estimate: TensorRT keeps the weights several times while it chooses kernels."""
+
+
+def plan_folder(settings: Settings) -> PlanFolder:
+    """Return where plans are kept."""
+    if not settings.trt_engine_cache_enable:
+        return PlanFolder(None)
+    return PlanFolder(settings.trt_engine_cache_path or settings.models_dir / "engines")
+
+
+def tensorrt_options(settings: Settings) -> TensorrtOptions:
+    """Return the options of ONNX Runtime's own TensorRT provider, for those who name it."""
+    cache_dir = settings.trt_engine_cache_path or settings.models_dir / "engines"
+    return TensorrtOptions(
+        fp16=settings.force_fp16,
+        cache_dir=cache_dir if settings.trt_engine_cache_enable else None,
+        dla_core=settings.trt_dla_core,
+    )
+
+
+def engine_recipes(settings: Settings, weights: WeightsFolder, source: EngineSource) -> EngineRecipes:
+    """Return what engines are made of.
+
+    Args:
+        settings: The effective configuration.
+        weights: Where weights are.
+        source: What builds engines.
+    """
+    width_px, height_px = settings.max_size
+    options = EngineOptions(
+        precision="fp16" if settings.force_fp16 else "fp32",
+        det_batch_size=settings.det_batch_size,
+        rec_batch_size=settings.rec_batch_size,
+        # On a GPU pictures are padded to these and no others.
+        canvases_hw=tuple(scaled_canvas((height_px, width_px), scale) for scale in settings.det_scales),
+        workspace_bytes=settings.trt_workspace_bytes,
+        optimization_level=settings.trt_optimization_level,
+        dla_core=settings.trt_dla_core,
+    )
+    return EngineRecipes(weights, source, options, plan_folder(settings))
+
+
+def engine_loader(
+    settings: Settings,
+    recipes: EngineRecipes,
+    plain: ModelLoader | None,
+    *,
+    max_waiting: int,
+    memory: MemoryGuard,
+    metrics: Metrics,
+) -> EngineLoader:
+    """Return what loads models on engines.
+
+    Args:
+        settings: The effective configuration.
+        recipes: What engines are made of.
+        plain: What answers without engines; None where nothing can.
+        max_waiting: Most items in the queue of one model.
+        memory: Refuses builds that would take too much.
+        metrics: Where states are shown.
+    """
+
+    def require_memory(recipe: EngineRecipe) -> None:
+        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * recipe.weights.stat().st_size
+        memory.require(need_bytes, work="build", subject=f"the engine of model {recipe.spec.name}")
+
+    options = TakeoverOptions(
+        max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory
+    )
+    return EngineLoader(recipes, plain, options, metrics)
