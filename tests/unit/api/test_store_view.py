@@ -17,17 +17,11 @@ from app.errors import InferenceError, ModelFileError, ServiceError
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from app.models.store import ModelStore
-from app.specs import InputSpec, ModelSpec
+from app.specs import ModelSpec
+from tests.support.tiny_onnx import scrfd_spec
 
-SPEC = ModelSpec(
-    name="tiny",
-    task="detection",
-    family="scrfd",
-    license="none",
-    source="a test",
-    sha256="0" * 64,
-    input=InputSpec(height_px=64, width_px=96, mean=127.5, std=128.0),
-)
+SPEC = scrfd_spec(canvas_hw=(64, 96))
+NAME = SPEC.name
 
 
 class Model:
@@ -66,7 +60,7 @@ def model() -> Model:
 @pytest.fixture
 async def store(model: Model) -> AsyncIterator[ModelStore]:
     """A store of one model."""
-    opened = ModelStore({"tiny": SPEC}, model.load, Metrics())
+    opened = ModelStore({NAME: SPEC}, model.load, Metrics())
     yield opened
     model.may_run.set()
     await opened.close(grace_s=1)
@@ -75,7 +69,7 @@ async def store(model: Model) -> AsyncIterator[ModelStore]:
 @pytest.fixture
 def view(store: ModelStore) -> StoreView:
     """A view whose watchdog is quick."""
-    return StoreView(store, active=["tiny"], watchdog_s=0.05)
+    return StoreView(store, active=[NAME], watchdog_s=0.05)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -89,7 +83,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def run_once(store: ModelStore) -> None:
     """Run one item; its failure is the test's own."""
-    loaded = await store.get("tiny")
+    loaded = await store.get(NAME)
     deadline = asyncio.get_running_loop().time() + 5
     with contextlib.suppress(InferenceError):
         await loaded.batcher.submit([1], group=0, deadline=deadline)
@@ -100,18 +94,18 @@ async def test_a_model_that_was_never_needed_is_ready(view: StoreView) -> None:
     assert view.liveness().is_ok
     assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
     (facts,) = view.models()
-    assert (facts.name, facts.state, facts.is_active, facts.input_hw) == ("tiny", "unloaded", True, (64, 96))
+    assert (facts.name, facts.state, facts.is_active, facts.input_hw) == (NAME, "unloaded", True, (64, 96))
 
 
 async def test_a_failed_load_is_not_ready_and_is_tried_again(view: StoreView, store: ModelStore, model: Model) -> None:
     """Nobody sends requests to a service that is not ready, so the readiness check itself tries again."""
     model.load_error = ModelFileError("The weights are gone.")
     with pytest.raises(ModelFileError):
-        await store.get("tiny")
+        await store.get(NAME)
     model.load_error = None
     verdict = view.readiness()
     assert not verdict.is_ok
-    assert verdict.reason == "tiny: The weights are gone."
+    assert verdict.reason == f"{NAME}: The weights are gone."
     await until(lambda: view.readiness().is_ok)
 
 
@@ -120,7 +114,7 @@ async def test_a_load_that_fails_again_is_not_tried_at_every_check(
 ) -> None:
     model.load_error = ModelFileError("The weights are gone.")
     with pytest.raises(ModelFileError):
-        await store.get("tiny")
+        await store.get(NAME)
     view.readiness()
     await until(lambda: model.num_loads == 2)
     view.readiness()
@@ -131,7 +125,7 @@ async def test_a_load_that_fails_again_is_not_tried_at_every_check(
 async def test_a_failed_run_is_not_ready_until_a_probe_passes(view: StoreView, store: ModelStore, model: Model) -> None:
     model.run_error = RuntimeError("the device is gone")
     await run_once(store)
-    assert view.readiness().reason == "tiny: the last run failed."
+    assert view.readiness().reason == f"{NAME}: the last run failed."
     assert not (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
     model.run_error = None
     await until(lambda: view.readiness().is_ok)
@@ -149,8 +143,8 @@ async def test_a_stuck_run_is_not_alive(view: StoreView, store: ModelStore, mode
 
 async def test_a_model_that_must_be_loaded_is_not_ready_before(store: ModelStore) -> None:
     """MODEL_PRELOAD=1: alive while weights are downloaded, ready when they serve."""
-    view = StoreView(store, active=["tiny"], watchdog_s=1, must_be_loaded=True)
-    assert view.readiness().reason == "tiny: not loaded yet."
+    view = StoreView(store, active=[NAME], watchdog_s=1, must_be_loaded=True)
+    assert view.readiness().reason == f"{NAME}: not loaded yet."
     assert view.liveness().is_ok
-    await store.get("tiny")
+    await store.get(NAME)
     assert view.readiness().is_ok

@@ -14,17 +14,11 @@ from app.errors import ModelFileError, NotFoundError, ShuttingDownError
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from app.models.store import ModelState, ModelStore
-from app.specs import InputSpec, ModelSpec
+from app.specs import ModelSpec
+from tests.support.tiny_onnx import scrfd_spec
 
-SPEC = ModelSpec(
-    name="tiny",
-    task="detection",
-    family="scrfd",
-    license="none",
-    source="a test",
-    sha256="0" * 64,
-    input=InputSpec(height_px=0, width_px=0, mean=127.5, std=128.0),
-)
+SPEC = scrfd_spec()
+NAME = SPEC.name
 
 
 class Loads:
@@ -55,69 +49,69 @@ async def loads() -> Loads:
 @pytest.fixture
 async def store(loads: Loads) -> AsyncIterator[ModelStore]:
     """A store of one model."""
-    opened = ModelStore({"tiny": SPEC}, loads.load, Metrics())
+    opened = ModelStore({NAME: SPEC}, loads.load, Metrics())
     yield opened
     loads.may_end.set()
     await opened.close(grace_s=1)
 
 
 async def test_nothing_is_loaded_before_it_is_needed(store: ModelStore, loads: Loads) -> None:
-    assert store.status("tiny").state is ModelState.UNLOADED
+    assert store.status(NAME).state is ModelState.UNLOADED
     assert loads.count == 0
 
 
 async def test_any_number_of_first_calls_share_one_load(store: ModelStore, loads: Loads) -> None:
     loads.may_end.clear()
-    calls = [asyncio.create_task(store.get("tiny")) for _ in range(32)]
+    calls = [asyncio.create_task(store.get(NAME)) for _ in range(32)]
     await asyncio.sleep(0.01)
-    assert store.status("tiny").state is ModelState.LOADING
+    assert store.status(NAME).state is ModelState.LOADING
     loads.may_end.set()
     models = await asyncio.gather(*calls)
     assert loads.count == 1
     assert len({id(model) for model in models}) == 1
-    assert store.status("tiny").state is ModelState.SERVING
-    assert store.status("tiny").backend == "none"
+    assert store.status(NAME).state is ModelState.SERVING
+    assert store.status(NAME).backend == "none"
 
 
 async def test_who_waits_for_a_load_is_told_how_long(store: ModelStore, loads: Loads) -> None:
     loads.may_end.clear()
-    first, second = (asyncio.create_task(store.get_timed("tiny")) for _ in range(2))
+    first, second = (asyncio.create_task(store.get_timed(NAME)) for _ in range(2))
     await asyncio.sleep(0.05)
     loads.may_end.set()
     for model, load_s in await asyncio.gather(first, second):
         assert model.spec is SPEC
         assert load_s >= 0.04
-    assert (await store.get_timed("tiny"))[1] == 0
+    assert (await store.get_timed(NAME))[1] == 0
 
 
 async def test_a_failed_load_fails_each_call_with_an_error_of_its_own(store: ModelStore, loads: Loads) -> None:
     loads.error = ModelFileError("The weights are gone.", hint="look again")
-    errors = await asyncio.gather(*(store.get("tiny") for _ in range(3)), return_exceptions=True)
+    errors = await asyncio.gather(*(store.get(NAME) for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in errors] == [ModelFileError] * 3
     assert len({id(error) for error in errors}) == 3
     assert {str(error) for error in errors} == {"The weights are gone."}
-    assert store.status("tiny").reason == "The weights are gone."
+    assert store.status(NAME).reason == "The weights are gone."
 
 
 async def test_the_next_call_tries_a_failed_load_again(store: ModelStore, loads: Loads) -> None:
     loads.error = ModelFileError("The weights are gone.")
     with pytest.raises(ModelFileError):
-        await store.get("tiny")
+        await store.get(NAME)
     loads.error = None
-    assert (await store.get("tiny")).spec is SPEC
+    assert (await store.get(NAME)).spec is SPEC
     assert loads.count == 2
 
 
 async def test_an_unexpected_failure_is_told_without_its_details(store: ModelStore, loads: Loads) -> None:
     loads.error = RuntimeError("/secret/path")
     with pytest.raises(Exception, match="could not be loaded") as caught:
-        await store.get("tiny")
+        await store.get(NAME)
     assert "/secret" not in str(caught.value)
 
 
 async def test_a_caller_that_goes_leaves_the_load_to_the_others(store: ModelStore, loads: Loads) -> None:
     loads.may_end.clear()
-    gone, stays = (asyncio.create_task(store.get("tiny")) for _ in range(2))
+    gone, stays = (asyncio.create_task(store.get(NAME)) for _ in range(2))
     await asyncio.sleep(0)
     gone.cancel()
     loads.may_end.set()
@@ -128,15 +122,15 @@ async def test_a_caller_that_goes_leaves_the_load_to_the_others(store: ModelStor
 async def test_an_unknown_name_is_not_found(store: ModelStore) -> None:
     with pytest.raises(NotFoundError):
         await store.get("huge")
-    assert [status.spec.name for status in store.statuses()] == ["tiny"]
+    assert [status.spec.name for status in store.statuses()] == [NAME]
 
 
 async def test_closing_gives_up_loads_and_refuses_new_ones(store: ModelStore, loads: Loads) -> None:
     loads.may_end.clear()
-    waiting = asyncio.create_task(store.get("tiny"))
+    waiting = asyncio.create_task(store.get(NAME))
     await asyncio.sleep(0.01)
     await store.close(grace_s=1)
     with pytest.raises(ShuttingDownError):
         await waiting
     with pytest.raises(ShuttingDownError):
-        await store.get("tiny")
+        await store.get(NAME)
