@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
+
+from app.backends.audit import can_tell
+from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.onnx import open_onnx_backends
+from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
 from app.backends.openvino import Precision, open_openvino_backends
 from app.backends.protocol import Backend
-from app.backends.providers import CPU, TensorrtOptions, short_name
+from app.backends.providers import CPU, CUDA, CudaOptions, TensorrtOptions, short_name
+from app.errors import BackendUnavailableError
+
+_log = structlog.get_logger(__name__)
 
 
 class Opener(Protocol):
@@ -51,6 +59,10 @@ class OnnxOpener:
     """In order of preference, full names, at least one."""
     tensorrt: TensorrtOptions | None = None
     """For the TensorRT provider, where it is one of them."""
+    cuda: CudaSetup | None = None
+    """For the CUDA provider, where it comes first: buffers of our own and CUDA graphs. None runs it plainly."""
+    gpu_memory_limit_bytes: int = 0
+    """Most memory of the GPU for a model; 0: no limit."""
 
     @property
     def name(self) -> str:
@@ -75,7 +87,9 @@ class OnnxOpener:
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
     ) -> Sequence[Backend]:
-        """Open a model; see `open_onnx_backends`."""
+        """Open a model; see `open_onnx_backends` and `open_cuda_backend`."""
+        if self.cuda is not None and self.provider == CUDA:
+            return [open_cuda_backend(model, setup=self.cuda, max_batch_size=max_batch_size) for _ in range(num_lanes)]
         return open_onnx_backends(
             model,
             providers=self.providers,
@@ -83,7 +97,29 @@ class OnnxOpener:
             max_batch_size=max_batch_size,
             num_threads=num_threads,
             tensorrt=self.tensorrt,
+            cuda=CudaOptions(memory_limit_bytes=self.gpu_memory_limit_bytes),
         )
+
+
+def with_cuda_buffers(
+    opener: OnnxOpener, open_cuda: Callable[[], CudaRuntime], *, memory_limit_bytes: int
+) -> OnnxOpener:
+    """Let the CUDA provider work on buffers of our own, where CUDA can be had from Python; say so where it cannot.
+
+    Args:
+        opener: Returned as it is where another provider comes first.
+        open_cuda: Opens the device.
+        memory_limit_bytes: Most memory of the GPU for a model; 0: no limit.
+    """
+    if opener.provider != CUDA:
+        return opener
+    try:
+        cuda = open_cuda()
+    except (BackendUnavailableError, CudaError) as error:
+        _log.warning("models run without buffers of their own and without CUDA graphs: slower", reason=str(error))
+        return replace(opener, gpu_memory_limit_bytes=memory_limit_bytes)
+    setup = CudaSetup(cuda=cuda, memory_limit_bytes=memory_limit_bytes, audits_by_profile=not can_tell())
+    return replace(opener, cuda=setup, gpu_memory_limit_bytes=memory_limit_bytes)
 
 
 @dataclass(frozen=True, slots=True)

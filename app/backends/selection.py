@@ -11,7 +11,7 @@ import structlog
 from app.backends.attempts import AVAILABLE, Attempt, Probes, cuda_fault, fault_of, try_tensorrt
 from app.backends.engines.kit import EngineKit
 from app.backends.faults import Fault
-from app.backends.openers import OnnxOpener, Opener, OpenVinoOpener
+from app.backends.openers import OnnxOpener, Opener, OpenVinoOpener, with_cuda_buffers
 from app.backends.openvino import Precision, has_bf16, is_installed, load_runtime
 from app.backends.providers import (
     CPU,
@@ -71,6 +71,7 @@ def select_backend(
     providers: Sequence[str] = (),
     openvino_precision: OpenVinoPrecision = "auto",
     tensorrt: TensorrtOptions | None = None,
+    gpu_memory_limit_bytes: int = 0,
     probes: Probes | None = None,
 ) -> Selection:
     """Decide how models are run, and log what was tried, what failed and what mends it.
@@ -83,6 +84,7 @@ def select_backend(
         providers: The setting `ORT_PROVIDERS`; empty for the best at hand.
         openvino_precision: The setting `OPENVINO_PRECISION`.
         tensorrt: For ONNX Runtime's TensorRT provider, where `providers` names it.
+        gpu_memory_limit_bytes: The setting `GPU_MEMORY_LIMIT_BYTES`, for models on ONNX Runtime's CUDA provider.
         probes: What is asked of this machine; None: of this one.
 
     Raises:
@@ -97,6 +99,9 @@ def select_backend(
     if backend == "tensorrt" or (backend == "auto" and not named):
         selection = _with_tensorrt(selection, probes, is_required=backend == "tensorrt")
     selection = _with_onnx_if_it_can_be_had(selection, named, tensorrt, probes)
+    if selection.onnx is not None:
+        onnx = with_cuda_buffers(selection.onnx, probes.open_cuda, memory_limit_bytes=gpu_memory_limit_bytes)
+        selection = replace(selection, onnx=onnx)
     # A GPU leaves the CPU to everything else.
     if backend == "auto" and not named and selection.is_on_cpu and is_installed():
         try:
