@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import structlog
@@ -38,7 +37,7 @@ def build_engine(toolkit: Toolkit, request: EngineRequest, on_progress: Callable
     Raises:
         EngineBuildError: It cannot be built; the message says why, and names the node where one is to blame.
     """
-    with closing(Messages(request.model)) as messages:
+    with toolkit.relay.heard(request.model) as messages:
         return _Build(toolkit, request, messages, BuildWatch(on_progress)).run()
 
 
@@ -58,7 +57,6 @@ class _Build:
         self._messages = messages
         self._watch = watch
         self._notes: list[str] = []
-        self._logger = messages.logger(self._trt)
         self._builder = self._make_builder()
         self._network = self._builder.create_network(toolkit.network_flags())
 
@@ -75,20 +73,22 @@ class _Build:
 
     def _make_builder(self) -> Any:
         try:
-            return self._trt.Builder(self._logger)
+            return self._trt.Builder(self._toolkit.relay.logger)
         # pybind11 says "factory function returned nullptr"; the reason went to the logger.
         except (TypeError, RuntimeError) as cause:
             raise self._error("TensorRT's builder does not start") from cause
 
     def _parse(self) -> None:
-        parser = self._trt.OnnxParser(self._network, self._logger)
+        if not self._request.graph.is_file():
+            raise EngineBuildError("The graph's file is missing.")
+        parser = self._trt.OnnxParser(self._network, self._toolkit.relay.logger)
         # By its path: weights may lie in files beside it.
-        if parser.parse_from_file(str(self._request.graph)) and not parser.num_errors and self._network.num_outputs:
-            return
-        if not parser.num_errors:
-            raise EngineBuildError("TensorRT cannot read the graph: its file is missing or empty.")
-        error = parser.get_error(0)
-        raise EngineBuildError(f"TensorRT does not take {_node_of(error)}: {error.desc()}")
+        parser.parse_from_file(str(self._request.graph))
+        if parser.num_errors:
+            error = parser.get_error(0)
+            raise EngineBuildError(f"TensorRT does not take {_node_of(error)}: {error.desc()}")
+        if not self._network.num_outputs:
+            raise EngineBuildError("TensorRT finds no graph in the file.")
 
     def _check_input(self) -> None:
         if self._network.num_inputs != 1:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from app.backends.faults import Fault, explain
+from app.backends.tensorrt.messages import Relay
 from app.errors import BackendUnavailableError
 
 TENSORRT = "tensorrt"
@@ -23,6 +24,7 @@ _MODULES = {TENSORRT: (TENSORRT,), RTX: (RTX, "tensorrt_rtx_bindings")}
 
 _NEEDED = (
     "Builder.build_serialized_network",
+    "ICudaEngine.device_memory_size_v2",
     "IBuilderConfig.set_memory_pool_limit",
     "IExecutionContext.execute_async_v3",
     "IProgressMonitor",
@@ -30,7 +32,7 @@ _NEEDED = (
     "OnnxParser.parse_from_file",
     "Runtime.deserialize_cuda_engine",
 )
-"""What came last of all we use: with these a version has the rest. All of it is there from 10.0 on."""
+"""What came last of all we use: with these a version has the rest. All of it is there from 10.1 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Toolkit:
     """`tensorrt` or `tensorrt_rtx`."""
     keeps_timings: bool
     """Whether a timing cache has any effect; RTX times nothing while it builds."""
+    relay: Relay
+    """Its logger, the same for all that it does."""
 
     @property
     def version(self) -> str:
@@ -86,7 +90,8 @@ def find_toolkit(
             except Exception as cause:  # noqa: BLE001 - every failure is told, with its reason
                 fault = fault or explain(str(cause), what="TensorRT cannot be imported")
                 continue
-            return _checked(Toolkit(found, name, keeps_timings=name == TENSORRT))
+            _check(found, name)
+            return Toolkit(found, name, keeps_timings=name == TENSORRT, relay=Relay(found))
     raise unavailable(fault or explain("", what="TensorRT cannot be imported"))
 
 
@@ -95,18 +100,17 @@ def unavailable(fault: Fault) -> BackendUnavailableError:
     return BackendUnavailableError(fault.sentence, what=fault.what, why=fault.why, cure=fault.cure)
 
 
-def _checked(toolkit: Toolkit) -> Toolkit:
-    missing = [path for path in _NEEDED if not _has(toolkit.trt, path)]
-    if not missing:
-        return toolkit
-    version = getattr(toolkit.trt, "__version__", "of no version")
-    raise unavailable(
-        Fault(
-            "TensorRT cannot be used",
-            f"{toolkit.name} {version} has no {missing[0]}",
-            "Install 10.0 or later: JetPack 6.2 has 10.3.",
+def _check(module: Any, name: str) -> None:
+    missing = next((path for path in _NEEDED if not _has(module, path)), None)
+    if missing:
+        version = getattr(module, "__version__", "of no version")
+        raise unavailable(
+            Fault(
+                "TensorRT cannot be used",
+                f"{name} {version} has no {missing}",
+                "Install 10.1 or later: JetPack 6.2 has 10.3.",
+            )
         )
-    )
 
 
 def _has(module: Any, path: str) -> bool:

@@ -1,0 +1,299 @@
+"""Engines, built for real on the CPU: SCRFD and IResNet, FP32 and FP16, dynamic batches and sizes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from structlog.testing import capture_logs
+
+from app.backends.engines.kit import BuildProgress, BuiltEngine, EnginePrecision, EngineRequest, Profile
+from app.backends.tensorrt.builder import accelerator_notes, build_engine, workspaces
+from app.backends.tensorrt.kit import TensorrtKit
+from app.backends.tensorrt.module import Toolkit
+from app.backends.tensorrt.profiles import profiles_for
+from app.errors import EngineBuildError, EngineLoadError
+from app.models.graph import prepare_graph
+from app.specs import ModelSpec, default_registry_dir, read_registry
+from tests.support.tiny_iresnet import iresnet_model
+from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec
+
+
+def request_for(graph: Path, *profiles: Profile, **others: Any) -> EngineRequest:
+    return EngineRequest(
+        **{"model": "m", "graph": graph, "precision": "fp32", "profiles": profiles, "workspace_bytes": 2**28, **others}
+    )
+
+
+def quiet(_progress: BuildProgress) -> None:
+    """Hear of progress and do nothing."""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Write a graph to a file."""
+
+    def write_it(graph: bytes) -> Path:
+        path = tmp_path / "graph.onnx"
+        path.write_bytes(graph)
+        return path
+
+    return write_it
+
+
+TINY: dict[str, tuple[bytes, ModelSpec, list[tuple[int, ...]]]] = {
+    "scrfd": (scrfd_model(batch="N"), scrfd_spec(), [(3, 64, 96), (3, 96, 64)]),
+    "iresnet": (iresnet_model(), arcface_spec(length=32), [(3, 112, 112)]),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("family", TINY)
+def test_a_model_is_built_in_either_precision_for_every_batch_and_size(
+    toolkit: Toolkit, tmp_path: Path, family: str, precision: EnginePrecision
+) -> None:
+    serialized, spec, shapes = TINY[family]
+    (tmp_path / "weights.onnx").write_bytes(serialized)
+    prepared = prepare_graph(tmp_path / "weights.onnx", spec, precision=precision)
+    assert isinstance(prepared.model, bytes)
+    assert (f"{TensorProto.FLOAT16}" in types_of(prepared.model)) == (precision == "fp16")
+    (tmp_path / "graph.onnx").write_bytes(prepared.model)
+    profiles = profiles_for(shapes, (1, 2, 4), bounds=((3, 32, 32), (3, 128, 128)) if family == "scrfd" else None)
+    told: list[float] = []
+    built = build_engine(
+        toolkit,
+        request_for(tmp_path / "graph.onnx", *profiles, precision=precision),
+        lambda progress: told.append(progress.fraction),
+    )
+    assert len(built.plan) > 10_000
+    assert built.notes == ()
+    assert told == sorted(told)
+    assert len(told) > 10
+    assert (told[0] < 0.1, told[-1]) == (True, 1)
+
+
+def types_of(serialized: bytes) -> set[str]:
+    return {str(weight.data_type) for weight in onnx.load_model_from_string(serialized).graph.initializer}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["starter_det", "starter_rec"])
+def test_the_starter_models_are_built_as_they_are_served(
+    toolkit: Toolkit, tmp_path: Path, name: str, precision: EnginePrecision
+) -> None:
+    folder = default_registry_dir()
+    spec = read_registry((folder,))[name]
+    prepared = prepare_graph(folder / f"{name}.onnx", spec, pixels=True, precision=precision)
+    (tmp_path / "graph.onnx").write_bytes(prepared.model if isinstance(prepared.model, bytes) else b"")
+    hw = prepared.input_hw or (320, 320)
+    shape = (*hw, 3) if prepared.takes_pixels else (3, *hw)
+    request = request_for(tmp_path / "graph.onnx", *profiles_for([shape], (1, 2, 4)), precision=precision)
+    assert len(build_engine(toolkit, request, quiet).plan) > 100_000
+
+
+def test_a_graph_of_fixed_shape_needs_no_profile_of_its_own(toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+    fixed = write(arcface_model(batch=1))
+    assert build_engine(toolkit, request_for(fixed, *profiles_for([(3, 112, 112)], (1,))), quiet).plan
+
+
+class TestRefusals:
+    """An engine that cannot be built is an error of one line that names what is to blame."""
+
+    def refused(self, toolkit: Toolkit, request: EngineRequest) -> str:
+        with pytest.raises(EngineBuildError) as caught:
+            build_engine(toolkit, request, quiet)
+        assert "\n" not in caught.value.message
+        return caught.value.message
+
+    @pytest.mark.parametrize(("name", "told"), [("odd", "node odd (Frobnicate)"), ("", "node #0 (Frobnicate)")])
+    def test_names_the_node(self, toolkit: Toolkit, write: Callable[[bytes], Path], name: str, told: str) -> None:
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", 3]) for end in "xy"]
+        graph = model([helper.make_node("Frobnicate", ["x"], ["y"], name=name)], {}, ends[:1], ends[1:])
+        message = self.refused(toolkit, request_for(write(graph), *profiles_for([(3,)], (1,))))
+        assert message.startswith(f"TensorRT does not take {told}: ")
+
+    def test_of_a_file_that_is_no_graph(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        message = self.refused(toolkit, request_for(write(b"garbage"), *profiles_for([(3,)], (1,))))
+        assert message.startswith("TensorRT does not take the graph: ")
+
+    def test_of_a_file_that_is_not_there_or_empty(self, toolkit: Toolkit, tmp_path: Path) -> None:
+        (tmp_path / "empty.onnx").touch()
+        for name, told in (("nothing.onnx", "file is missing"), ("empty.onnx", "no graph in the file")):
+            assert told in self.refused(toolkit, request_for(tmp_path / name, *profiles_for([(3,)], (1,))))
+
+    def test_of_a_graph_with_two_inputs(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", 3]) for end in "xyz"]
+        graph = model([helper.make_node("Add", ["x", "y"], ["z"])], {}, ends[:2], ends[2:])
+        assert "this graph has 2" in self.refused(toolkit, request_for(write(graph), *profiles_for([(3,)], (1,))))
+
+    def test_of_a_profile_that_does_not_fit(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 96, 112)], (1, 2)))
+        assert "axis 2 is fixed to 112 in the graph, not 96 to 96" in self.refused(toolkit, request)
+
+    def test_of_an_accelerator_that_is_not_there(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), dla_core=0)
+        assert "TRT_DLA_CORE=0 cannot be had: TensorRT finds 0" in self.refused(toolkit, request)
+
+    def test_of_a_builder_that_does_not_start(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        def builder(_logger: Any) -> Any:
+            text = "CUDA initialization failure with error: 35. Please check your CUDA installation"
+            toolkit.relay.tell(text, is_error=True)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        broken = replace(toolkit, trt=SimpleNamespace(Builder=builder))
+        message = self.refused(broken, request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,))))
+        assert message.startswith("TensorRT's builder does not start: the NVIDIA driver is missing or older")
+
+
+class TestEndingABuild:
+    def test_what_the_listener_raises_ends_the_build(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        told: list[float] = []
+
+        def listen(progress: BuildProgress) -> None:
+            told.append(progress.fraction)
+            if progress.fraction > 0.05:
+                raise KeyboardInterrupt
+
+        request = request_for(write(scrfd_model(batch="N")), *profiles_for([(3, 64, 64)], (1, 2)))
+        with pytest.raises(KeyboardInterrupt):
+            build_engine(toolkit, request, listen)
+        assert told[-1] < 0.5
+
+    def test_a_build_in_another_thread_is_no_different(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
+        built: list[BuiltEngine] = []
+        thread = threading.Thread(target=lambda: built.append(build_engine(toolkit, request, quiet)))
+        thread.start()
+        thread.join(60)
+        assert built[0].plan
+
+
+class TestLog:
+    def test_chatter_is_dropped_and_warnings_are_kept(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(scrfd_model(batch="N")), *profiles_for([(3, 64, 64)], (1,)))
+        with capture_logs() as logs:
+            build_engine(toolkit, request, quiet)
+        assert len(logs) < 20
+        assert {line["log_level"] for line in logs} <= {"warning"}
+        assert all(line["model"] == "m" for line in logs)
+
+
+class Forgetful:
+    """Builds an engine for real once the workspace is small enough; says before that why it does not."""
+
+    def __init__(self, toolkit: Toolkit, fits_bytes: int, text: str) -> None:
+        self._toolkit = toolkit
+        self._fits_bytes = fits_bytes
+        self._text = text
+        self._builder: Any = None
+        self.limits: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Leave the rest to TensorRT's own."""
+        return getattr(self._builder, name)
+
+    @property
+    def trt(self) -> Any:
+        """TensorRT, less its builder."""
+        module = self._toolkit.trt
+        return SimpleNamespace(**{**vars(module), "Builder": self.make})
+
+    def make(self, logger: Any) -> Forgetful:
+        self._builder = self._toolkit.trt.Builder(logger)
+        return self
+
+    def build_serialized_network(self, network: Any, config: Any) -> Any:
+        self.limits.append(config.get_memory_pool_limit(self._toolkit.trt.MemoryPoolType.WORKSPACE))
+        if self.limits[-1] <= self._fits_bytes:
+            return self._builder.build_serialized_network(network, config)
+        self._toolkit.relay.tell(self._text, is_error=True)
+        return None
+
+
+OUT_OF_MEMORY = "[virtualMemoryBuffer.cpp::resizePhysical::154] Error Code 2: OutOfMemory (Requested size was 4194304)"
+
+
+class TestMemory:
+    def test_a_smaller_workspace_is_tried_and_noted(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        builder = Forgetful(toolkit, 2**26, OUT_OF_MEMORY)
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)), workspace_bytes=2**31)
+        told: list[float] = []
+        built = build_engine(
+            replace(toolkit, trt=builder.trt), request, lambda progress: told.append(progress.fraction)
+        )
+        assert builder.limits == [2**31, 2**30, 2**28, 2**26]
+        assert built.notes == tuple(
+            f"memory did not suffice with {mebibytes} MiB of workspace" for mebibytes in (2048, 1024, 256)
+        )
+        assert told == sorted(told)
+
+    def test_in_the_end_it_gives_up_with_the_reason(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        builder = Forgetful(toolkit, 0, OUT_OF_MEMORY)
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
+        with pytest.raises(EngineBuildError, match=r"needs more memory than there is.*REC_BATCH_SIZE"):
+            build_engine(replace(toolkit, trt=builder.trt), request, quiet)
+        assert builder.limits == [2**28, 2**26]
+
+    def test_another_reason_is_not_tried_again(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        text = "Error Code 10: Internal Error (Could not find any implementation for node Conv_0.)"
+        builder = Forgetful(toolkit, 0, text)
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
+        with pytest.raises(EngineBuildError, match="Could not find any implementation for node Conv_0"):
+            build_engine(replace(toolkit, trt=builder.trt), request, quiet)
+        assert len(builder.limits) == 1
+
+    @given(limit=st.integers(0, 2**40))
+    def test_limits_shrink_and_begin_with_what_was_asked_for(self, limit: int) -> None:
+        first, *others = workspaces(limit)
+        assert first == limit
+        assert others == sorted(others, reverse=True)
+        assert all(0 < size < (limit or 2**62) for size in others)
+
+
+class TestAccelerator:
+    """Layers that stay on the GPU. No machine of ours has an accelerator, so what fits one is made up."""
+
+    def notes(self, runs: dict[str, bool], *, is_static: bool = True) -> list[str]:
+        most = (1 if is_static else 4, 3)
+        layers = [SimpleNamespace(name=name) for name in runs]
+        network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+        config = SimpleNamespace(can_run_on_DLA=lambda layer: runs[layer.name])
+        request = request_for(Path("g"), Profile(least=(1, 3), usual=(1, 3), most=most), dla_core=0)
+        return accelerator_notes(request, network, config)
+
+    def test_all_layers_fit(self) -> None:
+        assert self.notes({"a": True, "b": True}) == []
+
+    def test_layers_that_do_not_are_named_and_counted(self) -> None:
+        assert self.notes({"a": True, "b": False}) == ["1 of 2 layers stay on the GPU: b"]
+        many = dict.fromkeys("abcdefg", False)
+        assert self.notes(many) == ["7 of 7 layers stay on the GPU: a, b, c, d, e, ..."]
+
+    def test_a_range_of_shapes_is_said_to_be_the_gpus(self) -> None:
+        assert "fixed shapes only" in self.notes({"a": True}, is_static=False)[0]
+
+
+class TestKit:
+    def test_tells_what_plans_are_tied_to(self, toolkit: Toolkit) -> None:
+        kit = TensorrtKit(toolkit=toolkit, device={"gpu": "Orin", "compute_capability": "8.7"})
+        assert kit.name == toolkit.name
+        assert kit.facts() == {
+            "toolkit": toolkit.name, "version": toolkit.version, "gpu": "Orin", "compute_capability": "8.7",
+        }  # fmt: skip
+
+    def test_builds(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
+        assert TensorrtKit(toolkit=toolkit).build(request, quiet).plan
+
+    def test_opens_nothing_without_a_gpu(self, toolkit: Toolkit) -> None:
+        with pytest.raises(EngineLoadError, match="no GPU"):
+            TensorrtKit(toolkit=toolkit).open(b"plan", max_batch_size=1)
