@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.cli.convert import convert
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """List the models of the registry, verify their weights, or download them."""
+    """List the models of the registry, verify their weights, download them, or cast them for a GPU."""
+
+
+models.add_command(convert)
 
 
 @models.command("list")

@@ -72,7 +72,7 @@ def to_half(parts: GraphParts, policy: HalfPolicy = ALL_HALF) -> GraphParts:
         policy: Which operators stay in FP32.
     """
     parts = widen(parts)
-    if _computes_in_half(parts):
+    if computes_in_half(parts):
         return parts
     named, full_names = [], []
     for index, node in enumerate(parts.nodes):
@@ -99,7 +99,8 @@ def widen(parts: GraphParts) -> GraphParts:
     return parts.replace(nodes=nodes, new_weights=widened) if widened else parts
 
 
-def _computes_in_half(parts: GraphParts) -> bool:
+def computes_in_half(parts: GraphParts) -> bool:
+    """Whether a graph, widened, has halves left: somebody has cast it before."""
     return any(weight.data_type == _HALF for weight in parts.weights.values()) or any(
         node.op_type == "Cast" and attribute(node, "to") == _HALF for node in parts.nodes
     )
