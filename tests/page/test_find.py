@@ -107,6 +107,16 @@ def test_what_is_no_picture_is_told_in_words(visited: Visit, t1: tuple[str, byte
     expect(fault).to_have_count(0)
 
 
+def test_an_error_is_in_sight_wherever_the_picture_was_dropped(visited: Visit, t1: tuple[str, bytes]) -> None:
+    page = visited.page
+    page.set_viewport_size({"width": 390, "height": 600})
+    visited.drop("#find", t1)
+    expect(page.locator(".face")).to_have_count(6)
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    visited.drop("#service", ("notes.txt", b"not a picture"))
+    expect(page.get_by_role("alert")).to_be_in_viewport()
+
+
 def test_a_service_that_is_gone_is_told_in_words(visited: Visit, t1: tuple[str, bytes]) -> None:
     page = visited.page
     expect(page.locator("#version")).to_contain_text("jetface")

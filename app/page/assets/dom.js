@@ -34,6 +34,8 @@ export function showFault(place, text) {
   const dismiss = el("button", { type: "button", class: "quiet-button", onclick: () => fault.remove() }, "Dismiss");
   fault.append(dismiss);
   place.append(fault);
+  // Pictures can be dropped anywhere on the page, also where its top is out of sight.
+  fault.scrollIntoView({ block: "nearest" });
 }
 
 /** Return `1 face`, `6 faces`. */

@@ -54,13 +54,17 @@ function showState(status, answer) {
     setState("down", `Not ready. ${answer.reason ?? ""}`);
     return true;
   }
-  for (const [state, verb] of [["loading", "Loading"], ["building", "Building an engine for"]]) {
-    const [first] = at(state);
-    if (first) {
-      const percent = percentOf(first[1].progress);
-      setState("busy", `${verb} ${first[0]}${percent === null ? "…" : `, ${percent} %`}`);
-      return true;
-    }
+  const [loading] = at("loading");
+  if (loading) {
+    setState("busy", `Loading ${loading[0]}…`);
+    return true;
+  }
+  const built = models.find(([, model]) => typeof model.engine?.progress === "number");
+  if (built) {
+    const [name, { engine }] = built;
+    const verb = engine.state === "checking" ? "Checking" : "Building";
+    setState("busy", `Ready. ${verb} the engine of ${name}, ${percentOf(engine.progress)} %${timeLeft(engine)}`);
+    return true;
   }
   if (at("unloaded").length) {
     setState("ready", "Ready. The first picture loads the models");
@@ -71,8 +75,11 @@ function showState(status, answer) {
 }
 
 function percentOf(progress) {
-  const share = typeof progress === "object" ? progress?.fraction : progress;
-  return typeof share === "number" ? Math.round(100 * share) : null;
+  return typeof progress === "number" ? Math.round(100 * progress) : null;
+}
+
+function timeLeft(engine) {
+  return typeof engine.eta_s === "number" ? `, about ${Math.ceil(engine.eta_s)} s left` : "";
 }
 
 function setState(kind, text) {
@@ -89,9 +96,9 @@ function showStarters(names) {
   const lead = el("p", {}, el("strong", {}, "Starter models are answering: for trying, not for production."));
   const how = el(
     "p", {},
-    "Better ones are two commands away. ", el("code", {}, "jetface models list"),
-    " shows what there is, with each model’s licence; ", el("code", {}, "jetface models pull NAME NAME"),
-    " fetches a detector and a recognizer. Then start the service again: it takes the best it has.",
+    "Better ones, for non-commercial research only: ", el("code", {}, "jetface models pull --accept-license buffalo_sc"),
+    ". Others, and their licences: ", el("code", {}, "jetface models list"),
+    ". Then start the service again: it takes the best it has.",
   );
   byId("notices").append(el("div", { class: "notice", id: "starter", role: "note" }, lead, how));
 }
@@ -120,7 +127,7 @@ async function showDetails() {
 }
 
 function modelCard(model) {
-  const percent = percentOf(model.progress);
+  const percent = percentOf(model.engine?.progress);
   const facts = [TASKS[model.task] ?? model.task, model.backend, model.embedding_length && `${model.embedding_length} numbers per face`];
   return el(
     "li", { class: "card model" },
@@ -128,6 +135,7 @@ function modelCard(model) {
     el("p", { class: "quiet small" }, facts.filter(Boolean).join(" · ")),
     percent !== null && el("progress", { max: "100", value: String(percent), "aria-label": `Progress of ${model.name}` }),
     model.reason && el("p", { class: "small fault-text" }, model.reason),
+    model.engine?.state === "rejected" && el("p", { class: "small fault-text" }, `No engine: ${model.engine.reason}`),
     el("p", { class: "quiet small" }, `Licence: ${model.license}`),
   );
 }
