@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
@@ -19,6 +19,16 @@ _SHAPE_OPERATORS = frozenset(
     | {"Div", "Floor", "ReduceProd", "Reshape", "Range", "ConstantOfShape"}
 )
 """What computes sizes from sizes: ONNX Runtime keeps those on the CPU on purpose, as their answers are needed there."""
+
+
+@runtime_checkable
+class Audited(Protocol):
+    """A backend that knows which of its nodes run elsewhere."""
+
+    @property
+    def cpu_nodes(self) -> tuple[str, ...]:
+        """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
+        ...
 
 
 def can_tell() -> bool:

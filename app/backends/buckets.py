@@ -27,20 +27,24 @@ def bucket_of(num_items: int, max_batch_size: int) -> int:
     return min(1 << (num_items - 1).bit_length(), max_batch_size)
 
 
-def warm(backend: Backend, item_shapes: Sequence[tuple[int, ...]], dtype: DTypeLike = np.float32) -> None:
-    """Run every bucket once, the largest first: what it allocates then has room for all smaller ones.
+def warm(
+    backend: Backend, item_shapes: Sequence[tuple[int, ...]], dtype: DTypeLike = np.float32, *, num_runs: int = 1
+) -> None:
+    """Run every bucket, the largest first: what it allocates then has room for all smaller ones.
 
     Args:
         backend: Owned by the calling thread for the duration of the call.
         item_shapes: Shapes of one item that will come, (C, H, W), the usual one first.
         dtype: Of the items.
+        num_runs: Of each bucket: 2 where the first allocates and the second captures a CUDA graph.
 
     Raises:
         InferenceError: A run failed.
     """
     for shape in item_shapes:
         for bucket in reversed(buckets_up_to(backend.max_batch_size)):
-            backend.run(np.zeros((bucket, *shape), dtype))
+            for _ in range(num_runs):
+                backend.run(np.zeros((bucket, *shape), dtype))
 
 
 class Closable(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
@@ -72,9 +72,20 @@ class WideBackend:
         self._wide.close()
 
 
-def make_lanes(head: Head[Item, Result], backends: Sequence[Backend]) -> list[Lane[Item, Result]]:
-    """Return a lane for each backend."""
-    return [Lane(run=partial(head.run, backend), close=backend.close) for backend in backends]
+def make_lanes(
+    head: Head[Item, Result], backends: Sequence[Backend], *, warm: Callable[[Backend], None] | None = None
+) -> list[Lane[Item, Result]]:
+    """Return a lane for each backend.
+
+    Args:
+        head: What runs on them.
+        backends: One a lane, one thread each.
+        warm: Called with the backend on the lane's thread before its first run; None calls nothing.
+    """
+    return [
+        Lane(run=partial(head.run, backend), close=backend.close, start=partial(warm, backend) if warm else None)
+        for backend in backends
+    ]
 
 
 def make_cpu_lanes(

@@ -22,6 +22,8 @@ class LoadedModel(Generic[Item, Result]):
     batcher: Batcher[Item, Result]
     input_hw: tuple[int, int] | None = None
     """Height and width the graph is fixed to; None when it takes any canvas."""
+    cpu_nodes: tuple[str, ...] = ()
+    """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
 
     async def close(self, *, grace_s: float) -> None:
         """Run what waits for at most `grace_s`, then free the backend."""

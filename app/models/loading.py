@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
+from app.backends.audit import Audited
+from app.backends.buckets import warm
 from app.backends.memory import MemoryGuard
 from app.backends.openers import Opener
 from app.backends.protocol import Backend
@@ -52,6 +56,8 @@ class LoadOptions:
     rec_batch_size: int
     max_waiting: int
     """Most items in the queue of one model."""
+    canvases_hw: tuple[tuple[int, int], ...] = ()
+    """Canvases a detector on a GPU will see, where its graph takes any; it is warmed for these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class _Opened:
     max_batch: int
     probe_items: Sequence[Any]
     input_hw: tuple[int, int] | None
+    cpu_nodes: tuple[str, ...]
 
 
 class ModelLoader:
@@ -119,9 +126,17 @@ class ModelLoader:
             observer=MetricsObserver(self._metrics, spec.name),
             probe_items=opened.probe_items,
         )
+        if any(lane.start for lane in opened.lanes):
+            try:
+                await batcher.start()
+            except BaseException:
+                await batcher.close(drain=False)
+                raise
         self._metrics.watch(self._metrics.queue_length.labels(spec.name), lambda: batcher.waiting)
         self._metrics.watch(self._metrics.oldest_run.labels(spec.name), batcher.oldest_run_s)
-        return LoadedModel(spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw)
+        return LoadedModel(
+            spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw, cpu_nodes=opened.cpu_nodes
+        )
 
     def close(self) -> None:
         """Take no more work; a load under way ends in its own time."""
@@ -135,15 +150,15 @@ class ModelLoader:
         runner = self._start(candidates[0], path, spec)
         for challenger in candidates[1:]:
             runner = self._faster(runner, challenger, path, spec)
-        probed = FAMILIES[spec.family](
-            spec, runner.backends[0], runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels
-        )
+        first = runner.backends[0]
+        probed = FAMILIES[spec.family](spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
         return _Opened(
             backend=runner.opener.name,
-            lanes=self._lanes(probed.head, runner),
+            lanes=self._lanes(probed.head, runner, spec),
             max_batch=runner.max_batch,
             probe_items=[probed.probe_item],
             input_hw=runner.graph.input_hw,
+            cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
         )
 
     def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
@@ -190,14 +205,23 @@ class ModelLoader:
             return 1
         return self._options.det_batch_size if spec.task == "detection" else self._options.rec_batch_size
 
-    def _lanes(self, head: Any, runner: _Runner) -> list[Lane[Any, Any]]:
+    def _lanes(self, head: Any, runner: _Runner, spec: ModelSpec) -> list[Lane[Any, Any]]:
         num_cores = self._options.num_cores
-        if not runner.opener.is_on_cpu or num_cores == 1:
+        if not runner.opener.is_on_cpu:
+            return make_lanes(head, runner.backends, warm=self._warming(runner.graph, spec))
+        if num_cores == 1:
             return make_lanes(head, runner.backends)
         (wide,) = runner.opener.open(
             runner.graph.model, num_lanes=1, max_batch_size=runner.max_batch, num_threads=num_cores
         )
         return make_cpu_lanes(head, runner.backends, wide, self._counter)
+
+    def _warming(self, graph: PreparedGraph, spec: ModelSpec) -> Callable[[Backend], None]:
+        """Return what warms a backend for the shapes that will come."""
+        fixed_hw = graph.input_hw or (spec.input.height_px, spec.input.width_px)
+        sizes_hw = (fixed_hw,) if all(fixed_hw) else self._options.canvases_hw
+        shapes = [(*size_hw, 3) if graph.takes_pixels else (3, *size_hw) for size_hw in sizes_hw]
+        return partial(warm, item_shapes=shapes, dtype=np.uint8 if graph.takes_pixels else np.float32, num_runs=2)
 
 
 def item_key(item: Any) -> Hashable:

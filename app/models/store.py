@@ -38,6 +38,8 @@ class ModelStatus:
     reason: str | None = None
     """Why the last load failed, or what it waits for, one sentence; None unless the state is `failed` or `building`."""
     backend: str | None = None
+    cpu_nodes: tuple[str, ...] = ()
+    """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     load_s: float | None = None
 
 
@@ -120,7 +122,7 @@ class ModelStore:
     def note_backend(self, name: str, backend: str) -> None:
         """Note that a model that serves runs on another backend from now."""
         self._metrics.set_backend(name, backend)
-        self._enter(replace(self.status(name), backend=backend))
+        self._enter(replace(self.status(name), backend=backend, cpu_nodes=()))
 
     def loaded(self) -> list[LoadedModel[Any, Any]]:
         """Return the models that serve."""
@@ -164,7 +166,11 @@ class ModelStore:
         load_s = time.perf_counter() - started
         self._metrics.model_load_seconds.labels(spec.name).set(load_s)
         self._metrics.set_backend(spec.name, model.backend)
-        self._enter(ModelStatus(spec=spec, state=ModelState.SERVING, backend=model.backend, load_s=load_s))
+        self._enter(
+            ModelStatus(
+                spec=spec, state=ModelState.SERVING, backend=model.backend, cpu_nodes=model.cpu_nodes, load_s=load_s
+            )
+        )
         _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
         return model
 

@@ -44,6 +44,12 @@ def test_warming_runs_each_bucket_of_each_shape_large_ones_first() -> None:
     assert backend.batches[0].dtype == np.float32
 
 
+def test_warming_can_run_each_bucket_twice_on_pixels() -> None:
+    backend = FunctionBackend(lambda batch: (batch,), max_batch_size=2)
+    warm(backend, [(8, 8, 3)], np.uint8, num_runs=2)
+    assert [(len(batch), batch.dtype) for batch in backend.batches] == [(size, np.uint8) for size in (2, 2, 1, 1)]
+
+
 class Held:
     def __init__(self) -> None:
         self.times_closed = 0

@@ -1,0 +1,102 @@
+"""Loading for a GPU: all of it but the GPU, on the CPU provider and a CUDA of host memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.backends.cuda.runtime import CudaError
+from app.backends.onnx_cuda import CudaSetup
+from app.backends.openers import OnnxOpener
+from app.backends.selection import Selection
+from app.errors import InferenceError
+from app.metrics import Metrics
+from app.models.canvases import DetectorItem
+from app.models.files import WeightsFolder
+from app.models.loading import LoadOptions, ModelLoader
+from app.specs import ModelSpec
+from tests.support.fake_cuda import FakeCuda
+from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
+
+CANVASES_HW = ((64, 96), (32, 32))
+BUCKETS = 3
+"""1, 2 and 4."""
+
+
+class ThreadedCuda(FakeCuda):
+    """Notes on which threads buffers are allocated; has no room for threads of the name `refused`."""
+
+    def __init__(self) -> None:
+        super().__init__(is_eager=True)
+        self.threads: set[str] = set()
+        self.refused: str | None = None
+
+    def malloc(self, num_bytes: int) -> int:
+        name = threading.current_thread().name
+        self.threads.add(name)
+        if self.refused and name.startswith(self.refused):
+            raise CudaError("cudaMalloc: cudaErrorMemoryAllocation, out of memory")
+        return super().malloc(num_bytes)
+
+
+@pytest.fixture
+def cuda() -> ThreadedCuda:
+    return ThreadedCuda()
+
+
+@pytest.fixture(params=["arcface", "scrfd"])
+def spec(request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpec:
+    made = (arcface_spec(), arcface_model()) if request.param == "arcface" else (scrfd_spec(), scrfd_model())
+    (tmp_path / made[0].file_name).write_bytes(made[1])
+    return made[0].model_copy(update={"sha256": hashlib.sha256(made[1]).hexdigest()})
+
+
+@pytest.fixture
+def loader(tmp_path: Path, cuda: ThreadedCuda) -> Iterator[ModelLoader]:
+    opener = OnnxOpener(("CUDAExecutionProvider", "CPUExecutionProvider"), cuda=CudaSetup(cuda=cuda, device="cpu"))
+    options = LoadOptions(num_cores=2, det_batch_size=4, rec_batch_size=4, max_waiting=16, canvases_hw=CANVASES_HW)
+    opened = ModelLoader(WeightsFolder(folder=tmp_path), Selection(onnx=opener), options, Metrics())
+    yield opened
+    opened.close()
+
+
+def items_of(spec: ModelSpec) -> list[Any]:
+    if spec.task != "detection":
+        return [np.full((112, 112, 3), value, np.uint8) for value in range(3)]
+    return [
+        tuple(DetectorItem(canvas=np.zeros((*hw, 3), np.uint8), score_threshold=0.5) for hw in CANVASES_HW)
+        for _ in range(3)
+    ]
+
+
+async def test_every_bucket_is_warm_before_the_model_serves(
+    loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec
+) -> None:
+    model = await loader.load(spec)
+    assert (model.backend, model.cpu_nodes) == ("onnxruntime-cuda", ())
+    outputs, shapes = (9, 2) if spec.task == "detection" else (1, 1)
+    # The probe is a shape of its own for a detector, whose bucket of 1 comes on top.
+    assert cuda.held["device"] == (BUCKETS * shapes + (spec.task == "detection")) * (1 + outputs)
+    assert f"{spec.name}-0" in cuda.threads
+    mallocs = cuda.calls["malloc"]
+    outcome = await model.batcher.submit(items_of(spec), group="g", deadline=asyncio.get_running_loop().time() + 60)
+    assert len(outcome.results) == 3
+    assert cuda.calls["malloc"] == mallocs
+    await model.close(grace_s=10)
+    assert not cuda.held
+
+
+async def test_a_model_that_finds_no_room_for_its_largest_bucket_is_not_served(
+    loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec
+) -> None:
+    cuda.refused = spec.name
+    with pytest.raises(InferenceError):
+        await loader.load(spec)
+    assert not cuda.held
