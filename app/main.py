@@ -19,17 +19,21 @@ from app.api.store_view import StoreView
 from app.drain import Drain
 from app.errors import ServiceError
 from app.logs import configure_logs
+from app.models.engine_recipe import EngineSource
 from app.service import Service, build_service, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
 
 
-def create_app(settings: Settings | None = None, *, root: Path = Path("/")) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, root: Path = Path("/"), source: EngineSource | None = None
+) -> FastAPI:
     """Build the HTTP application: what uvicorn is given as its factory.
 
     Args:
         settings: The effective configuration; None reads the environment.
         root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
+        source: What builds engines in place of the TensorRT that was found; in tests.
 
     Raises:
         SystemExit: The settings cannot be served; its message is the one line an operator needs.
@@ -37,7 +41,7 @@ def create_app(settings: Settings | None = None, *, root: Path = Path("/")) -> F
     try:
         settings = settings or read_settings()
         configure_logs(settings.log_level, settings.log_format)
-        return _application(build_service(settings, root=root))
+        return _application(build_service(settings, root=root, source=source))
     except (SettingsError, RegistryError, ServiceError) as error:
         raise SystemExit(f"Error: {error}") from error
 
@@ -60,6 +64,7 @@ def _application(service: Service) -> FastAPI:
             active=service.chosen.names,
             watchdog_s=settings.watchdog_s,
             must_be_loaded=settings.model_preload,
+            engine_status=service.engines.status if service.engines else None,
         ),
         loader=service.loader,
         pool=service.pool,

@@ -167,6 +167,15 @@ class CompareAnswer(_Answer):
     others: list[DetectPicture] | None = None
 
 
+class EngineAnswer(_Answer):
+    """The engine of a model: the model compiled for this machine's GPU."""
+
+    state: Literal["absent", "building", "checking", "serving", "rejected"]
+    progress: float | None = Field(default=None, description="Of its build, 0 to 1.")
+    eta_s: float | None = Field(default=None, description="Seconds the build may still take.")
+    reason: str | None = Field(default=None, description="Why it was rejected, or what it waits for.")
+
+
 class ModelAnswer(_Answer):
     """One registry entry and what has become of it."""
 
@@ -179,6 +188,7 @@ class ModelAnswer(_Answer):
     is_active: bool = Field(description="Whether the settings chose it for a stage.")
     reason: str | None = None
     backend: str | None = None
+    engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
     input_hw: tuple[int, int] | None = None
     embedding_length: int | None = None
 
@@ -202,6 +212,7 @@ class ModelHealth(_Answer):
     state: Literal["unloaded", "loading", "building", "serving", "failed"]
     backend: str | None = None
     reason: str | None = None
+    engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
 
 
 class ReadyAnswer(HealthAnswer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
@@ -52,7 +53,12 @@ def health_router(services: Services, drain: Drain) -> APIRouter:
         """Tell whether requests can be served now; a model that loads on its first request is ready."""
         verdict = _DRAINING if drain.is_draining else services.models.readiness()
         models = {
-            facts.name: {"state": facts.state, "backend": facts.backend, "reason": facts.reason}
+            facts.name: {
+                "state": facts.state,
+                "backend": facts.backend,
+                "reason": facts.reason,
+                "engine": None if facts.engine is None else asdict(facts.engine),
+            }
             for facts in services.models.models()
             if facts.is_active
         }

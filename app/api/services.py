@@ -67,6 +67,23 @@ class PictureLoader(Protocol):
         ...
 
 
+EngineState = Literal["absent", "building", "checking", "serving", "rejected"]
+"""Where an engine is in its life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What an operator can know of a model's engine."""
+
+    state: EngineState
+    progress: float | None = None
+    """Of its build, 0 to 1; None unless it is built now."""
+    eta_s: float | None = None
+    """Seconds the build may still take; None where that cannot be told."""
+    reason: str | None = None
+    """Why it was rejected, or what it waits for, one sentence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """What an operator can know of one registry entry."""
@@ -82,6 +99,8 @@ class ModelFacts:
     reason: str | None = None
     """Why its last load failed, one sentence."""
     backend: str | None = None
+    engine: EngineFacts | None = None
+    """None where no engines can be built."""
     input_hw: tuple[int, int] | None = None
     """Height and width of the input; None when it takes any multiple of 32."""
     embedding_length: int | None = None

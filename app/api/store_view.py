@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from app.api.services import ModelFacts, Verdict
+from app.api.services import EngineFacts, ModelFacts, Verdict
+from app.backends.engines.states import EngineStatus
 from app.errors import ServiceError
 from app.models.store import ModelState, ModelStatus, ModelStore
 
@@ -20,7 +21,13 @@ class StoreView:
     """Implements `ModelsView` over the store. Belongs to the event loop."""
 
     def __init__(
-        self, store: ModelStore, *, active: Sequence[str], watchdog_s: float, must_be_loaded: bool = False
+        self,
+        store: ModelStore,
+        *,
+        active: Sequence[str],
+        watchdog_s: float,
+        must_be_loaded: bool = False,
+        engine_status: Callable[[str], EngineStatus] | None = None,
     ) -> None:
         """Create a view.
 
@@ -29,11 +36,13 @@ class StoreView:
             active: Names of the models the settings chose.
             watchdog_s: A run longer than this, seconds, is stuck.
             must_be_loaded: Whether a service whose active models are not loaded yet is not ready.
+            engine_status: Where the engine of a model is, by name; None where no engines can be built.
         """
         self._store = store
         self._active = tuple(active)
         self._watchdog_s = watchdog_s
         self._must_be_loaded = must_be_loaded
+        self._engine_status = engine_status
         self._background: set[asyncio.Task[None]] = set()
         self._retried_at = 0.0
 
@@ -44,13 +53,17 @@ class StoreView:
     def readiness(self) -> Verdict:
         """No while an active model's last load failed, or its last run did and no probe has passed since.
 
-        Where models must be loaded before, no until they are.
+        No while one waits for its engine and nothing answers meanwhile. Where models must be loaded before, no until
+        they are.
         """
         statuses = [self._store.status(name) for name in self._active]
         failed = [status for status in statuses if status.state is ModelState.FAILED]
         if failed:
             self._retry(failed)
             return Verdict(is_ok=False, reason=f"{failed[0].spec.name}: {failed[0].reason}")
+        for status in statuses:
+            if status.state is ModelState.BUILDING:
+                return Verdict(is_ok=False, reason=status.reason)
         loading = [status for status in statuses if status.state is not ModelState.SERVING]
         if self._must_be_loaded and loading:
             return Verdict(is_ok=False, reason=f"{loading[0].spec.name}: not loaded yet.")
@@ -87,9 +100,17 @@ class StoreView:
             is_active=spec.name in self._active,
             reason=status.reason,
             backend=status.backend,
+            engine=self._engine(spec.name),
             input_hw=(spec.input.height_px, spec.input.width_px) if spec.input.height_px else None,
             embedding_length=spec.embedding_length,
         )
+
+    def _engine(self, name: str) -> EngineFacts | None:
+        if self._engine_status is None:
+            return None
+        status = self._engine_status(name)
+        eta_s = None if status.eta_s is None else round(status.eta_s, 1)
+        return EngineFacts(state=status.state, progress=status.progress, eta_s=eta_s, reason=status.reason)
 
     def _retry(self, failed: Sequence[ModelStatus]) -> None:
         if time.monotonic() - self._retried_at < RETRY_AFTER_S:
