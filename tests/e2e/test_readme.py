@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from app.models.defaults import starter_notice
+from app.models.packs import expand
+from app.specs import default_registry_dir, read_registry
 from tests.support.server import Server, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -55,6 +58,23 @@ def test_the_cli_example_finds_faces(weights: dict[str, str], shared_images: Pat
     )
     assert len(json.loads(done.stdout)["faces"]) == 6
     assert (tmp_path / "drawn" / "t1.jpg").exists()
+
+
+def test_what_is_to_be_pulled_is_there_to_pull() -> None:
+    """Every `jetface models pull` of any page, and of the service's own notice, names packs or models."""
+    registry = read_registry([default_registry_dir()])
+    page_folder = REPOSITORY / "app" / "page" / "assets"
+    texts = [
+        README,
+        starter_notice(("starter_det",)) or "",
+        *(path.read_text("utf-8") for path in page_folder.glob("*.js")),
+    ]
+    texts += [path.read_text("utf-8") for path in (REPOSITORY / "docs").glob("*.md")]
+    found = [line for text in texts for line in re.findall(r"jetface models pull ([^`\n#\"]+)", text)]
+    assert len(found) >= 4
+    for line in found:
+        words = re.sub(r"--to \S+", "", line).split()
+        assert expand([word for word in words if not word.startswith("-")], registry), line
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
