@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -66,16 +67,38 @@ def _env_file(target: str) -> Iterator[str]:
         yield f"{variable}={value}"
 
 
-def _table(settings: Settings) -> Iterator[str]:
-    rows = [
-        (variable_names(field)[0], shown_value(getattr(settings, field)), info.description or "")
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """A variable and what is in force."""
+
+    variable: str
+    value: str
+    """As `shown_value` writes it: nothing secret."""
+    meaning: str
+    is_set: bool
+    """Whether the environment sets it."""
+
+
+def effective_settings(settings: Settings) -> list[EffectiveSetting]:
+    """Return every variable, in the order of the documents."""
+    return [
+        EffectiveSetting(
+            variable=variable_names(field)[0],
+            value=shown_value(getattr(settings, field)),
+            meaning=info.description or "",
+            is_set=field in settings.model_fields_set,
+        )
         for field, info in Settings.model_fields.items()
     ]
-    set_here = {variable_names(field)[0] for field in settings.model_fields_set}
-    name_width = max(len(name) for name, _, _ in rows)
-    value_width = max(len(value) for _, value, _ in rows)
-    for name, value, meaning in rows:
-        yield f"{'*' if name in set_here else ' '} {name:<{name_width}}  {value:<{value_width}}  {meaning}"
+
+
+def _table(settings: Settings) -> Iterator[str]:
+    rows = effective_settings(settings)
+    name_width = max(len(row.variable) for row in rows)
+    value_width = max(len(row.value) for row in rows)
+    for row in rows:
+        star = "*" if row.is_set else " "
+        yield f"{star} {row.variable:<{name_width}}  {row.value:<{value_width}}  {row.meaning}"
 
 
 @click.command()

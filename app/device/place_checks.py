@@ -100,7 +100,6 @@ def check_port(place: Place) -> Iterator[Finding]:
             # As the server does: a connection that lingers after the last service is no other service.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(1)
     except OSError as error:
         yield _port_taken(place) if error.errno == errno.EADDRINUSE else _cannot_listen(place, error.strerror)
 

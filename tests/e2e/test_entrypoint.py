@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -55,6 +56,32 @@ def test_a_bad_setting_is_one_line(variable: str, value: str, line: str) -> None
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
+
+
+def test_a_port_in_use_is_one_line_with_what_mends_it(tmp_path: Path) -> None:
+    """Found before the server starts and loads what it needs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = subprocess.run(
+            [REPOSITORY / "entrypoint.sh"],
+            env=service_environ({"HOST": "127.0.0.1", "PORT": str(port), "MODELS_DIR": str(tmp_path)}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    *_, line = done.stderr.splitlines()
+    assert line.startswith(f"Error: Port {port} of 127.0.0.1 is in use.")
+    assert "set PORT to another" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_as_it_should_be_is_logged_before_the_start(tmp_path: Path) -> None:
+    """A folder that cannot be written does not stop it."""
+    with running_server(tmp_path, {"TRT_ENGINE_CACHE_PATH": "/proc/engines", "MODELS_DIR": "/proc/models"}) as server:
+        log = server.read_log()
+    assert log.index("MODELS_DIR=/proc/models cannot be written") < log.index("service built")
 
 
 def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
