@@ -82,6 +82,8 @@ class _Build:
         if not self._request.graph.is_file():
             raise EngineBuildError("The graph's file is missing.")
         parser = self._trt.OnnxParser(self._network, self._toolkit.relay.logger)
+        if self._request.dla_core >= 0:
+            self._toolkit.adjust_for_accelerator(parser)
         # By its path: weights may lie in files beside it.
         parser.parse_from_file(str(self._request.graph))
         if parser.num_errors:
@@ -94,9 +96,9 @@ class _Build:
         if self._network.num_inputs != 1:
             raise EngineBuildError(f"An engine has one input; this graph has {self._network.num_inputs}.")
         shape = tuple(self._network.get_input(0).shape)
-        for profile in self._request.profiles:
-            if reason := misfit(profile, shape):
-                raise EngineBuildError(f"The graph cannot be built for {profile.usual}: {reason}.")
+        for wanted in self._request.profiles:
+            if reason := misfit(wanted, shape):
+                raise EngineBuildError(f"The graph cannot be built for {wanted.usual}: {reason}.")
 
     def _attempt(self, workspace_bytes: int) -> bytes | None:
         """Build once; None where memory did not suffice and a smaller workspace may help."""

@@ -42,7 +42,13 @@ class TensorrtKit:
         """Load a plan; see `open_engine`."""
         if self.cuda is None:
             raise EngineLoadError("There is no GPU to load the plan to.")
-        return open_engine(self.toolkit.trt, plan, max_batch_size=max_batch_size, cuda=self.cuda)
+        return open_engine(
+            self.toolkit.trt,
+            plan,
+            max_batch_size=max_batch_size,
+            cuda=self.cuda,
+            logger=self.toolkit.relay.logger,
+        )
 
 
 def device_facts(cuda: CudaRuntime, jetson: Jetson | None) -> dict[str, str]:

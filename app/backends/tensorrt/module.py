@@ -63,6 +63,12 @@ class Toolkit:
         names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")
         return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
 
+    def adjust_for_accelerator(self, parser: Any) -> None:
+        """Let a parser write layers as a deep learning accelerator takes them, where it can; 10.3 cannot."""
+        flag = getattr(self.trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)
+        if flag is not None:
+            parser.set_flag(flag)
+
     def has_fast_fp16(self, builder: Any) -> bool:
         """Tell whether half precision is worth it; 11 does not say, as it runs on no GPU where it is not."""
         return bool(getattr(builder, "platform_has_fast_fp16", True))

@@ -32,7 +32,13 @@ Shape = tuple[int, ...]
 
 
 def open_engine(
-    trt: Any, plan: bytes, *, max_batch_size: int, cuda: CudaRuntime, uses_graphs: bool = True
+    trt: Any,
+    plan: bytes,
+    *,
+    max_batch_size: int,
+    cuda: CudaRuntime,
+    uses_graphs: bool = True,
+    logger: Any = None,
 ) -> TensorrtBackend:
     """Load a plan; buffers are made by the first run of each shape.
 
@@ -42,12 +48,13 @@ def open_engine(
         max_batch_size: Most items per run; the engine's profiles may allow fewer.
         cuda: Where its buffers and its stream are made.
         uses_graphs: Whether the kernels of a run are launched as one CUDA graph.
+        logger: An `ILogger`, the same for all of a process; None writes errors to stderr.
 
     Raises:
         EngineLoadError: The plan is damaged, of another version or device, or no engine of ours.
     """
     try:
-        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        runtime = trt.Runtime(logger or trt.Logger(trt.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
     # Bindings raise RuntimeError, TypeError or what pybind11 makes of C++, by version.
     except Exception as cause:
