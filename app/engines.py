@@ -18,6 +18,12 @@ _BUILD_BYTES_PER_FILE_BYTE = 10
 An estimate: TensorRT keeps the weights several times while it chooses kernels."""
 
 
+def gpu_canvases_hw(settings: Settings) -> tuple[tuple[int, int], ...]:
+    """Return the height and width of every canvas: on a GPU pictures are padded to these and no others."""
+    width_px, height_px = settings.max_size
+    return tuple(scaled_canvas((height_px, width_px), scale) for scale in settings.det_scales)
+
+
 def plan_folder(settings: Settings) -> PlanFolder:
     """Return where plans are kept."""
     if not settings.trt_engine_cache_enable:
@@ -43,13 +49,11 @@ def engine_recipes(settings: Settings, weights: WeightsFolder, source: EngineSou
         weights: Where weights are.
         source: What builds engines.
     """
-    width_px, height_px = settings.max_size
     options = EngineOptions(
         precision="fp16" if settings.force_fp16 else "fp32",
         det_batch_size=settings.det_batch_size,
         rec_batch_size=settings.rec_batch_size,
-        # On a GPU pictures are padded to these and no others.
-        canvases_hw=tuple(scaled_canvas((height_px, width_px), scale) for scale in settings.det_scales),
+        canvases_hw=gpu_canvases_hw(settings),
         workspace_bytes=settings.trt_workspace_bytes,
         optimization_level=settings.trt_optimization_level,
         dla_core=settings.trt_dla_core,

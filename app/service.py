@@ -21,7 +21,7 @@ from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_byt
 from app.backends.selection import Selection, select_backend
 from app.choice import choose_models
 from app.device.telemetry import Telemetry
-from app.engines import engine_loader, engine_recipes, tensorrt_options
+from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options
 from app.errors import ServiceError
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
@@ -128,6 +128,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         providers=settings.ort_providers,
         openvino_precision=settings.openvino_precision,
         tensorrt=tensorrt_options(settings),
+        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
         probes=Probes(root=root),
     )
     source = source or (EngineSource(backend.engines, TENSORRT_FACTORY) if backend.engines else None)
@@ -142,6 +143,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         rec_batch_size=settings.rec_batch_size,
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
+        canvases_hw=gpu_canvases_hw(settings),
     )
     memory = MemoryGuard(
         settings.min_free_memory_bytes,

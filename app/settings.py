@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     cuda_cache_disable: bool = _env(
         "CUDA_CACHE_DISABLE", default=False, meaning="1: CUDA keeps no kernels it compiled on disk between starts."
     )
+    gpu_memory_limit_bytes: int = _env(
+        "GPU_MEMORY_LIMIT_BYTES", default=0, ge=0,
+        meaning="Most GPU memory of a model on ONNX Runtime, its input and output buffers aside, bytes; 0: no limit.",
     trt_engine_cache_enable: bool = _env(
         "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep TensorRT engines between starts."
     )
