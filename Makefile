@@ -11,7 +11,8 @@ ifneq ($(wildcard ../shared/models),)
 export MODEL_MIRROR ?= ../shared/models
 endif
 
-SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh
+SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh
+DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
 .PHONY: help run test check lint bench lock lock-images docs clean
 
@@ -48,7 +49,7 @@ test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every
 	@$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile --max-worker-restart 0
 
-lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling
+lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling, scripts, images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -56,6 +57,7 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling
 	$(BIN)/deptry app
 	$(BIN)/typos
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	$(BIN)/hadolint $(DOCKERFILES)
 
 check: lint test ## lint and test
 

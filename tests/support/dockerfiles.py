@@ -107,8 +107,8 @@ class Dockerfile:
         return packages
 
     def files(self, stage: str) -> Iterator[tuple[str, PurePosixPath]]:
-        """Yield what a stage copies from the build context: a path or pattern there, and its place in the image."""
-        for each in self.chain(stage):
+        """Yield what a stage itself copies from the build context: a path or pattern there, and its place here."""
+        for each in next(found for found in self.stages if found.name == stage).instructions:
             if each.name == "COPY" and each.flag("from") is None:
                 *sources, place = each.words
                 for source in sources:

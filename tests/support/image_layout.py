@@ -36,7 +36,9 @@ def build_context(root: Path = REPOSITORY) -> set[str]:
         for line in root.joinpath(".dockerignore").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
-    return {path for path in exclude_paths(str(root), patterns) if root.joinpath(path).is_file()}
+    # The list itself is always sent, and never part of the context.
+    sent = exclude_paths(str(root), patterns) - {".dockerignore"}
+    return {path for path in sent if root.joinpath(path).is_file()}
 
 
 def copied_files(dockerfile: Dockerfile, context: set[str]) -> Iterator[tuple[str, PurePosixPath]]:

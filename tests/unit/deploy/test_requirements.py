@@ -1,0 +1,143 @@
+"""What the images install exists for them, as wheels, with the checksums of the lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.support.shared import REPOSITORY
+
+pytestmark = pytest.mark.timeout(300)  # it asks an index about a hundred packages, on a busy machine for a minute
+
+LOCKS = REPOSITORY / "requirements"
+
+SOURCES_ONLY = frozenset({"pyturbojpeg"})
+"""What has no wheel: version 1, pure Python, which the images build themselves."""
+
+_ENTRY = re.compile(r"^(\S+==\S+)((?: ;[^\\\n]*)?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n?)+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine that wheels must be for."""
+
+    locks: tuple[str, ...]
+    python: str
+    machine: str
+    environment: Mapping[str, str]
+
+
+TARGETS = {
+    # JetPack 6: glibc 2.35.
+    "jetson": Target(("jetson", "jetson-onnxruntime"), "3.10", "aarch64", {}),
+    "gpu": Target(("gpu",), "3.12", "x86_64", {}),
+    # On x86 the tests themselves run with it.
+    "cpu-arm": Target(("cpu",), "3.11", "aarch64", {"python_full_version": "3.11.9", "sys_platform": "linux"}),
+}
+
+
+def read_lock(name: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Return each requirement of a lock by its name: as it is written, and its checksums."""
+    text = (LOCKS / f"{name}.txt").read_text(encoding="utf-8")
+    entries: dict[str, tuple[str, frozenset[str]]] = {}
+    for requirement, marker, hashes in _ENTRY.findall(text):
+        entries[f"{requirement}{marker}"] = (requirement, frozenset(re.findall(r"sha256:(\w+)", hashes)))
+    return entries
+
+
+def wanted(target: Target) -> dict[str, frozenset[str]]:
+    """Return the requirements of a target, markers applied, with their checksums."""
+    found: dict[str, frozenset[str]] = {}
+    for lock in target.locks:
+        for line, (requirement, hashes) in read_lock(lock).items():
+            marker = Requirement(line).marker
+            if marker is None or marker.evaluate(dict(target.environment)):
+                found[requirement] = hashes
+    return found
+
+
+def name_of(requirement: str) -> str:
+    return Requirement(requirement).name.lower()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What pip would download for each target: metadata alone, all targets at once."""
+    folder = tmp_path_factory.mktemp("pip")
+    processes = {}
+    for name, target in TARGETS.items():
+        listed = folder / f"{name}.txt"
+        listed.write_text("\n".join(r for r in wanted(target) if name_of(r) not in SOURCES_ONLY), encoding="utf-8")
+        tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 36))]
+        command = [
+            sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
+            "--only-binary=:all:", "--target", folder / "nowhere", "--report", folder / f"{name}.json",
+            # What it must not require is the Python that runs pip here.
+            "--python-version", target.python, "--implementation", "cp", "--ignore-requires-python",
+            *(f"--platform={tag}_{target.machine}" for tag in tags), "--requirement", listed,
+        ]  # fmt: skip
+        processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = {name: process.communicate(timeout=280)[1] for name, process in processes.items()}
+    if any("Failed to establish" in text or "Temporary failure" in text for text in errors.values()):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no package index can be reached")
+    failed = {name: errors[name] for name, process in processes.items() if process.returncode}
+    assert failed == {}
+    return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in TARGETS}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_everything_has_a_wheel_with_a_locked_checksum(reports: dict[str, Any], name: str) -> None:
+    expected = {
+        name_of(requirement): hashes
+        for requirement, hashes in wanted(TARGETS[name]).items()
+        if name_of(requirement) not in SOURCES_ONLY
+    }
+    found = {
+        entry["metadata"]["name"].lower().replace("_", "-"): entry["download_info"]["archive_info"]["hashes"]["sha256"]
+        for entry in reports[name]["install"]
+    }
+    assert found.keys() == {each.replace("_", "-").replace(".", "-") for each in expected}
+    assert [each for each, digest in found.items() if digest not in expected[each]] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*LOCKS.glob("*.txt")} - {LOCKS / "onnxruntime-elsewhere.txt"}), ids=lambda path: path.stem
+)
+def test_every_entry_of_a_lock_has_checksums(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    pinned = re.findall(r"^\S+==.*$", text, re.MULTILINE)
+    assert pinned
+    assert len(pinned) == len(read_lock(path.stem))
+
+
+class TestJetson:
+    """What JetPack 6 bears."""
+
+    def test_numpy_is_1(self) -> None:
+        assert any(line.startswith("numpy==1.26.") for line in read_lock("jetson"))
+
+    def test_opencv_is_the_last_for_numpy_1(self) -> None:
+        assert "opencv-python-headless==4.11.0.86" in read_lock("jetson")
+
+    def test_turbojpeg_is_the_one_for_libjpeg_turbo_2(self) -> None:
+        assert any(line.startswith("pyturbojpeg==1.") for line in read_lock("jetson"))
+
+    def test_cuda_python_is_of_the_driver_s_version(self) -> None:
+        assert "cuda-python==12.6.2.post1" in read_lock("jetson")
+
+    def test_no_onnxruntime_for_the_cpu_slips_in(self) -> None:
+        """It would be found first, and everything would run on the CPU without a word."""
+        for lock in ("jetson", "jetson-onnxruntime", "gpu"):
+            names = {name_of(line.split(" ")[0]) for line in read_lock(lock)}
+            assert "onnxruntime" not in names
+        assert any(line.startswith("onnxruntime-gpu==1.26") for line in read_lock("gpu"))
