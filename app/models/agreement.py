@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Detections
-from app.geometry.boxes import iou_matrix
+from app.geometry.boxes import iou_matrix, suppress_overlaps
 
 SAME_FACE_IOU = 0.5
 """Two boxes that overlap at least this much are one face. Source: WIDER Face's evaluation."""
 
 SCORE_MARGIN = 0.05
-"""How much lower than the threshold to look for faces in both answers: see `compare_detections`."""
+"""What rounding may change a score by, and more: see `compare_detections`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +119,16 @@ def compare_detections(
 ) -> DetectionAgreement:
     """Compare the faces found in the same pictures.
 
+    Overlaps are suppressed here; what suppressed them already compares too, but more strictly than is meant: where two
+    anchors see one face with nearly the same score, rounding decides whose box is kept. Given the boxes of all anchors,
+    a face is held against those whose score is no more than `SCORE_MARGIN` below the one that was kept.
+
     A score at the threshold may fall to either side of it by rounding alone. So detect with a threshold lower by
     `SCORE_MARGIN` than the one that is meant, and say that one here: a face that only one side has counts when its
     score reaches `score_threshold`, and a pair of boxes when one of its scores does.
 
     Args:
-        reference: What was found in each picture.
+        reference: What was found in each picture, best before overlaps were suppressed.
         other: What the other side found in the same pictures, in the same order and pixels.
         score_threshold: The threshold that is meant, [0, 1].
 
@@ -132,13 +136,14 @@ def compare_detections(
         ValueError: Not the same number of pictures.
     """
     found_by_both, only_one, ious = 0, 0, [1.0]
-    for first, second in zip(reference, other, strict=True):
-        overlaps = iou_matrix(first.boxes, second.boxes)
-        pairs = _pairs(overlaps)
+    for ours, theirs in zip(reference, other, strict=True):
+        first, second = _suppressed(ours), _suppressed(theirs)
+        pairs = _pairs(iou_matrix(first.boxes, second.boxes))
         for row, column in pairs:
             if max(first.scores[row], second.scores[column]) >= score_threshold:
                 found_by_both += 1
-                ious.append(float(overlaps[row, column]))
+                ious.append(_nearest(first.boxes[row], theirs, second.scores[column]))
+                ious.append(_nearest(second.boxes[column], ours, first.scores[row]))
         for side, faces in enumerate((first, second)):
             alone = np.ones(len(faces), bool)
             alone[[pair[side] for pair in pairs]] = False
@@ -146,6 +151,16 @@ def compare_detections(
     return DetectionAgreement(
         found_by_both=found_by_both, only_one=only_one, worst_iou=min(ious) if found_by_both else 0.0
     )
+
+
+def _suppressed(faces: Detections) -> Detections:
+    return faces.take(suppress_overlaps(faces.boxes, faces.scores))
+
+
+def _nearest(box: NDArray[np.float32], candidates: Detections, kept_score: float) -> float:
+    """Return how much a box overlaps the nearest of those that might have been kept in place of the one that was."""
+    rivals = candidates.boxes[candidates.scores >= kept_score - SCORE_MARGIN]
+    return float(iou_matrix(box[None], rivals).max())
 
 
 def _pairs(overlaps: NDArray[np.float32]) -> list[tuple[int, int]]:

@@ -62,6 +62,10 @@ class CanvasHead(ABC):
         Raises:
             InferenceError: The run failed, or its outputs are not finite or not of the probed layout.
         """
+        return [faces.take(suppress_overlaps(faces.boxes, faces.scores)) for faces in self.candidates(backend, items)]
+
+    def candidates(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
+        """Detect as `run` does, and return what anchors say before overlaps are suppressed, in no order."""
         found: list[Detections] = []
         for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
             outputs = backend.run(
@@ -69,7 +73,7 @@ class CanvasHead(ABC):
             )
             rows = [output if self.is_batched else output[None] for output in outputs]
             found += [
-                self._faces([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
+                self._candidates([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
                 for index, item in enumerate(chunk)
             ]
         return found
@@ -102,12 +106,11 @@ class CanvasHead(ABC):
                 yield items[start:stop]
                 start = stop
 
-    def _faces(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> Detections:
+    def _candidates(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> Detections:
         faces = Detections.concatenate(self.decode(outputs, canvas_hw, score_threshold))
         if not np.isfinite(faces.boxes).all() or not np.isfinite(faces.landmarks).all():
             raise InferenceError("The detector's boxes are not finite.")
-        faces = faces.take(box_areas(faces.boxes) > 0)
-        return faces.take(suppress_overlaps(faces.boxes, faces.scores))
+        return faces.take(box_areas(faces.boxes) > 0)
 
 
 def passing(scores: NDArray[np.float32], score_threshold: float) -> NDArray[np.intp]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.backends.onnx import open_onnx_backends
@@ -18,7 +19,7 @@ from app.models.graph import PreparedGraph, prepare_graph
 from app.models.half import ALL_HALF, POLICIES, HalfPolicy, computes_in_half, policy_of, to_half, widen
 from app.models.half_rounding import round_as_half
 from app.models.parts import GraphParts, take_apart
-from app.models.trials import Agreement, Pictures, Run, Trial, find_crops, trial_of
+from app.models.trials import Agreement, Pictures, Run, Trial, candidates, find_crops, trial_of
 from app.specs import ModelSpec
 
 
@@ -126,9 +127,10 @@ def _judge(
 
 
 def _opened(model: bytes, spec: ModelSpec, input_hw: tuple[int, int] | None, num_threads: int) -> Run:
+    """Open a graph and return what its trial runs."""
     (backend,) = open_onnx_backends(model, num_threads=num_threads)
     head = FAMILIES[spec.family](spec, backend, input_hw).head
-    return lambda items: head.run(backend, items)
+    return partial(candidates, head, backend) if spec.task == "detection" else partial(head.run, backend)
 
 
 def _serialized(graph: PreparedGraph) -> bytes:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.protocol import Backend
 from app.domain import Crop, Detections, Image
 from app.errors import ModelContractError
 from app.geometry.alignment import align
+from app.geometry.boxes import suppress_overlaps
 from app.geometry.letterbox import Letterbox
 from app.models.agreement import (
     DETECTIONS,
@@ -22,7 +24,8 @@ from app.models.agreement import (
     compare_detections,
     compare_embeddings,
 )
-from app.models.canvases import DetectorItem
+from app.models.canvases import CanvasHead, DetectorItem
+from app.models.looks import LooksHead
 from app.specs import ModelSpec
 
 CANVAS_HW = (640, 640)
@@ -35,7 +38,7 @@ Pictures: TypeAlias = Callable[[], Iterable[Image]]
 """Yields the same pictures at each call: they need not all be in memory at once."""
 
 Run: TypeAlias = Callable[[list[Any]], Any]
-"""Runs a model's head on items."""
+"""Runs a model on items: its head's `run`, or for a detector `candidates`."""
 
 Agreement: TypeAlias = EmbeddingAgreement | DetectionAgreement
 
@@ -68,7 +71,7 @@ class DetectionTrial:
     def answers(self, run: Run) -> list[Detections]:
         """Detect on every picture, with a threshold lower by `SCORE_MARGIN`; boxes are in pixels of the canvas."""
         threshold = max(0.0, self.score_threshold - SCORE_MARGIN)
-        return [detect(run, picture, self.input_hw, threshold)[0] for picture in self.pictures()]
+        return [_detect(run, picture, self.input_hw, threshold)[0] for picture in self.pictures()]
 
     def compare(self, reference: list[Detections], other: list[Detections]) -> tuple[DetectionAgreement, str | None]:
         """Compare box by box."""
@@ -96,6 +99,19 @@ class RecognitionTrial:
         return agreement, agreement.fault(FP16_EMBEDDINGS)
 
 
+def candidates(head: object, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
+    """Run a detector's head, as `FAMILIES` gives it, and return what its anchors say before overlaps are suppressed.
+
+    Raises:
+        TypeError: It is no detector's.
+        InferenceError: The run failed, or its answer is not finite.
+    """
+    detector = head.detector if isinstance(head, LooksHead) else head
+    if not isinstance(detector, CanvasHead):
+        raise TypeError(f"{type(detector).__name__} finds no faces on canvases")
+    return detector.candidates(backend, items)
+
+
 def trial_of(spec: ModelSpec, pictures: Pictures, input_hw: tuple[int, int] | None) -> Trial:
     """Return how a model is judged.
 
@@ -121,24 +137,24 @@ def score_threshold(spec: ModelSpec) -> float:
     return SCORE_THRESHOLD if spec.score_threshold is None else spec.score_threshold
 
 
-def detect(
+def _detect(
     run: Run, picture: Image, input_hw: tuple[int, int] | None, threshold: float
 ) -> tuple[Detections, Letterbox]:
-    """Find the faces of a picture: in pixels of its canvas, and how it lay on it."""
+    """Return what is found in a picture, in pixels of its canvas, and how it lies on that."""
     letterbox = Letterbox.fit((picture.shape[0], picture.shape[1]), input_hw or CANVAS_HW, rectangular=input_hw is None)
-    return run([(DetectorItem(letterbox.apply(picture), threshold),)])[0][0], letterbox
+    return run([DetectorItem(letterbox.apply(picture), threshold)])[0], letterbox
 
 
 def find_crops(run: Run, spec: ModelSpec, pictures: Pictures, input_hw: tuple[int, int] | None) -> Iterator[Crop]:
     """Yield every face that a detector finds, aligned.
 
     Args:
-        run: Of the detector.
+        run: By `candidates`; overlaps are suppressed here.
         spec: Its registry entry.
         pictures: Where to look.
         input_hw: Height and width its graph is fixed to, None where it takes any canvas.
     """
     for picture in pictures():
-        faces, letterbox = detect(run, picture, input_hw, score_threshold(spec))
-        for landmarks in faces.landmarks:
+        faces, letterbox = _detect(run, picture, input_hw, score_threshold(spec))
+        for landmarks in faces.landmarks[suppress_overlaps(faces.boxes, faces.scores)]:
             yield align(picture, letterbox.to_image(landmarks))

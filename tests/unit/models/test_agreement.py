@@ -97,8 +97,20 @@ class TestDetections:
 
     def test_a_face_is_paired_once_and_with_the_nearest(self) -> None:
         first = faces((0, 0, 100, 100))
-        agreement = compare_detections([first], [faces((0, 0, 100, 80), (0, 0, 100, 100))])
-        assert (agreement.found_by_both, agreement.only_one, agreement.worst_iou) == (1, 1, 1)
+        agreement = compare_detections([first], [faces((0, 30, 100, 130), (0, -25, 100, 75))])
+        assert (agreement.found_by_both, agreement.only_one) == (1, 1)
+        assert agreement.worst_iou == pytest.approx(0.6)
+
+    def test_which_of_two_anchors_with_one_score_is_kept_makes_no_difference(self) -> None:
+        """Given both, that is: their boxes differ, and rounding decides."""
+        boxes = ((0, 0, 100, 100), (0, 0, 100, 90))
+        first, second = faces(*boxes, scores=(0.801, 0.8)), faces(*boxes, scores=(0.8, 0.801))
+        agreement = compare_detections([first], [second])
+        assert (agreement.found_by_both, agreement.only_one, agreement.worst_iou) == (1, 0, 1)
+        suppressed = compare_detections([first.take(slice(0, 1))], [second.take(slice(1, 2))])
+        assert suppressed.worst_iou == pytest.approx(0.9)
+        kept_by_far = compare_detections([faces(*boxes, scores=(0.9, 0.8))], [faces(*boxes, scores=(0.8, 0.9))])
+        assert kept_by_far.worst_iou == pytest.approx(0.9)
 
     def test_what_rounding_moves_over_the_threshold_is_no_difference(self) -> None:
         """0.501 and 0.499 lie on two sides of 0.5, and 0.47 is below it on both: they count once, and not at all."""
