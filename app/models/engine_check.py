@@ -26,6 +26,7 @@ from app.models.families import FAMILIES
 from app.models.graph import prepare_graph
 from app.models.pixels import to_batch
 from app.models.probes import draw_probes
+from app.models.trials import candidates
 from app.specs import ModelSpec
 
 _SCORE_THRESHOLD = 0.5
@@ -98,10 +99,10 @@ def _compare_detections(
             Letterbox.fit((picture.shape[0], picture.shape[1]), canvas_hw, rectangular=False).apply(picture)
             for picture in draw_probes().pictures
         ]
-        looks = [(DetectorItem(canvas=canvas, score_threshold=_SCORE_THRESHOLD - SCORE_MARGIN),) for canvas in canvases]
+        items = [DetectorItem(canvas=canvas, score_threshold=_SCORE_THRESHOLD - SCORE_MARGIN) for canvas in canvases]
         for side, backend, pixels in ((found[0], reference, False), (found[1], engine, takes_pixels)):
             head = FAMILIES[spec.family](spec, backend, canvas_hw, takes_pixels=pixels).head
-            side += [detections for (detections,) in head.run(backend, looks)]
+            side.extend(candidates(head, backend, items))
     agreement = compare_detections(*found, score_threshold=_SCORE_THRESHOLD)
     both, alone, worst_iou = agreement.found_by_both, agreement.only_one, agreement.worst_iou
     verdict = f"{both} faces found by both, {alone} by one only, worst IoU {worst_iou:.4f}"
