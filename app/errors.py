@@ -139,7 +139,7 @@ class MethodNotAllowedError(RequestError):
 
 
 class RequestTimeoutError(RequestError):
-    """The body did not arrive in time."""
+    """The headers or the body did not arrive in time."""
 
     code = "request_timeout"
     remedy = "Send again, over a better connection or in smaller pieces."
