@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # For HEALTHCHECK: exit code 0 when /health/live says 200. Bash alone, because curl is not in the images and a Python
-# costs twenty times as much, every ten seconds for ever.
+# costs twenty times as much (51 ms of a core against 2), every ten seconds for ever.
 set -euo pipefail
 
 host=${HOST:-0.0.0.0}
@@ -11,5 +11,6 @@ esac
 
 exec 3<>"/dev/tcp/$host/${PORT:-18080}"
 printf 'GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
-read -r -t 5 _ status _ <&3
-[[ $status == 200 ]]
+# To its end, or closing would reset the connection. Whoever asks sets the time: HEALTHCHECK kills this after 6 s.
+mapfile -t -u 3 answer
+[[ ${answer[0]} == "HTTP/1.1 200 "* ]]
