@@ -113,6 +113,11 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
+# On this machine; what it says goes to a file, since it warns of much that does not matter here.
+pip() {
+  "$python" -m pip "$@" >>"$work/pip.log" 2>&1
+}
+
 # Run a program of the userland as its root, in a process and mount namespace of its own.
 in_userland() {
   unshare --pid --fork --kill-child --mount-proc="$root/proc" \
@@ -166,10 +171,13 @@ download_wheels() {
   # A requirement reaches over the lines that end in a backslash.
   awk '/^[^ #]/ {chosen = ($0 ~ /^pyturbojpeg==/)} chosen' "$lock" >"$sdists"
   awk '/^[^ #]/ {chosen = ($0 !~ /^pyturbojpeg==/)} chosen' "$lock" >"$rest"
-  "$python" -m pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "$python_version" \
-    "${platforms[@]}" --require-hashes --dest "$wheels" -r "$rest" || fail "wheels of requirements/run.txt for aarch64"
-  "$python" -m pip wheel --quiet --no-deps --require-hashes --wheel-dir "$wheels" -r "$sdists" || fail "wheel of PyTurboJPEG"
-  "$python" -m pip download --quiet --no-deps --only-binary=:all: --dest "$wheels" pip || fail "wheel of pip"
+  pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "$python_version" \
+    "${platforms[@]}" --require-hashes --dest "$wheels" -r "$rest" ||
+    fail "wheels of requirements/run.txt for aarch64: see $work/pip.log"
+  pip wheel --quiet --no-deps --require-hashes --wheel-dir "$wheels" -r "$sdists" ||
+    fail "wheel of PyTurboJPEG: see $work/pip.log"
+  pip download --quiet --no-deps --only-binary=:all: --dest "$wheels" pip ||
+    fail "wheel of pip: see $work/pip.log"
   printf '%s\n' "$wanted" >"$wheels/.lock"
   pass "wheels: $(find "$wheels" -name '*.whl' | wc -l), $(find "$wheels" -name '*aarch64.whl' | wc -l) of them aarch64"
 }
@@ -177,7 +185,8 @@ download_wheels() {
 # The userland has no network of its own to rely on: pip sees the folder of wheels and nothing else.
 install_service() {
   local stamp=$root/opt/jetface/.lock pip
-  "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/own" "$repository" || fail "wheel of jetface"
+  pip wheel --quiet --no-deps --wheel-dir "$work/own" "$repository" ||
+    fail "wheel of jetface: see $work/pip.log"
   rm -rf "$root/wheels"
   mkdir -p "$root/wheels"
   cp "$wheels"/*.whl "$work/own"/jetface-*.whl "$root/wheels/"
@@ -210,12 +219,11 @@ start_service() {
     DET_SCALES=1                                                        # one look, as the golden answers were made
     "REQUEST_TIMEOUT_S=$patience_s" "SHUTDOWN_GRACE_S=$patience_s" "WATCHDOG_S=$patience_s" # emulated time is long
   )
-  # shellcheck disable=SC2016 # the inner shell expands these
-  unshare --pid --fork --kill-child --mount-proc="$root/proc" sh -c '
-    mount -t sysfs -o ro sysfs "$1/sys" && root=$1 && shift &&
-    exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i "$@"' start "$root" \
-    PATH=/opt/jetface/bin:/usr/bin:/bin LC_ALL=C.UTF-8 HOME=/srv/models "${settings[@]}" \
-    tini -- /srv/jetface/entrypoint.sh >"$log" 2>&1 &
+  # No /sys: ONNX Runtime looks up the cores of /sys in /proc/cpuinfo, here both those of the machine below, and crashes
+  # when an ARM build finds another kind of CPU described. Without /sys it says so in the log and goes on.
+  unshare --pid --fork --kill-child --mount-proc="$root/proc" \
+    chroot --userspec=10001:10001 "$root" /usr/bin/env -i PATH=/opt/jetface/bin:/usr/bin:/bin LC_ALL=C.UTF-8 \
+    HOME=/srv/models "${settings[@]}" tini -- /srv/jetface/entrypoint.sh >"$log" 2>&1 &
   service=$!
 }
 
@@ -272,6 +280,7 @@ drain() {
 
 mkdir -p "$work"
 : >"$log"
+: >"$work/pip.log"
 printf 'jetface %s on emulated arm64, %s\n' "$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$repository/app/__init__.py")" \
   "$(date -u '+%Y-%m-%d %H:%M UTC')"
 enable_emulation

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Hold an answer of `/extract` to what insightface found on the same picture; needs nothing but Python.
 
 Usage: golden_boxes.py GOLDEN_JSON PICTURE ANSWER_JSON
