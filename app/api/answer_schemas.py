@@ -189,6 +189,9 @@ class ModelAnswer(_Answer):
     reason: str | None = None
     backend: str | None = None
     engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
+    cpu_nodes: list[str] = Field(
+        default_factory=list, description="Nodes that run on the CPU although a GPU was asked for: operator and name."
+    )
     input_hw: tuple[int, int] | None = None
     embedding_length: int | None = None
 

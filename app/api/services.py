@@ -101,6 +101,8 @@ class ModelFacts:
     backend: str | None = None
     engine: EngineFacts | None = None
     """None where no engines can be built."""
+    cpu_nodes: Sequence[str] = ()
+    """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     input_hw: tuple[int, int] | None = None
     """Height and width of the input; None when it takes any multiple of 32."""
     embedding_length: int | None = None

@@ -42,7 +42,7 @@ class Model:
         batcher: Batcher[Any, Any] = Batcher(
             spec.name, [Lane(run=self._run)], max_batch=1, max_waiting=8, probe_items=[0]
         )
-        return LoadedModel(spec=spec, backend="none", batcher=batcher)
+        return LoadedModel(spec=spec, backend="none", batcher=batcher, cpu_nodes=("PRelu bent",))
 
     def _run(self, items: Sequence[Any]) -> Sequence[Any]:
         self.may_run.wait(10)
@@ -95,6 +95,16 @@ async def test_a_model_that_was_never_needed_is_ready(view: StoreView) -> None:
     assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
     (facts,) = view.models()
     assert (facts.name, facts.state, facts.is_active, facts.input_hw) == (NAME, "unloaded", True, (64, 96))
+
+
+async def test_nodes_that_stay_on_the_cpu_are_told_until_another_backend_takes_over(
+    view: StoreView, store: ModelStore
+) -> None:
+    await store.get(NAME)
+    assert view.models()[0].cpu_nodes == ("PRelu bent",)
+    store.note_backend(NAME, "tensorrt-fp16")
+    (facts,) = view.models()
+    assert (facts.backend, facts.cpu_nodes) == ("tensorrt-fp16", ())
 
 
 async def test_a_failed_load_is_not_ready_and_is_tried_again(view: StoreView, store: ModelStore, model: Model) -> None:
