@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -24,6 +27,8 @@ from app.backends.tensorrt.profiles import profiles_for
 from app.errors import EngineBuildError, EngineLoadError
 from app.models.graph import prepare_graph
 from app.specs import ModelSpec, default_registry_dir, read_registry
+from tests.support.fake_cuda import FakeCuda
+from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_iresnet import iresnet_model
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec
 
@@ -178,6 +183,21 @@ class TestEndingABuild:
 
 
 class TestLog:
+    def test_a_line_is_said_once_and_not_too_many_of_them(self, toolkit: Toolkit) -> None:
+        with capture_logs() as logs, toolkit.relay.heard("m") as messages:
+            for number in range(30):
+                for _ in range(3):
+                    toolkit.relay.tell(f"tactic {number}\n  skipped", is_error=number == 7)
+        assert [line["text"] for line in logs[:-1]] == [f"tactic {number} skipped" for number in range(20)]
+        assert logs[-1]["num_lines_left_out"] == 30 - 20
+        assert messages.text == "tactic 7 skipped"
+
+    def test_what_nobody_waits_for_is_said_too(self, toolkit: Toolkit) -> None:
+        with capture_logs() as logs:
+            toolkit.relay.logger.log(toolkit.trt.ILogger.ERROR, "a run failed")
+            toolkit.relay.logger.log(toolkit.trt.ILogger.VERBOSE, "chatter")
+        assert [(line["text"], line["is_error"]) for line in logs] == [("a run failed", True)]
+
     def test_chatter_is_dropped_and_warnings_are_kept(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         request = request_for(write(scrfd_model(batch="N")), *profiles_for([(3, 64, 64)], (1,)))
         with capture_logs() as logs:
@@ -190,7 +210,10 @@ class TestLog:
 class Forgetful:
     """Builds an engine for real once the workspace is small enough; says before that why it does not."""
 
-    def __init__(self, toolkit: Toolkit, fits_bytes: int, text: str) -> None:
+    num_DLA_cores = 2  # noqa: N815 - TensorRT's name
+    platform_has_fast_fp16 = False
+
+    def __init__(self, toolkit: Toolkit, fits_bytes: int, text: str = "") -> None:
         self._toolkit = toolkit
         self._fits_bytes = fits_bytes
         self._text = text
@@ -273,6 +296,13 @@ class TestAccelerator:
     def test_all_layers_fit(self) -> None:
         assert self.notes({"a": True, "b": True}) == []
 
+    def test_it_is_asked_for_with_the_gpu_behind_it(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        """TensorRT for RTX knows of accelerators and runs on none: all layers stay on the GPU."""
+        builder = Forgetful(toolkit, 2**40)
+        request = request_for(write(arcface_model(batch=1)), *profiles_for([(3, 112, 112)], (1,)), dla_core=1)
+        built = build_engine(replace(toolkit, trt=builder.trt), request, quiet)
+        assert re.fullmatch(r"(\d+) of \1 layers stay on the GPU: .*, \.\.\.", built.notes[0])
+
     def test_layers_that_do_not_are_named_and_counted(self) -> None:
         assert self.notes({"a": True, "b": False}) == ["1 of 2 layers stay on the GPU: b"]
         many = dict.fromkeys("abcdefg", False)
@@ -280,6 +310,12 @@ class TestAccelerator:
 
     def test_a_range_of_shapes_is_said_to_be_the_gpus(self) -> None:
         assert "fixed shapes only" in self.notes({"a": True}, is_static=False)[0]
+
+
+def test_half_precision_that_gains_nothing_is_noted(toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+    request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), precision="fp16")
+    built = build_engine(replace(toolkit, trt=Forgetful(toolkit, 2**40).trt), request, quiet)
+    assert built.notes == ("this GPU computes no faster in half precision",)
 
 
 class TestKit:
@@ -293,6 +329,13 @@ class TestKit:
     def test_builds(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
         assert TensorrtKit(toolkit=toolkit).build(request, quiet).plan
+
+    def test_opens(self, toolkit: Toolkit) -> None:
+        cuda = FakeCuda()
+        shapes = ((1, 3, 112, 112), (2, 3, 112, 112), (4, 3, 112, 112))
+        kit = TensorrtKit(toolkit=replace(toolkit, trt=StandInTrt(cuda)), cuda=cuda)
+        with closing(kit.open(make_plan(arcface_model(declared_length="length"), [shapes]), max_batch_size=4)) as lane:
+            assert lane.run(np.zeros((3, 3, 112, 112), np.float32))[0].shape == (3, 4)
 
     def test_opens_nothing_without_a_gpu(self, toolkit: Toolkit) -> None:
         with pytest.raises(EngineLoadError, match="no GPU"):
