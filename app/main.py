@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from app.api.connections import METRICS_KEY
 from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
+from app.backends.cpu import usable_cores
 from app.drain import Drain
 from app.errors import ServiceError
 from app.logs import configure_logs
@@ -23,6 +25,13 @@ from app.models.engine_recipe import EngineSource
 from app.service import Service, build_service, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
+from app.workers import Workers, folder_of_siblings, share_of
+
+STARTUP_FAILURE = 3
+"""Exit code of a service that cannot start. uvicorn's own: a worker that ends so is not started once more.
+
+Source: uvicorn, `config.STARTUP_FAILURE`.
+"""
 
 
 def create_app(
@@ -36,25 +45,45 @@ def create_app(
         source: What builds engines in place of the TensorRT that was found; in tests.
 
     Raises:
-        SystemExit: The settings cannot be served; its message is the one line an operator needs.
+        SystemExit: The settings cannot be served; the one line an operator needs is on stderr.
     """
     try:
-        settings = settings or read_settings()
+        settings = _of_one_worker(settings or read_settings())
         configure_logs(settings.log_level, settings.log_format)
         return _application(build_service(settings, root=root, source=source))
     except (SettingsError, RegistryError, ServiceError) as error:
-        raise SystemExit(f"Error: {error}") from error
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(STARTUP_FAILURE) from error
+
+
+def _of_one_worker(settings: Settings) -> Settings:
+    """Return the settings with what one worker gets of the service's cores and limits."""
+    if settings.workers == 1:
+        return settings
+    pixels = max(share_of(settings.decode_budget_pixels, settings.workers), settings.max_image_pixels)
+    return settings.model_copy(
+        update={
+            "max_in_flight": share_of(settings.max_in_flight, settings.workers),
+            "decode_budget_pixels": pixels,
+            "cpu_threads": share_of(settings.cpu_threads or usable_cores(), settings.workers),
+        }
+    )
 
 
 def _application(service: Service) -> FastAPI:
     settings = service.settings
     places = Places(settings.max_in_flight)
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
+    workers = (
+        Workers(folder_of_siblings(settings.port), settings.workers, service.metrics.registry)
+        if settings.workers > 1
+        else None
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
-            async with running(service):
+            async with workers or nullcontext(), running(service):
                 yield {METRICS_KEY: service.metrics}
 
     return create_api(
@@ -72,6 +101,7 @@ def _application(service: Service) -> FastAPI:
         drain=drain,
         places=places,
         options=_api_options(service),
+        exposition=workers.exposition if workers else None,
         lifespan=lifespan,
     )
 

@@ -243,6 +243,10 @@ class Settings(BaseSettings):
         "HOST", default="0.0.0.0", pattern=r"^\S+$", allowed="address",  # noqa: S104 - a server's default
         meaning="Address to listen on.",
     )  # fmt: skip
+    workers: int = _env(
+        "WORKERS", "NUM_WORKERS", default=1, ge=1, le=64,
+        meaning="Service processes, each with its own models, sharing the port, the cores and the limits below.",
+    )  # fmt: skip
     port: int = _env("PORT", default=18080, ge=1, le=65535, meaning="Port to listen on.")
     telemetry_interval_s: float = _env(
         "TELEMETRY_INTERVAL_S", default=5.0, ge=0, le=3600,

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -50,6 +51,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     drain: Drain,
     places: Places,
     options: ApiOptions,
+    exposition: Callable[[], bytes] | None = None,
     lifespan: Lifespan | None = None,
 ) -> FastAPI:
     """Build the application. Starts nothing; `lifespan` does.
@@ -63,6 +65,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         drain: Knows when the process is about to end.
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
         options: Defaults, limits and access.
+        exposition: What `/metrics` answers; None for `metrics` alone.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
     services = Services(
@@ -71,6 +74,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         loader=loader,
         pool=pool,
         metrics=metrics,
+        exposition=exposition or (lambda: generate_latest(metrics.registry)),
         options=options,
         bodies=Bodies(options.limits, pool),
         answers=Answers(pool),

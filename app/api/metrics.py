@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.api.routes import Services
 
@@ -19,6 +19,6 @@ def metrics_router(services: Services) -> APIRouter:
     )
     async def metrics() -> Response:
         """Return every metric in Prometheus's text format."""
-        return Response(generate_latest(services.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(services.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return router

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.api.answers import Answers
@@ -20,6 +21,8 @@ class Services:
     loader: PictureLoader
     pool: WorkPool
     metrics: Metrics
+    exposition: Callable[[], bytes]
+    """Returns what `/metrics` shows."""
     options: ApiOptions
     bodies: Bodies
     answers: Answers

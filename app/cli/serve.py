@@ -16,12 +16,14 @@ PROTOCOL = "app.api.connections:BoundedProtocol"
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Return what uvicorn is started with beyond `--factory app.main:create_app --loop asyncio`.
 
-    One worker: a second process would load every model once more. The access log is ours, with the request id.
+    With several workers uvicorn spawns them, never forks, starts another in place of one that died, and hands each the
+    one socket it listens on: a connection goes to a worker that is free to take it. The access log is ours, with the
+    request id.
     """
     return {
         "host": settings.host,
         "port": settings.port,
-        "workers": 1,
+        "workers": settings.workers,
         "http": PROTOCOL,
         "ws": "none",
         "timeout_graceful_shutdown": SERVER_GRACE_S,
