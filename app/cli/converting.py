@@ -83,7 +83,7 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
     conversion = convert_to_half(path, spec, pictures, num_threads=num_threads)
     judged_by = f"the faces in {folder}" if folder else "faces drawn by code"
     click.echo(f"{name}, judged by {judged_by}:\n")
-    click.echo("\n".join(_aligned(_table(conversion))))
+    click.echo("\n".join(_aligned(_table(spec, conversion))))
     if conversion.model is None:
         raise click.ClickException(f"{name} is not converted: {conversion.attempts[-1].fault}")
     _write(out, conversion.model, _verdict(spec, conversion, judged_by))
@@ -109,10 +109,9 @@ def _pictures(
     return lambda: crops
 
 
-def _table(conversion: Conversion) -> Iterator[Row]:
+def _table(spec: ModelSpec, conversion: Conversion) -> Iterator[Row]:
     """Yield the lines of the table, heading first: what was cast, how near it was, and what it had to reach."""
-    is_detector = any(isinstance(attempt.agreement, DetectionAgreement) for attempt in conversion.attempts)
-    if is_detector:
+    if spec.task == "detection":
         yield ("", "found by both", "by one only", "worst IoU", "MB", "")
         limits: Row = ("limits", "", "0", f">= {DETECTIONS.least_iou}", "", "")
     else:
@@ -150,7 +149,7 @@ def _megabytes(num_bytes: int) -> str:
 def _verdict(spec: ModelSpec, conversion: Conversion, judged_by: str) -> Mapping[str, Any]:
     """Return the sidecar: what was cast how, by what it was judged, and what came out."""
     last = conversion.attempts[-1]
-    limits = DETECTIONS if isinstance(last.agreement, DetectionAgreement) else FP16_EMBEDDINGS
+    limits = DETECTIONS if spec.task == "detection" else FP16_EMBEDDINGS
     return {
         "model": spec.name,
         "license": spec.license,

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from app.backends.onnx import open_onnx_backends
 from app.errors import ModelContractError
@@ -19,7 +17,8 @@ from app.models.graph import prepare_graph
 from app.models.half import ALL_HALF, FULL_SUMS
 from app.models.probes import Probes, draw_probes
 from app.specs import ModelSpec, default_registry_dir, read_registry
-from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_spec
+from tests.support.fragile_onnx import offset_model, overflowing_model
+from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 
 
 @pytest.fixture(scope="module")
@@ -31,40 +30,6 @@ def stored(folder: Path, serialized: bytes) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(serialized)
     return path
-
-
-def scaled(serialized: bytes, **factors: float) -> bytes:
-    """Multiply weights by name."""
-    built = onnx.load_model_from_string(serialized)
-    for weight in built.graph.initializer:
-        if weight.name in factors:
-            values = onnx.numpy_helper.to_array(weight) * np.float32(factors[weight.name])
-            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    changed: bytes = built.SerializeToString()
-    return changed
-
-
-def offset_model(offset: float) -> bytes:
-    """A recognizer that adds a number to its maps and takes it off again."""
-    rng = np.random.default_rng(0)
-    nodes = [
-        helper.make_node("Conv", ["data", "kernel"], ["maps"], pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["maps", "offset"], ["far"]),
-        helper.make_node("Sub", ["far", "offset"], ["back"]),
-        helper.make_node("AveragePool", ["back"], ["pooled"], kernel_shape=[56, 56], strides=[56, 56]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "matrix"], ["embedding"]),
-    ]
-    weights = {
-        "kernel": rng.normal(0, 0.5, (3, 3, 3, 3)).astype(np.float32),
-        "offset": np.full(1, offset, np.float32),
-        "matrix": rng.normal(0, 1, (12, 4)).astype(np.float32),
-    }
-    ends = [
-        helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, 112, 112]),
-        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 4]),
-    ]
-    return model(nodes, weights, ends[:1], ends[1:])
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +95,7 @@ def test_what_was_converted_is_weights_for_an_entry_of_its_own(
 
 def test_values_that_overflow_half_precision_are_refused(tmp_path: Path, probes: Probes) -> None:
     """FP32 has room for them: such a graph would answer on a CPU, and with nonsense on a GPU."""
-    path = stored(tmp_path, scaled(arcface_model(), kernel=1e5, matrix=1e-5))
+    path = stored(tmp_path, overflowing_model())
     conversion = convert_to_half(path, arcface_spec(), lambda: probes.crops[:4])
     assert [attempt.policy for attempt in conversion.attempts] == [ALL_HALF, FULL_SUMS]
     assert conversion.model is None

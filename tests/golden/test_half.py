@@ -1,0 +1,64 @@
+"""Recognizers cast to FP16 tell the same people apart: rank-1 identification, with halves emulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.backends.onnx import open_onnx_backends
+from app.geometry.tensors import cosine_matrix
+from app.models.families import FAMILIES
+from app.models.graph import prepare_graph
+from app.models.half import to_half
+from app.models.half_rounding import round_as_half
+from app.models.parts import take_apart
+from app.models.trials import trial_of
+from app.specs import ModelSpec, default_registry_dir, read_registry
+from tests.support.portraits import middle_face
+
+NUM_PEOPLE, NUM_EACH = 30, 4
+
+
+@pytest.fixture(scope="module")
+def crops(serve: Callable[..., Any], shared_faces: Path) -> list[np.ndarray]:
+    """Aligned faces, four a person."""
+    people = sorted(folder for folder in shared_faces.iterdir() if folder.is_dir())[:NUM_PEOPLE]
+    pictures = [path.read_bytes() for folder in people for path in sorted(folder.iterdir())]
+    with serve(rec_model="none") as service:
+        results = service.extract(pictures, with_crop=True, with_embedding=False)
+    return [middle_face(result.faces, result.image_hw).crop for result in results]
+
+
+def embed(model: bytes, spec: ModelSpec, crops: list[np.ndarray]) -> np.ndarray:
+    """Return (N, L) unit embeddings."""
+    (backend,) = open_onnx_backends(model)
+    head = FAMILIES[spec.family](spec, backend, None).head
+    embeddings: np.ndarray = trial_of(spec, lambda: crops, None).answers(partial(head.run, backend))
+    return embeddings
+
+
+def rank_1(embeddings: np.ndarray) -> np.ndarray:
+    """Return (N,) whether the most similar other picture shows the same person."""
+    people = np.repeat(np.arange(NUM_PEOPLE), NUM_EACH)
+    cosines = cosine_matrix(embeddings, embeddings)
+    np.fill_diagonal(cosines, -1)
+    return people[cosines.argmax(axis=1)] == people
+
+
+@pytest.mark.parametrize("name", ["w600k_mbf_dequantized", "mobilefacenet128", "starter_rec"])
+def test_whom_the_most_similar_picture_shows_stays(name: str, crops: list[np.ndarray], shared_models: Path) -> None:
+    spec = read_registry([default_registry_dir()])[name]
+    folder = default_registry_dir() if name.startswith("starter") else shared_models
+    graph = prepare_graph(folder / spec.file_name, spec)
+    assert isinstance(graph.model, bytes)
+    half = round_as_half(to_half(take_apart(graph.model))).assemble().SerializeToString()
+    exact, rounded = (embed(model, spec, crops) for model in (graph.model, half))
+    assert not np.array_equal(exact, rounded)
+    trial = trial_of(spec, lambda: crops, None)
+    assert trial.compare(exact, rounded)[1] is None
+    np.testing.assert_array_equal(rank_1(rounded), rank_1(exact))

@@ -1,0 +1,43 @@
+"""Recognizers that half precision breaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tests.support.tiny_onnx import arcface_model, model
+
+
+def overflowing_model() -> bytes:
+    """Return a recognizer whose inner values are beyond 65504, where half precision ends; its answers are not."""
+    built = onnx.load_model_from_string(arcface_model())
+    factors = {"kernel": 1e5, "matrix": 1e-5}
+    for weight in built.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight) * np.float32(factors.get(weight.name, 1))
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    serialized: bytes = built.SerializeToString()
+    return serialized
+
+
+def offset_model(offset: float) -> bytes:
+    """Return a recognizer that adds a number to its maps and takes it off again."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["data", "kernel"], ["maps"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["maps", "offset"], ["far"]),
+        helper.make_node("Sub", ["far", "offset"], ["back"]),
+        helper.make_node("AveragePool", ["back"], ["pooled"], kernel_shape=[56, 56], strides=[56, 56]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["embedding"]),
+    ]
+    weights = {
+        "kernel": rng.normal(0, 0.5, (3, 3, 3, 3)).astype(np.float32),
+        "offset": np.full(1, offset, np.float32),
+        "matrix": rng.normal(0, 1, (12, 4)).astype(np.float32),
+    }
+    ends = [
+        helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, 112, 112]),
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 4]),
+    ]
+    return model(nodes, weights, ends[:1], ends[1:])
