@@ -120,7 +120,7 @@ class EngineLoader:
             recipe, kept = await asyncio.get_running_loop().run_in_executor(self._files, self._look_up, spec)
         except ServiceError as error:
             if self._plain is None:
-                raise
+                raise error if isinstance(error, ModelError) else ModelError(error.message) from error
             model = await self._plain.load(spec)
             self._board.reject(spec.name, f"There is no graph for an engine: {error.message}", is_served=True)
             return model
