@@ -11,7 +11,7 @@ from pathlib import Path
 from app.backends.cuda.bindings import open_cuda
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.engines.kit import EngineKit
-from app.backends.faults import Fault, container_cure, explain
+from app.backends.faults import CONTAINER_CURE, Fault, explain
 from app.backends.provider_probe import provider_fault
 from app.backends.providers import CUDA, runtime_version
 from app.backends.tensorrt.kit import TensorrtKit, device_facts
@@ -105,11 +105,14 @@ def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
         cuda_is_offered: Whether ONNX Runtime says that it has the CUDA provider: then it is tried.
     """
     what = "ONNX Runtime does not run on the GPU"
+    reason = probes.provider_fault(CUDA) if cuda_is_offered else None
+    if cuda_is_offered and reason is None:
+        return None
+    # Files tell causes that messages only hint at.
     if fault := gpu_fault(find_gpu(probes.root)):
         return fault
-    if cuda_is_offered:
-        reason = probes.provider_fault(CUDA)
-        return None if reason is None else explain(reason, what=what)
+    if reason is not None:
+        return explain(reason, what=what)
     if not probes.is_installed("onnxruntime-gpu"):
         return Fault(
             what,
@@ -134,11 +137,12 @@ def gpu_fault(gpu: Gpu | None) -> Fault | None:
     """Return why a GPU cannot be used, as far as files tell; None when nothing speaks against it."""
     what = "CUDA does not start"
     if gpu is None:
-        return Fault(what, "no NVIDIA GPU is visible", container_cure("If this machine has one, "))
+        cure = "Where there is one, give it to the container: `runtime: nvidia` on a Jetson, `--gpus all` elsewhere."
+        return Fault("TensorRT and CUDA need a GPU", "no NVIDIA GPU is visible", cure)
     if gpu.is_reachable:
         return None
     if gpu.is_integrated or gpu.driver:
-        return Fault(what, "there is a GPU, but this container was started without it", container_cure())
+        return Fault(what, "there is a GPU, but this container was started without it", CONTAINER_CURE)
     return Fault(
         what,
         "there is a GPU, but its driver is not loaded",

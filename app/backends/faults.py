@@ -25,13 +25,11 @@ class Fault:
         return f"{self.what}: {self.why}. {self.cure}"
 
 
-def container_cure(condition: str = "") -> str:
-    """Return what mends a container without GPU, `condition` before it."""
-    start = f"{condition}start" if condition else "Start"
-    return (
-        f"{start} the container with it: `runtime: nvidia` on a Jetson, `--gpus all` or a device reservation in the "
-        "compose file elsewhere; the compose files in `deploy/` do."
-    )
+CONTAINER_CURE = (
+    "Start the container with it: `runtime: nvidia` on a Jetson, `--gpus all` or a device reservation in the compose "
+    "file elsewhere; the compose files in `deploy/` do."
+)
+"""What mends a container without GPU."""
 
 
 _NO_TENSORRT = "TensorRT cannot be imported"
@@ -62,7 +60,7 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         Fault(
             _NO_CUDA,
             "the driver's library is not here",
-            f"{container_cure()} Outside a container install the NVIDIA driver.",
+            f"{CONTAINER_CURE} Outside a container install the NVIDIA driver.",
         ),
     ),
     (
@@ -76,9 +74,7 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
     ),
     (
         r"CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|no CUDA-capable device|(cuda ?error|error):? 100\b",
-        Fault(
-            _NO_CUDA, "there is no GPU that this process may use", f"{container_cure()} Look at CUDA_VISIBLE_DEVICES."
-        ),
+        Fault(_NO_CUDA, "there is no GPU that this process may use", f"{CONTAINER_CURE} Look at CUDA_VISIBLE_DEVICES."),
     ),
     (
         r"(?i:insufficient ?driver)|driver version is insufficient|(cuda ?error|error):? 35\b",

@@ -212,9 +212,12 @@ class TestCuda:
         assert told in fault.why
         assert "pip install" in fault.cure
 
-    def test_is_not_tried_without_a_gpu(self, machine: Machine) -> None:
-        probes = machine.probes(SERVER_WITHOUT_TOOLKIT, provider_fault=raising(AssertionError()))
+    def test_what_files_tell_comes_before_what_the_provider_says(self, machine: Machine) -> None:
+        probes = machine.probes(SERVER_WITHOUT_TOOLKIT, provider_fault=lambda _name: "CUDA failure 100")
         assert cuda_fault(probes, cuda_is_offered=True) == gpu_fault(find_gpu(probes.root))
+
+    def test_runs_where_it_starts_though_no_file_tells_of_a_gpu(self, machine: Machine) -> None:
+        assert cuda_fault(machine.probes(PLAIN), cuda_is_offered=True) is None
 
     def test_installed_distributions_are_asked_for_by_name(self) -> None:
         assert Probes().is_installed("onnxruntime")
