@@ -440,7 +440,7 @@ class TestDraw:
 class TestInformation:
     async def test_info_has_the_inherited_keys(self, client: httpx.AsyncClient) -> None:
         info = (await client.get("/info")).json()
-        assert info.keys() == {"version", "tensorrt_version", "log_level", "models", "defaults", "notice"}
+        assert info.keys() == {"version", "tensorrt_version", "log_level", "models", "defaults", "notice", "device"}
         assert (info["models"]["det_name"], info["models"]["rec_name"]) == ("det_500m", "w600k_mbf")
         assert info["defaults"] == {
             "det_thresh": 0.6, "extract_embedding": True, "return_face_data": False, "return_landmarks": False,

@@ -34,19 +34,19 @@ class FakeNvml:
     def nvmlDeviceGetUtilizationRates(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
         return SimpleNamespace(gpu=self._value(gpu, "load_percent"))
 
-    def nvmlDeviceGetClockInfo(self, gpu: dict[str, float], _kind: int) -> float:  # noqa: N802 - the module's name
+    def nvmlDeviceGetClockInfo(self, gpu: dict[str, float], _kind: int) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "clock_mhz")
 
-    def nvmlDeviceGetTemperature(self, gpu: dict[str, float], _sensor: int) -> float:  # noqa: N802 - the module's name
+    def nvmlDeviceGetTemperature(self, gpu: dict[str, float], _sensor: int) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "temperature_c")
 
-    def nvmlDeviceGetPowerUsage(self, gpu: dict[str, float]) -> float:  # noqa: N802 - the module's name
+    def nvmlDeviceGetPowerUsage(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "power_mw")
 
     def nvmlDeviceGetMemoryInfo(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
         return SimpleNamespace(free=self._value(gpu, "free_bytes"))
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: dict[str, float]) -> float:  # noqa: N802 - as above
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - as above
         return self._value(gpu, "reasons")
 
     def _value(self, gpu: dict[str, float], name: str) -> Any:
