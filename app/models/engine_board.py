@@ -7,7 +7,7 @@ import structlog
 from app.backends.engines.files import PlanRecord
 from app.backends.engines.job import Step
 from app.backends.engines.states import Announcer, EngineStatus, remaining_s
-from app.errors import ModelBuildingError
+from app.errors import ModelBuildingError, ServiceError
 from app.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -49,18 +49,19 @@ class EngineBoard:
         for note in record.notes:
             _log.warning("note on the engine", model=name, note=note)
 
-    def reject(self, name: str, reason: str, *, is_served: bool) -> None:
+    def reject(self, name: str, reason: str, *, is_served: bool, cause: BaseException | None = None) -> None:
         """Note that there will be no engine until the next start.
 
         Args:
             name: The model.
             reason: Why, one sentence.
             is_served: Whether another backend answers instead.
+            cause: What the log is to tell in full, where it is nothing foreseen.
         """
         self.enter(name, EngineStatus(state="rejected", reason=reason))
         _log.error(
             "engine is rejected: it is tried again at the next start, or by `jetface engine build`",
-            model=name, reason=reason, is_served=is_served,
+            model=name, reason=reason, is_served=is_served, exc_info=None if isinstance(cause, ServiceError) else cause,
         )  # fmt: skip
 
     def building(self, name: str) -> ModelBuildingError:

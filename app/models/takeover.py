@@ -20,7 +20,7 @@ from app.backends.engines.job import EngineJob, Step
 from app.backends.engines.states import Announcer, EngineStatus
 from app.batching.batcher import Batcher
 from app.batching.observer import MetricsObserver
-from app.errors import BackendError, ModelError, ServiceError
+from app.errors import EngineLoadError, ModelError, ServiceError, ShuttingDownError
 from app.metrics import Metrics
 from app.models.engine_board import EngineBoard
 from app.models.engine_lane import EngineLane
@@ -91,6 +91,7 @@ class EngineLoader:
         self._board = EngineBoard(metrics)
         self._unkept: dict[str, KeptPlan] = {}
         self._builds: dict[str, asyncio.Task[None]] = {}
+        self._built: set[str] = set()
         self._children: set[EngineChild] = set()
         self._is_closed = False
         self._files = ThreadPoolExecutor(1, thread_name_prefix="engine-files")
@@ -122,14 +123,17 @@ class EngineLoader:
             if self._plain is None:
                 raise error if isinstance(error, ModelError) else ModelError(error.message) from error
             model = await self._plain.load(spec)
-            self._board.reject(spec.name, f"There is no graph for an engine: {error.message}", is_served=True)
+            self._reject(spec.name, f"There is no graph for an engine: {error.message}")
             return model
         if kept := self._unkept.pop(spec.name, kept):
             try:
                 return await self._open(recipe, kept)
-            except ServiceError as error:
-                _log.warning("engine does not open and is built anew", model=spec.name, reason=error.message)
-                self._recipes.plans.discard(recipe.key)
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises, something else can answer
+                if spec.name in self._built:
+                    self._reject(spec.name, self._unopened(recipe, error))
+                    return await self._load_plain(spec)
+                _log.warning("engine does not open and is built anew", model=spec.name, exc_info=error)
+                self._unopened(recipe, error)
         if self._plain is not None and self._options.serves_meanwhile:
             model = await self._plain.load(spec)
             self._begin(recipe, model)
@@ -196,9 +200,9 @@ class EngineLoader:
                 self._unkept[name] = kept
             else:
                 await self._take_over(recipe, kept, model)
-        except ServiceError as error:
+        except Exception as error:  # noqa: BLE001 - as above; and a state must not stay what it is no more
             if not self._is_closed:
-                self._board.reject(name, error.message, is_served=self._plain is not None)
+                self._reject(name, _words(error), cause=error)
         if model is None and self._store is not None and not self._is_closed:
             # The done callback comes too late for the load that follows.
             self._builds.pop(name, None)
@@ -221,6 +225,7 @@ class EngineLoader:
         _log.info("engine is built", model=name, precision=recipe.request.precision, kit=self._recipes.source.kit.name)
         try:
             kept = await loop.run_in_executor(self._builder, child.run)
+            self._built.add(name)
         finally:
             self._children.discard(child)
         self._board.note_built(name, kept.record, time.monotonic() - started)
@@ -233,10 +238,24 @@ class EngineLoader:
             await model.batcher.replace_lanes(
                 [engine.lane()], max_batch=recipe.max_batch_size, probe_items=[engine.probe_item]
             )
-        except BackendError as error:
-            self._recipes.plans.discard(recipe.key)
-            raise ModelError(f"The engine does not open in the service: {error.message}") from error
+        except ShuttingDownError:
+            raise
+        except Exception as error:
+            raise ModelError(self._unopened(recipe, error)) from error
         if self._store is not None:
             self._store.note_backend(name, self._backend)
         self._board.enter(name, EngineStatus(state="serving"))
         _log.info("engine has taken over", model=name, backend=self._backend)
+
+    def _unopened(self, recipe: EngineRecipe, error: Exception) -> str:
+        """Say that an engine did not open, and let go of a plan that is to blame for it."""
+        if isinstance(error, EngineLoadError):
+            self._recipes.plans.discard(recipe.key)
+        return f"The engine does not open in the service: {_words(error)}"
+
+    def _reject(self, name: str, reason: str, cause: BaseException | None = None) -> None:
+        self._board.reject(name, reason, is_served=self._plain is not None, cause=cause)
+
+
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, ServiceError) else "Something went wrong; the log says what."

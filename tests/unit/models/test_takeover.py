@@ -251,7 +251,10 @@ async def test_a_folder_that_cannot_be_written_costs_a_build_at_each_start_and_n
         assert service.store.status(service.spec.name).backend == "stand-in-fp32"
 
 
-async def test_an_engine_that_does_not_open_in_the_service_is_rejected(tmp_path: Path, crops: list[Image]) -> None:
+@pytest.mark.parametrize("serves_meanwhile", [True, False])
+async def test_an_engine_that_does_not_open_in_the_service_is_rejected(
+    tmp_path: Path, crops: list[Image], *, serves_meanwhile: bool
+) -> None:
     """Its check passed in the building process; here, say, memory is short."""
 
     class Spoiling(EngineChild):
@@ -261,12 +264,28 @@ async def test_an_engine_that_does_not_open_in_the_service_is_rejected(tmp_path:
             return kept
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        async with rig(tmp_path, child=Spoiling) as service:
-            await service.embed(crops[0])
+        async with rig(tmp_path, child=Spoiling, serves_meanwhile=serves_meanwhile) as service:
+            if serves_meanwhile:
+                await service.embed(crops[0])
+            else:
+                with pytest.raises(ModelBuildingError):
+                    await service.embed(crops[0])
             await service.until_engine("rejected")
             assert service.engine.reason == "The engine does not open in the service: There is no device."
-            await service.embed(crops[0])
+            assert len(await service.embed(crops[0])) == 1
             assert service.plans.entries() == []
+
+
+async def test_a_fault_that_nobody_foresaw_rejects_the_engine_too(tmp_path: Path, crops: list[Image]) -> None:
+    class Faulty(EngineChild):
+        def run(self) -> Any:
+            raise RuntimeError("a fault of ours")
+
+    async with rig(tmp_path, child=Faulty) as service:
+        await service.embed(crops[0])
+        await service.until_engine("rejected")
+        assert "the log says what" in (service.engine.reason or "")
+        await service.embed(crops[0])
 
 
 async def test_an_engine_that_fails_later_flips_readiness_until_a_probe_passes(
