@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 from packaging.requirements import Requirement
 
 from tests.support.shared import REPOSITORY
@@ -118,6 +119,21 @@ def test_every_entry_of_a_lock_has_checksums(path: Path) -> None:
     pinned = re.findall(r"^\S+==.*$", text, re.MULTILINE)
     assert pinned
     assert len(pinned) == len(read_lock(path.stem))
+
+
+@pytest.mark.parametrize(("lock", "python"), [("jetson", "3.10"), ("gpu", "3.12"), ("cpu", "3.11")])
+def test_an_image_has_what_the_code_needs(lock: str, python: str) -> None:
+    """Every dependency of the package, but for the build of ONNX Runtime; `make lock-images` follows a new one."""
+    project = tomli.loads(REPOSITORY.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {}
+    for line in project["dependencies"]:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            needed[requirement.name.lower()] = requirement.specifier
+    locked = {name_of(line.split(" ")[0]): line.split(" ")[0].split("==")[1] for line in read_lock(lock)}
+    elsewhere = {"onnxruntime"} if lock != "cpu" else set()
+    assert needed.keys() - elsewhere <= locked.keys()
+    assert [name for name in needed.keys() - elsewhere if not needed[name].contains(locked[name])] == []
 
 
 class TestJetson:
