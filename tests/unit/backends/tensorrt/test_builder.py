@@ -90,19 +90,34 @@ def types_of(serialized: bytes) -> set[str]:
     return {str(weight.data_type) for weight in onnx.load_model_from_string(serialized).graph.initializer}
 
 
+def build_as_served(
+    toolkit: Toolkit, weights: Path, scratch: Path, precision: EnginePrecision, batches: tuple[int, ...]
+) -> bytes:
+    """Build what a registry entry says of weights named after it: from pixels to answers."""
+    spec = read_registry((default_registry_dir(),))[weights.stem]
+    prepared = prepare_graph(weights, spec, pixels=True, precision=precision)
+    assert isinstance(prepared.model, bytes)
+    (scratch / "graph.onnx").write_bytes(prepared.model)
+    assert prepared.takes_pixels
+    shapes = [(*(prepared.input_hw or (320, 320)), 3)]
+    request = request_for(scratch / "graph.onnx", *profiles_for(shapes, batches), precision=precision)
+    return build_engine(toolkit, request, quiet).plan
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["starter_det", "starter_rec"])
 def test_the_starter_models_are_built_as_they_are_served(
     toolkit: Toolkit, tmp_path: Path, name: str, precision: EnginePrecision
 ) -> None:
-    folder = default_registry_dir()
-    spec = read_registry((folder,))[name]
-    prepared = prepare_graph(folder / f"{name}.onnx", spec, pixels=True, precision=precision)
-    (tmp_path / "graph.onnx").write_bytes(prepared.model if isinstance(prepared.model, bytes) else b"")
-    hw = prepared.input_hw or (320, 320)
-    shape = (*hw, 3) if prepared.takes_pixels else (3, *hw)
-    request = request_for(tmp_path / "graph.onnx", *profiles_for([shape], (1, 2, 4)), precision=precision)
-    assert len(build_engine(toolkit, request, quiet).plan) > 100_000
+    plan = build_as_served(toolkit, default_registry_dir() / f"{name}.onnx", tmp_path, precision, (1, 2, 4))
+    assert len(plan) > 100_000
+
+
+@pytest.mark.parametrize("name", ["det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized"])
+def test_models_of_insightface_are_built_as_they_are_served(
+    toolkit: Toolkit, shared_models: Path, tmp_path: Path, name: str
+) -> None:
+    assert len(build_as_served(toolkit, shared_models / f"{name}.onnx", tmp_path, "fp16", (1, 2, 4))) > 1_000_000
 
 
 def test_a_graph_of_fixed_shape_needs_no_profile_of_its_own(toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
