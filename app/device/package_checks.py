@@ -104,7 +104,9 @@ def check_wheels(gpu: Gpu | None, packages: Packages, *, backend: str) -> Iterat
             cure=_X86_WHEEL,
         )
         return
-    if gpu is None or not gpu.is_reachable or packages.has_gpu_runtime or backend == "openvino":
+    if gpu is None or not gpu.is_reachable or backend == "openvino":
+        return
+    if packages.has_gpu_runtime or packages.runtime_version is None:
         return
     has_tensorrt = packages.has_tensorrt and backend in {"auto", "tensorrt"}
     yield Finding(
@@ -145,6 +147,8 @@ def check_runtime(packages: Packages, *, backend: str) -> Iterator[Finding]:
     severity = Severity.WARNING if has_another else Severity.STOP
     if packages.runtime_version is None:
         reason = "it is not installed"
+        # An image for engines alone leaves it out on purpose.
+        severity = Severity.NOTE if has_another else Severity.STOP
     else:
         outcome = packages.import_module("onnxruntime")
         if outcome.exit_code == 0:

@@ -242,6 +242,10 @@ class TestPackages:
         assert would_stop(findings)
         assert "not installed" in findings[0].what
 
+    def test_an_image_for_engines_alone_needs_none(self, check: Check) -> None:
+        (finding,) = check(machines.ORIN, {"tensorrt": "10.3.0"})
+        assert (finding.name, finding.severity) == ("runtime-import", Severity.NOTE)
+
     def test_a_crash_in_the_process_apart_is_told(self) -> None:
         outcome = import_apart("os; os.abort()")
         assert outcome.exit_code < 0
