@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from app.backends.cuda.runtime import CudaError, DeviceProperties
 
+_TOTAL_BYTES = 1 << 30
+
 
 class FakeCuda:
     """Implements `CudaRuntime`; counts what is held and copied. One thread.
@@ -66,6 +68,8 @@ class FakeCuda:
     def malloc(self, num_bytes: int) -> int:
         """As `CudaRuntime.malloc`."""
         self._call("malloc")
+        if num_bytes > _TOTAL_BYTES:
+            raise CudaError("malloc: cudaErrorMemoryAllocation, out of memory")
         return self._allocate("device", num_bytes)
 
     def free(self, address: int) -> None:
@@ -208,8 +212,8 @@ class FakeCuda:
             name="Fake GPU",
             compute_capability=(8, 7),
             is_integrated=self.is_integrated,
-            total_bytes=1 << 30,
-            free_bytes=(1 << 30) - used,
+            total_bytes=_TOTAL_BYTES,
+            free_bytes=_TOTAL_BYTES - used,
         )
 
     def driver_version(self) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Programs for a machine with an NVIDIA GPU: what tests without one cannot tell. README.md has the commands."""
