@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from app import __version__
+from app.cli.bench import bench
 from app.cli.doctor import doctor
 from app.cli.embed import embed
 from app.cli.engine import engine
@@ -50,6 +51,7 @@ main.add_command(extract)
 main.add_command(embed)
 main.add_command(models)
 main.add_command(engine)
+main.add_command(bench)
 main.add_command(doctor)
 main.add_command(settings)
 main.add_command(errors)
