@@ -27,6 +27,14 @@ def bucket_of(num_items: int, max_batch_size: int) -> int:
     return min(1 << (num_items - 1).bit_length(), max_batch_size)
 
 
+def most_kept(max_batch_size: int) -> int:
+    """Return for how many shapes a backend keeps its buffers: every bucket of five item shapes, and 16 at least.
+
+    A detector sees up to four canvas sizes, and one more when it is probed.
+    """
+    return max(16, 5 * len(buckets_up_to(max_batch_size)))
+
+
 def warm(
     backend: Backend, item_shapes: Sequence[tuple[int, ...]], dtype: DTypeLike = np.float32, *, num_runs: int = 1
 ) -> None:

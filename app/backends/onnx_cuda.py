@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
-from app.backends.buckets import Kept, bucket_of
+from app.backends.buckets import Kept, bucket_of, most_kept
 from app.backends.cuda.gate import CaptureGate
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Stream
@@ -30,12 +30,6 @@ from app.domain import Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
 _log = structlog.get_logger(__name__)
-
-MOST_BUCKETS = 16
-"""Sets of buffers kept for a model: more than the buckets of a detector at two canvas sizes."""
-
-MOST_GRAPHS = 32
-"""CUDA graphs captured in a session's life. It keeps each to its end, so shapes that come later run without."""
 
 _FREE_SIDE_PX = 64
 """What an axis of free length is set to for a trial run: SCRFD takes multiples of 32."""
@@ -180,8 +174,10 @@ class OnnxCudaBackend:
         self._setup = setup
         self._stream = stream
         self._max_batch_size = max_batch_size
-        self._graphs_left = MOST_GRAPHS if uses_graphs else 0
-        self._buckets: Kept[Shape, BoundBucket] = Kept(MOST_BUCKETS)
+        self._buckets: Kept[Shape, BoundBucket] = Kept(most_kept(max_batch_size))
+        # A session keeps each graph to its end: so many shapes are captured, those that come later run without.
+        self._graphs_left = most_kept(max_batch_size) if uses_graphs else 0
+        self._num_graphs = 0
         value = session.get_inputs()[0]
         self._dtype = np.dtype(DTYPES[value.type])
         self._lengths = [length if isinstance(length, int) else None for length in value.shape[1:]]
@@ -231,8 +227,9 @@ class OnnxCudaBackend:
     def _make(self, shape: Shape) -> BoundBucket:
         graph = NO_GRAPH
         if self._graphs_left:
-            graph = str(1 + MOST_GRAPHS - self._graphs_left)
             self._graphs_left -= 1
+            self._num_graphs += 1
+            graph = str(self._num_graphs)
         return BoundBucket(
             self._session, shape, self._dtype, device=self._setup.device, cuda=self._setup.cuda, stream=self._stream,
             gate=self._setup.gate, graph=graph,

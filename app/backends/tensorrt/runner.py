@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from app.backends.buckets import Kept, bucket_of
+from app.backends.buckets import Kept, bucket_of, most_kept
 from app.backends.cuda.buffers import DeviceBuffer, TensorBuffer
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Graph, Stream
@@ -24,9 +24,6 @@ from app.domain import Tensor
 from app.errors import EngineLoadError, InferenceError
 
 _log = structlog.get_logger(__name__)
-
-MOST_BUCKETS = 16
-"""Contexts kept for an engine: more than the buckets of a detector at two canvas sizes, or of a recognizer at one."""
 
 Shape = tuple[int, ...]
 
@@ -236,7 +233,7 @@ class TensorrtBackend:
         self._engine: _Engine | None = engine
         self._max_batch_size = max_batch_size
         self._uses_graphs = uses_graphs
-        self._buckets: Kept[tuple[int, Shape], _Bucket] = Kept(MOST_BUCKETS)
+        self._buckets: Kept[tuple[int, Shape], _Bucket] = Kept(most_kept(max_batch_size))
 
     @property
     def max_batch_size(self) -> int:

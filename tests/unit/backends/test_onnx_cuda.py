@@ -14,10 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from structlog.testing import capture_logs
 
+from app.backends.buckets import most_kept
 from app.backends.onnx import open_session
 from app.backends.onnx_cuda import (
-    MOST_BUCKETS,
-    MOST_GRAPHS,
     CudaSetup,
     OnnxCudaBackend,
     may_prefer_nhwc,
@@ -217,13 +216,14 @@ def test_shapes_come_and_go_within_bounds_and_late_ones_have_no_graph(cuda: Fake
     backend = open_cuda_backend(
         relu_model(), setup=CudaSetup(cuda=cuda, device="cpu"), max_batch_size=2, open_session=opening
     )
-    for side in range(1, MOST_GRAPHS + 4):
+    most = most_kept(2)
+    for side in range(1, most + 4):
         blob = np.full((1, 3, side, side), -1, np.float32)
         blob[0, 0] = side
         for _ in range(2):
             np.testing.assert_array_equal(backend.run(blob)[0], np.maximum(blob, 0))
-    assert cuda.held == {"device": 2 * MOST_BUCKETS, "host": 2 * MOST_BUCKETS, "stream": 1}
-    assert {graph for _, graph in opening.last.graphs} == {"-1", *map(str, range(1, MOST_GRAPHS + 1))}
+    assert cuda.held == {"device": 2 * most, "host": 2 * most, "stream": 1}
+    assert {graph for _, graph in opening.last.graphs} == {"-1", *map(str, range(1, most + 1))}
     backend.close()
     assert not cuda.held
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from app.backends.tensorrt.runner import MOST_BUCKETS, TensorrtBackend, open_engine
+from app.backends.buckets import most_kept
+from app.backends.tensorrt import runner
+from app.backends.tensorrt.runner import TensorrtBackend, open_engine
 from app.errors import EngineLoadError, InferenceError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan
@@ -116,15 +120,16 @@ def test_shapes_come_and_go_within_bounds(trt: StandInTrt, cuda: FakeCuda) -> No
     small, large = ((1, 3, 1, 1), (2, 3, 8, 8), (2, 3, 32, 32)), ((1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 64, 64))
     backend = open_engine(trt, make_plan(serialized, [small, large]), max_batch_size=4, cuda=cuda)
     assert backend.max_batch_size == 2
+    most = most_kept(2)
     for side in (*range(1, 33), 64):
         blob = np.full((1, 3, side, side), -1, np.float32)
         blob[0, 0] = side
         np.testing.assert_array_equal(backend.run(blob)[0], np.maximum(blob, 0))
     assert cuda.held == {
-        "device": 1 + 2 * MOST_BUCKETS,
-        "host": 2 * MOST_BUCKETS,
+        "device": 1 + 2 * most,
+        "host": 2 * most,
         "stream": 1,
-        "instance": MOST_BUCKETS,
+        "instance": most,
     }
     with pytest.raises(InferenceError, match="does not take"):
         backend.run(np.zeros((2, 3, 64, 64), np.float32))  # the profile of that size takes one at a time
@@ -213,3 +218,31 @@ def test_an_engine_of_two_inputs_is_not_ours(trt: StandInTrt, cuda: FakeCuda) ->
     )
     with pytest.raises(EngineLoadError, match="one input"):
         open_engine(trt, make_plan(serialized, [((1,), (1,), (1,))]), max_batch_size=1, cuda=cuda)
+
+
+def names_used(function_names: set[str]) -> set[str]:
+    """Return the attributes that the runner asks objects of these names for."""
+    tree = ast.parse(inspect.getsource(runner))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value).removeprefix("self.").strip("_") in function_names
+    }
+
+
+def test_all_that_is_asked_of_tensorrt_exists_in_the_real_one() -> None:
+    """TensorRT for RTX has TensorRT's Python interface and is here; what 10.3 has was read from its own wheel."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed here")
+    module = names_used({"trt"})
+    assert {"Runtime", "Logger", "TensorIOMode", "nptype", "ExecutionContextAllocationStrategy"} <= module
+    assert all(hasattr(trt, name) for name in module)
+    assert hasattr(trt.TensorIOMode, "INPUT")
+    assert hasattr(trt.ExecutionContextAllocationStrategy, "USER_MANAGED")
+    own = {"holds", "facts", "cuda", "stream", "is_integrated", "context", "close"}
+    engine, context = names_used({"engine"}) - own, names_used({"context"})
+    assert {"create_execution_context", "device_memory_size_v2", "num_optimization_profiles"} <= engine
+    assert {"set_device_memory", "set_input_shape", "set_tensor_address", "execute_async_v3"} <= context
+    assert [name for name in engine if not hasattr(trt.ICudaEngine, name)] == []
+    assert [name for name in context if not hasattr(trt.IExecutionContext, name)] == []
+    assert hasattr(trt.Runtime, "deserialize_cuda_engine")
