@@ -124,6 +124,14 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         ),
     ),
     (
+        r"within workspace limit|insufficient workspace",
+        Fault(
+            "The engine cannot be built",
+            "no kernel for one of its operators makes do with the workspace",
+            "Raise TRT_WORKSPACE_BYTES, or set it to 0, which is as much as there is.",
+        ),
+    ),
+    (
         r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|std::bad_alloc)",
         Fault(
             "The device's memory does not suffice",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
@@ -35,7 +35,15 @@ class TensorrtKit:
         return {"toolkit": self.toolkit.name, "version": self.toolkit.version, **self.device}
 
     def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
-        """Build an engine; see `build_engine`. What `on_progress` raises ends the build and is raised here."""
+        """Build an engine; see `build_engine`. What `on_progress` raises ends the build and is raised here.
+
+        Where GPU and CPU share their memory, half of what is free is the most that a workspace is without a limit of
+        its own: a build that took all of it would take it from the service.
+        """
+        if not request.workspace_bytes and self.cuda is not None:
+            properties = self.cuda.properties()
+            if properties.is_integrated:
+                request = replace(request, workspace_bytes=max(1, properties.free_bytes // 2))
         return build_engine(self.toolkit, request, on_progress)
 
     def open(self, plan: bytes, *, max_batch_size: int) -> Backend:

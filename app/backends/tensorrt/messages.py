@@ -14,6 +14,10 @@ _MOST_LINES = 20
 """Warnings that are logged of one piece of work; a build can repeat itself thousands of times."""
 
 
+_HARMLESS = ("Empty initializer",)
+"""Of every detector: exports give Resize an empty region of interest."""
+
+
 class Messages:
     """Collects what one piece of work has to say."""
 
@@ -70,6 +74,8 @@ class Relay:
     def tell(self, text: str, *, is_error: bool) -> None:
         """Hand a message to all who listen, or to the log."""
         text = " ".join(text.split())
+        if not is_error and any(words in text for words in _HARMLESS):
+            return
         for messages in tuple(self._listeners):
             messages.add(text, is_error=is_error)
         if not self._listeners:

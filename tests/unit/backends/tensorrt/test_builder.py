@@ -213,13 +213,12 @@ class TestLog:
             toolkit.relay.logger.log(toolkit.trt.ILogger.VERBOSE, "chatter")
         assert [(line["text"], line["is_error"]) for line in logs] == [("a run failed", True)]
 
-    def test_chatter_is_dropped_and_warnings_are_kept(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+    def test_what_is_no_trouble_is_not_said(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         request = request_for(write(scrfd_model(batch="N")), *profiles_for([(3, 64, 64)], (1,)))
         with capture_logs() as logs:
             build_engine(toolkit, request, quiet)
-        assert len(logs) < 20
-        assert {line["log_level"] for line in logs} <= {"warning"}
-        assert all(line["model"] == "m" for line in logs)
+        # There is no driver here, which TensorRT for RTX mentions now and then.
+        assert [line["text"] for line in logs if "insufficient for CUDA runtime" not in line["text"]] == []
 
 
 class Forgetful:
@@ -280,6 +279,11 @@ class TestMemory:
         with pytest.raises(EngineBuildError, match=r"needs more memory than there is.*REC_BATCH_SIZE"):
             build_engine(replace(toolkit, trt=builder.trt), request, quiet)
         assert builder.limits == [2**28, 2**26]
+
+    def test_a_workspace_that_is_too_small_is_said(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), workspace_bytes=2**20)
+        with pytest.raises(EngineBuildError, match=r"no kernel .* makes do with the workspace\. Raise TRT_WORKSPACE_B"):
+            build_engine(toolkit, request, quiet)
 
     def test_another_reason_is_not_tried_again(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         text = "Error Code 10: Internal Error (Could not find any implementation for node Conv_0.)"
@@ -344,6 +348,20 @@ class TestKit:
     def test_builds(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
         assert TensorrtKit(toolkit=toolkit).build(request, quiet).plan
+
+    @pytest.mark.parametrize(
+        ("is_integrated", "asked", "limit"), [(True, 0, 2**29), (True, 2**28, 2**28), (False, 0, None)]
+    )
+    def test_leaves_half_of_the_memory_that_it_shares_with_the_cpu(
+        self, toolkit: Toolkit, write: Callable[[bytes], Path], *, is_integrated: bool, asked: int, limit: int | None
+    ) -> None:
+        builder = Forgetful(toolkit, 2**62)
+        cuda = FakeCuda(is_integrated=is_integrated)
+        assert cuda.properties().free_bytes == 2**30
+        kit = TensorrtKit(toolkit=replace(toolkit, trt=builder.trt), cuda=cuda)
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), workspace_bytes=asked)
+        assert kit.build(request, quiet).plan
+        assert builder.limits[0] == limit or limit is None
 
     def test_opens(self, toolkit: Toolkit) -> None:
         cuda = FakeCuda()
