@@ -18,6 +18,9 @@ from app.errors import DeadlineExceededError, RequestError, RequestTimeoutError
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Header by which a client shortens its deadline."""
 
+_CANCEL_AGAIN_S = 1.0
+"""After this long, more than any handler takes to clean up, a cancellation is taken to be lost."""
+
 
 class ServeWithinLimits:
     """Serves POST requests within places, deadline and drain; all other methods pass."""
@@ -72,9 +75,7 @@ class ServeWithinLimits:
                 await asyncio.wait({handler, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 is_late = not handler.done() and not gone.done()
             finally:
-                for task in (handler, gone):
-                    task.cancel()
-                await asyncio.wait({handler, gone})
+                await _end({handler, gone})
             if self._places.is_abandoned(handler) and handler.cancelled():
                 raise shutting_down()
         if not handler.cancelled():
@@ -85,6 +86,14 @@ class ServeWithinLimits:
             raise RequestTimeoutError("The body did not arrive in time.")
         else:
             raise DeadlineExceededError("The request's deadline passed.", timeout_ms=round(timeout_s * 1e3))
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: before Python 3.12 `asyncio.wait_for` may lose a cancellation."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
 
 
 async def _run(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:

@@ -179,3 +179,16 @@ async def test_a_burst_is_answered_or_refused(times: int) -> None:
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(200) == 4
     assert statuses.count(429) == times - 4
+
+
+async def test_whenever_a_request_is_given_up_its_work_ends() -> None:
+    """At every turn of the loop: before Python 3.12 `wait_for` loses a cancellation that comes with a message."""
+    harness = Harness()
+    harness.extractor.delay_s = 60
+    for num_turns in range(1, 20):
+        request = start(harness, RawRequest(chunks(BODY, b""), JSON))
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        request.cancel()
+        assert await asyncio.wait([request], timeout=30) == ({request}, set())
+    assert harness.places.num_taken == 0
