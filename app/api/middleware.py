@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection
 from http import HTTPStatus
 
@@ -24,6 +26,12 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 CLIENT_GONE_STATUS = 499
 """What is counted when nobody waits for the answer any more (as nginx counts it)."""
+
+LINGER_S = 2.0
+"""Longest time that the rest of a body is read past after its refusal, for the answer to be read."""
+
+LINGER_BYTES = 2**24
+"""Most that is read past."""
 
 
 class ErrorAnswers:
@@ -65,9 +73,10 @@ class ObserveRequests:
             return
         context = open_context(scope)
         status = CLIENT_GONE_STATUS
+        lingers = False
 
         async def send_labelled(message: Message) -> None:
-            nonlocal status
+            nonlocal status, lingers
             if message["type"] == "http.response.start":
                 context.is_answer_started = True
                 status = int(message["status"])
@@ -76,6 +85,9 @@ class ObserveRequests:
                 headers["server-timing"] = context.server_timing()
                 if self._drain.is_draining or context.must_close:
                     headers["connection"] = "close"
+            elif context.must_close and not message.get("more_body", False):
+                lingers = True
+                message = {**message, "more_body": True}
             await send(message)
 
         with request_context(context.id):
@@ -86,6 +98,8 @@ class ObserveRequests:
             except Exception as error:  # noqa: BLE001 - nothing but an envelope may leave the service
                 await self._errors.send(error, context, scope, receive, send_labelled)
             self._count(scope, context, status)
+        if lingers:
+            await _linger(receive, send)
 
     def _count(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = self._route(scope)
@@ -105,3 +119,22 @@ class ObserveRequests:
         if isinstance(template, str):
             return template
         return scope["path"] if scope["path"] in self._paths else "unmatched"
+
+
+async def _linger(receive: Receive, send: Send) -> None:
+    """Let a client that still sends its body read the answer: were the connection closed at once, it might be lost.
+
+    The answer is out, whole by its length; who has read it goes, which ends this.
+    """
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_read_past(receive), LINGER_S)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read_past(receive: Receive) -> None:
+    num_bytes = 0
+    while num_bytes < LINGER_BYTES:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+        num_bytes += len(message.get("body", b""))

@@ -199,8 +199,18 @@ async def test_more_than_is_taken_is_413(connection: Connection, head: bytes) ->
     for _ in range(3):
         if b"chunked" in head:
             await connection.flood(b"80000\r\n" + bytes(0x80000) + b"\r\n")
+    connection.say_no_more()
     status, error = await connection.refusal()
     assert (status, error["code"]) == (413, "body_too_large")
+
+
+async def test_who_sends_on_after_a_refusal_can_still_read_it(connection: Connection) -> None:
+    """The connection is not reset under a client that sends first and reads then."""
+    await connection.send(JPEG + b"Content-Length: %d\r\n\r\n" % 2**24)
+    for _ in range(16):
+        await connection.send(bytes(2**20))
+    status, body = await connection.answer()
+    assert (status, json.loads(body)["error"]["code"]) == (413, "body_too_large")
 
 
 async def test_who_asks_before_sending_is_told_to_go_on(connection: Connection) -> None:

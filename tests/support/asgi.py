@@ -17,6 +17,8 @@ class RawRequest:
         self._chunks = chunks
         self._answered = asyncio.Event()
         self.num_receives = 0
+        """Messages read before the answer."""
+        self.is_closed = False
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -37,7 +39,7 @@ class RawRequest:
         return code
 
     async def _receive(self) -> Message:
-        self.num_receives += 1
+        self.num_receives += not self._answered.is_set()
         async for chunk in self._chunks:
             if chunk is None:
                 return {"type": "http.disconnect"}
@@ -52,6 +54,7 @@ class RawRequest:
         else:
             self.body += message.get("body", b"")
             self._answered.set()
+            self.is_closed = not message.get("more_body", False)
 
 
 async def chunks(*parts: bytes | None, delay_s: float = 0.0) -> AsyncIterator[bytes | None]:
