@@ -60,7 +60,7 @@ done
 
 missing=()
 for tool in debootstrap:debootstrap update-binfmts:binfmt-support qemu-aarch64-static:qemu-user-static \
-  curl:curl unshare:util-linux sha256sum:coreutils; do
+  curl:curl pgrep:procps unshare:util-linux; do
   command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
 done
 ((${#missing[@]} == 0)) || refuse "not installed: apt install ${missing[*]}"
@@ -77,6 +77,7 @@ found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1) |
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
 
+work=$(realpath --canonicalize-missing "$work")
 root=$work/userland
 wheels=$work/wheels
 log=$work/service.log
