@@ -1,23 +1,36 @@
-"""Recognizers that half precision breaks."""
+"""Models that half precision breaks."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.support.tiny_onnx import arcface_model, model
+from tests.support.tiny_onnx import arcface_model, model, scrfd_model
 
 
 def overflowing_model() -> bytes:
     """Return a recognizer whose inner values are beyond 65504, where half precision ends; its answers are not."""
-    built = onnx.load_model_from_string(arcface_model())
-    factors = {"kernel": 1e5, "matrix": 1e-5}
+    return _scaled(arcface_model(), {"kernel": 1e5, "matrix": 1e-5})
+
+
+def overflowing_detector() -> bytes:
+    """Return a detector of that kind."""
+    heads = {f"head_{kind}_{level}": 1e-6 for kind in ("score", "box", "landmark") for level in range(3)}
+    return _scaled(scrfd_model(), {"trunk_0": 1e6, **heads})
+
+
+def _scaled(serialized: bytes, factors: Mapping[str, float]) -> bytes:
+    """Multiply weights by name."""
+    built = onnx.load_model_from_string(serialized)
     for weight in built.graph.initializer:
-        values = onnx.numpy_helper.to_array(weight) * np.float32(factors.get(weight.name, 1))
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    serialized: bytes = built.SerializeToString()
-    return serialized
+        if weight.name in factors:
+            values = onnx.numpy_helper.to_array(weight) * np.float32(factors[weight.name])
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    scaled: bytes = built.SerializeToString()
+    return scaled
 
 
 def offset_model(offset: float) -> bytes:

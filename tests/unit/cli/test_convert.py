@@ -91,7 +91,18 @@ def test_a_recognizer_is_judged_by_the_faces_in_a_folder(models_dir: Path, tmp_p
     assert json.loads(out.with_suffix(".json").read_bytes())["judged_by"] == f"the faces in {folder}"
 
 
-@pytest.mark.usefixtures("models_dir")
+def test_a_detector_is_judged_by_the_pictures_in_a_folder(models_dir: Path, tmp_path: Path) -> None:
+    """They are read as often as they are needed; what is no picture is named once."""
+    folder = tmp_path / "people"
+    folder.mkdir()
+    (folder / "first.jpg").write_bytes(b"no picture")
+    (folder / "second.png").write_bytes(encode(draw_portrait(PEOPLE[1])))
+    result = run("starter_det", "--pictures", str(folder))
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("first.jpg is left out") == 1
+    assert "starter_det.fp16.onnx" in files_of(models_dir)
+
+
 def test_nothing_is_written_when_limits_are_missed(models_dir: Path) -> None:
     add_mine(models_dir, overflowing_model())
     before = files_of(models_dir)

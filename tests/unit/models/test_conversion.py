@@ -16,8 +16,9 @@ from app.models.families import FAMILIES
 from app.models.graph import prepare_graph
 from app.models.half import ALL_HALF, FULL_SUMS
 from app.models.probes import Probes, draw_probes
+from app.models.trials import candidates
 from app.specs import ModelSpec, default_registry_dir, read_registry
-from tests.support.fragile_onnx import offset_model, overflowing_model
+from tests.support.fragile_onnx import offset_model, overflowing_detector, overflowing_model
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 
 
@@ -104,6 +105,15 @@ def test_values_that_overflow_half_precision_are_refused(tmp_path: Path, probes:
         assert attempt.fault == "its answers are not finite: values overflow half precision"
 
 
+def test_a_detector_that_overflows_is_refused(tmp_path: Path, probes: Probes) -> None:
+    path = stored(tmp_path, overflowing_detector())
+    conversion = convert_to_half(path, scrfd_spec(), lambda: probes.pictures[:1])
+    assert conversion.model is None
+    for attempt in conversion.attempts:
+        assert attempt.agreement is None
+        assert "overflow" in str(attempt.fault)
+
+
 def test_sums_stay_in_fp32_where_the_limits_demand_it(tmp_path: Path, probes: Probes) -> None:
     """Near 60000 halves are 32 apart: what is added to it is lost, unless the sum is FP32."""
     path = stored(tmp_path, offset_model(60000))
@@ -138,6 +148,13 @@ def test_a_graph_in_half_already_is_refused(tmp_path: Path, probes: Probes) -> N
     assert first.model is not None
     with pytest.raises(ModelContractError, match="in half precision already"):
         convert_to_half(stored(tmp_path, first.model), arcface_spec(), lambda: probes.crops[:4])
+
+
+def test_only_a_detector_has_candidates(tmp_path: Path) -> None:
+    (backend,) = open_onnx_backends(prepare_graph(stored(tmp_path, arcface_model()), arcface_spec()).model)
+    head = FAMILIES["arcface"](arcface_spec(), backend, (112, 112)).head
+    with pytest.raises(TypeError, match="Arcface"):
+        candidates(head, backend, [])
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:
