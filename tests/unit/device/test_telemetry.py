@@ -259,8 +259,9 @@ class TestTelemetry:
 
     def test_off_reads_nothing_and_starts_no_thread(self, plant: PlantTree) -> None:
         telemetry = Telemetry(0, plant(machines.ORIN))
+        before = set(threading.enumerate())
         telemetry.start()
-        assert "telemetry" not in {thread.name for thread in threading.enumerate()}
+        assert set(threading.enumerate()) <= before
         status = telemetry.status()
         assert (status.telemetry, status.readings, status.unreadable) == ("off", {}, {})
         telemetry.stop()
