@@ -35,13 +35,16 @@ def import_cudart() -> Any:
     return cudart
 
 
-def open_cuda() -> CudaBindings:
+def open_cuda(import_module: Callable[[], Any] = import_cudart) -> CudaBindings:
     """Import cuda-python and look at the device.
+
+    Args:
+        import_module: Returns cuda-python's runtime module.
 
     Raises:
         BackendUnavailableError: cuda-python, a GPU, or a driver that is new enough is missing; says which.
     """
-    cuda = CudaBindings(import_cudart())
+    cuda = CudaBindings(import_module())
     try:
         cuda.sleep_while_waiting()
         cuda.properties()

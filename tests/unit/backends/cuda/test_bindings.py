@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -152,6 +154,32 @@ def test_threads_are_let_sleep_unless_another_has_decided() -> None:
     missing = cudart.cudaError_t.cudaErrorNoDevice
     with pytest.raises(CudaError, match="cudaErrorNoDevice"):
         CudaBindings(Answering({"cudaSetDeviceFlags": (missing,)})).sleep_while_waiting()
+
+
+def test_a_device_that_answers_is_open() -> None:
+    success = cudart.cudaError_t.cudaSuccess
+    found = cudart.cudaDeviceProp()
+    found.name = b"Orin".ljust(256, b"\0")
+    module = Answering({"cudaGetDeviceProperties": (success, found), "cudaMemGetInfo": (success, 3, 4)})
+    assert open_cuda(lambda: module).properties().name == "Orin"
+
+
+def test_a_cuda_python_that_is_not_there_is_an_error_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match=r"jetface\[cuda\]"):
+        import_cudart()
+
+
+def test_until_12_6_the_module_was_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("cuda")
+    old.cudart = cudart  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda", old)
+    for name in ("cuda.bindings", "cuda.bindings.runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert import_cudart() is cudart
 
 
 def has_gpu() -> bool:
