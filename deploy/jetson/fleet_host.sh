@@ -115,7 +115,7 @@ wait_ready() {
   local deadline=$((SECONDS + WAIT_S))
   until (ask_ready) 2>/dev/null; do
     ((SECONDS < deadline)) || fail "/health/ready did not answer 200 within $WAIT_S s"
-    sleep 1
+    sleep 0.5
   done
   echo 'ready'
 }
