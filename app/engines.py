@@ -41,13 +41,16 @@ def tensorrt_options(settings: Settings) -> TensorrtOptions:
     )
 
 
-def engine_recipes(settings: Settings, weights: WeightsFolder, source: EngineSource) -> EngineRecipes:
+def engine_recipes(
+    settings: Settings, weights: WeightsFolder, source: EngineSource, *, has_onnxruntime: bool
+) -> EngineRecipes:
     """Return what engines are made of.
 
     Args:
         settings: The effective configuration.
         weights: Where weights are.
         source: What builds engines.
+        has_onnxruntime: Whether ONNX Runtime may be imported on this machine, to judge engines by.
     """
     options = EngineOptions(
         precision="fp16" if settings.force_fp16 else "fp32",
@@ -57,6 +60,7 @@ def engine_recipes(settings: Settings, weights: WeightsFolder, source: EngineSou
         workspace_bytes=settings.trt_workspace_bytes,
         optimization_level=settings.trt_optimization_level,
         dla_core=settings.trt_dla_core,
+        reference="onnxruntime" if has_onnxruntime else "toolkit",
     )
     return EngineRecipes(weights, source, options, plan_folder(settings))
 

@@ -154,7 +154,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     engines = None
     if source:
         plain = model_loader if backend.onnx else None
-        recipes = engine_recipes(settings, weights, source)
+        recipes = engine_recipes(settings, weights, source, has_onnxruntime=plain is not None)
         engines = engine_loader(
             settings, recipes, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
         )

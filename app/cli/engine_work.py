@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import click
 from tqdm import tqdm
 
+from app.backends.attempts import Probes
 from app.backends.engines.child import EngineChild
 from app.backends.engines.files import PlanEntry, PlanFolder
 from app.backends.engines.job import Step
@@ -123,7 +124,9 @@ def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple
         specs = expand(chosen, registry)
     except RegistryError as cause:
         raise click.UsageError(str(cause)) from cause
-    with closing(engine_recipes(settings, weights, source or EngineSource(open_kit(), FACTORY))) as recipes:
+    source = source or EngineSource(open_kit(), FACTORY)
+    has_onnxruntime = Probes().cores_fault() is None
+    with closing(engine_recipes(settings, weights, source, has_onnxruntime=has_onnxruntime)) as recipes:
         yield recipes, specs
 
 
@@ -175,6 +178,8 @@ def _build(spec: ModelSpec, recipes: EngineRecipes) -> bool:
 
 def _check(spec: ModelSpec, recipes: EngineRecipes) -> bool:
     recipe = recipes.recipe(spec)
+    if recipe.reference != "onnxruntime":
+        raise BackendUnavailableError("ONNX Runtime may crash here; `jetface doctor` says why and what mends it.")
     kept = recipes.plans.find(recipe.key)
     if kept is None:
         click.echo(f"{spec.name}: no engine that fits is kept; `jetface engine build {spec.name}` builds it", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from app.backends.engines.job import (
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineKit
 from app.backends.engines.lock import build_lock
 from app.backends.engines.process import end_with, give_way, report_stream
+from app.backends.protocol import Backend
+from app.backends.tensorrt.profiles import profiles_for
 from app.errors import ServiceError
 from app.models.engine_check import compare, open_reference
+from app.models.graph import prepare_graph
 
 Tell = Callable[[Step | Accepted | Rejected], object]
 
@@ -73,8 +77,8 @@ def _make(job: EngineJob, fallback: Path, tell: Tell) -> Accepted | Rejected:
             return Accepted(record=kept.record, is_kept=True)
         started = time.perf_counter()
         built = kit.build(job.request, _progress(tell))
-        tell(Step(state="checking", fraction=1.0, phase="comparing with ONNX Runtime"))
-        verdict, fault = _check(job, kit, built)
+        tell(Step(state="checking", fraction=1.0, phase="comparing with the model in FP32"))
+        verdict, fault = _check(job, kit, built, fallback.parent)
         if fault:
             return Rejected(reason=fault)
         build_s = time.perf_counter() - started
@@ -85,19 +89,36 @@ def _make(job: EngineJob, fallback: Path, tell: Tell) -> Accepted | Rejected:
     return Accepted(record=record, is_kept=False)
 
 
-def _check(job: EngineJob, kit: EngineKit, built: BuiltEngine) -> tuple[str, str | None]:
+def _check(job: EngineJob, kit: EngineKit, built: BuiltEngine, scratch: Path) -> tuple[str, str | None]:
     """Return what the check measured, and why the engine is no good, None where it is."""
+    judge = "ONNX Runtime" if job.reference == "onnxruntime" else "an engine of the same toolkit"
     try:
         with (
             closing(kit.open(built.plan, max_batch_size=job.max_batch_size)) as engine,
-            closing(open_reference(job.weights, job.spec)) as reference,
+            closing(_reference(job, kit, scratch)) as reference,
         ):
             check = compare(job.spec, engine, reference, takes_pixels=job.takes_pixels, canvases_hw=job.canvases_hw)
     except ServiceError as error:
         return "", f"The engine was built, but its check could not be run: {error.message}"
     if check.fault:
-        return check.verdict, f"The engine does not agree with ONNX Runtime in FP32: {check.fault}."
-    return check.verdict, None
+        return check.verdict, f"The engine does not agree with {judge} in FP32: {check.fault}."
+    return f"{check.verdict}, by {judge} in FP32", None
+
+
+def _reference(job: EngineJob, kit: EngineKit, scratch: Path) -> Backend:
+    """Open the model as it was published, in FP32, one item at a time."""
+    if job.reference == "onnxruntime":
+        return open_reference(job.weights, job.spec)
+    graph = prepare_graph(job.weights, job.spec).model
+    path = scratch / "reference.onnx"
+    if isinstance(graph, Path):
+        path = graph
+    else:
+        path.write_bytes(graph)
+    sizes_hw = job.canvases_hw or ((job.spec.input.height_px, job.spec.input.width_px),)
+    profiles = profiles_for([(3, *image_hw) for image_hw in sizes_hw], (1,))
+    request = replace(job.request, graph=path, precision="fp32", profiles=profiles, dla_core=-1)
+    return kit.open(kit.build(request, lambda _: None).plan, max_batch_size=1)
 
 
 def _progress(tell: Tell) -> Callable[[BuildProgress], None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.backends.buckets import buckets_up_to
 from app.backends.engines.files import PlanFolder
-from app.backends.engines.job import EngineJob
+from app.backends.engines.job import EngineJob, Reference
 from app.backends.engines.key import EngineKey, engine_key
 from app.backends.engines.kit import EngineKit, EnginePrecision, EngineRequest
 from app.backends.tensorrt.profiles import profiles_for
@@ -35,6 +35,8 @@ class EngineOptions:
     """Most scratch memory of a build on the device; 0: as much as there is."""
     optimization_level: int = 3
     dla_core: int = -1
+    reference: Reference = "onnxruntime"
+    """What engines are judged by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class EngineRecipe:
     max_batch_size: int
     canvases_hw: tuple[tuple[int, int], ...]
     """As in `EngineJob`."""
+    reference: Reference
 
     @property
     def item_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -66,6 +69,7 @@ class EngineRecipe:
             max_batch_size=self.max_batch_size,
             takes_pixels=self.graph.takes_pixels,
             canvases_hw=self.canvases_hw,
+            reference=self.reference,
             folder=folder,
             parent_pid=os.getpid(),
         )
@@ -139,6 +143,7 @@ class EngineRecipes:
             key=engine_key(request, graph_sha256=_sha256(file), facts=self.source.kit.facts()),
             max_batch_size=max_batch_size,
             canvases_hw=canvases_hw,
+            reference=self.options.reference,
         )
 
     def _file(self, graph: PreparedGraph, spec: ModelSpec) -> Path:

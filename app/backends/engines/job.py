@@ -22,6 +22,11 @@ from app.errors import EngineBuildError
 from app.specs import ModelSpec
 
 
+Reference = Literal["onnxruntime", "toolkit"]
+"""What an engine is judged by: ONNX Runtime in FP32 on the CPU; or, where that must not be imported, an engine that
+the same toolkit builds in FP32."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineJob:
     """One engine to build, check and keep."""
@@ -38,6 +43,7 @@ class EngineJob:
     """Whether the graph normalises pixels itself."""
     canvases_hw: tuple[tuple[int, int], ...]
     """Heights and widths a detector is run at, the largest first; empty for other models."""
+    reference: Reference
     folder: Path | None
     """Where plans are kept; None keeps none."""
     parent_pid: int

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from app.models.files import WeightsFolder
 from app.models.graph import prepare_graph
 from app.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support import rtx_kit, stand_in_kit
-from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe
+from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe, tiny_recognizer
 from tests.support.shared import REPOSITORY
 from tests.support.stand_in_kit import StandInEngine
 from tests.support.tiny_onnx import scrfd_model, scrfd_spec
@@ -49,6 +51,35 @@ def test_a_plan_that_can_be_written_nowhere_is_no_engine(tmp_path: Path) -> None
     end = reports_of(job, tmp_path / "nowhere" / "left.plan")[-1]
     assert isinstance(end, Rejected)
     assert "written nowhere" in end.reason
+
+
+def test_where_onnxruntime_may_not_be_imported_the_toolkit_is_its_own_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells what FP16 costs, though not what the toolkit has wrong in both."""
+    log = tmp_path / "builds.log"
+    monkeypatch.setenv("STAND_IN_LOG", str(log))
+    recipes = recipes_of(tmp_path)
+    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    recipe = recipes.recipe(tiny_recognizer(tmp_path))
+    end = reports_of(recipe.job(stand_in_kit.FACTORY, tmp_path / "engines"), tmp_path / "left.plan")[-1]
+    assert isinstance(end, Accepted)
+    assert end.record.verdict.endswith("by an engine of the same toolkit in FP32")
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:
+    """On some devices it must not be imported by the process that serves."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import app.main, app.models.takeover, app.cli.engine_work\n"
+        "from tests.support.engine_jobs import tiny_recipe\n"
+        "tiny_recipe(Path(sys.argv[1]))\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY, check=False)
+    assert done.returncode == 0
 
 
 def test_what_is_kept_already_is_not_built_again(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_plan_that_passed_its_check_is_kept_and_returned(recipe: EngineRecip
     kept = child_of(recipe, plans, steps).run()
     assert kept.plan.startswith(stand_in_kit.HEADER)
     assert kept.record.notes == ("one note",)
-    assert kept.record.verdict == "cosine 1.00000 mean, 1.00000 worst over 20 crops"
+    assert kept.record.verdict == "cosine 1.00000 mean, 1.00000 worst over 20 crops, by ONNX Runtime in FP32"
     found = plans.find(recipe.key)
     assert found is not None
     assert found.plan == kept.plan
