@@ -188,7 +188,7 @@ def _node_of(error: Any) -> str:
     """Name the node a `ParserError` is about."""
     if error.node() < 0:
         return "the graph"
-    # 10.0 and later tell the node's name and operator; a node may have no name.
+    # A node may have no name.
     return f"node {error.node_name() or '#' + str(error.node())} ({error.node_operator()})"
 
 
