@@ -23,6 +23,7 @@ from app.choice import choose_models
 from app.device.telemetry import Telemetry
 from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options
 from app.errors import ServiceError
+from app.imaging.decode import Decoder
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
 from app.imaging.hosts import HostPolicy
@@ -167,6 +168,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         max_image_pixels=settings.max_image_pixels,
         budget_pixels=settings.decode_budget_pixels,
         metrics=metrics,
+        decoder=Decoder.best(use_nvjpeg=settings.use_nvjpeg),
         fetcher=_remote_pictures(settings, pool),
     )
     telemetry = Telemetry(settings.telemetry_interval_s, root)

@@ -1,8 +1,10 @@
-"""Encoded bytes to pixels: JPEG through libturbojpeg where it is installed, the rest through OpenCV."""
+"""Encoded bytes to pixels: JPEG through the GPU or libturbojpeg where they are to be had, the rest through OpenCV."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import structlog
 from app.domain import Image
 from app.errors import BackendUnavailableError, ImageDecodeError
 from app.imaging.header import PictureHeader, damaged
+from app.imaging.nvjpeg import NvJpeg
 from app.imaging.orientation import turn_upright
 from app.imaging.turbojpeg import TurboJpeg
 
@@ -24,6 +27,8 @@ _OPENCV_FLAGS = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 _BYTES_PER_PIXEL = 3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +60,39 @@ def choose_denominator(header: PictureHeader, at_least_hw: tuple[int, int] | Non
 class Decoder:
     """Decodes every accepted format to the same kind of picture. Thread-safe; pixels are made without the lock."""
 
-    def __init__(self, turbojpeg: TurboJpeg | None) -> None:
+    def __init__(self, turbojpeg: TurboJpeg | None, nvjpeg: NvJpeg | None = None) -> None:
         """Create a decoder.
 
         Args:
             turbojpeg: Decodes JPEG; None leaves it to OpenCV.
+            nvjpeg: Decodes JPEG before those, in full size and as far as it can.
         """
         # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._turbojpeg = turbojpeg
+        self._nvjpeg = nvjpeg
 
     @classmethod
-    def best(cls, library: str | None = None) -> Decoder:
-        """Use libturbojpeg if it is installed, and say in the log if it is not.
+    def best(
+        cls, library: str | None = None, *, use_nvjpeg: bool = False, open_nvjpeg: Callable[[], NvJpeg] = NvJpeg
+    ) -> Decoder:
+        """Use libturbojpeg if it is installed, and the GPU if that is wanted; say in the log what cannot be had.
 
         Args:
-            library: Its path; None looks where the system keeps its libraries.
+            library: Path of libturbojpeg; None looks where the system keeps its libraries.
+            use_nvjpeg: Whether the GPU is wanted.
+            open_nvjpeg: Opens it.
         """
-        try:
-            return cls(TurboJpeg(library))
-        except BackendUnavailableError as error:
-            structlog.get_logger(__name__).warning(
-                "JPEG is decoded by OpenCV, with twice the memory for large pictures", reason=error.message
-            )
-            return cls(None)
+        return cls(
+            _open(lambda: TurboJpeg(library), "JPEG is decoded by OpenCV, with twice the memory for large pictures"),
+            _open(open_nvjpeg, "USE_NVJPEG is on, but JPEG is decoded on the CPU") if use_nvjpeg else None,
+        )
 
     @property
     def name(self) -> str:
-        """What decodes, for `/info`."""
-        return "opencv" if self._turbojpeg is None else "turbojpeg+opencv"
+        """What decodes, for the log."""
+        ways = {"nvjpeg": self._nvjpeg, "turbojpeg": self._turbojpeg, "opencv": self}
+        return "+".join(name for name, way in ways.items() if way is not None)
 
     def cost(self, header: PictureHeader, denominator: int) -> DecodeCost:
         """Foresee the memory of a decode; never less than is needed by more than rounding."""
@@ -110,15 +119,33 @@ class Decoder:
         Raises:
             ImageDecodeError: Truncated, damaged, or not what its header claims.
         """
-        if self._turbojpeg is not None and self._is_for_turbojpeg(header):
+        image = self._decode_on_gpu(data, header, denominator)
+        if image is None and self._turbojpeg is not None and self._is_for_turbojpeg(header):
             image = self._turbojpeg.decode(data, header.stored_hw, denominator)
-        else:
+        if image is None:
             image = _decode_by_opencv(data, header, denominator)
         return turn_upright(image, header.orientation)
+
+    def _decode_on_gpu(self, data: bytes, header: PictureHeader, denominator: int) -> Image | None:
+        """Return None where there is no GPU for it, or what is asked is not for it.
+
+        That is CMYK, and a fraction: it costs the CPU less than every pixel would cost the bus.
+        """
+        if self._nvjpeg is None or header.format != "jpeg" or header.num_channels == 4 or denominator != 1:
+            return None
+        return self._nvjpeg.decode(data, header.stored_hw)
 
     def _is_for_turbojpeg(self, header: PictureHeader) -> bool:
         """TurboJPEG converts CMYK to nothing but CMYK."""
         return self._turbojpeg is not None and header.format == "jpeg" and header.num_channels != 4
+
+
+def _open(way: Callable[[], T], otherwise: str) -> T | None:
+    try:
+        return way()
+    except BackendUnavailableError as error:
+        structlog.get_logger(__name__).warning(otherwise, reason=error.message)
+        return None
 
 
 def _decode_by_opencv(data: bytes, header: PictureHeader, denominator: int) -> Image:

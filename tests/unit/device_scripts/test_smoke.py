@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device import backends, cuda_module, memory, nhwc_fp16
+from tests.device import backends, cuda_module, memory, nhwc_fp16, nvjpeg
 from tests.device.lock_held import LockSampler
 from tests.device.nhwc_fp16 import first_that
 from tests.device.report import Report
@@ -23,7 +23,7 @@ from tests.device.timing import take_turns
 from tests.support.shared import REPOSITORY
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, scrfd_model
 
-PROGRAMS = ("cuda_module", "backends", "service", "memory", "lock_held", "nhwc_fp16")
+PROGRAMS = ("cuda_module", "backends", "service", "memory", "lock_held", "nhwc_fp16", "nvjpeg")
 
 
 @pytest.fixture
@@ -54,6 +54,13 @@ def test_the_cuda_module_is_checked() -> None:
     rows = rows_of(result)
     assert rows["wrong numbers after a graph of copies was launched"] == 0
     assert rows["errors that were not told"] == 0
+
+
+def test_decoders_are_compared(shared_images: Path) -> None:
+    arguments = ["--device", "cpu", "--images", str(shared_images), "--seconds", "0.1"]
+    rows = rows_of(CliRunner().invoke(nvjpeg.main, arguments, catch_exceptions=False))
+    assert rows["mean difference of a value, of 255"] < 1
+    assert rows["nvImageCodec, 1 threads"] > 0
 
 
 def test_backends_are_compared(recognizer: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""JPEG on the GPU, through nvImageCodec: pixels come back to the host, where pictures are cut and turned."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import Any
+
+import numpy as np
+
+from app.domain import Image
+from app.errors import BackendUnavailableError
+from app.imaging.header import damaged
+
+_INSTALL = "pip install 'nvidia-nvimgcodec-cu12[nvjpeg]', or -cu13 for a driver from 580 on"
+
+
+class NvJpeg:
+    """Decodes JPEG with nvImageCodec. Thread-safe: each thread has a decoder of its own, and with it a stream.
+
+    Unverified on a GPU; `python -m tests.device.nvjpeg` compares it with libturbojpeg there.
+    """
+
+    def __init__(self, module: Any = None) -> None:
+        """Open the GPU.
+
+        Args:
+            module: `nvidia.nvimgcodec`; None imports it.
+
+        Raises:
+            BackendUnavailableError: It is not installed, or there is no GPU it can use; says what to do.
+        """
+        try:
+            self._module = module or importlib.import_module("nvidia.nvimgcodec")
+        except ImportError as cause:
+            raise BackendUnavailableError(f"nvImageCodec cannot be imported: {_INSTALL}.") from cause
+        self._decoders = threading.local()
+        try:
+            self._decoder()
+        except RuntimeError as cause:
+            raise BackendUnavailableError(
+                "nvImageCodec finds no GPU it can use: is one handed to this process, and its driver new enough?"
+            ) from cause
+        self._params = self._module.DecodeParams(
+            apply_exif_orientation=False, sample_format=self._module.SampleFormat.I_BGR
+        )
+
+    def decode(self, data: bytes, stored_hw: tuple[int, int]) -> Image | None:
+        """Decode a grayscale or YCbCr/RGB picture.
+
+        Damage within the coded data is passed over: what is missing is grey.
+
+        Args:
+            data: The file.
+            stored_hw: The size its header claims.
+
+        Returns:
+            (H, W, 3) uint8 BGR as stored, C-contiguous, new; None for a kind of JPEG it does not decode.
+
+        Raises:
+            ImageDecodeError: Not of the size its header claims.
+        """
+        try:
+            decoded = self._decoder().decode(self._module.CodeStream(data), params=self._params)
+        except RuntimeError:
+            return None
+        if decoded is None:
+            return None
+        image = np.asarray(decoded.cpu())
+        if image.shape != (*stored_hw, 3) or image.dtype != np.uint8:
+            raise damaged()
+        # The array is a view of the codec's buffer, which goes back to its pool with `decoded`.
+        return image.copy()
+
+    def _decoder(self) -> Any:
+        if not hasattr(self._decoders, "mine"):
+            self._decoders.mine = self._module.Decoder()
+        return self._decoders.mine
