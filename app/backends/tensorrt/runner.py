@@ -8,8 +8,6 @@ memory, as they run one after the other on one stream.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +15,14 @@ import structlog
 from numpy.typing import NDArray
 
 from app.backends.buckets import Kept, bucket_of, most_kept
-from app.backends.cuda.buffers import DeviceBuffer, TensorBuffer
+from app.backends.cuda.buffers import TensorBuffer
 from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.backends.cuda.streams import Graph, Stream
+from app.backends.cuda.streams import Graph
+from app.backends.tensorrt.loaded_engine import EngineFacts, LoadedEngine, Shape, read_facts
 from app.domain import Tensor
 from app.errors import EngineLoadError, InferenceError
 
 _log = structlog.get_logger(__name__)
-
-Shape = tuple[int, ...]
 
 
 def open_engine(
@@ -58,104 +55,19 @@ def open_engine(
         raise EngineLoadError("TensorRT cannot load the plan.") from cause
     if engine is None:
         raise EngineLoadError("The plan is damaged, or was built for another TensorRT or GPU.")
-    facts = _read_facts(trt, engine)
+    facts = read_facts(trt, engine)
     most = max(profile.most[0] for profile in facts.profiles)
     try:
-        loaded = _Engine(trt, runtime, engine, facts, cuda)
+        loaded = LoadedEngine(trt, runtime, engine, facts, cuda)
     except CudaError as cause:
         raise EngineLoadError("The engine finds no room on the device.") from cause
     return TensorrtBackend(loaded, max_batch_size=min(max_batch_size, most), uses_graphs=uses_graphs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Input shapes of a profile."""
-
-    least: Shape
-    most: Shape
-
-    def holds(self, shape: Shape) -> bool:
-        return len(shape) == len(self.least) and all(
-            least <= length <= most for least, length, most in zip(self.least, shape, self.most, strict=True)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """What an engine says of its tensors."""
-
-    input_name: str
-    input_dtype: np.dtype[Any]
-    outputs: Sequence[tuple[str, np.dtype[Any]]]
-    """Names and types, in the graph's order."""
-    profiles: Sequence[_Range]
-
-
-def _read_facts(trt: Any, engine: Any) -> _Facts:
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    if len(inputs) != 1 or len(names) < 2:
-        raise EngineLoadError(f"An engine has one input and at least one output; this one has {', '.join(names)}.")
-    dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
-    profiles = []
-    for index in range(engine.num_optimization_profiles):
-        least, _, most = engine.get_tensor_profile_shape(inputs[0], index)
-        profiles.append(_Range(tuple(least), tuple(most)))
-    return _Facts(
-        input_name=inputs[0],
-        input_dtype=dtypes[inputs[0]],
-        outputs=[(name, dtypes[name]) for name in names if name != inputs[0]],
-        profiles=profiles,
-    )
-
-
-class _Engine:
-    """What all buckets of an engine share."""
-
-    def __init__(self, trt: Any, runtime: Any, engine: Any, facts: _Facts, cuda: CudaRuntime) -> None:
-        self._trt = trt
-        self._runtime = runtime  # has to outlive the engine
-        self._engine: Any | None = engine
-        self.facts = facts
-        self.cuda = cuda
-        self.is_integrated = cuda.properties().is_integrated
-        self.stream = Stream(cuda)
-        try:
-            self._scratch = DeviceBuffer(cuda, max(1, engine.device_memory_size_v2))
-        except CudaError:
-            self.stream.close()
-            raise
-
-    def context(self, profile: int, shape: Shape) -> Any:
-        """Return a context for one input shape.
-
-        Raises:
-            InferenceError: TensorRT refuses.
-        """
-        if self._engine is None:
-            raise InferenceError("The model is closed.")
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
-        if context is None:
-            raise InferenceError("TensorRT makes no context; is the device out of memory?")
-        context.set_device_memory(self._scratch.address, self._scratch.num_bytes)
-        is_set = context.set_optimization_profile_async(profile, self.stream.handle)
-        self.stream.synchronize()
-        if not is_set or not context.set_input_shape(self.facts.input_name, shape):
-            raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
-        return context
-
-    def close(self) -> None:
-        """Free the engine; its contexts are gone before."""
-        self._engine = self._runtime = None
-        self._scratch.close()
-        self.stream.close()
-
-
 class _Bucket:
     """A context at one shape: buffers, and the graph of its kernels once they have run."""
 
-    def __init__(self, engine: _Engine, profile: int, shape: Shape, *, uses_graphs: bool) -> None:
+    def __init__(self, engine: LoadedEngine, profile: int, shape: Shape, *, uses_graphs: bool) -> None:
         self._engine = engine
         self._is_graph_due = uses_graphs
         self._graph: Graph | None = None
@@ -228,9 +140,9 @@ class _Bucket:
 class TensorrtBackend:
     """An engine and its buffers. One thread owns it from the first run to `close`."""
 
-    def __init__(self, engine: _Engine, *, max_batch_size: int, uses_graphs: bool) -> None:
+    def __init__(self, engine: LoadedEngine, *, max_batch_size: int, uses_graphs: bool) -> None:
         """Own an engine; `open_engine` makes one."""
-        self._engine: _Engine | None = engine
+        self._engine: LoadedEngine | None = engine
         self._max_batch_size = max_batch_size
         self._uses_graphs = uses_graphs
         self._buckets: Kept[tuple[int, Shape], _Bucket] = Kept(most_kept(max_batch_size))
@@ -269,7 +181,7 @@ class TensorrtBackend:
             self._buckets.close()
             engine.close()
 
-    def _place(self, facts: _Facts, batch: NDArray[Any]) -> tuple[int, Shape]:
+    def _place(self, facts: EngineFacts, batch: NDArray[Any]) -> tuple[int, Shape]:
         """Find the profile and the padded shape of a batch."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
