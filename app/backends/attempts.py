@@ -30,7 +30,7 @@ class Attempt:
     """One way to run models, and what came of trying it."""
 
     name: str
-    """`tensorrt`, `onnxruntime-cuda`, `onnxruntime-cpu` or `openvino`."""
+    """`tensorrt`, `onnxruntime-cuda`, `onnxruntime-cpu`, `openvino`, or `onnxruntime` where it is not even imported."""
     outcome: str
     """`available`, or why it is not: one line."""
     cure: str = ""
