@@ -125,7 +125,7 @@ def open_cuda_backend(
 
     uses_graphs = True
     try:
-        with setup.gate.passing(), tempfile.TemporaryDirectory() as folder:
+        with setup.gate.opening(), tempfile.TemporaryDirectory() as folder:
             profile_prefix = Path(folder, "run") if setup.audits_by_profile else None
             try:
                 session = opened(options, profile_prefix)

@@ -17,6 +17,7 @@ class CaptureGate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._num_passing = 0
+        self._num_opening = 0
         self._num_waiting = 0
         self._is_capturing = False
 
@@ -34,6 +35,18 @@ class CaptureGate:
                 self._changed.notify_all()
 
     @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Run beside others for seconds, as when a model is opened: no capture waits for that."""
+        with self._changed:
+            self._num_opening += 1
+        try:
+            with self.passing():
+                yield
+        finally:
+            with self._changed:
+                self._num_opening -= 1
+
+    @contextmanager
     def alone(self, *, wait_s: float) -> Iterator[bool]:
         """Capture, once all who pass are through; nobody begins to pass meanwhile.
 
@@ -45,7 +58,8 @@ class CaptureGate:
         """
         with self._changed:
             self._num_waiting += 1
-            is_alone = self._changed.wait_for(lambda: not self._is_capturing and not self._num_passing, wait_s)
+            patience_s = 0.0 if self._num_opening else wait_s
+            is_alone = self._changed.wait_for(lambda: not self._is_capturing and not self._num_passing, patience_s)
             self._num_waiting -= 1
             self._is_capturing = self._is_capturing or is_alone
             self._changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -62,9 +63,20 @@ def test_a_capture_gives_way_when_its_patience_ends() -> None:
         assert is_alone
 
 
+def test_no_capture_waits_for_a_model_that_is_opened() -> None:
+    gate = CaptureGate()
+    with gate.opening():
+        started = time.monotonic()
+        with gate.alone(wait_s=WAIT_S) as is_alone:
+            assert not is_alone
+        assert time.monotonic() - started < WAIT_S
+    with gate.alone(wait_s=0) as is_alone:
+        assert is_alone
+
+
 def test_an_error_leaves_the_gate_open() -> None:
     gate = CaptureGate()
-    for enter in (gate.passing, lambda: gate.alone(wait_s=WAIT_S)):
+    for enter in (gate.passing, gate.opening, lambda: gate.alone(wait_s=WAIT_S)):
         with pytest.raises(RuntimeError), enter():
             raise RuntimeError
     with gate.alone(wait_s=0) as is_alone:
