@@ -13,12 +13,12 @@ from pathlib import Path
 
 from app.backends.onnx import open_onnx_backends
 from app.domain import Crop
-from app.errors import InferenceError, ModelContractError
+from app.errors import InferenceError, ModelContractError, ModelFileError
 from app.models.families import FAMILIES
 from app.models.graph import PreparedGraph, prepare_graph
 from app.models.half import ALL_HALF, POLICIES, HalfPolicy, computes_in_half, policy_of, to_half, widen
 from app.models.half_rounding import round_as_half
-from app.models.parts import GraphParts, take_apart
+from app.models.parts import GraphError, GraphParts, take_apart
 from app.models.trials import Agreement, Pictures, Run, Trial, candidates, find_crops, trial_of
 from app.specs import ModelSpec
 
@@ -67,7 +67,7 @@ def convert_to_half(path: Path, spec: ModelSpec, pictures: Pictures, *, num_thre
         num_threads: Cores a run uses.
 
     Raises:
-        ModelFileError: Not a readable ONNX graph.
+        ModelFileError: Not a readable ONNX graph, or one that cannot be cast.
         ModelContractError: Not what `spec` says, of a task that is not judged, or in half already.
     """
     graph = prepare_graph(path, spec)
@@ -79,7 +79,7 @@ def convert_to_half(path: Path, spec: ModelSpec, pictures: Pictures, *, num_thre
     policies = POLICIES if policy_of(spec) is ALL_HALF else (policy_of(spec),)
     attempts: list[Attempt] = []
     for policy in policies:
-        half = to_half(parts, policy)
+        half = _cast(parts, spec, policy)
         model = half.assemble().SerializeToString()
         # What is judged is another graph: that this one opens and answers as its family does is shown first.
         _opened(model, spec, graph.input_hw, num_threads)
@@ -106,6 +106,13 @@ def crops_of(path: Path, spec: ModelSpec, pictures: Pictures, *, num_threads: in
     graph = prepare_graph(path, spec)
     run = _opened(_serialized(graph), spec, graph.input_hw, num_threads)
     return list(find_crops(run, spec, pictures, graph.input_hw))
+
+
+def _cast(parts: GraphParts, spec: ModelSpec, policy: HalfPolicy) -> GraphParts:
+    try:
+        return to_half(parts, policy)
+    except GraphError as cause:
+        raise ModelFileError(f"Model {spec.name} is not converted: {cause}.") from cause
 
 
 def _judge(

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.helper import make_node
 
-from app.models.parts import GraphParts, attribute, take_apart
+from app.models.parts import GraphError, GraphParts, attribute, take_apart
 from app.specs import ModelSpec
 
 Precision = Literal["fp32", "fp16"]
@@ -70,6 +70,9 @@ def to_half(parts: GraphParts, policy: HalfPolicy = ALL_HALF) -> GraphParts:
         parts: A graph with float32 inputs and outputs. One whose weights are stored in half is widened first; one that
             computes in half already comes back as it is.
         policy: Which operators stay in FP32.
+
+    Raises:
+        GraphError: It cannot be cast.
     """
     parts = widen(parts)
     if computes_in_half(parts):
@@ -131,16 +134,20 @@ def _nearest_half(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _cast(parts: GraphParts, full_names: list[str]) -> GraphParts:
     from onnxconverter_common import float16  # noqa: PLC0415 - 40 ms that only those pay who cast
 
-    cast = float16.convert_float_to_float16(
-        parts.assemble(),
-        # Rounded above: nothing is smaller than the smallest half, or larger than the largest.
-        min_positive_val=float(np.finfo(np.float16).smallest_subnormal) / 2,
-        max_finite_val=2 * _LARGEST,
-        keep_io_types=False,
-        op_block_list=[],
-        node_block_list=full_names,
-        check_fp16_ready=False,
-    )
+    try:
+        cast = float16.convert_float_to_float16(
+            parts.assemble(),
+            # Rounded above: nothing is smaller than the smallest half, or larger than the largest.
+            min_positive_val=float(np.finfo(np.float16).smallest_subnormal) / 2,
+            max_finite_val=2 * _LARGEST,
+            keep_io_types=False,
+            op_block_list=[],
+            node_block_list=full_names,
+            check_fp16_ready=False,
+        )
+    # The library checks little: a graph it does not understand ends in whatever Python raises there.
+    except Exception as cause:
+        raise GraphError("it cannot be cast to FP16") from cause
     return take_apart(cast.SerializeToString())
 
 

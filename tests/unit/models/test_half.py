@@ -16,7 +16,7 @@ from app.backends.onnx import open_onnx_backends
 from app.models.graph import prepare_graph
 from app.models.half import ALL_HALF, FULL_SUMS, POLICIES, HalfPolicy, policy_of, to_half, widen
 from app.models.half_rounding import round_as_half
-from app.models.parts import GraphParts, attribute, take_apart
+from app.models.parts import GraphError, GraphParts, attribute, take_apart
 from app.models.prepared import PreparedFiles
 from app.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec
@@ -122,6 +122,17 @@ def test_weights_stored_in_half_are_widened_first(tmp_path: Path) -> None:
 def test_a_graph_in_half_already_comes_back_as_it_is() -> None:
     half = to_half(take_apart(arcface_model()))
     assert to_half(half) is half
+
+
+def test_a_graph_that_cannot_be_cast_is_an_error_of_ours() -> None:
+    """Two nodes that wait for each other, for example."""
+    parts = chain(
+        helper.make_node("Add", ["x", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    )
+    with pytest.raises(GraphError, match="cannot be cast to FP16"):
+        to_half(parts)
 
 
 def test_the_entry_says_which_policy(tmp_path: Path) -> None:
