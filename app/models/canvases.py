@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from app.backends.protocol import Backend
 from app.domain import Batch, Detections, Image, Tensor
@@ -47,6 +48,37 @@ class CanvasHead(ABC):
         self.spec = spec
         self.takes_pixels = takes_pixels
         self.is_batched = is_batched
+
+    @classmethod
+    def probe(
+        cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool = False
+    ) -> Self:
+        """Create a detector for the graph in `backend`, learning what its outputs are from one run on a black canvas.
+
+        Args:
+            spec: Its registry entry.
+            backend: Owned by the calling thread for the duration of the call.
+            canvas_hw: A canvas the graph takes: its fixed size, else any multiples of 32.
+            takes_pixels: The graph normalises pixels itself.
+
+        Raises:
+            ModelContractError: The graph is not of this family.
+            InferenceError: The run failed.
+        """
+        canvas = np.zeros((*canvas_hw, 3), np.uint8)
+        outputs = backend.run(cls.batch(spec, [canvas], takes_pixels=takes_pixels))
+        return cls.learn(spec, outputs, canvas_hw, takes_pixels=takes_pixels)
+
+    @classmethod
+    @abstractmethod
+    def learn(
+        cls, spec: ModelSpec, outputs: Sequence[Tensor], canvas_hw: tuple[int, int], *, takes_pixels: bool
+    ) -> Self:
+        """Create a detector, given all outputs of a run with one canvas of this size.
+
+        Raises:
+            ModelContractError: These are not the outputs of this family.
+        """
 
     def run(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
         """Detect the faces on each canvas.

@@ -72,15 +72,7 @@ def probe_item(spec: ModelSpec, canvas_hw: tuple[int, int] | None) -> Any:
     return np.full((spec.input.height_px, spec.input.width_px, 3), 127, np.uint8)
 
 
-class _Detector(Protocol):
-    """A kind of detector."""
-
-    def probe(
-        self, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool
-    ) -> CanvasHead: ...
-
-
-def _looks(kind: _Detector) -> Probe:
+def _looks(kind: type[CanvasHead]) -> Probe:
     """Return how a family is probed that finds faces on canvases."""
 
     def probe(

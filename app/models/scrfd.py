@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from app.backends.protocol import Backend
 from app.domain import Boxes, Detections, Landmarks, Tensor
 from app.errors import InferenceError, ModelContractError
 from app.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
@@ -105,23 +105,10 @@ class Scrfd(CanvasHead):
         self.layout = layout
 
     @classmethod
-    def probe(
-        cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool = False
-    ) -> Scrfd:
-        """Create a detector for the graph in `backend`, learning its layout from one run on a black canvas.
-
-        Args:
-            spec: Its registry entry.
-            backend: Owned by the calling thread for the duration of the call.
-            canvas_hw: A canvas the graph takes: its fixed size, else any multiples of 32.
-            takes_pixels: The graph normalises pixels itself.
-
-        Raises:
-            ModelContractError: The graph is not SCRFD.
-            InferenceError: The run failed.
-        """
-        canvas = np.zeros((*canvas_hw, 3), np.uint8)
-        outputs = backend.run(cls.batch(spec, [canvas], takes_pixels=takes_pixels))
+    def learn(
+        cls, spec: ModelSpec, outputs: Sequence[Tensor], canvas_hw: tuple[int, int], *, takes_pixels: bool
+    ) -> Self:
+        """Create a detector for a graph with these outputs; args and errors are those of `read_layout`."""
         return cls(spec, read_layout(outputs, canvas_hw), takes_pixels=takes_pixels)
 
     def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:

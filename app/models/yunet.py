@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from app.backends.protocol import Backend
 from app.domain import Detections, Tensor
 from app.errors import InferenceError, ModelContractError
 from app.geometry.anchors import anchor_centers, decode_centered_boxes, decode_landmarks
@@ -83,23 +82,10 @@ class Yunet(CanvasHead):
         self.levels = levels
 
     @classmethod
-    def probe(
-        cls, spec: ModelSpec, backend: Backend, canvas_hw: tuple[int, int], *, takes_pixels: bool = False
+    def learn(
+        cls, spec: ModelSpec, outputs: Sequence[Tensor], canvas_hw: tuple[int, int], *, takes_pixels: bool
     ) -> Self:
-        """Create a detector for the graph in `backend`, learning its outputs from one run on a black canvas.
-
-        Args:
-            spec: Its registry entry.
-            backend: Owned by the calling thread for the duration of the call.
-            canvas_hw: A canvas the graph takes: its fixed size, else any multiples of 32.
-            takes_pixels: The graph normalises pixels itself.
-
-        Raises:
-            ModelContractError: The graph is not YuNet.
-            InferenceError: The run failed.
-        """
-        canvas = np.zeros((*canvas_hw, 3), np.uint8)
-        outputs = backend.run(cls.batch(spec, [canvas], takes_pixels=takes_pixels))
+        """Create a detector for a graph with these outputs; args and errors are those of `read_levels`."""
         return cls(spec, read_levels(outputs, canvas_hw), takes_pixels=takes_pixels)
 
     def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
