@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain import Crop, Image
 from app.geometry.alignment import align
@@ -98,7 +99,7 @@ def draw_portrait(looks: Looks, *, height_px: int = 520, width_px: int = 420) ->
     return _light(np.asarray(small, np.uint8))
 
 
-def portrait_landmarks(looks: Looks) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def portrait_landmarks(looks: Looks) -> NDArray[np.float32]:
     """Return (5, 2) float32 where a portrait has its landmarks, shares of its width and height."""
     places = [
         (0.5 - looks.eye_gap, _EYE_Y),
