@@ -26,10 +26,8 @@ from app.models.families import FAMILIES
 from app.models.graph import prepare_graph
 from app.models.pixels import to_batch
 from app.models.probes import draw_probes
-from app.models.trials import candidates
+from app.models.trials import candidates, score_threshold
 from app.specs import ModelSpec
-
-_SCORE_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +91,18 @@ def _compare_detections(
     takes_pixels: bool,
     canvases_hw: Sequence[tuple[int, int]],
 ) -> Check:
+    threshold = score_threshold(spec)
     found: tuple[list[Detections], list[Detections]] = ([], [])
     for canvas_hw in canvases_hw:
         canvases = [
             Letterbox.fit((picture.shape[0], picture.shape[1]), canvas_hw, rectangular=False).apply(picture)
             for picture in draw_probes().pictures
         ]
-        items = [DetectorItem(canvas=canvas, score_threshold=_SCORE_THRESHOLD - SCORE_MARGIN) for canvas in canvases]
+        items = [DetectorItem(canvas=canvas, score_threshold=threshold - SCORE_MARGIN) for canvas in canvases]
         for side, backend, pixels in ((found[0], reference, False), (found[1], engine, takes_pixels)):
             head = FAMILIES[spec.family](spec, backend, canvas_hw, takes_pixels=pixels).head
             side.extend(candidates(head, backend, items))
-    agreement = compare_detections(*found, score_threshold=_SCORE_THRESHOLD)
+    agreement = compare_detections(*found, score_threshold=threshold)
     both, alone, worst_iou = agreement.found_by_both, agreement.only_one, agreement.worst_iou
     verdict = f"{both} faces found by both, {alone} by one only, worst IoU {worst_iou:.4f}"
     return Check(verdict, agreement.fault(DETECTIONS))

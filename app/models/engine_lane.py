@@ -10,11 +10,14 @@ import numpy as np
 from app.backends.buckets import warm
 from app.backends.engines.kit import EngineKit
 from app.backends.protocol import Backend
+from app.batching.batcher import Batcher
 from app.batching.lane import Lane
+from app.batching.observer import Observer
 from app.errors import InferenceError
 from app.models.engine_recipe import EngineRecipe
 from app.models.families import FAMILIES, probe_item
 from app.models.lanes import Head
+from app.models.loading import item_key
 
 
 class EngineLane:
@@ -35,6 +38,23 @@ class EngineLane:
     def lane(self) -> Lane[Any, Any]:
         """Return what a batcher takes."""
         return Lane(run=self._run, close=self._close, start=self._start)
+
+    def batcher(self, observer: Observer, *, max_waiting: int) -> Batcher[Any, Any]:
+        """Return a batcher of this lane alone.
+
+        Args:
+            observer: Told of what it does.
+            max_waiting: Most items in its queue.
+        """
+        return Batcher(
+            self._recipe.spec.name,
+            [self.lane()],
+            max_batch=self._recipe.max_batch_size,
+            max_waiting=max_waiting,
+            key=item_key,
+            observer=observer,
+            probe_items=[self.probe_item],
+        )
 
     @property
     def _canvas_hw(self) -> tuple[int, int] | None:

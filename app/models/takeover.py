@@ -18,7 +18,6 @@ from app.backends.engines.child import EngineChild
 from app.backends.engines.files import KeptPlan
 from app.backends.engines.job import EngineJob, Step
 from app.backends.engines.states import Announcer, EngineStatus
-from app.batching.batcher import Batcher
 from app.batching.observer import MetricsObserver
 from app.errors import EngineLoadError, ModelError, ServiceError, ShuttingDownError
 from app.metrics import Metrics
@@ -26,7 +25,6 @@ from app.models.engine_board import EngineBoard
 from app.models.engine_lane import EngineLane
 from app.models.engine_recipe import EngineRecipe, EngineRecipes
 from app.models.loaded import LoadedModel
-from app.models.loading import item_key
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -117,8 +115,11 @@ class EngineLoader:
             raise self._board.building(spec.name)
         if self.status(spec.name).state == "rejected":
             return await self._load_plain(spec)
+        if self._plain is not None and self._options.serves_meanwhile and not self._recipes.plans.has_any(spec.name):
+            # There is nothing to find: whoever waits need not wait until the graph is cast, too.
+            return await self._serve_meanwhile(self._plain, spec, None)
         try:
-            recipe, kept = await asyncio.get_running_loop().run_in_executor(self._files, self._look_up, spec)
+            recipe, kept = await self._look_up(spec)
         except ServiceError as error:
             if self._plain is None:
                 raise error if isinstance(error, ModelError) else ModelError(error.message) from error
@@ -135,10 +136,8 @@ class EngineLoader:
                 _log.warning("engine does not open and is built anew", model=spec.name, exc_info=error)
                 self._unopened(recipe, error)
         if self._plain is not None and self._options.serves_meanwhile:
-            model = await self._plain.load(spec)
-            self._begin(recipe, model)
-            return model
-        self._begin(recipe, None)
+            return await self._serve_meanwhile(self._plain, spec, recipe)
+        self._begin(spec, recipe, None)
         raise self._board.building(spec.name)
 
     async def close(self) -> None:
@@ -151,9 +150,19 @@ class EngineLoader:
         self._builder.shutdown(wait=False, cancel_futures=True)
         self._recipes.close()
 
-    def _look_up(self, spec: ModelSpec) -> tuple[EngineRecipe, KeptPlan | None]:
-        recipe = self._recipes.recipe(spec)
-        return recipe, self._recipes.plans.find(recipe.key)
+    async def _look_up(self, spec: ModelSpec) -> tuple[EngineRecipe, KeptPlan | None]:
+        def find() -> tuple[EngineRecipe, KeptPlan | None]:
+            recipe = self._recipes.recipe(spec)
+            return recipe, self._recipes.plans.find(recipe.key)
+
+        return await asyncio.get_running_loop().run_in_executor(self._files, find)
+
+    async def _serve_meanwhile(
+        self, plain: PlainLoader, spec: ModelSpec, recipe: EngineRecipe | None
+    ) -> LoadedModel[Any, Any]:
+        model = await plain.load(spec)
+        self._begin(spec, recipe, model)
+        return model
 
     async def _load_plain(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
         if self._plain is None:
@@ -163,15 +172,7 @@ class EngineLoader:
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
         name = recipe.spec.name
         engine = EngineLane(recipe, self._recipes.source.kit, kept.plan)
-        batcher: Batcher[Any, Any] = Batcher(
-            name,
-            [engine.lane()],
-            max_batch=recipe.max_batch_size,
-            max_waiting=self._options.max_waiting,
-            key=item_key,
-            observer=MetricsObserver(self._metrics, name),
-            probe_items=[engine.probe_item],
-        )
+        batcher = engine.batcher(MetricsObserver(self._metrics, name), max_waiting=self._options.max_waiting)
         try:
             await batcher.start()
         except BaseException:
@@ -182,18 +183,19 @@ class EngineLoader:
         self._board.enter(name, EngineStatus(state="serving"))
         return LoadedModel(spec=recipe.spec, backend=self._backend, batcher=batcher, input_hw=recipe.graph.input_hw)
 
-    def _begin(self, recipe: EngineRecipe, model: LoadedModel[Any, Any] | None) -> None:
-        name = recipe.spec.name
+    def _begin(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
+        name = spec.name
         if self._is_closed:
             return
         self._board.enter(name, EngineStatus(state="building", progress=0.0))
-        task = asyncio.create_task(self._build(recipe, model), name=f"engine {name}")
+        task = asyncio.create_task(self._build(spec, recipe, model), name=f"engine {name}")
         self._builds[name] = task
         task.add_done_callback(lambda _: self._builds.pop(name, None))
 
-    async def _build(self, recipe: EngineRecipe, model: LoadedModel[Any, Any] | None) -> None:
-        name = recipe.spec.name
+    async def _build(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
+        name = spec.name
         try:
+            recipe = recipe or (await self._look_up(spec))[0]
             self._options.may_build(recipe)
             kept = await self._run_child(recipe)
             if model is None:

@@ -123,6 +123,10 @@ class PlanFolder:
             return False
         return True
 
+    def has_any(self, model: str) -> bool:
+        """Whether a plan of this model is kept, be it for this machine or not."""
+        return any(entry.path.name.startswith(f"{model}-") for entry in self._entries())
+
     def entries(self) -> list[PlanEntry]:
         """List the plans by name; a folder that cannot be read has none."""
         return sorted(self._entries(), key=lambda entry: entry.path.name)

@@ -21,7 +21,6 @@ from app.backends.engines.kit import EngineKit, EngineRequest
 from app.errors import EngineBuildError
 from app.specs import ModelSpec
 
-
 Reference = Literal["onnxruntime", "toolkit"]
 """What an engine is judged by: ONNX Runtime in FP32 on the CPU; or, where that must not be imported, an engine that
 the same toolkit builds in FP32."""

@@ -334,7 +334,7 @@ async def test_a_graph_that_cannot_be_written_anywhere_leaves_the_model_to_other
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))  # the knob that its documentation names
     async with rig(tmp_path) as service:
         await service.embed(crops[0])
-        assert service.engine.state == "rejected"
+        await service.until_engine("rejected")
         assert "written nowhere" in (service.engine.reason or "")
     with pytest.raises(ModelError, match="written nowhere"):
         async with rig(tmp_path, plain=False) as service:
