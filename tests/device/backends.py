@@ -105,7 +105,7 @@ def detector(report: Report, setup: CudaSetup, options: Mapping[str, Any], folde
         raise click.ClickException("the detector is not of family scrfd")
     head = looks.detector
     canvases = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
-    threshold = _threshold(backend, canvases if graph.takes_pixels else head.blob(spec, list(canvases)))
+    threshold = _threshold(backend, head.batch(spec, list(canvases), takes_pixels=graph.takes_pixels))
     items = [DetectorItem(canvas=canvas, score_threshold=threshold) for canvas in canvases]
     blob = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
     runs = {**raw_sessions(folder / "det.onnx", blob, setup), "ours": lambda: head.run(backend, items)}
