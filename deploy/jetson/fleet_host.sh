@@ -85,6 +85,15 @@ load() {
   has_image || fail "the archive was loaded, and $IMAGE is not the image that was saved"
 }
 
+# Whoever calls compose there by hand starts the same image; other lines of .env are the host's own.
+name_image() {
+  {
+    grep -v '^JETFACE_IMAGE=' "$current/.env" 2>/dev/null || true
+    printf 'JETFACE_IMAGE=%s\n' "$1"
+  } >"$current/.env.new"
+  mv "$current/.env.new" "$current/.env"
+}
+
 # From here to `finish` the host is between two states.
 up() {
   local image
@@ -97,7 +106,7 @@ up() {
   mkdir -p "$current"
   cp "$incoming/compose.yaml" "$current/"
   cp "$incoming"/*.env "$current/"
-  printf 'JETFACE_IMAGE=%s\n' "$IMAGE" >"$current/.env"
+  name_image "$IMAGE"
   compose up --detach --no-build
 }
 
@@ -128,7 +137,7 @@ roll_back() {
     rm -rf "$current"
     cp -a "$previous" "$current"
   fi
-  printf 'JETFACE_IMAGE=%s\n' $kept_image >"$current/.env"
+  name_image $kept_image
   compose up --detach --no-build
 }
 

@@ -94,7 +94,7 @@ case "$*" in
     echo "$home"
     ;;
   compose*up*)
-    [[ -e compose.yaml && $(<.env) =~ JETFACE_IMAGE=(.*) && -e $(file_of "${BASH_REMATCH[1]}") ]] || exit 1
+    [[ -e compose.yaml && $(<.env) =~ JETFACE_IMAGE=([^[:space:]]*) && -e $(file_of "${BASH_REMATCH[1]}") ]] || exit 1
     id_of "$(<"$(file_of "${BASH_REMATCH[1]}")")" >"$home/running"
     ;;
 esac
@@ -135,7 +135,7 @@ class Stage:
         if runs is not None:
             self.add_image(name, "jetface:jetson", runs)
             (deployed / "compose.yaml").write_text("old: true\n", encoding="utf-8")
-            (deployed / ".env").write_text("JETFACE_IMAGE=jetface:jetson\n", encoding="utf-8")
+            (deployed / ".env").write_text("JETFACE_IMAGE=jetface:old\nJETFACE_RENDER_GID=105\n", encoding="utf-8")
             (folder / "running").write_text(_image_id(runs), encoding="utf-8")
         return folder
 

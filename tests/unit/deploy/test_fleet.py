@@ -49,6 +49,7 @@ def test_every_host_is_updated(stage: Stage, add_host: AddHost) -> None:
         assert "runtime: nvidia" in (deployed / "deploy/compose.yaml").read_text()
         assert "MODELS_DIR=" in (deployed / "deploy/jetson.env").read_text()
         assert (deployed / "deploy/local/jetface.env").read_text() == "API_KEYS=mine\n"
+        assert (deployed / "deploy/.env").read_text() == "JETFACE_RENDER_GID=105\nJETFACE_IMAGE=jetface:jetson\n"
         assert not (deployed / "incoming").exists()
         assert not (deployed / "UPDATING").exists()
     assert len([call for call in stage.calls if call.startswith("docker@local save")]) == 1
@@ -83,6 +84,9 @@ def test_an_image_that_does_not_get_healthy_is_taken_back(stage: Stage, add_host
     assert done.returncode == 1
     assert stage.outcome(done, "orin-0").startswith("ROLLED BACK")
     assert stage.runs("orin-0") == OLD_IDENTITY
+    assert (
+        folder / "opt/jetface/deploy/.env"
+    ).read_text() == "JETFACE_RENDER_GID=105\nJETFACE_IMAGE=jetface:previous\n"
     assert (folder / "opt/jetface/deploy/compose.yaml").read_text() == "old: true\n"
     assert not (folder / "opt/jetface/UPDATING").exists()
 
