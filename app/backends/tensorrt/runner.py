@@ -54,7 +54,9 @@ def open_engine(
     except Exception as cause:
         raise EngineLoadError("TensorRT cannot load the plan.") from cause
     if engine is None:
-        raise EngineLoadError("The plan is damaged, or was built for another TensorRT or GPU.")
+        raise EngineLoadError(
+            "The plan is damaged, or of another TensorRT or GPU, or there is no GPU; TensorRT's log says which."
+        )
     facts = read_facts(trt, engine)
     most = max(profile.most[0] for profile in facts.profiles)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
 from app.backends.buckets import most_kept
+from app.backends.engines.kit import EngineRequest, Profile
 from app.backends.tensorrt import loaded_engine, runner
+from app.backends.tensorrt.builder import build_engine
+from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.runner import TensorrtBackend, open_engine
 from app.errors import EngineLoadError, InferenceError
 from tests.support.fake_cuda import FakeCuda
@@ -205,6 +209,30 @@ def test_an_engine_without_room_on_the_device_is_not_loaded(trt: StandInTrt, cud
     cuda.failing = {failing}
     with pytest.raises(EngineLoadError, match="no room"):
         open_engine(trt, recognizer_plan(), max_batch_size=1, cuda=cuda)
+    assert not cuda.held
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_the_real_tensorrt_refuses_in_the_same_way(
+    toolkit: Toolkit, cuda: FakeCuda, tmp_path: Path, is_damaged: bool
+) -> None:
+    """Without a GPU it loads no plan, and with one it would not load one that is cut short."""
+    if not is_damaged and Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here, which may load it")
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(arcface_model(declared_length="length"))
+    shape = (1, 3, 112, 112)
+    profile = Profile(least=shape, usual=shape, most=shape)
+    request = EngineRequest(model="tiny", graph=graph, precision="fp32", profiles=(profile,))
+    plan = build_engine(toolkit, request, lambda _: None).plan
+    with pytest.raises(EngineLoadError):
+        open_engine(
+            toolkit.trt,
+            plan[: len(plan) // 2] if is_damaged else plan,
+            max_batch_size=1,
+            cuda=cuda,
+            logger=toolkit.relay.logger,
+        )
     assert not cuda.held
 
 
