@@ -23,7 +23,7 @@ def key_of(request: EngineRequest = REQUEST, *, graph_sha256: str = "abc", facts
 @pytest.mark.parametrize(
     "change",
     [
-        {"graph_sha256": "abd"},
+        {"graph_sha256": "def"},
         {"facts": {**FACTS, "version": "10.16.0"}},
         {"facts": {**FACTS, "compute_capability": "9.0"}},
         {"request": replace(REQUEST, model="other")},
