@@ -66,11 +66,11 @@ class NvJpeg:
             return None
         if decoded is None:
             return None
-        image = np.asarray(decoded.cpu())
+        image: Image = np.asarray(decoded.cpu())
         if image.shape != (*stored_hw, 3) or image.dtype != np.uint8:
             raise damaged()
         # The array is a view of the codec's buffer, which goes back to its pool with `decoded`.
-        return image.copy()
+        return np.array(image, order="C")
 
     def _decoder(self) -> Any:
         if not hasattr(self._decoders, "mine"):

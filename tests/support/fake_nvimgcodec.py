@@ -12,14 +12,14 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class CodeStream:
+class Stream:
     """An encoded picture."""
 
     data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeParams:
+class Params:
     """How it is to be decoded."""
 
     apply_exif_orientation: bool
@@ -40,8 +40,8 @@ class Image:
 class Codec:
     """The module. One that has no GPU raises as the real one does."""
 
-    CodeStream = CodeStream
-    DecodeParams = DecodeParams
+    CodeStream = Stream
+    DecodeParams = Params
     SampleFormat = SimpleNamespace(I_BGR="I_BGR")
 
     def __init__(self, *, has_gpu: bool = True, can_decode: bool = True, fails: bool = False) -> None:
@@ -58,9 +58,9 @@ class Codec:
         self.num_decoders += 1
         return self
 
-    def decode(self, stream: CodeStream, *, params: DecodeParams) -> Image | None:
+    def decode(self, stream: Stream, *, params: Params) -> Image | None:
         """Decode as stored, or None."""
-        assert params == DecodeParams(apply_exif_orientation=False, sample_format="I_BGR")
+        assert params == Params(apply_exif_orientation=False, sample_format="I_BGR")
         self.threads.append(threading.get_ident())
         if self.fails:
             raise RuntimeError("nvImageCodec failure: '#2'")
