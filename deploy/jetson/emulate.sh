@@ -253,7 +253,7 @@ check_answer() {
     fail "/extract of $picture: $verdict"
   pass "/extract of $picture: $verdict"
   extract "$work/answer.json" || fail "/extract of $picture, again"
-  pass "/extract again, warm"
+  pass "/extract again"
 }
 
 drain() {
