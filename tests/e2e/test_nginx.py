@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import threading
 import time
@@ -17,8 +18,9 @@ from typing_extensions import Self
 
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.file_server import Answer, FileServer, file_server
-from tests.support.proxy import Proxy, render, require_nginx, running_proxy
+from tests.support.proxy import NGINX_FOLDER, Proxy, render, require_nginx, running_proxy
 from tests.support.server import Server, free_port, running, service_environ
+from tests.support.shared import REPOSITORY
 
 NUM_SERVERS = 3
 NUM_CALLERS = 6
@@ -125,6 +127,13 @@ def test_defaults_are_those_of_the_service() -> None:
     assert "proxy_read_timeout 36s;" in text
     assert "${" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
     assert "proxy_read_timeout 66s;" in render(["a:1"], REQUEST_TIMEOUT_S="60.5")
+
+
+def test_the_page_names_every_variable_of_the_template() -> None:
+    """Its command for nginx without Docker leaves none open and fills in nothing that is nginx's own."""
+    template = (NGINX_FOLDER / "jetface.conf.template").read_text(encoding="utf-8")
+    (command,) = re.findall(r"envsubst '([^']*)'", (REPOSITORY / "docs/fleet.md").read_text(encoding="utf-8"))
+    assert {f"${name}" for name in re.findall(r"\$\{([A-Z_]+)\}", template)} == set(command.split())
 
 
 class Callers:
