@@ -90,7 +90,7 @@ class EngineLoader:
         self._unkept: dict[str, KeptPlan] = {}
         self._builds: dict[str, asyncio.Task[None]] = {}
         self._built: set[str] = set()
-        self._children: set[EngineChild] = set()
+        self._children: dict[str, EngineChild] = {}
         self._is_closed = False
         self._files = ThreadPoolExecutor(1, thread_name_prefix="engine-files")
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine-builder")
@@ -143,9 +143,13 @@ class EngineLoader:
     async def close(self) -> None:
         """End builds under way and take no more."""
         self._is_closed = True
-        for child in self._children:
-            child.stop("the service stops")
-        await asyncio.gather(*self._builds.values(), return_exceptions=True)
+        builds = dict(self._builds)
+        for name, build in builds.items():
+            if name in self._children:
+                self._children[name].stop("the service stops")
+            else:
+                build.cancel()  # it may be at a download or a cast, which end in their own time
+        await asyncio.gather(*builds.values(), return_exceptions=True)
         self._files.shutdown(wait=False, cancel_futures=True)
         self._builder.shutdown(wait=False, cancel_futures=True)
         self._recipes.close()
@@ -223,13 +227,13 @@ class EngineLoader:
             loop.call_soon_threadsafe(self._board.note_step, name, step, announcer, time.monotonic() - started)
 
         child = self._options.child(job, on_step)
-        self._children.add(child)
+        self._children[name] = child
         _log.info("engine is built", model=name, precision=recipe.request.precision, kit=self._recipes.source.kit.name)
         try:
             kept = await loop.run_in_executor(self._builder, child.run)
             self._built.add(name)
         finally:
-            self._children.discard(child)
+            del self._children[name]
         self._board.note_built(name, kept.record, time.monotonic() - started)
         return kept
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,29 @@ async def test_a_build_that_fails_leaves_the_service_as_it_was(
     assert service.plans.entries() == []
     assert len(log.read_text().splitlines()) == 1
     monkeypatch.delenv("STAND_IN_FAULT")
+    async with rig(tmp_path) as service:
+        await service.embed(crops[0])
+        await service.until_engine("serving")
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_build_that_is_killed_from_outside_harms_nobody(
+    tmp_path: Path, crops: list[Image], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """As the kernel does when memory runs out: at any moment, by SIGKILL."""
+    log = tmp_path / "builds.log"
+    monkeypatch.setenv("STAND_IN_LOG", str(log))
+    monkeypatch.setenv("STAND_IN_STEP_S", "0.1")
+    async with rig(tmp_path) as service:
+        await service.embed(crops[0])
+        await service.until(lambda: log.exists() and log.read_text().endswith("\n"))
+        await asyncio.sleep(random.Random(seed).uniform(0, 0.8))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(log.read_text().split()[1]), signal.SIGKILL)
+        await service.until_engine("rejected", "serving")
+        assert len(await service.embed(*crops)) == len(crops)
+        assert service.engine.state == "serving" or "SIGKILL" in (service.engine.reason or "")
+    assert len(service.plans.entries()) <= 1
     async with rig(tmp_path) as service:
         await service.embed(crops[0])
         await service.until_engine("serving")
