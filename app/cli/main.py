@@ -16,6 +16,7 @@ from app.cli.extract import extract
 from app.cli.models import models
 from app.cli.serve import serve
 from app.cli.settings import settings
+from app.cli.verify import verify
 from app.errors import ServiceError
 from app.settings import SettingsError
 from app.specs import RegistryError
@@ -53,5 +54,6 @@ main.add_command(models)
 main.add_command(engine)
 main.add_command(bench)
 main.add_command(doctor)
+main.add_command(verify)
 main.add_command(settings)
 main.add_command(errors)

@@ -1,0 +1,31 @@
+"""`jetface engine check`, in a process of its own: engines, and what may crash with them, stay there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import click
+
+_LIMIT_S = 1800.0
+
+
+def check_engines() -> dict[str, Any]:
+    """Return whether the engines that are kept answer as ONNX Runtime does, and what was measured.
+
+    Raises:
+        click.ClickException: Nothing was compared: there is no TensorRT here, or no engine.
+    """
+    command = [sys.executable, "-m", "app.cli", "engine", "check"]
+    try:
+        done = subprocess.run(  # noqa: S603 - this program
+            command, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired as cause:
+        raise click.ClickException(f"jetface engine check was not done within {_LIMIT_S:.0f} s") from cause
+    verdicts = done.stdout.strip().splitlines()
+    if not verdicts:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise click.ClickException(lines[-1].removeprefix("Error: "))
+    return {"passed": done.returncode == 0, "verdicts": verdicts, "faults": done.stderr.strip().splitlines()}

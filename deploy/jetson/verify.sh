@@ -1,0 +1,285 @@
+#!/usr/bin/env bash
+# The one command for the owner of a board: build, start, measure, load, stop and start again, and one Markdown report with
+# a row for everything that docs/ calls unverified. The steps are `jetface verify`; this starts and stops around them.
+# shellcheck disable=SC2329 # functions are called by the name of their step
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$here/../.." && pwd)
+
+mode=docker
+compose=
+image=
+url=
+venv=$repository/.venv
+golden=
+soak_minutes=30
+callers=4
+requests=50
+bench_seconds=5
+engine_minutes=60
+report=
+is_kept=0
+steps=
+
+usage() {
+  cat <<TEXT
+usage: deploy/jetson/verify.sh [option ...]
+
+Verifies jetface on this machine and writes a report, Markdown, fit for an issue. On a Jetson, before:
+  sudo nvpmodel -m 0 && sudo jetson_clocks
+Takes the soak's $soak_minutes minutes, a build of the image and of the engines, and some 10 minutes more. Nothing is sent anywhere.
+
+  --report FILE         where the report goes (verify-HOST-DATE.md)
+  --golden FOLDER       pictures of yours, with golden.json for the faces they show if you have it; else drawn ones
+  --soak-minutes N      length of the soak ($soak_minutes); leaks are judged from 10 on
+  --callers N           callers at once, in soak and drain ($callers)
+  --requests N          requests of each kind that speed is measured by ($requests)
+  --bench-seconds N     length of a measurement of jetface bench ($bench_seconds); 0 leaves it out
+  --engine-minutes N    longest wait for downloads and engines ($engine_minutes)
+  --keep                leave the service running in the end
+  --steps FOLDER        keep what each step found there
+
+Which service:
+  --compose FILE        compose file (deploy/compose.jetson.yaml on a Jetson, else deploy/compose.cpu.yaml)
+  --image NAME          an image that is here or in a registry, instead of building one
+  --no-docker           start entrypoint.sh of this checkout in its virtual environment
+  --venv FOLDER         that environment ($venv)
+  --url URL             a service that runs: nothing is started or stopped; JETFACE_API_KEY holds its key
+
+Exit code: 0 no claim failed; 1 one did, or the service did not start: the report says which; 2 nothing was begun.
+TEXT
+}
+
+refuse() {
+  printf 'verify.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+while (($#)); do
+  case $1 in
+    --help | -h)
+      usage
+      exit 0
+      ;;
+    --no-docker) mode=checkout ;;
+    --keep) is_kept=1 ;;
+    --report | --golden | --soak-minutes | --callers | --requests | --bench-seconds | --engine-minutes | --steps | --compose | --image | --venv | --url)
+      (($# > 1)) || refuse "$1 needs a value"
+      name=${1#--}
+      printf -v "${name//-/_}" %s "$2"
+      shift
+      ;;
+    *) refuse "unknown option $1; see --help" ;;
+  esac
+  shift
+done
+[[ -z $url ]] || mode=url
+for number in soak_minutes bench_seconds engine_minutes; do
+  [[ ${!number} =~ ^[0-9]+(\.[0-9]+)?$ ]] || refuse "--${number//_/-} takes a number, not ${!number}"
+done
+[[ -z $golden || -d $golden ]] || refuse "$golden is no folder"
+[[ -z $golden ]] || golden=$(cd "$golden" && pwd)
+report=${report:-verify-$(uname -n)-$(date -u +%Y-%m-%d).md}
+touch "$report" 2>/dev/null || refuse "$report cannot be written"
+is_temporary=0
+if [[ -z $steps ]]; then
+  steps=$(mktemp -d)
+  is_temporary=1
+fi
+mkdir -p "$steps"
+steps=$(cd "$steps" && pwd)
+rm -f "$steps"/*.json "$steps"/*.log
+chmod 755 "$steps" # what a container reads, as a user of its own
+
+# --- The three ways to a service: jetface ARGUMENT ... runs the command beside it, before_start before there is one -----
+
+service= # process id, without Docker
+port=${PORT:-18080}
+
+case $mode in
+  docker)
+    command -v docker >/dev/null || refuse "docker is not installed; --no-docker takes the checkout's own environment"
+    docker info >/dev/null 2>&1 || refuse "docker's engine does not answer: is it running, are you in the group docker?"
+    docker compose version >/dev/null 2>&1 || refuse "docker compose is not installed: apt install docker-compose-v2"
+    if [[ -z $compose ]]; then
+      compose=$repository/deploy/compose.cpu.yaml
+      [[ ! -e /etc/nv_tegra_release ]] || compose=$repository/deploy/compose.jetson.yaml
+    fi
+    [[ -f $compose ]] || refuse "$compose is not there"
+    [[ -z $image ]] || export JETFACE_IMAGE=$image
+    if [[ $compose == *jetson* && -z ${JETFACE_RENDER_GID:-} ]]; then
+      JETFACE_RENDER_GID=$(getent group render | cut -d: -f3)
+      export JETFACE_RENDER_GID=${JETFACE_RENDER_GID:-104}
+    fi
+    mounts=(--volume "$steps:/verify:ro")
+    [[ -z $golden ]] || mounts+=(--volume "$golden:/golden:ro")
+    stack() { docker compose --file "$compose" "$@"; }
+    container() { stack ps --all --quiet jetface | head -n 1; }
+    # In a container of its own, on the host's network or the service's: it outlives the service.
+    beside() { stack run --rm --no-deps --no-TTY "${mounts[@]}" --entrypoint jetface jetface "$@"; }
+    before_start() { beside "$@"; }
+    [[ -z $(container) ]] ||
+      refuse "a service is here already: docker compose -f $compose down ends it, --url verifies it as it is"
+    address() {
+      local network
+      network=$(docker inspect --format '{{.HostConfig.NetworkMode}}' "$(container)") || return
+      port=$(stack exec --no-TTY jetface printenv PORT || echo 18080)
+      if [[ $network == host ]]; then url=http://127.0.0.1:$port; else url=http://jetface:$port; fi
+    }
+    ;;
+  checkout)
+    [[ -x $venv/bin/jetface ]] || refuse "$venv has no jetface: make run sets it up, --venv names another"
+    beside() { "$venv/bin/jetface" "$@"; }
+    before_start() { beside "$@"; }
+    url=http://127.0.0.1:$port
+    ;;
+  url)
+    [[ -x $venv/bin/jetface ]] || refuse "$venv has no jetface to ask $url with: make run sets it up, --venv names another"
+    beside() { "$venv/bin/jetface" "$@"; }
+    ;;
+esac
+
+say() { printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" >&2; }
+
+# step NAME COMMAND ... leaves NAME.json and NAME.log; a step that fails costs its own rows only.
+step() {
+  local name=$1
+  shift
+  say "$name ..."
+  if "$@" >"$steps/$name.json" 2>"$steps/$name.log"; then return 0; fi
+  say "$name: $(tail -n 1 "$steps/$name.log")"
+  return 1
+}
+
+asked() { beside verify --url "$url" "$@"; }
+
+not_run() { printf '{"not_run": "%s"}\n' "$2" >"$steps/$1.json"; }
+
+# --- Start, stop ------------------------------------------------------------------------------------------------------
+
+# `set -e` does not hold in what `if` and `||` call: each line says itself that it is the end.
+build() {
+  local started=$SECONDS size
+  if [[ -z $image ]]; then
+    stack build >&2 || return
+  else
+    docker image inspect "$image" >/dev/null 2>&1 || docker pull "$image" >&2 || return
+  fi
+  size=$(docker image inspect --format '{{.Size}}' "$(stack config --images | head -n 1)") || return
+  printf '{"seconds": %d, "image_bytes": %d}\n' $((SECONDS - started)) "$size"
+}
+
+start() {
+  case $mode in
+    docker)
+      stack up --detach --no-build >&2 || return
+      address || return
+      ;;
+    checkout)
+      (cd "$repository" && PATH="$venv/bin:$PATH" HOST=127.0.0.1 exec ./entrypoint.sh) >>"$steps/service.log" 2>&1 &
+      service=$!
+      ;;
+  esac
+  asked start --timeout "$(awk -v minutes="$engine_minutes" 'BEGIN { print minutes * 60 }')"
+}
+
+stop() {
+  local code=0 started
+  started=$(date +%s%N)
+  if [[ $mode == docker ]]; then
+    stack stop jetface >&2 || return
+    code=$(docker inspect --format '{{.State.ExitCode}}' "$(container)") || return
+  else
+    kill -TERM "$service"
+    wait "$service" || code=$?
+    service=
+  fi
+  awk -v code="$code" -v nanoseconds=$(($(date +%s%N) - started)) \
+    'BEGIN { printf "{\"exit_code\": %d, \"seconds\": %.3f}\n", code, nanoseconds / 1e9 }'
+}
+
+# The load runs beside, and says when the service may be stopped.
+drain_and_stop() {
+  local load
+  asked drain --callers "$callers" >"$steps/drain.json" 2>"$steps/drain.log" &
+  load=$!
+  until grep -qs 'under load' "$steps/drain.log"; do
+    kill -0 "$load" 2>/dev/null || break
+    sleep 0.1
+  done
+  stop >"$steps/stop.json" 2>"$steps/stop.log" || say "stop: $(tail -n 1 "$steps/stop.log")"
+  wait "$load" || say "drain: $(tail -n 1 "$steps/drain.log")"
+}
+
+finish() {
+  local code=$?
+  trap - EXIT
+  if [[ -n $service ]]; then
+    kill -TERM "$service" 2>/dev/null || true
+    wait "$service" || true
+  fi
+  # The volumes stay: the next start finds weights and engines.
+  [[ $mode != docker || $is_kept == 1 ]] || stack down >/dev/null 2>&1 || true
+  [[ $is_temporary == 0 ]] || rm -rf "$steps"
+  exit "$code"
+}
+
+# --- The steps, in order ----------------------------------------------------------------------------------------------
+
+revision=$(git -C "$repository" describe --always --dirty 2>/dev/null || echo unknown)
+printf '{"mode": "%s", "started": "%s", "revision": "%s", "image": "%s"}\n' \
+  "$mode" "$(date -u '+%Y-%m-%d %H:%M UTC')" "$revision" "${image:-built here}" >"$steps/run.json"
+[[ $mode == docker ]] || sed -i 's/, "image": "[^"]*"//' "$steps/run.json"
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+if [[ $mode == docker ]]; then
+  step build build || refuse "the image is not here: $(tail -n 1 "$steps/build.log")"
+fi
+if [[ $mode == url ]]; then
+  not_run doctor "--url: the service may be on another machine"
+else
+  step doctor before_start doctor --json || true
+fi
+
+if step start start; then
+  if [[ $mode == docker && -n $golden ]]; then golden=/golden; fi
+  step answers asked answers ${golden:+--golden "$golden"} || true
+  if [[ $mode == url ]]; then
+    not_run engines "--url: its engines are kept elsewhere"
+    not_run bench "--url: it would measure this machine"
+  else
+    step engines beside verify engines || true
+  fi
+  step speed asked speed --requests "$requests" || true
+  step soak asked soak --minutes "$soak_minutes" --callers "$callers" ${golden:+--pictures "$golden"} || true
+  if [[ $mode == url ]]; then
+    not_run drain "--url: it is not ours to stop"
+    not_run stop "--url: it is not ours to stop"
+    not_run restart "--url: it is not ours to stop"
+  else
+    say "drain, stop ..."
+    drain_and_stop
+    # Here, while no service takes its share of the machine.
+    if [[ $bench_seconds == 0 ]]; then
+      not_run bench "--bench-seconds 0"
+    else
+      step bench before_start bench --json --seconds "$bench_seconds" || true
+    fi
+    step restart start || true
+  fi
+fi
+
+code=0
+if [[ $mode == docker ]]; then
+  before_start verify report /verify >"$report" || code=$?
+else
+  beside verify report "$steps" >"$report" || code=$?
+fi
+if [[ ! -s $report ]]; then
+  is_temporary=0
+  refuse "the report could not be written; what was found is in $steps"
+fi
+say "report: $report"
+exit "$code"
