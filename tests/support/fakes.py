@@ -19,6 +19,7 @@ from app.api.places import Places
 from app.api.services import (
     Access,
     ApiOptions,
+    EngineFacts,
     ModelFacts,
     RequestDefaults,
     RequestLimits,
@@ -234,6 +235,7 @@ class FakeModels:
             ModelFacts(
                 name="w600k_mbf", task="recognition", family="arcface", license="research", source="insightface",
                 state="unloaded", is_active=True, input_hw=(112, 112), embedding_length=512,
+                engine=EngineFacts(state="building", progress=0.41, eta_s=95.0),
             ),
         ]  # fmt: skip
 

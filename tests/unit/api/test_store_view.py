@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from app.api.services import EngineFacts, Verdict
 from app.api.store_view import StoreView
+from app.backends.engines.states import EngineStatus
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.errors import InferenceError, ModelFileError, ServiceError
+from app.errors import InferenceError, ModelBuildingError, ModelFileError, ServiceError
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from app.models.store import ModelStore
@@ -158,3 +160,24 @@ async def test_a_model_that_must_be_loaded_is_not_ready_before(store: ModelStore
     assert view.liveness().is_ok
     await store.get(NAME)
     assert view.readiness().is_ok
+
+
+async def test_a_model_that_waits_for_its_engine_is_not_ready_and_says_how_far_it_is(
+    model: Model, store: ModelStore
+) -> None:
+    model.load_error = ModelBuildingError("The engine of model tiny is being built, 41 % done.", retry_after_s=95)
+    view = StoreView(store, active=[NAME], watchdog_s=60)
+    with pytest.raises(ModelBuildingError):
+        await store.get(NAME)
+    assert view.readiness() == Verdict(is_ok=False, reason="The engine of model tiny is being built, 41 % done.")
+    assert view.models()[0].state == "building"
+    model.load_error = None
+    await store.get(NAME)
+    assert view.readiness().is_ok
+
+
+async def test_engines_are_shown_where_they_can_be_built(store: ModelStore) -> None:
+    assert StoreView(store, active=[NAME], watchdog_s=60).models()[0].engine is None
+    status = EngineStatus(state="building", progress=0.41, eta_s=95.123, reason="It waits.")
+    view = StoreView(store, active=[NAME], watchdog_s=60, engine_status={NAME: status}.__getitem__)
+    assert view.models()[0].engine == EngineFacts(state="building", progress=0.41, eta_s=95.1, reason="It waits.")
