@@ -141,6 +141,8 @@ class EngineChild:
                 process.wait(1)
         with self._lock:
             if process.poll() is None:
+                if not is_told:
+                    self._stopped_why = self._stopped_why or "the building process stopped reporting and was ended"
                 process.kill()
         process.wait()
         _stream(process.stdout).close()

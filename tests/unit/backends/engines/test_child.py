@@ -98,7 +98,7 @@ def test_what_libraries_write_into_any_stream_does_no_harm(
     ("program", "words"),
     [
         ("print('{\"kind\": \"step\"}'); print('x' * 3000000); raise SystemExit('enough')", r"exit code 1.*enough"),
-        ("import os; os.close(1); import time; time.sleep(60)", "SIGKILL"),
+        ("import os; os.close(1); import time; time.sleep(60)", "stopped reporting"),
         ("import time; time.sleep(60)", "longer than 1 s"),
     ],
     ids=["nonsense", "deaf", "hangs"],
