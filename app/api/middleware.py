@@ -16,7 +16,7 @@ from app.api.answers import small_answer
 from app.api.context import RequestContext, open_context
 from app.api.errors import envelope, headers_of, status_of
 from app.drain import Drain
-from app.errors import QueueFullError, ServiceError
+from app.errors import CapacityError, MemoryPressureError, ModelBuildingError, QueueFullError, ServiceError
 from app.logs import request_context
 from app.metrics import Metrics
 
@@ -34,6 +34,10 @@ LINGER_BYTES = 2**24
 """Most that is read past."""
 
 
+_FORESEEN = (CapacityError, ModelBuildingError, MemoryPressureError)
+"""Statuses from 500 on that tell of no fault: a traceback for each would bury those that do."""
+
+
 class ErrorAnswers:
     """Turns any exception into the envelope; what is not a `ServiceError` goes to the log and stays there."""
 
@@ -45,7 +49,8 @@ class ErrorAnswers:
         error = cause if isinstance(cause, ServiceError) else ServiceError("The service failed; the log says why.")
         status = status_of(type(error))
         self._metrics.refusals.labels(error.code).inc()
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        is_foreseen = isinstance(error, _FORESEEN)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_foreseen:
             _log.error("request failed", code=error.code, reason=error.message, exc_info=cause)
         elif not isinstance(error, QueueFullError):
             _log.info("request refused", code=error.code, reason=error.message)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from starlette.exceptions import HTTPException
+from structlog.testing import capture_logs
 
 from app import errors
 from app.api.errors import envelope, from_http_exception, headers_of, status_of
 from app.errors import ServiceError
+from tests.support.fakes import Harness
 
 
 def tree(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
@@ -52,3 +54,27 @@ def test_the_envelope_holds_code_message_details_and_id() -> None:
 )
 def test_the_frameworks_errors_become_ours(status: int, code: str) -> None:
     assert from_http_exception(HTTPException(status, "echo")).code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "has_traceback"),
+    [
+        (errors.InferenceError("The run failed."), "request failed", True),
+        (RuntimeError("nobody foresaw it"), "request failed", True),
+        (errors.ShuttingDownError("Bye."), "request refused", False),
+        (errors.DeadlineExceededError("Late."), "request refused", False),
+        (errors.ModelBuildingError("Soon.", retry_after_s=3), "request refused", False),
+        (errors.MemoryPressureError("Full.", retry_after_s=3), "request refused", False),
+    ],
+)
+async def test_only_faults_are_logged_with_a_traceback(error: Exception, event: str, *, has_traceback: bool) -> None:
+    """A drain behind a proxy refuses hundreds: they must not bury what is wrong."""
+    harness = Harness()
+    harness.extractor.error = error
+    with capture_logs() as lines:
+        async with harness.client() as client:
+            answer = await client.post("/extract", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
+    assert answer.status_code >= 500
+    (line,) = (line for line in lines if line["event"].startswith("request "))
+    assert line["event"] == event
+    assert ("exc_info" in line) is has_traceback
