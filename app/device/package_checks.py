@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 
 from app.device.findings import Finding, Severity
 from app.device.gpu import Gpu
@@ -66,6 +67,11 @@ def installed_packages() -> Mapping[str, str]:
     }
 
 
+def can_be_found(module: str) -> bool:
+    """Tell whether a top-level module is installed, without importing it."""
+    return find_spec(module) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Packages:
     """What is installed here."""
@@ -73,6 +79,7 @@ class Packages:
     versions: Mapping[str, str] = field(default_factory=installed_packages)
     """By normalized name."""
     import_module: Callable[[str], ImportOutcome] = import_apart
+    has_module: Callable[[str], bool] = can_be_found
 
     @property
     def has_gpu_runtime(self) -> bool:
@@ -81,8 +88,12 @@ class Packages:
 
     @property
     def has_tensorrt(self) -> bool:
-        """Whether TensorRT's Python package is; TensorRT for RTX and the lean runtime do not count."""
-        return any(name == "tensorrt" or name.startswith("tensorrt-cu") for name in self.versions)
+        """Whether TensorRT's Python package is; TensorRT for RTX and the lean runtime do not count.
+
+        A folder without metadata does: packages for an operating system need not have any.
+        """
+        is_listed = any(name == "tensorrt" or name.startswith("tensorrt-cu") for name in self.versions)
+        return is_listed or self.has_module("tensorrt")
 
     @property
     def runtime_version(self) -> tuple[int, ...] | None:

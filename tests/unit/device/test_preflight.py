@@ -263,7 +263,15 @@ class TestPackages:
         assert Packages(versions).runtime_version is not None
         assert Packages({"onnxruntime": "1.27.0.dev1+cu12"}).runtime_version == (1, 27, 0)
         assert Packages({}).runtime_version is None
-        assert not Packages({"tensorrt-rtx-cu13-bindings": "1.7"}).has_tensorrt
+        assert not Packages({"tensorrt-rtx-cu13-bindings": "1.7"}, has_module=lambda _: False).has_tensorrt
+
+    def test_a_tensorrt_without_metadata_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a package of the operating system may come."""
+        assert not Packages({}).has_tensorrt
+        (tmp_path / "tensorrt").mkdir()
+        (tmp_path / "tensorrt" / "__init__.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        assert Packages({}).has_tensorrt
 
 
 class TestPlace:
