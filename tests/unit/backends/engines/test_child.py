@@ -205,7 +205,7 @@ def test_the_building_process_ends_with_its_parent(tmp_path: Path) -> None:
         "recipe = tiny_recipe(folder)\n"
         "EngineChild(recipe.job(FACTORY, folder / 'engines'), lambda step: print(step.phase, flush=True)).run()\n"
     )
-    environ = {**os.environ, "STAND_IN_STEP_S": "60", "STAND_IN_LOG": str(log)}
+    environ = {**os.environ, "STAND_IN_STEP_S": "60", "STAND_IN_LOG": str(log), "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environ, stdout=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
