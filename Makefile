@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/models),)
 export MODEL_MIRROR ?= ../shared/models
 endif
 
-SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh
+SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
 DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
 .PHONY: help run test check lint bench lock lock-images docs clean

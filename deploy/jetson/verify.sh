@@ -3,6 +3,7 @@
 # a row for everything that docs/ calls unverified. The steps are `jetface verify`; this starts and stops around them.
 # shellcheck disable=SC2329 # functions are called by the name of their step
 set -euo pipefail
+umask 022 # a container reads what is written here, as a user of its own
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd "$here/../.." && pwd)
@@ -90,7 +91,7 @@ fi
 mkdir -p "$steps"
 steps=$(cd "$steps" && pwd)
 rm -f "$steps"/*.json "$steps"/*.log
-chmod 755 "$steps" # what a container reads, as a user of its own
+chmod 755 "$steps"
 
 # --- The three ways to a service: jetface ARGUMENT ... runs the command beside it, before_start before there is one -----
 
