@@ -78,6 +78,11 @@ def test_a_worker_that_dies_is_replaced_and_the_service_goes_on(server: Server) 
 
 
 def test_all_of_them_drain(server: Server) -> None:
+    """The two of the beginning less the one that died, and the one in its place, once it serves."""
+    deadline = time.monotonic() + 60
+    while server.read_log().count("Application startup complete") < 3:
+        assert time.monotonic() < deadline, server.read_log()
+        time.sleep(0.05)
     assert server.stop() == 0
     assert server.read_log().count("draining") == 2
 

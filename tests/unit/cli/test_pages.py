@@ -37,7 +37,8 @@ def test_the_program_understands_it(command: str) -> None:
         words.pop(0)
     assert words.pop(0).rpartition("/")[2] == "jetface"
     found: click.Command = main
-    context = click.Context(main)
+    # The group's own settings: a command remembers the names of its help option from the first context it meets.
+    context = click.Context(main, **main.context_settings)
     while isinstance(found, click.Group) and words and not words[0].startswith("-"):
         name = words.pop(0)
         subcommand = found.get_command(context, name)

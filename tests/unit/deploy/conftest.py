@@ -52,7 +52,7 @@ def scrape(shared_models: Path, shared_images: Path, tmp_path_factory: pytest.Te
             await client.get("/nowhere")
             while "jetface_device_" not in (text := (await client.get("/metrics")).text):  # noqa: ASYNC110 - its only sign
                 await asyncio.sleep(0.01)
-            return text + gpu_series() + engine_series()
+            return with_engine_series(text) + gpu_series()
 
     return asyncio.run(ask())
 
@@ -65,13 +65,15 @@ def gpu_series() -> str:
     return generate_latest(metrics.device).decode()
 
 
-def engine_series() -> str:
-    """Write what there is only where engines are built."""
+def with_engine_series(text: str) -> str:
+    """Write what there is only where engines are built below the head each of these metrics has already."""
     metrics = Metrics()
     metrics.set_engine("det_500m", "building", 0.4)
     metrics.engine_build_seconds.labels("det_500m").set(95)
-    gauges = (metrics.engine_state, metrics.engine_progress, metrics.engine_build_seconds)
-    return "".join(generate_latest(gauge).decode() for gauge in gauges)
+    for gauge in (metrics.engine_state, metrics.engine_progress, metrics.engine_build_seconds):
+        head, samples = generate_latest(gauge).decode().split(" gauge\n")
+        text = text.replace(f"{head} gauge\n", f"{head} gauge\n{samples}")
+    return text
 
 
 @pytest.fixture(scope="session")
