@@ -110,7 +110,7 @@ case $mode in
     [[ -f $compose ]] || refuse "$compose is not there"
     [[ -z $image ]] || export JETFACE_IMAGE=$image
     if [[ $compose == *jetson* && -z ${JETFACE_RENDER_GID:-} ]]; then
-      JETFACE_RENDER_GID=$(getent group render | cut -d: -f3)
+      JETFACE_RENDER_GID=$(getent group render | cut -d: -f3 || true)
       export JETFACE_RENDER_GID=${JETFACE_RENDER_GID:-104}
     fi
     mounts=(--volume "$steps:/verify:ro")
@@ -167,11 +167,24 @@ build() {
   else
     docker image inspect "$image" >/dev/null 2>&1 || docker pull "$image" >&2 || return
   fi
-  size=$(docker image inspect --format '{{.Size}}' "$(stack config --images | head -n 1)") || return
+  size=$(docker image inspect --format '{{.Size}}' "$(stack config --images jetface | head -n 1)") || return
   printf '{"seconds": %d, "image_bytes": %d}\n' $((SECONDS - started)) "$size"
 }
 
+# A container that dies is started again and again, as its compose file wants.
+is_up() {
+  case $mode in
+    docker) [[ $(docker inspect --format '{{.RestartCount}}' "$(container)") == [0-2] ]] ;;
+    checkout) kill -0 "$service" 2>/dev/null ;;
+  esac
+}
+
+last_words() {
+  if [[ $mode == docker ]]; then stack logs --no-log-prefix --tail 1 jetface 2>&1; else tail -n 1 "$steps/service.log"; fi
+}
+
 start() {
+  local waiting
   case $mode in
     docker)
       stack up --detach --no-build >&2 || return
@@ -182,7 +195,18 @@ start() {
       service=$!
       ;;
   esac
-  asked start --timeout "$(awk -v minutes="$engine_minutes" 'BEGIN { print minutes * 60 }')"
+  asked start --timeout "$(awk -v minutes="$engine_minutes" 'BEGIN { print minutes * 60 }')" &
+  waiting=$!
+  while kill -0 "$waiting" 2>/dev/null; do
+    if ! is_up; then
+      kill "$waiting" 2>/dev/null || true
+      wait "$waiting" || true
+      printf 'the service has ended: %s\n' "$(last_words)" >&2
+      return 1
+    fi
+    sleep 0.2
+  done
+  wait "$waiting"
 }
 
 stop() {
@@ -242,6 +266,7 @@ if [[ $mode == url ]]; then
   not_run doctor "--url: the service may be on another machine"
 else
   step doctor before_start doctor --json || true
+  ! grep -qs '"port-in-use"' "$steps/doctor.json" || refuse "the port is in use: end what has it, or set PORT to another"
 fi
 
 if step start start; then

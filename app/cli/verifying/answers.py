@@ -19,7 +19,7 @@ from app.domain import Detections, ExtractOptions, Face
 from app.errors import ServiceError
 from app.geometry.boxes import iou_matrix
 from app.imaging.sources import EncodedPicture
-from app.models.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
+from app.models.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
 from app.service import open_service
 from app.settings import Settings
 

@@ -14,6 +14,8 @@ import httpx
 from app.cli.verifying.caller import Target
 from app.cli.verifying.drawing import crowd
 
+_LOOK_EVERY_S = 0.05
+
 _UNSERVED_S = 0.02
 """A connection that breaks sooner after a request was sent was closed already; nobody was serving it."""
 
@@ -59,7 +61,9 @@ def load_until_stopped(
     threads = [threading.Thread(target=call) for _ in range(num_callers)]
     for thread in threads:
         thread.start()
-    if has_begun.wait(seconds):
+    while not has_begun.wait(_LOOK_EVERY_S) and any(thread.is_alive() for thread in threads):
+        pass
+    if has_begun.is_set():
         on_first_answer()
     for thread in threads:
         thread.join()

@@ -12,7 +12,7 @@ import numpy as np
 
 from app.cli.pictures import find_pictures
 from app.domain import Image
-from app.models.probes import PEOPLE, draw_portrait, draw_probes
+from app.models.judging.probes import PEOPLE, draw_portrait, draw_probes
 
 CROWD_ROWS, CROWD_COLUMNS = 4, 8
 _CROWD_HW = (240, 192)

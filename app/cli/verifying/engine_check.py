@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+COMMAND = (sys.executable, "-m", "app.cli", "engine", "check")
+
 _LIMIT_S = 1800.0
 
 
-def check_engines() -> dict[str, Any]:
+def check_engines(command: Sequence[str] = COMMAND, limit_s: float = _LIMIT_S) -> dict[str, Any]:
     """Return whether the engines that are kept answer as ONNX Runtime does, and what was measured.
+
+    Args:
+        command: What compares them.
+        limit_s: Longest it may take.
 
     Raises:
         click.ClickException: Nothing was compared: there is no TensorRT here, or no engine.
     """
-    command = [sys.executable, "-m", "app.cli", "engine", "check"]
     try:
         done = subprocess.run(  # noqa: S603 - this program
-            command, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+            command, capture_output=True, text=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired as cause:
-        raise click.ClickException(f"jetface engine check was not done within {_LIMIT_S:.0f} s") from cause
+        raise click.ClickException(f"jetface engine check was not done within {limit_s:.0f} s") from cause
     verdicts = done.stdout.strip().splitlines()
     if not verdicts:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -40,6 +40,12 @@ def outcomes(folder: Path) -> dict[str, str]:
     return {row[-1]: row[1].strip("* ") for row in rows if row[-1] in ids}
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server"), STARTERS) as started:
+        yield started
+
+
 class TestCheckout:
     def test_a_service_is_started_verified_stopped_and_started_again(self, tmp_path: Path) -> None:
         """The real one, on starter models: everything that a CPU can tell passes."""
@@ -71,17 +77,17 @@ class TestCheckout:
         assert "| how | checkout |" in report
 
     def test_a_service_that_does_not_start_fails_the_report_and_says_why(self, tmp_path: Path) -> None:
-        variables = {"PORT": str(free_port()), "MAX_FACES": "many"}
-        done = run(tmp_path, "--no-docker", "--engine-minutes", "0.02", variables=variables)
+        """At once: nobody waits an hour for the engines of a service that has ended."""
+        variables = {"PORT": str(free_port()), "BACKEND": "tensorrt"}
+        done = run(tmp_path, "--no-docker", variables=variables)
         assert done.returncode == 1
         assert outcomes(tmp_path)["first-answer"] == "fail"
-        assert "MAX_FACES" in (tmp_path / "report.md").read_text()
+        assert "the service has ended: Error: BACKEND=tensorrt cannot be had" in (tmp_path / "report.md").read_text()
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("server"), STARTERS) as started:
-        yield started
+    def test_the_service_of_somebody_else_is_not_verified_in_its_place(self, tmp_path: Path, server: Server) -> None:
+        done = run(tmp_path, "--no-docker", variables={"PORT": server.url.rpartition(":")[2]})
+        assert done.returncode == 2
+        assert "the port is in use" in done.stderr
 
 
 class TestUrl:
@@ -110,6 +116,9 @@ ANSWERS = {
 """What `jetface verify STEP` prints in the stand-in's containers, of a board on which all is well."""
 
 
+JETSON = ("--compose", str(REPOSITORY / "deploy/compose.jetson.yaml"))
+
+
 class Docker:
     """A `docker` on PATH that records its calls and plays one service; `report` is run for real, on what is mounted."""
 
@@ -136,6 +145,7 @@ class Docker:
                         sys.exit("docker: " + fault.name + " broke")
                 if call[0] == "up":
                     container.touch()
+                    (folder / "render").write_text(os.environ.get("JETFACE_RENDER_GID", ""))
                 elif call[0] == "ps" and container.exists():
                     print("c0ffee")
                 elif call[0] == "down":
@@ -146,14 +156,19 @@ class Docker:
                     print("18081")
                 elif call[:2] == ["image", "inspect"]:
                     print(14_200_000_000)
+                elif call[0] == "logs":
+                    print("MAX_FACES: many is no number")
                 elif call[0] == "inspect":
-                    print("host" if "HostConfig" in call[2] else 0)
+                    is_dying = (folder / "faults" / "dying").exists()
+                    print("host" if "HostConfig" in call[2] else 5 * is_dying)
                 elif call[0] == "run":
                     if "report" in call:
                         mounted = next(word.split(":")[0] for word in call if word.endswith(":/verify:ro"))
                         command = [sys.executable, "-m", "app.cli", "verify", "report", mounted]
                         sys.exit(subprocess.run(command, cwd={str(REPOSITORY)!r}).returncode)
                     step = next(name for name in {list(ANSWERS)!r} if name in call)
+                    if step == "start" and (folder / "faults" / "dying").exists():
+                        time.sleep(60)
                     if step == "drain":
                         print("under load", file=sys.stderr, flush=True)
                     print(json.dumps({ANSWERS!r}[step]))
@@ -162,6 +177,16 @@ class Docker:
         )
         program.chmod(0o755)
         self.path = f"{self.bin}{os.pathsep}/usr/bin:/bin"
+
+    def add(self, name: str, script: str) -> None:
+        """Put another program beside it."""
+        (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    @property
+    def render_gid(self) -> str:
+        """The host's group that the service was started with."""
+        return (self.bin.parent / "render").read_text()
 
     @property
     def calls(self) -> list[list[str]]:
@@ -183,8 +208,10 @@ def docker(tmp_path: Path) -> Docker:
 
 class TestDocker:
     def test_a_board_is_verified_in_its_container(self, tmp_path: Path, docker: Docker) -> None:
-        done = run(tmp_path, path=docker.path)
+        docker.add("getent", "echo render:x:105:")
+        done = run(tmp_path, *JETSON, path=docker.path)
         assert done.returncode == 0, done.stderr
+        assert docker.render_gid == "105"
         assert docker.did() == [
             "build", "doctor", "up", "start", "answers", "engines", "speed", "soak", "drain", "stop", "bench",
             "up", "start", "report", "down",
@@ -207,6 +234,15 @@ class TestDocker:
         assert answers[-2:] == ["--golden", "/golden"]
         assert "down" not in docker.did()
         assert "build" not in docker.did()
+
+    def test_a_container_that_dies_again_and_again_is_not_waited_for(self, tmp_path: Path, docker: Docker) -> None:
+        (docker.faults / "dying").touch()
+        docker.add("getent", "exit 2")
+        done = run(tmp_path, *JETSON, path=docker.path)
+        assert done.returncode == 1
+        assert docker.render_gid == "104", "where the host has no such group"
+        assert "the service has ended: MAX_FACES: many is no number" in (tmp_path / "report.md").read_text()
+        assert docker.did()[-1] == "down"
 
     def test_a_service_that_is_there_already_is_left_alone(self, tmp_path: Path, docker: Docker) -> None:
         (docker.bin.parent / "container").touch()

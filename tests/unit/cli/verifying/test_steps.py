@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from app.cli.verifying.answers import GOLDEN_FILE
 from app.cli.verifying.caller import Target
 from app.cli.verifying.draining import load_until_stopped
 from app.cli.verifying.drawing import Named, crowd, pictures_of, portrait
+from app.cli.verifying.engine_check import check_engines
 from app.cli.verifying.soak import soak
 from app.cli.verifying.starting import wait_until_serving
 from tests.support.server import Server, free_port, running_server
@@ -147,6 +149,20 @@ class TestEngines:
         script[0].questions = 0
         with pytest.raises(ClickException, match="no picture was answered in time"):
             wait_until_serving(script[1], 1e-9)
+
+    @pytest.mark.parametrize("code", [0, 1])
+    def test_what_was_compared_is_told_whether_it_agrees_or_not(self, code: int) -> None:
+        program = f"import sys; print('rec  fp16  cosine 0.9'); print('too little', file=sys.stderr); sys.exit({code})"
+        facts = check_engines([sys.executable, "-c", program])
+        assert facts == {"passed": not code, "verdicts": ["rec  fp16  cosine 0.9"], "faults": ["too little"]}
+
+    def test_a_comparison_that_does_not_end_is_ended(self) -> None:
+        with pytest.raises(ClickException, match="was not done within 0 s"):
+            check_engines([sys.executable, "-c", "import time; time.sleep(60)"], limit_s=0.3)
+
+    def test_one_that_says_nothing_tells_its_exit_code(self) -> None:
+        with pytest.raises(ClickException, match="exit code 3"):
+            check_engines([sys.executable, "-c", "raise SystemExit(3)"])
 
     def test_without_tensorrt_nothing_is_compared(self, server: Server) -> None:
         result = verify(server, "engines")
