@@ -7,10 +7,10 @@ from app.backends.memory import MemoryGuard
 from app.backends.providers import TensorrtOptions
 from app.geometry.letterbox import scaled_canvas
 from app.metrics import Metrics
-from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
-from app.models.files import WeightsFolder
+from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from app.models.engines.takeover import EngineLoader, TakeoverOptions
 from app.models.loading import ModelLoader
-from app.models.takeover import EngineLoader, TakeoverOptions
+from app.models.weights.files import WeightsFolder
 from app.settings import Settings
 
 _BUILD_BYTES_PER_FILE_BYTE = 10

@@ -21,7 +21,7 @@ from app.backends.cpu import usable_cores
 from app.drain import Drain
 from app.errors import ServiceError
 from app.logs import configure_logs
-from app.models.engine_recipe import EngineSource
+from app.models.engines.recipe import EngineSource
 from app.service import Service, build_service, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError

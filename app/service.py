@@ -31,12 +31,12 @@ from app.imaging.loader import PictureLoader
 from app.imaging.remote import RemotePictures
 from app.metrics import Metrics
 from app.models.defaults import ModelChooser, starter_notice
-from app.models.download import Fetcher
-from app.models.engine_recipe import EngineSource
-from app.models.files import Mirror, WeightsFolder
+from app.models.engines.recipe import EngineSource
+from app.models.engines.takeover import EngineLoader
 from app.models.loading import LoadOptions, ModelLoader
 from app.models.store import ModelStore
-from app.models.takeover import EngineLoader
+from app.models.weights.download import Fetcher
+from app.models.weights.files import Mirror, WeightsFolder
 from app.pipeline.attributes import Attributes
 from app.pipeline.chosen import ChosenModels
 from app.pipeline.describer import CROPS_AT_ONCE, Describer

@@ -20,7 +20,7 @@ from app.cli.quiet import configure_quiet_logs
 from app.domain import STAGES, ExtractOptions, PictureResult
 from app.errors import ModelBuildingError
 from app.imaging.sources import EncodedPicture
-from app.models.probes import draw_probes
+from app.models.judging.probes import draw_probes
 from app.service import Service, open_service
 from app.settings import Settings
 

@@ -20,13 +20,13 @@ from app.domain import Image
 from app.errors import RequestError
 from app.imaging.decode import Decoder
 from app.imaging.sniff import sniff
-from app.models.agreement import DETECTIONS, FP16_EMBEDDINGS, DetectionAgreement, EmbeddingAgreement
-from app.models.conversion import Conversion, convert_to_half, crops_of
 from app.models.defaults import ModelChooser
-from app.models.files import WeightsFolder
-from app.models.half import FULL_SUMS
-from app.models.probes import draw_probes
-from app.models.trials import Pictures
+from app.models.graphs.half import FULL_SUMS
+from app.models.judging.agreement import DETECTIONS, FP16_EMBEDDINGS, DetectionAgreement, EmbeddingAgreement
+from app.models.judging.conversion import Conversion, convert_to_half, crops_of
+from app.models.judging.probes import draw_probes
+from app.models.judging.trials import Pictures
+from app.models.weights.files import WeightsFolder
 from app.service import open_weights
 from app.settings import Settings
 from app.specs import ModelSpec

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from app.models.engine_recipe import EngineSource
+    from app.models.engines.recipe import EngineSource
 
 # What the commands do is imported when they do it: `jetface --help` need not pay for it.
 
@@ -29,7 +29,7 @@ def build(source: EngineSource | None, names: tuple[str, ...], *, job: Path | No
     """
     if job is not None:
         from app.logs import configure_logs  # noqa: PLC0415 - see above
-        from app.models.engine_build import run_job_file  # noqa: PLC0415 - see above
+        from app.models.engines.build import run_job_file  # noqa: PLC0415 - see above
 
         configure_logs("WARNING", "text")
         run_job_file(job)

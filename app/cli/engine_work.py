@@ -21,9 +21,9 @@ from app.cli.quiet import configure_quiet_logs
 from app.engines import engine_recipes, plan_folder
 from app.errors import BackendUnavailableError, ServiceError
 from app.models.defaults import ModelChooser
-from app.models.engine_check import Check, compare, open_reference
-from app.models.engine_recipe import EngineRecipe, EngineRecipes, EngineSource
-from app.models.packs import expand
+from app.models.engines.check import Check, compare, open_reference
+from app.models.engines.recipe import EngineRecipe, EngineRecipes, EngineSource
+from app.models.weights.packs import expand
 from app.service import open_weights
 from app.settings import Settings, read_settings
 from app.specs import ModelSpec, RegistryError

@@ -16,7 +16,7 @@ from app.settings import read_settings
 from app.specs import ModelSpec, RegistryError
 
 if TYPE_CHECKING:
-    from app.models.files import WeightsFolder
+    from app.models.weights.files import WeightsFolder
 
 
 @click.group()
@@ -30,8 +30,8 @@ models.add_command(convert)
 @models.command("list")
 def list_models() -> None:
     """Show every registry entry (its task, where its weights are, its licence), then the packs."""
-    from app.models.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
-    from app.models.packs import packs_of  # noqa: PLC0415 - as in `_open`
+    from app.models.weights.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
+    from app.models.weights.packs import packs_of  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
     record = LicenseRecord(weights.folder)
@@ -68,7 +68,7 @@ def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -
 
     NAME is a model or a pack. Their licences are shown.
     """
-    from app.models.download import Fetcher  # noqa: PLC0415 - as in `_open`
+    from app.models.weights.download import Fetcher  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
     specs = _expand(names, registry)
@@ -86,7 +86,7 @@ def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
 
 
 def _expand(names: Sequence[str], registry: Mapping[str, ModelSpec]) -> list[ModelSpec]:
-    from app.models.packs import expand  # noqa: PLC0415 - as in `_open`
+    from app.models.weights.packs import expand  # noqa: PLC0415 - as in `_open`
 
     try:
         return expand(names, registry)
@@ -101,7 +101,7 @@ def _settle_licenses(
 
     Weights that are here already are not asked about, unless they are to be carried elsewhere.
     """
-    from app.models.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
+    from app.models.weights.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
 
     record = LicenseRecord(weights.folder)
     coming = [spec for spec in specs if target or not weights.is_at_hand(spec)]

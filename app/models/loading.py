@@ -25,15 +25,15 @@ from app.batching.lane import Lane
 from app.batching.observer import MetricsObserver
 from app.errors import ServiceError
 from app.metrics import Metrics
-from app.models.families import FAMILIES
-from app.models.files import WeightsFolder
-from app.models.graph import PreparedGraph, prepare_graph
+from app.models.families.looks import canvas_shapes
+from app.models.families.table import FAMILIES
+from app.models.graphs.prepare import PreparedGraph, prepare_graph
+from app.models.graphs.prepared import PreparedFiles
+from app.models.graphs.rewrite import choose_rewrites
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
-from app.models.looks import canvas_shapes
-from app.models.prepared import PreparedFiles
 from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
-from app.models.rewrite import choose_rewrites
+from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from app.domain import Boxes, ExtractOptions, Face, Image
 from app.geometry.cutout import cut_out
 from app.imaging.loader import LoadedPicture
-from app.models.liveness import merge_opinions
+from app.models.families.liveness import merge_opinions
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 

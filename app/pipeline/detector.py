@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.domain import Detections, Image
 from app.geometry.boxes import merge_looks
 from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
-from app.models.canvases import DetectorItem
+from app.models.families.canvases import DetectorItem
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from app.domain import Boxes, Detections, Landmarks
 from app.geometry.boxes import iou_matrix
-from app.models.scrfd import place_landmarks
+from app.models.families.scrfd import place_landmarks
 
 KNOWN_BOX_THRESHOLD = 0.3
 """Detector score at which a face counts where the caller says that there is one: half of what is asked elsewhere."""

@@ -24,8 +24,8 @@ from app.backends.providers import CPU, runtime_version
 from app.domain import ExtractOptions
 from app.imaging.sources import EncodedPicture
 from app.logs import configure_logs
-from app.models.graph import prepare_graph
-from app.models.rewrite import choose_rewrites
+from app.models.graphs.prepare import prepare_graph
+from app.models.graphs.rewrite import choose_rewrites
 from app.service import Service, open_service
 from app.settings import Settings
 from app.specs import default_registry_dir, read_registry

@@ -12,8 +12,8 @@ import numpy as np
 from app.backends.onnx import open_onnx_backends
 from app.backends.protocol import Backend
 from app.backends.providers import CPU, runtime_version
-from app.models.graph import prepare_graph
-from app.models.rewrite import choose_rewrites
+from app.models.graphs.prepare import prepare_graph
+from app.models.graphs.rewrite import choose_rewrites
 from app.specs import default_registry_dir, read_registry
 from tests.support.shared import shared_dir
 

@@ -16,9 +16,9 @@ from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine
 from app.errors import InferenceError
-from app.models.graph import PreparedGraph, prepare_graph
-from app.models.pixels import to_batch
-from app.models.rewrite import choose_rewrites
+from app.models.graphs.pixels import to_batch
+from app.models.graphs.prepare import PreparedGraph, prepare_graph
+from app.models.graphs.rewrite import choose_rewrites
 from app.specs import ModelSpec
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan

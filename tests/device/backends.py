@@ -16,11 +16,11 @@ from app.backends.onnx_bucket import run_options
 from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
 from app.backends.protocol import Backend
 from app.backends.providers import CPU, CUDA, runtime_version
-from app.models.canvases import CanvasHead, DetectorItem
-from app.models.families import FAMILIES
-from app.models.graph import prepare_graph
-from app.models.looks import LooksHead
-from app.models.rewrite import choose_rewrites
+from app.models.families.canvases import CanvasHead, DetectorItem
+from app.models.families.looks import LooksHead
+from app.models.families.table import FAMILIES
+from app.models.graphs.prepare import prepare_graph
+from app.models.graphs.rewrite import choose_rewrites
 from tests.device.gpu import DeviceName, describe, open_setup
 from tests.device.report import Report
 from tests.device.timing import take_turns

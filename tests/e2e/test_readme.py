@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.models.defaults import starter_notice
-from app.models.packs import expand
+from app.models.weights.packs import expand
 from app.specs import default_registry_dir, read_registry
 from tests.support.server import Server, service_environ
 from tests.support.shared import REPOSITORY

@@ -12,12 +12,12 @@ import pytest
 
 from app.backends.onnx import open_onnx_backends
 from app.geometry.tensors import cosine_matrix
-from app.models.families import FAMILIES
-from app.models.graph import prepare_graph
-from app.models.half import to_half
-from app.models.half_rounding import round_as_half
-from app.models.parts import take_apart
-from app.models.trials import trial_of
+from app.models.families.table import FAMILIES
+from app.models.graphs.half import to_half
+from app.models.graphs.half_rounding import round_as_half
+from app.models.graphs.parts import take_apart
+from app.models.graphs.prepare import prepare_graph
+from app.models.judging.trials import trial_of
 from app.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.portraits import middle_face
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from app.backends.engines.files import PlanFolder
-from app.models.engine_recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
-from app.models.files import WeightsFolder
+from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.tiny_onnx import arcface_model, arcface_spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from app import main
-from app.models.engine_recipe import EngineSource
+from app.models.engines.recipe import EngineSource
 from tests.support import stand_in_kit
 
 

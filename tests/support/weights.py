@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from app.models.download import Fetcher
+from app.models.weights.download import Fetcher
 from app.specs import DownloadSpec, InputSpec, ModelSpec
 
 

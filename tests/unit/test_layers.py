@@ -25,7 +25,7 @@ def layers() -> list[list[str]]:
     """The layers that import-linter enforces, highest first."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
-    (contract,) = (contract for contract in contracts if contract["type"] == "layers")
+    contract = next(contract for contract in contracts if contract["type"] == "layers")
     return [layer.split(" | ") for layer in contract["layers"]]
 
 

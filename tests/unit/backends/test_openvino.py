@@ -16,7 +16,7 @@ import pytest
 from app.backends.onnx import open_onnx_backends
 from app.backends.openvino import Graphs, OpenVinoBackend, has_bf16, is_installed, load_runtime, open_openvino_backends
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
-from app.models.graph import PreparedGraph, prepare_graph
+from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
-from app.models.graph import prepare_graph
+from app.models.graphs.prepare import prepare_graph
 from app.specs import default_registry_dir, read_registry
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.fragile_onnx import offset_model, overflowing_model

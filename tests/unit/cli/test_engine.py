@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
-from app.models.engine_recipe import EngineSource
+from app.models.engines.recipe import EngineSource
 from app.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recognizer

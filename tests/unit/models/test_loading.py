@@ -21,9 +21,9 @@ from app.backends.selection import Selection, select_backend
 from app.domain import Blob, Tensor
 from app.errors import InferenceError, ModelFileError
 from app.metrics import Metrics
-from app.models.canvases import DetectorItem
-from app.models.files import WeightsFolder
+from app.models.families.canvases import DetectorItem
 from app.models.loading import LoadOptions, ModelLoader
+from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 

@@ -18,9 +18,9 @@ from app.backends.openers import OnnxOpener
 from app.backends.selection import Selection
 from app.errors import InferenceError
 from app.metrics import Metrics
-from app.models.canvases import DetectorItem
-from app.models.files import WeightsFolder
+from app.models.families.canvases import DetectorItem
 from app.models.loading import LoadOptions, ModelLoader
+from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.domain import Detections
-from app.models.scrfd import place_landmarks
+from app.models.families.scrfd import place_landmarks
 from app.pipeline.known import at_boxes, at_landmarks
 
 DETECTED = Detections(

@@ -20,7 +20,7 @@ from app.backends.engines.child import EngineChild
 from app.backends.engines.files import KeptPlan, PlanFolder
 from app.backends.engines.job import Step, write_job
 from app.errors import EngineBuildError
-from app.models.engine_recipe import EngineRecipe
+from app.models.engines.recipe import EngineRecipe
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recipe
 from tests.support.shared import REPOSITORY

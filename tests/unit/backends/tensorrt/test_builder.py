@@ -25,7 +25,7 @@ from app.backends.tensorrt.kit import TensorrtKit
 from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.profiles import profiles_for
 from app.errors import EngineBuildError, EngineLoadError
-from app.models.graph import prepare_graph
+from app.models.graphs.prepare import prepare_graph
 from app.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan

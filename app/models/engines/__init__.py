@@ -1,0 +1,1 @@
+"""Models on engines: built, checked, opened, put into service."""

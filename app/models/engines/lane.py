@@ -1,0 +1,80 @@
+"""An engine as a lane of a batcher: opened, warmed and closed on the one thread that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from app.backends.buckets import warm
+from app.backends.engines.kit import EngineKit
+from app.backends.protocol import Backend
+from app.batching.batcher import Batcher
+from app.batching.lane import Lane
+from app.batching.observer import Observer
+from app.errors import InferenceError
+from app.models.engines.recipe import EngineRecipe
+from app.models.families.table import FAMILIES, probe_item
+from app.models.lanes import Head
+from app.models.loading import item_key
+
+
+class EngineLane:
+    """Runs one model's engine. All calls come from the lane's thread."""
+
+    def __init__(self, recipe: EngineRecipe, kit: EngineKit, plan: bytes) -> None:
+        self._recipe = recipe
+        self._kit = kit
+        self._plan: bytes | None = plan
+        self._backend: Backend | None = None
+        self._head: Head[Any, Any] | None = None
+
+    @property
+    def probe_item(self) -> Any:
+        """An item the engine can run."""
+        return probe_item(self._recipe.spec, self._canvas_hw)
+
+    def lane(self) -> Lane[Any, Any]:
+        """Return what a batcher takes."""
+        return Lane(run=self._run, close=self._close, start=self._start)
+
+    def batcher(self, observer: Observer, *, max_waiting: int) -> Batcher[Any, Any]:
+        """Return a batcher of this lane alone.
+
+        Args:
+            observer: Told of what it does.
+            max_waiting: Most items in its queue.
+        """
+        return Batcher(
+            self._recipe.spec.name,
+            [self.lane()],
+            max_batch=self._recipe.max_batch_size,
+            max_waiting=max_waiting,
+            key=item_key,
+            observer=observer,
+            probe_items=[self.probe_item],
+        )
+
+    @property
+    def _canvas_hw(self) -> tuple[int, int] | None:
+        return self._recipe.canvases_hw[0] if self._recipe.canvases_hw else None
+
+    def _start(self) -> None:
+        recipe, plan = self._recipe, self._plan or b""
+        self._backend = self._kit.open(plan, max_batch_size=recipe.max_batch_size)
+        # The device has its own copy now.
+        self._plan = None
+        takes_pixels = recipe.graph.takes_pixels
+        warm(self._backend, recipe.item_shapes, np.uint8 if takes_pixels else np.float32)
+        probe = FAMILIES[recipe.spec.family]
+        self._head = probe(recipe.spec, self._backend, self._canvas_hw, takes_pixels=takes_pixels).head
+
+    def _run(self, items: Sequence[Any]) -> Sequence[Any]:
+        if self._head is None or self._backend is None:
+            raise InferenceError("The engine is not open.")
+        return self._head.run(self._backend, items)
+
+    def _close(self) -> None:
+        if self._backend is not None:
+            self._backend.close()

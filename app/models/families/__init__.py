@@ -1,0 +1,1 @@
+"""Families: what goes into a graph, and what its answers mean."""

@@ -1,0 +1,1 @@
+"""Graphs: taken apart, checked, changed for where they run, kept."""

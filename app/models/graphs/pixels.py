@@ -1,0 +1,71 @@
+"""Pictures to batches: normalised here, or by the graph itself from the pixels as they are.
+
+A graph that takes pixels is given a quarter of the bytes, and the CPU has nothing to compute: it pays where a batch is
+carried to a GPU. On a CPU it does not: `to_blob` is faster than the same steps as nodes (docs/adr/0009-fp16-graphs.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.helper import make_node
+
+from app.domain import Batch, Image
+from app.geometry.tensors import to_blob, to_pixels
+from app.models.graphs.parts import GraphParts
+from app.specs import InputSpec
+
+
+def to_batch(pictures: Sequence[Image], spec: InputSpec, *, takes_pixels: bool) -> Batch:
+    """Put pictures of one size together as a graph takes them.
+
+    Args:
+        pictures: N >= 1 pictures (H, W, 3) uint8 BGR.
+        spec: What the model wants to be fed.
+        takes_pixels: The graph normalises pixels itself.
+
+    Raises:
+        ValueError: No picture, or pictures of different sizes.
+    """
+    if takes_pixels:
+        return to_pixels(pictures)
+    return to_blob(pictures, mean=spec.mean, std=spec.std, channel_order=spec.channel_order)
+
+
+def take_pixels(parts: GraphParts, spec: InputSpec) -> GraphParts:
+    """Return the graph with (N, H, W, 3) uint8 BGR for its input, not annotated; it does what `to_blob` does, in FP32.
+
+    The cast comes first, and alone reads the input: TensorRT takes 8-bit input only to convert it at once.
+
+    Args:
+        parts: A checked graph whose one input is (N, 3, H, W) float32; its annotation does not matter.
+        spec: What the model wants to be fed.
+    """
+    name = parts.inputs[0].name
+    weights: dict[str, NDArray[Any]] = {
+        f"{name}/mean": np.array(spec.mean, np.float32),
+        f"{name}/std": np.array(spec.std, np.float32),
+        f"{name}/rgb": np.array([2, 1, 0], np.int64),
+    }
+    nodes = [
+        make_node("Cast", [name], [f"{name}/float"], to=onnx.TensorProto.FLOAT),
+        make_node("Transpose", [f"{name}/float"], [f"{name}/planes"], perm=[0, 3, 1, 2]),
+    ]
+    if spec.channel_order == "rgb":
+        nodes.append(make_node("Gather", [f"{name}/planes", f"{name}/rgb"], [f"{name}/ordered"], axis=1))
+    if spec.mean:
+        nodes.append(make_node("Sub", [nodes[-1].output[0], f"{name}/mean"], [f"{name}/centered"]))
+    if spec.std != 1:
+        nodes.append(make_node("Div", [nodes[-1].output[0], f"{name}/std"], [f"{name}/normalized"]))
+    blob = nodes[-1].output[0]
+    for node in parts.nodes:
+        reader = onnx.NodeProto()
+        reader.CopyFrom(node)
+        reader.input[:] = [blob if source == name else source for source in node.input]
+        nodes.append(reader)
+    value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
+    return parts.replace(nodes=nodes, new_weights=weights, inputs=[value])

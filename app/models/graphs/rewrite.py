@@ -1,0 +1,80 @@
+"""Rewrites that make a graph faster on a CPU and leave its answers alone, up to rounding. Figures: ADR 0005."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx.helper import make_node
+
+from app.models.graphs.convolutions import merge_siblings, widen_groups
+from app.models.graphs.parts import GraphParts
+
+PRELU_IS_SLOW_FROM = (1, 25)
+"""First ONNX Runtime whose CPU provider is slower on PRelu than on the two branches we write instead.
+
+Measured: 1.31.1 is, 1.24.1 is not.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One rewrite. `version` goes up with every change of what `apply` writes: prepared files are cached by it."""
+
+    name: str
+    version: int
+    apply: Callable[[GraphParts], GraphParts]
+
+
+def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Rewrite, ...]:
+    """Return the rewrites that win on an execution provider.
+
+    Args:
+        provider: ONNX Runtime's name of it, such as `CPUExecutionProvider`, or `OpenVINO` for that runtime itself.
+        runtime_version: Of ONNX Runtime, such as (1, 31, 1).
+    """
+    merge, widen = Rewrite("merge_siblings", 1, merge_siblings), Rewrite("widen_groups", 1, widen_groups)
+    if provider == "OpenVINO":
+        return (merge, widen)
+    if provider != "CPUExecutionProvider":
+        return ()
+    if runtime_version < PRELU_IS_SLOW_FROM:
+        return (merge,)
+    # Groups gain where the layers around them stay in blocks too: only where PRelu was split.
+    return (merge, widen, Rewrite("split_prelu", 1, split_prelu))
+
+
+def split_prelu(parts: GraphParts) -> GraphParts:
+    """Write PRelu as `Relu(x) - slope * Relu(-x)`, both factors as depthwise 1x1 convolutions.
+
+    Exact to the bit: one of the two branches is zero, and the sign of a product does not round. ONNX Runtime has no
+    blocked (NCHWc) kernel for PRelu, Neg or a product by channel, and turns the layout back and forth around each;
+    convolutions stay in it and take the Relu and the sum along.
+
+    PRelus on anything but maps with one slope a channel stay as they are.
+    """
+    nodes: list[onnx.NodeProto] = []
+    new_weights = {}
+    for node in parts.nodes:
+        slopes = parts.constant(node.input[1]) if node.op_type == "PRelu" else None
+        # (C, 1, 1) can only broadcast over (N, C, H, W) channel by channel; C = 1 may be one slope for all.
+        if slopes is None or slopes.ndim != 3 or slopes.shape[1:] != (1, 1) or slopes.shape[0] == 1:
+            nodes.append(node)
+            continue
+        source, target = node.input[0], node.output[0]
+        channels = slopes.shape[0]
+        minus, negated = f"{target}/minus", f"{target}/slopes"
+        new_weights[minus] = np.full((channels, 1, 1, 1), -1, slopes.dtype)
+        new_weights[negated] = -slopes.reshape(-1, 1, 1, 1)
+        nodes += [
+            make_node("Relu", [source], [f"{target}/positive"]),
+            make_node("Conv", [source, minus], [f"{target}/mirrored"], group=channels, kernel_shape=[1, 1]),
+            make_node("Relu", [f"{target}/mirrored"], [f"{target}/negative"]),
+            make_node(
+                "Conv", [f"{target}/negative", negated], [f"{target}/sloped"], group=channels, kernel_shape=[1, 1]
+            ),
+            make_node("Add", [f"{target}/positive", f"{target}/sloped"], [target]),
+        ]
+    return parts.replace(nodes=nodes, new_weights=new_weights)

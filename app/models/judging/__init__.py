@@ -1,0 +1,1 @@
+"""Whether two ways to run a model agree: on what it is tried, by which limits."""

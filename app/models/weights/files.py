@@ -1,0 +1,137 @@
+"""Where a model's weights are: the user's folder, the shipped registry, a mirror, or the official package.
+
+Every file is checked against its registry entry before it is used, whoever put it there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import structlog
+
+from app.atomic import whole_file
+from app.errors import ModelFileError
+from app.models.weights.digests import VerifiedFiles, digest_words
+from app.models.weights.download import Fetcher
+from app.models.weights.licenses import LicenseRecord
+from app.specs import ModelSpec
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """Where weights are asked for before their official package: a folder or an http(s) URL, or neither."""
+
+    folder: Path | None = None
+    """Read in place, never written: it may be read-only."""
+    url: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Mirror:
+        """Read the setting `MODEL_MIRROR`; empty is no mirror."""
+        if urlsplit(text).scheme in {"http", "https"}:
+            return cls(url=text.rstrip("/"))
+        return cls(folder=Path(text).expanduser()) if text else cls()
+
+    def url_of(self, spec: ModelSpec) -> str | None:
+        """Return the address of a model's file on a mirror that is a URL."""
+        return f"{self.url}/{quote(spec.file_name)}" if self.url else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFolder:
+    """Finds, verifies and, when it may, downloads weights. Thread-safe; several processes may share the folder."""
+
+    folder: Path
+    """`MODELS_DIR`: looked into first, and where downloads go."""
+    registry_dir: Path | None = None
+    """Folder of the shipped registry: starter models lie beside their entries."""
+    mirror: Mirror = field(default_factory=Mirror)
+    fetcher: Fetcher | None = None
+    """How files are downloaded; None never downloads."""
+    registry: Mapping[str, ModelSpec] = field(default_factory=dict, repr=False)
+    """All entries: models of one archive are taken out of it together."""
+    _verified: VerifiedFiles = field(default_factory=VerifiedFiles, init=False, repr=False)
+
+    def is_at_hand(self, spec: ModelSpec) -> bool:
+        """Whether the weights are on this machine: existing, not yet verified. A URL is not asked."""
+        return any(path.is_file() for path in self._candidates(spec))
+
+    def locate(self, spec: ModelSpec) -> Path:
+        """Return the verified file of a model, downloading it when nothing on this machine has it.
+
+        Blocks, for minutes when it downloads; call it from a thread. A second process that needs the same file waits
+        for the first.
+
+        Raises:
+            ModelFileError: It cannot be had; the message says what to do.
+        """
+        reason = "it is not here"
+        for path in self._candidates(spec):
+            if not path.is_file():
+                continue
+            if self._verified.check(path, spec):
+                return path
+            reason = "the file that is here has another checksum"
+            _log.error("file has another checksum and is not used", model=spec.name, file=str(path))
+        path = self.folder / spec.file_name
+        mirror_url = self.mirror.url_of(spec)
+        # A file that somebody put there is never overwritten, whatever is wrong with it.
+        if self.fetcher is None or path.exists() or not (mirror_url or spec.download):
+            raise self._not_to_be_had(spec, reason)
+        url = spec.download.url if spec.download else None
+        if spec.non_commercial:
+            accepted = not LicenseRecord(self.folder).asks(spec)
+            _log.warning("weights are not for commercial use", model=spec.name, license=spec.license, accepted=accepted)
+        siblings = [other for other in self.registry.values() if other.download and other.download.url == url]
+        try:
+            self.fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=[s for s in siblings if s.name != spec.name])
+        except ModelFileError as cause:
+            raise self._not_to_be_had(spec, cause.message) from cause
+        return path
+
+    def export(self, spec: ModelSpec, folder: Path) -> Path:
+        """Put the verified file of a model into a folder that another machine takes for its mirror.
+
+        Copied from this machine when it is here, else downloaded there. Blocks; errors are those of `locate`.
+        """
+        mirror = Mirror(url=self.mirror.url)
+        there = replace(self, folder=folder, registry_dir=None, mirror=mirror)
+        target = folder / spec.file_name
+        if not target.exists() and self.is_at_hand(spec):
+            source = replace(self, fetcher=None).locate(spec)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with source.open("rb") as original, whole_file(target) as copy:
+                    shutil.copyfileobj(original, copy)
+            except OSError as cause:
+                raise ModelFileError(f"{target} cannot be written: {cause.strerror}.") from cause
+        return there.locate(spec)
+
+    def _candidates(self, spec: ModelSpec) -> Iterator[Path]:
+        folders = (self.folder, self.registry_dir, self.mirror.folder)
+        yield from dict.fromkeys(folder / spec.file_name for folder in folders if folder is not None)
+
+    def _not_to_be_had(self, spec: ModelSpec, reason: str) -> ModelFileError:
+        digest = digest_words(spec)
+        _log.error(
+            "weights are missing",
+            model=spec.name,
+            reason=reason,
+            file=spec.file_name,
+            digest=digest,
+            models_dir=str(self.folder.absolute()),
+            mirror=self.mirror.url or (str(self.mirror.folder) if self.mirror.folder else None),
+            download=spec.download.url if spec.download and self.fetcher else None,
+            license=spec.license,
+        )
+        return ModelFileError(
+            f"The weights of model {spec.name} cannot be had: {reason.rstrip('.')}. Supply {spec.file_name} ({digest}) "
+            "in one of three ways: put it into MODELS_DIR; set MODEL_MIRROR to a folder or URL that has it; or allow "
+            "its download with MODEL_DOWNLOAD=1" + ("." if spec.download else ", for models that have an address.")
+        )

@@ -1,0 +1,126 @@
+"""Where weights come from, in which order, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.errors import ModelFileError
+from app.models.weights.digests import VerifiedFiles
+from app.models.weights.download import Fetcher
+from app.models.weights.files import Mirror, WeightsFolder
+from app.specs import ModelSpec
+from tests.support.file_server import Answer, file_server
+from tests.support.weights import make_spec as make_weights_spec
+
+WEIGHTS = b"the weights of a model"
+
+
+def make_spec(**choices: Any) -> ModelSpec:
+    return make_weights_spec(WEIGHTS, **choices)
+
+
+def put(folder: Path, body: bytes = WEIGHTS, name: str = "mine.onnx") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_bytes(body)
+    return path
+
+
+@pytest.mark.parametrize("with_md5", [False, True])
+def test_the_users_folder_is_asked_first(tmp_path: Path, with_md5: bool) -> None:
+    folders = [tmp_path / name for name in ("models", "registry", "mirror")]
+    paths = [put(folder) for folder in folders]
+    weights = WeightsFolder(folder=folders[0], registry_dir=folders[1], mirror=Mirror(folder=folders[2]))
+    for path in paths:
+        assert weights.is_at_hand(make_spec())
+        assert weights.locate(make_spec(with_md5=with_md5)) == path
+        path.unlink()
+    assert not weights.is_at_hand(make_spec())
+
+
+def test_a_folder_mirror_is_used_in_place_and_never_written(tmp_path: Path) -> None:
+    mirror = put(tmp_path / "mirror")
+    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror.parse(str(tmp_path / "mirror")))
+    assert weights.locate(make_spec()) == mirror
+    assert not (tmp_path / "models").exists()
+    assert [path.name for path in mirror.parent.iterdir()] == ["mine.onnx"]
+
+
+def test_a_file_with_another_checksum_is_passed_over_and_never_overwritten(tmp_path: Path) -> None:
+    damaged = put(tmp_path / "models", b"other")
+    mirror = put(tmp_path / "mirror")
+    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"), fetcher=Fetcher())
+    with capture_logs() as logs:
+        assert weights.locate(make_spec()) == mirror
+    assert logs[0]["event"] == "file has another checksum and is not used"
+    mirror.unlink()
+    with pytest.raises(ModelFileError, match="another checksum"):
+        weights.locate(make_spec(url="http://127.0.0.1:9/never-asked"))
+    assert damaged.read_bytes() == b"other"
+
+
+def test_what_cannot_be_had_is_named_with_its_digest_and_three_ways_to_supply_it(tmp_path: Path) -> None:
+    spec = make_spec()
+    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"))
+    with capture_logs() as logs, pytest.raises(ModelFileError) as caught:
+        weights.locate(spec)
+    message = caught.value.message
+    for part in ("mine.onnx", f"sha256 {spec.sha256}", "MODELS_DIR", "MODEL_MIRROR", "MODEL_DOWNLOAD=1"):
+        assert part in message
+    assert str(tmp_path) not in message
+    assert logs[-1]["models_dir"] == str(tmp_path / "models")
+    assert logs[-1]["mirror"] == str(tmp_path / "mirror")
+
+
+def test_nothing_is_downloaded_when_downloads_are_off(tmp_path: Path) -> None:
+    with file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:
+        weights = WeightsFolder(folder=tmp_path, mirror=Mirror.parse(server.url), fetcher=None)
+        with pytest.raises(ModelFileError):
+            weights.locate(make_spec(url=f"{server.url}/mine.onnx"))
+        assert server.requests == []
+
+
+def test_a_url_mirror_is_asked_before_the_official_address(tmp_path: Path) -> None:
+    with file_server({"/m/mine.onnx": Answer(WEIGHTS), "/official": Answer(WEIGHTS)}) as server:
+        spec = make_spec(url=f"{server.url}/official")
+        for mirror, asked in ((f"{server.url}/m/", ["/m/mine.onnx"]), ("", ["/official"])):
+            folder = tmp_path / str(len(mirror))
+            weights = WeightsFolder(folder=folder, mirror=Mirror.parse(mirror), fetcher=Fetcher())
+            assert weights.locate(spec) == folder / "mine.onnx"
+            assert server.requests == asked
+            server.requests.clear()
+
+
+def test_a_failed_download_says_why(tmp_path: Path) -> None:
+    with file_server({}) as server:
+        weights = WeightsFolder(folder=tmp_path, mirror=Mirror.parse(server.url), fetcher=Fetcher())
+        with pytest.raises(ModelFileError, match="from the mirror, the server answered 404"):
+            weights.locate(make_spec())
+
+
+def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path) -> None:
+    path = put(tmp_path)
+    verified = VerifiedFiles()
+    assert verified.check(path, make_spec())
+    stat = path.stat()
+    path.write_bytes(WEIGHTS.upper())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert verified.check(path, make_spec())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not verified.check(path, make_spec())
+
+
+def test_a_file_that_cannot_be_read_does_not_pass(tmp_path: Path) -> None:
+    assert not VerifiedFiles().check(tmp_path / "missing", make_spec())
+    (tmp_path / "folder").mkdir()
+    assert not VerifiedFiles().check(tmp_path / "folder", make_spec())
+
+
+def test_an_empty_mirror_is_none() -> None:
+    assert Mirror.parse("") == Mirror()
+    assert Mirror.parse("https://host/x/").url_of(make_spec(name="a.b")) == "https://host/x/a.b.onnx"
