@@ -31,7 +31,11 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_the_program_understands_it(command: str) -> None:
     """Names and options; whether the folders of an example are there is not asked."""
-    words = shlex.split(command, comments=True)
+    # In a container the service is called as the program is.
+    in_container = r"^docker compose (exec( -T)?|run --rm --entrypoint jetface) jetface "
+    words = shlex.split(
+        re.sub(in_container, "jetface ", command).replace("jetface jetface ", "jetface "), comments=True
+    )
     while (variable := words[0].partition("="))[1]:
         assert variable[0] in VARIABLES
         words.pop(0)
