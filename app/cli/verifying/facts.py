@@ -46,7 +46,8 @@ def _derive(facts: dict[str, dict[str, Any]]) -> None:
     free = ((facts.get("doctor", {}).get("machine") or {}).get("memory_bytes") or {}).get("free")
     soak = facts.get("soak")
     if soak and soak.get("available_min_bytes") and free:
-        soak["taken_bytes"] = max(0.0, free - soak["available_min_bytes"])
+        # What others gave back meanwhile cannot make it less than the process has.
+        soak["taken_bytes"] = max(soak.get("rss_max_bytes") or 0.0, free - soak["available_min_bytes"])
     second = facts.get("restart", {})
     if second.get("build_seconds") is not None:
         second["engines_were_kept"] = bool(second["engines_serve"]) and not second["build_seconds"]

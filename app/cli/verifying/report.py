@@ -12,7 +12,7 @@ _MOST_ROWS = 12
 """Of the table of curves."""
 
 _CURVES: Sequence[tuple[str, str, float, str]] = (
-    ("minute", "minute", 1.0, ".3g"),
+    ("minute", "minute", 1.0, ".2f"),
     ("process, MB", "rss_bytes", 1e-6, ".0f"),
     ("machine has left, MB", "available_bytes", 1e-6, ".0f"),
     ("hottest, °C", "celsius", 1.0, ".1f"),

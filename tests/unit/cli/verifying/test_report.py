@@ -96,7 +96,7 @@ class TestReport:
         assert rows["engines-kept"][2] == "yes"
         assert rows["bench"][2] == "150 pictures/s"
         assert "**No claim failed**" in page
-        assert "| 0 | 1500 | 50000 | 61.5 | 1300 | 97 | 38.2 | 0 |" in page
+        assert "| 0.00 | 1500 | 50000 | 61.5 | 1300 | 97 | 38.2 | 0 |" in page
         for told in ("Jetson AGX Orin", "0 MAXN", "12, 12", "cosine 0.99997", "`clocks-vary`", "no OpenVINO", "numpy"):
             assert told in page
 
@@ -110,6 +110,12 @@ class TestReport:
         assert [name for name, row in rows.items() if row[1] == "**fail**"] == ["engines-kept", "leak-process"]
         assert "`docs/jetson.md`" in rows["leak-process"][3]
         assert "**FAILED**: " in page
+
+    def test_memory_that_others_gave_back_is_not_taken_off(self, tmp_path: Path) -> None:
+        found = board()
+        found["doctor"]["machine"]["memory_bytes"]["free"] = 49e9
+        page, _ = write_report(read_claims(), read_facts(leave(tmp_path, found)))
+        assert rows_of(page)["memory-8"][2] == "1.5 GB"
 
     def test_what_went_wrong_is_told(self, tmp_path: Path) -> None:
         found = board()
