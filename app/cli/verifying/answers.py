@@ -27,18 +27,21 @@ GOLDEN_FILE = "golden.json"
 _PATIENCE_S = 600.0
 
 
-def compare_answers(target: Target, settings: Settings, folder: Path | None) -> dict[str, Any]:
+def compare_answers(
+    target: Target, settings: Settings, folder: Path | None, *, probes: Probes | None = None
+) -> dict[str, Any]:
     """Compare the service with ONNX Runtime on the CPU, which runs the same models in this process.
 
     Args:
         target: The service.
         settings: Its own; models and thresholds are taken from them.
         folder: An owner's pictures, with what faces they show in `golden.json` if there is one; None: drawn ones.
+        probes: What is asked of this machine; others in tests.
 
     Raises:
         click.ClickException: ONNX Runtime cannot be had here, or the service answers with an error.
     """
-    if fault := Probes().cores_fault():
+    if fault := (probes or Probes()).cores_fault():
         raise click.ClickException(f"{fault.what}: {fault.why}. {fault.cure}")
     pictures = pictures_of(folder)
     with target.caller() as caller:

@@ -16,14 +16,18 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner, Result
 
+from app.backends.attempts import Probes
 from app.cli.main import main
-from app.cli.verifying.answers import GOLDEN_FILE
+from app.cli.verifying.answers import GOLDEN_FILE, compare_answers
 from app.cli.verifying.caller import Target
 from app.cli.verifying.draining import load_until_stopped
 from app.cli.verifying.drawing import Named, crowd, pictures_of, portrait
 from app.cli.verifying.engine_check import check_engines
 from app.cli.verifying.soak import soak
+from app.cli.verifying.speed import measure_speed
 from app.cli.verifying.starting import wait_until_serving
+from app.settings import Settings
+from tests.support.machines import ORIN_30W, plant
 from tests.support.server import Server, free_port, running_server
 
 KEY = "a-key"
@@ -206,6 +210,20 @@ class TestAnswers:
         assert result.exit_code == 1
         assert GOLDEN_FILE in result.stderr
 
+    def test_models_that_cannot_be_had_here_are_one_line(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DET_MODEL", "det_10g")
+        result = verify(server, "answers")
+        assert result.exit_code == 1
+        assert "det_10g" in result.stderr
+
+    def test_where_onnx_runtime_may_crash_it_is_not_asked(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.backends.attempts.runtime_version", lambda: (1, 23, 0))
+        probes = Probes(root=plant(tmp_path, ORIN_30W), machine="aarch64")
+        with pytest.raises(ClickException, match="ONNX Runtime may crash"):
+            compare_answers(target, Settings(), None, probes=probes)
+
     def test_a_folder_without_pictures_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ClickException, match="no pictures in"):
             pictures_of(tmp_path)
@@ -219,8 +237,21 @@ class TestSpeed:
         assert facts["crowd_ms_per_face"] == pytest.approx(facts["crowd_ms"] / 32)
         assert 0 < facts["recognize_ms_per_face"] < facts["crowd_ms_per_face"]
 
+    def test_a_service_that_finds_nobody_is_told(self) -> None:
+        class Blind(Script):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                self.answer(b'{"data": [{"faces": []}]}')
+
+        with listening(Blind) as target, pytest.raises(ClickException, match="no face was found"):
+            measure_speed(target, 1)
+
 
 class TestSoak:
+    def test_a_key_that_is_wrong_is_told(self, server: Server) -> None:
+        with pytest.raises(ClickException, match="/metrics is answered by 401"):
+            soak(Target(server.url, "another key"), [Named("a", portrait())], seconds=5, num_callers=1)
+
     def test_memory_is_followed_while_callers_are_answered(self, server: Server) -> None:
         facts = found(verify(server, "soak", "--minutes", "0.03", "--callers", "2"))
         assert facts["requests"] > 0
