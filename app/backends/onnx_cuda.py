@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
+from app.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
 from app.backends.buckets import Kept, bucket_of, most_kept
 from app.backends.cuda.gate import CaptureGate
 from app.backends.cuda.runtime import CudaError, CudaRuntime
@@ -43,7 +43,7 @@ class CudaSetup:
     gate: CaptureGate = field(default_factory=CaptureGate)
     memory_limit_bytes: int = 0
     """Most memory of the device for a model, its input and output buffers aside; 0: no limit."""
-    audits_by_profile: bool = False
+    audits_by_profile: bool = field(default_factory=lambda: not can_tell())
     """Whether only the profile of a run tells where nodes went; see `audit.can_tell`."""
     device: str = "cuda"
     """As ONNX Runtime calls it; `cpu` runs all but the GPU's own part of this module, for tests."""

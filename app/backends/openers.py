@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.backends.audit import can_tell
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.onnx import open_onnx_backends
 from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
@@ -118,7 +117,7 @@ def with_cuda_buffers(
     except (BackendUnavailableError, CudaError) as error:
         _log.warning("models run without buffers of their own and without CUDA graphs: slower", reason=str(error))
         return replace(opener, gpu_memory_limit_bytes=memory_limit_bytes)
-    setup = CudaSetup(cuda=cuda, memory_limit_bytes=memory_limit_bytes, audits_by_profile=not can_tell())
+    setup = CudaSetup(cuda=cuda, memory_limit_bytes=memory_limit_bytes)
     return replace(opener, cuda=setup, gpu_memory_limit_bytes=memory_limit_bytes)
 
 

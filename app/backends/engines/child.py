@@ -32,8 +32,8 @@ hour at most, and a build that hangs must not keep the lock for ever."""
 _LONGEST_LINE_BYTES = 2**20
 _LAST_WORDS_BYTES = 4096
 _LAST_LINE_CHARACTERS = 300
-_END_S = 10.0
-"""How long a process may take to end that has said all it had to say."""
+END_S = 10.0
+"""How long a process may take to end that has said all it had to say, or has closed its stream as the dying do."""
 
 
 class EngineChild:
@@ -46,6 +46,7 @@ class EngineChild:
         *,
         command: Sequence[str] = BUILD_COMMAND,
         deadline_s: float = DEADLINE_S,
+        end_s: float = END_S,
     ) -> None:
         """Create a build.
 
@@ -54,11 +55,13 @@ class EngineChild:
             on_step: Called on the thread of `run`, for each step.
             command: Program and arguments; the path of the job file follows.
             deadline_s: Longest it may take, seconds.
+            end_s: Longest a process may take to end that says nothing more, seconds.
         """
         self.job = job
         self.on_step = on_step
         self.command = command
         self.deadline_s = deadline_s
+        self.end_s = end_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped_why: str | None = None
@@ -131,14 +134,9 @@ class EngineChild:
         return None
 
     def _reap(self, process: subprocess.Popen[bytes], *, is_told: bool) -> None:
-        """See the process to its end: in its own time when it has told how the build ended."""
-        if is_told:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_END_S)
-        elif process.poll() is None:
-            # Its stream is closed, so nothing more can come; a process that has just died needs a moment to be known.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
+        """See the process to its end: nothing more can come from it, but an interpreter takes its time to die."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self.end_s)
         with self._lock:
             if process.poll() is None:
                 if not is_told:
@@ -182,7 +180,7 @@ class _LastWords:
 
     def text(self) -> str:
         """Return the last of it; the process has ended."""
-        self._thread.join(_END_S)
+        self._thread.join(END_S)
         return self._tail.decode(errors="replace")
 
     def _read(self) -> None:

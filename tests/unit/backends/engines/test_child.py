@@ -107,7 +107,13 @@ def test_a_process_that_is_no_builder_is_ended(
     recipe: EngineRecipe, plans: PlanFolder, program: str, words: str
 ) -> None:
     with pytest.raises(EngineBuildError, match=words):
-        build(recipe, plans, command=[sys.executable, "-c", program], deadline_s=1.0 if "longer" in words else 60.0)
+        build(
+            recipe,
+            plans,
+            command=[sys.executable, "-c", program],
+            deadline_s=1.0 if "longer" in words else 60.0,
+            end_s=1.0 if "stopped" in words else 60.0,
+        )
 
 
 def test_a_program_that_is_not_there_is_said(recipe: EngineRecipe, plans: PlanFolder) -> None:
