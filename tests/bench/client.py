@@ -88,6 +88,9 @@ async def drive(port: int, request: bytes, *, clients: int, seconds: float, thin
     return load
 
 
+_MOST_IDLE_S = 3.0
+
+
 class _Connection(asyncio.Protocol):
     """One connection that sends a request again and again; a tenth of what streams and a task a request cost."""
 
@@ -97,6 +100,12 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._due = 0.0
+        self._idle_since = 0.0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the server is sure to keep it open yet: it closes what was idle for five seconds."""
+        return time.perf_counter() - self._idle_since < _MOST_IDLE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to send."""
@@ -126,6 +135,7 @@ class _Connection(asyncio.Protocol):
         if b"connection: close" in head and self._transport is not None:
             self._transport.close()
         else:
+            self._idle_since = time.perf_counter()
             self._idle.append(self)
 
     def close(self) -> None:
@@ -147,6 +157,11 @@ async def offer(port: int, request: bytes, *, rate_per_s: float, seconds: float)
     num_sent = 0
     while (now := time.perf_counter() - started) < seconds:
         while num_sent < now * rate_per_s:
+            if idle and not idle[-1].is_fresh:
+                # The last one was used last.
+                for stale in idle:
+                    stale.close()
+                idle.clear()
             if idle:
                 connection = idle.pop()
             else:
