@@ -147,7 +147,7 @@ class Bench:
 
     @property
     def _overload_s(self) -> float:
-        """Seconds; of many, the beginning, when all places fill at once, and the end, when all are half done, are few."""
+        """Seconds; the more, the less weigh the beginning, when all places fill at once, and the end."""
         return 2 * self.seconds if self.rounds == 1 else max(20.0, 2 * self.seconds)
 
     def _once(self, server: Server, target: Target) -> None:
