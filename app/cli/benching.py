@@ -96,7 +96,7 @@ async def _measure(
         await _wait_for_models(service, build_timeout_s)
         load_s = time.perf_counter() - started
         for _ in range(_WARM_UP_ROUNDS):
-            await _drive(service, itertools.chain(pictures), callers, _PATIENCE_S)
+            await _drive(service, iter(pictures), callers, _PATIENCE_S)
         cpu_s = time.process_time()
         lone = await _drive(service, itertools.cycle(pictures), 1, seconds)
         many = await _drive(service, itertools.cycle(pictures), callers, seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from app.backends.audit import can_tell
 from app.backends.cuda.bindings import open_cuda
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.onnx_cuda import CudaSetup
@@ -21,7 +20,7 @@ def open_device(device: DeviceName, *, is_eager: bool = True) -> CudaRuntime:
 
 def open_setup(device: DeviceName) -> CudaSetup:
     """Return what models on ONNX Runtime share."""
-    return CudaSetup(cuda=open_device(device), device=device, audits_by_profile=not can_tell())
+    return CudaSetup(cuda=open_device(device), device=device)
 
 
 def describe(cuda: CudaRuntime) -> str:

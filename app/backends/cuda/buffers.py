@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ from app.backends.cuda.runtime import CudaRuntime
 from app.backends.cuda.streams import Stream
 
 
-class DeviceBuffer:
-    """Memory of the device."""
+class _Buffer:
+    """Memory that is given back once."""
 
-    def __init__(self, cuda: CudaRuntime, num_bytes: int) -> None:
-        self._cuda = cuda
+    def __init__(self, address: int, num_bytes: int, free: Callable[[int], None]) -> None:
+        self._address: int | None = address
+        self._free = free
         self.num_bytes = num_bytes
-        self._address: int | None = cuda.malloc(num_bytes)
 
     @property
     def address(self) -> int:
-        """Where it begins, as the device sees it.
+        """Where it begins, as the side sees it that it is memory of.
 
         Raises:
             ValueError: The buffer is closed.
@@ -36,10 +36,17 @@ class DeviceBuffer:
         """Give the memory back; a second call does nothing."""
         if self._address is not None:
             address, self._address = self._address, None
-            self._cuda.free(address)
+            self._free(address)
 
 
-class HostBuffer:
+class DeviceBuffer(_Buffer):
+    """Memory of the device."""
+
+    def __init__(self, cuda: CudaRuntime, num_bytes: int) -> None:
+        super().__init__(cuda.malloc(num_bytes), num_bytes, cuda.free)
+
+
+class HostBuffer(_Buffer):
     """Memory of the host that stays where it is: copies to the device need no help of the CPU, or no copy is needed."""
 
     def __init__(self, cuda: CudaRuntime, num_bytes: int, *, is_mapped: bool) -> None:
@@ -50,20 +57,8 @@ class HostBuffer:
             num_bytes: How much, at least 1.
             is_mapped: Whether kernels use it in place, by `device_address`.
         """
+        super().__init__(cuda.host_alloc(num_bytes, is_mapped=is_mapped), num_bytes, cuda.host_free)
         self._cuda = cuda
-        self.num_bytes = num_bytes
-        self._address: int | None = cuda.host_alloc(num_bytes, is_mapped=is_mapped)
-
-    @property
-    def address(self) -> int:
-        """Where it begins, as the CPU sees it.
-
-        Raises:
-            ValueError: The buffer is closed.
-        """
-        if self._address is None:
-            raise ValueError("the buffer is closed")
-        return self._address
 
     @property
     def device_address(self) -> int:
@@ -82,12 +77,6 @@ class HostBuffer:
         window = memoryview((ctypes.c_uint8 * num_bytes).from_address(self.address)).cast("B")
         view: NDArray[Any] = np.frombuffer(window, np.dtype(dtype)).reshape(tuple(shape))
         return view
-
-    def close(self) -> None:
-        """Give the memory back; a second call does nothing."""
-        if self._address is not None:
-            address, self._address = self._address, None
-            self._cuda.host_free(address)
 
 
 class TensorBuffer:
