@@ -7,10 +7,13 @@ import threading
 from typing import Any
 
 import numpy as np
+import structlog
 
 from app.domain import Image
 from app.errors import BackendUnavailableError
 from app.imaging.header import damaged
+
+_log = structlog.get_logger(__name__)
 
 _INSTALL = "pip install 'nvidia-nvimgcodec-cu12[nvjpeg]', or -cu13 for a driver from 580 on"
 
@@ -35,6 +38,7 @@ class NvJpeg:
         except ImportError as cause:
             raise BackendUnavailableError(f"nvImageCodec cannot be imported: {_INSTALL}.") from cause
         self._decoders = threading.local()
+        self._has_failed = False
         try:
             self._decoder()
         except RuntimeError as cause:
@@ -62,7 +66,11 @@ class NvJpeg:
         """
         try:
             decoded = self._decoder().decode(self._module.CodeStream(data), params=self._params)
-        except RuntimeError:
+        except RuntimeError as cause:
+            if not self._has_failed:
+                # Once: a GPU that is gone would say so for each picture.
+                self._has_failed = True
+                _log.warning("nvImageCodec failed: JPEG is decoded on the CPU where it does", exc_info=cause)
             return None
         if decoded is None:
             return None

@@ -43,6 +43,14 @@ def test_what_the_gpu_cannot_decode_the_cpu_does(codec: Codec) -> None:
     assert codec.threads
 
 
+def test_a_gpu_that_fails_is_told_once() -> None:
+    decoder = on_gpu(Codec(fails=True))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            decode(decoder, JPEG)
+    assert [line["log_level"] for line in lines] == ["warning"]
+
+
 def test_other_formats_and_fractions_stay_on_the_cpu() -> None:
     """A fraction costs the CPU less than every pixel would cost the bus."""
     codec = Codec()
