@@ -45,6 +45,11 @@ class GraphParts:
         """Version of the standard operators."""
         return next((entry.version for entry in self.opset_imports if entry.domain in _DEFAULT_DOMAINS), 1)
 
+    @property
+    def has_subgraphs(self) -> bool:
+        """Whether a node holds graphs of its own, which may read values by name."""
+        return _have_subgraphs(self.nodes)
+
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a weight; None when `name` is computed, fed, or empty."""
         weight = self.weights.get(name)
@@ -67,7 +72,7 @@ class GraphParts:
         for name, value in (new_weights or {}).items():
             weights[name] = numpy_helper.from_array(value, name)
         ends = self.outputs if outputs is None else tuple(outputs)
-        if not any(_has_subgraph(node) for node in kept):
+        if not _have_subgraphs(kept):
             read = {name for node in kept for name in node.input} | {end.name for end in ends}
             weights = {name: weight for name, weight in weights.items() if name in read}
         return GraphParts(
@@ -177,5 +182,5 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
     return tuple(axis.dim_value if axis.dim_value > 0 else None for axis in kind.shape.dim)
 
 
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(entry.HasField("g") or entry.graphs for entry in node.attribute)
+def _have_subgraphs(nodes: Iterable[onnx.NodeProto]) -> bool:
+    return any(entry.HasField("g") or entry.graphs for node in nodes for entry in node.attribute)
