@@ -12,19 +12,25 @@ import click
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure, and what it has to be."""
+    """One figure, and what it has to be; or words in place of one."""
 
     what: str
-    value: float
+    value: float | None
     unit: str = ""
     limit: float | None = None
     """Least or most it may be; None: it is only told."""
     limit_is: Literal["least", "most"] = "most"
+    words: str = ""
+
+    @property
+    def text(self) -> str:
+        """The figure and its unit, or the words."""
+        return self.words if self.value is None else f"{self.value:.4g} {self.unit}"
 
     @property
     def is_met(self) -> bool:
         """Whether the figure is within its limit."""
-        if self.limit is None:
+        if self.limit is None or self.value is None:
             return True
         return self.value <= self.limit if self.limit_is == "most" else self.value >= self.limit
 
@@ -47,7 +53,12 @@ class Report:
     ) -> None:
         """Add a figure, with at most one limit."""
         limit, limit_is = (most, "most") if least is None else (least, "least")
-        self.rows.append(Row(what=what, value=value, unit=unit, limit=limit, limit_is=limit_is))  # type: ignore[arg-type]  # one of the two words
+        self._take(Row(what=what, value=value, unit=unit, limit=limit, limit_is=limit_is))  # type: ignore[arg-type]  # one of the two words
+
+    def tell(self, what: str, words: str) -> None:
+        """Add what there is no figure of."""
+        # A bar would end the cell.
+        self._take(Row(what=what, value=None, words=words.replace("|", "/")))
 
     def show(self) -> None:
         """Print the table, then the JSON."""
@@ -56,6 +67,11 @@ class Report:
         for row in self.rows:
             wanted = "" if row.limit is None else f"{'<=' if row.limit_is == 'most' else '>='} {row.limit:g}"
             met = "" if row.limit is None else ("yes" if row.is_met else "**no**")
-            click.echo(f"| {row.what} | {row.value:.4g} {row.unit} | {wanted} | {met} |")
+            click.echo(f"| {row.what} | {row.text} | {wanted} | {met} |")
         facts = {"title": self.title, "device": self.device, "rows": [asdict(row) for row in self.rows]}
         click.echo(f"\n{json.dumps(facts)}")
+
+    def _take(self, row: Row) -> None:
+        self.rows.append(row)
+        # At once: a run that is cut off has told what it had.
+        click.echo(f"{row.what}: {row.text}", err=True)

@@ -15,21 +15,30 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device import backends, cuda_module, memory, nhwc_fp16, nvjpeg
+from tests.device import backends, cuda_module, graphs, memory, nhwc_fp16, nvjpeg
+from tests.device.gpu import open_setup
 from tests.device.lock_held import LockSampler
 from tests.device.nhwc_fp16 import first_that
+from tests.device.raw import RAW_OPTIONS, noise, open_raw
 from tests.device.report import Report
 from tests.device.timing import take_turns
 from tests.support.shared import REPOSITORY
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, scrfd_model
 
-PROGRAMS = ("cuda_module", "backends", "service", "memory", "lock_held", "nhwc_fp16", "nvjpeg")
+PROGRAMS = ("cuda_module", "backends", "graphs", "service", "memory", "lock_held", "nhwc_fp16", "nvjpeg")
 
 
 @pytest.fixture
 def recognizer(tmp_path: Path) -> Path:
     path = tmp_path / "rec.onnx"
     path.write_bytes(arcface_model())
+    return path
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    path = tmp_path / "det.onnx"
+    path.write_bytes(scrfd_model(perm=(0, 2, 3, 1), rows=(0, -1), batch="N"))
     return path
 
 
@@ -63,9 +72,7 @@ def test_decoders_are_compared(shared_images: Path) -> None:
     assert rows["nvImageCodec, 1 threads"] > 0
 
 
-def test_backends_are_compared(recognizer: Path, tmp_path: Path) -> None:
-    detector = tmp_path / "det.onnx"
-    detector.write_bytes(scrfd_model(perm=(0, 2, 3, 1), rows=(0, -1), batch="N"))
+def test_backends_are_compared(recognizer: Path, detector: Path) -> None:
     options = ["--device", "cpu", "--recognizer", str(recognizer), "--detector", str(detector), "--seconds", "0"]
     options += ["--length", str(EMBEDDING_LENGTH), "--batch", "2", "--det-batch", "2", "--canvas", "64"]
     result = CliRunner().invoke(backends.main, options, catch_exceptions=False)
@@ -73,6 +80,29 @@ def test_backends_are_compared(recognizer: Path, tmp_path: Path) -> None:
     rows = rows_of(result)
     assert rows["recognizer, batch 2: ours"] > 0
     assert rows["detector, pictures in and boxes out: over the best raw session"] > 0
+
+
+def test_rewrites_are_compared_and_each_row_is_told_at_once(recognizer: Path, detector: Path) -> None:
+    options = ["--device", "cpu", "--recognizer", str(recognizer), "--detector", str(detector), "--seconds", "0"]
+    options += ["--length", str(EMBEDDING_LENGTH), "--batch", "2", "--canvas", "64"]
+    result = CliRunner().invoke(graphs.main, options, catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = rows_of(result)
+    assert rows["detector 64x64, batch 2: none, NCHW"] > 0
+    assert rows["detector 64x64, batch 2: fix_upsampling + merge_siblings, NHWC in a CUDA graph"] > 0
+    assert rows["recognizer 112x112, batch 2: split_prelu, NHWC"] > 0
+    assert "detector 64x64, batch 2: none, NCHW: " in result.stderr
+
+
+def test_a_session_that_cannot_be_opened_is_told_and_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "junk.onnx"
+    path.write_bytes(b"junk")
+    report = Report("Title", "device")
+    assert open_raw(report, "junk", path, noise(1, 3, 8, 8), open_setup("cpu")) == {}
+    assert [row.what for row in report.rows] == [f"junk, {name}" for name in RAW_OPTIONS]
+    assert {row.words.split(": ")[0] for row in report.rows} == {"refused"}
+    assert not any("\n" in row.words for row in report.rows)
+    assert report.is_met
 
 
 def test_the_memory_of_a_real_service_is_measured(tmp_path: Path) -> None:
@@ -122,10 +152,14 @@ def test_a_report_tells_what_was_missed(capsys: pytest.CaptureFixture[str]) -> N
     assert report.is_met
     report.add("slow", 1.0, least=2)
     assert not report.is_met
+    report.tell("best", "this | that")
+    assert capsys.readouterr().err == "fast: 1 ms\nslow: 1 \nbest: this / that\n"
     report.show()
     shown = capsys.readouterr().out
     assert "| fast | 1 ms | <= 2 | yes |" in shown
     assert "| slow | 1  | >= 2 | **no** |" in shown
+    assert "| best | this / that |  |  |" in shown
+    assert json.loads(shown.splitlines()[-1])["rows"][2]["words"] == "this / that"
 
 
 def test_the_sampler_notes_how_late_it_gets_the_lock() -> None:
