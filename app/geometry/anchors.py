@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 
 from app.domain import Boxes, Landmarks
 
+_OUTWARD = np.array([-1, -1, 1, 1], np.float32)
+"""Where the edges of a box lie from a point within it."""
+_OUTWARD.setflags(write=False)
+
 
 def anchor_centers(
     indices: NDArray[np.intp], *, width_px: int, stride_px: int, num_anchors: int
@@ -26,8 +30,9 @@ def anchor_centers(
 
     Source: `SCRFD.forward` of insightface 2.1.
     """
-    rows, columns = np.divmod(indices // num_anchors, width_px // stride_px)
-    centers: NDArray[np.float32] = np.stack([columns, rows], axis=-1).astype(np.float32) * np.float32(stride_px)
+    centers = np.empty((len(indices), 2), np.float32)
+    centers[:, 1], centers[:, 0] = np.divmod(indices // num_anchors, width_px // stride_px)
+    centers *= stride_px
     return centers
 
 
@@ -44,8 +49,8 @@ def decode_boxes(centers: NDArray[np.float32], distances: NDArray[np.float32], *
 
     Source: `distance2bbox` of insightface 2.1.
     """
-    signed = distances * np.array([-stride_px, -stride_px, stride_px, stride_px], np.float32)
-    return np.concatenate([centers, centers], axis=1) + signed
+    boxes: Boxes = np.concatenate([centers, centers], axis=1) + distances * (_OUTWARD * np.float32(stride_px))
+    return boxes
 
 
 def decode_centered_boxes(centers: NDArray[np.float32], offsets: NDArray[np.float32], *, stride_px: int) -> Boxes:

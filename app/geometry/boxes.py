@@ -61,18 +61,29 @@ def suppress_overlaps(boxes: Boxes, scores: Scores, *, iou_threshold: float = IO
         (K,) positions in `boxes`, best first, ties in input order; empty in, empty out. Only the `MAX_CANDIDATES`
         best are looked at.
 
-    Source: Neubeck & Van Gool 2006. Continuous areas (no `+ 1`), unlike insightface `SCRFD.nms`. OpenCV does the loop:
-    without the interpreter lock, and 5 times as fast as numpy for 600 boxes with 100 faces (0.2 ms).
+    Source: Neubeck & Van Gool 2006. Continuous areas (no `+ 1`), unlike insightface `SCRFD.nms`.
     """
-    if len(scores) == 0:
-        return np.empty(0, np.intp)
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    corner_and_sides = boxes[order].astype(np.float64)
+    return order[keep_apart(boxes[order], iou_threshold=iou_threshold)]
+
+
+def keep_apart(boxes: Boxes, *, iou_threshold: float = IOU_THRESHOLD) -> list[int]:
+    """Suppress as `suppress_overlaps` does among boxes that are in order already, best first; all of them.
+
+    Returns:
+        Positions of those that are kept, ascending.
+
+    Source: OpenCV, without the interpreter lock; 5 times as fast as NumPy for 600 boxes with 100 faces (0.2 ms), and a
+    few boxes (4 us) take it no longer than plain Python.
+    """
+    if len(boxes) < 2:
+        return list(range(len(boxes)))
+    corner_and_sides = boxes.astype(np.float64)
     corner_and_sides[:, 2:] = np.maximum(corner_and_sides[:, 2:] - corner_and_sides[:, :2], 0)
     # Ranks stand in for scores: OpenCV drops scores that are not above its threshold, and 0 is a score.
-    ranks = np.arange(len(order), 0, -1, dtype=np.float32)
-    kept = cv2.dnn.NMSBoxes(corner_and_sides.tolist(), ranks.tolist(), 0.0, iou_threshold)
-    return order[np.asarray(kept, np.intp).ravel()]
+    kept = cv2.dnn.NMSBoxes(corner_and_sides.tolist(), list(range(len(boxes), 0, -1)), 0.0, iou_threshold)
+    positions: list[int] = np.asarray(kept, np.intp).ravel().tolist()
+    return positions
 
 
 def largest_first(boxes: Boxes) -> NDArray[np.intp]:
@@ -97,6 +108,8 @@ def merge_looks(full: Detections, small: Detections, *, max_shared: float = 0.4)
     """
     if len(small) == 0:
         return full
+    if len(full) == 0:
+        return small
     smaller = np.minimum(box_areas(small.boxes)[:, None], box_areas(full.boxes)[None, :])
     is_new = (intersection_matrix(small.boxes, full.boxes) <= max_shared * smaller).all(axis=1)
     if not is_new.any():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from app.backends.protocol import Backend
-from app.domain import Batch, Detections, Image, Tensor
+from app.domain import Batch, Detections, Image, Scores, Tensor
 from app.errors import InferenceError
-from app.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
+from app.geometry.boxes import MAX_CANDIDATES, box_areas, keep_apart
 from app.models.graphs.pixels import to_batch
 from app.specs import ModelSpec
 
@@ -29,6 +31,16 @@ class DetectorItem:
     """(H, W, 3) uint8 BGR, sides multiples of 32."""
     score_threshold: float
     """Least score of a face, [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """What the anchors of one level say that reach the threshold of their canvas, on all canvases of a run."""
+
+    items: NDArray[np.intp]
+    """(K,) which canvas."""
+    faces: Detections
+    """K faces, pixels of their canvas, in any order."""
 
 
 class CanvasHead(ABC):
@@ -89,35 +101,37 @@ class CanvasHead(ABC):
 
         Returns:
             Per item, in order: faces in canvas pixels whose score reaches the item's threshold, best first, overlaps
-            suppressed at IoU 0.4.
+            suppressed at IoU 0.4. Items that shared a run have views of the same arrays, of rows of their own; none is
+            of the backend's outputs.
 
         Raises:
             InferenceError: The run failed, or its outputs are not finite or not of the probed layout.
         """
-        return [faces.take(suppress_overlaps(faces.boxes, faces.scores)) for faces in self.candidates(backend, items)]
-
-    def candidates(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
-        """Detect as `run` does, and return what anchors say before overlaps are suppressed, in no order."""
         found: list[Detections] = []
         for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
-            outputs = backend.run(
-                self.batch(self.spec, [item.canvas for item in chunk], takes_pixels=self.takes_pixels)
-            )
-            rows = [output if self.is_batched else output[None] for output in outputs]
-            found += [
-                self._candidates([row[index] for row in rows], item.canvas.shape[:2], item.score_threshold)
-                for index, item in enumerate(chunk)
-            ]
+            found += _split(*_suppressed(*self._candidates(backend, chunk)))
+        return found
+
+    def candidates(self, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
+        """Detect as `run` does, and return what anchors say before overlaps are suppressed, best first."""
+        found: list[Detections] = []
+        for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
+            found += _split(*self._candidates(backend, chunk))
         return found
 
     @abstractmethod
-    def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
-        """Turn what the graph says of one canvas into faces that reach the threshold, level by level.
+    def decode(
+        self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], thresholds: Sequence[float]
+    ) -> list[Candidates]:
+        """Turn what the graph says of some canvases into faces that reach their thresholds, level by level.
 
         Args:
-            outputs: Rows of that canvas, each (anchors, C), in the graph's order.
-            canvas_hw: Its height and width, pixels.
-            score_threshold: Least score, [0, 1].
+            outputs: Each (N, anchors, C), in the graph's order; valid until the backend's next run.
+            canvas_hw: Height and width of all N canvases, pixels.
+            thresholds: Least score on each of them, [0, 1].
+
+        Returns:
+            Copies; levels where nothing reaches its threshold may be left out.
 
         Raises:
             InferenceError: The outputs are not of the probed layout, or the scores are not finite.
@@ -138,27 +152,95 @@ class CanvasHead(ABC):
                 yield items[start:stop]
                 start = stop
 
-    def _candidates(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> Detections:
-        faces = Detections.concatenate(self.decode(outputs, canvas_hw, score_threshold))
+    def _candidates(self, backend: Backend, chunk: Sequence[DetectorItem]) -> tuple[Detections, list[int]]:
+        """Run once; return the candidates of the first item, then those of the next, best first, and how many each."""
+        outputs = backend.run(self.batch(self.spec, [item.canvas for item in chunk], takes_pixels=self.takes_pixels))
+        if not self.is_batched:
+            outputs = tuple(output[None] for output in outputs)
+        levels = self.decode(outputs, chunk[0].canvas.shape[:2], [item.score_threshold for item in chunk])
+        if not levels:
+            return Detections.empty(), [0] * len(chunk)
+        items = np.concatenate([level.items for level in levels])
+        faces = Detections.concatenate([level.faces for level in levels])
         if not np.isfinite(faces.boxes).all() or not np.isfinite(faces.landmarks).all():
             raise InferenceError("The detector's boxes are not finite.")
-        return faces.take(box_areas(faces.boxes) > 0)
+        has_area = box_areas(faces.boxes) > 0
+        if not has_area.all():
+            items, faces = items[has_area], faces.take(has_area)
+        return faces.take(np.lexsort((-faces.scores, items))), np.bincount(items, minlength=len(chunk)).tolist()
 
 
-def passing(scores: NDArray[np.float32], score_threshold: float) -> NDArray[np.intp]:
-    """Return the (K,) positions of the scores that reach a threshold, at most the `MAX_CANDIDATES` best.
+@dataclass(frozen=True, slots=True, eq=False)
+class Passed:
+    """The anchors of one level that reach the threshold of their canvas, on all canvases of a run."""
+
+    rows: NDArray[np.intp]
+    """(K,) which of all canvases' anchors."""
+    items: NDArray[np.intp]
+    """(K,) which canvas, ascending."""
+    anchors: NDArray[np.intp]
+    """(K,) which of its anchors."""
+    scores: Scores
+    """(K,) their scores."""
+
+    def of(self, output: Tensor) -> NDArray[np.float32]:
+        """Return the (K, C) rows of an (N, anchors, C) output that belong to these anchors; a copy."""
+        return output.reshape(-1, output.shape[-1]).take(self.rows, axis=0)
+
+
+def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed | None:
+    """Find the scores that reach the threshold of their canvas, of each canvas at most the `MAX_CANDIDATES` best.
 
     Args:
-        scores: (N,) float32 of one level.
-        score_threshold: Least score, [0, 1].
+        scores: (N, anchors) or (N, anchors, 1) float32 of one level of N canvases, not empty.
+        thresholds: Least score on each of the canvases, [0, 1].
+
+    Returns:
+        None where no score does.
 
     Raises:
         InferenceError: A score is not finite.
     """
-    # A sum is not finite when a part of it is not: one pass without a temporary array.
-    if not np.isfinite(scores.sum()):
+    num_anchors = scores.shape[1]
+    scores = scores.reshape(-1)
+    # No value is beyond these two, and where one is no number, neither are they: two passes without a temporary array.
+    low, high = np.minimum.reduce(scores), np.maximum.reduce(scores)
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InferenceError("The detector's scores are not finite.")
-    passed = np.flatnonzero(scores >= score_threshold)
-    if len(passed) > MAX_CANDIDATES:
-        passed = passed[np.argsort(-scores[passed], kind="stable")[:MAX_CANDIDATES]]
-    return passed
+    # float32, as the scores are: 0.7 must reach a threshold of 0.7.
+    least = np.float32(min(thresholds))
+    if high < least:
+        return None
+    rows = (scores >= least).nonzero()[0]
+    # What follows is done for the few that pass, of all canvases at once: a call costs more than what it computes.
+    items = rows // num_anchors
+    if max(thresholds) > min(thresholds):
+        kept = scores[rows] >= np.array(thresholds, np.float32)[items]
+        rows, items = rows[kept], items[kept]
+    if len(rows) > MAX_CANDIDATES:
+        order = np.lexsort((-scores[rows], items))
+        ranks = np.arange(len(order)) - np.searchsorted(items, items)
+        rows = rows[order[ranks < MAX_CANDIDATES]]
+        items = rows // num_anchors
+    return Passed(rows, items, rows - items * num_anchors, scores[rows]) if len(rows) else None
+
+
+def _suppressed(faces: Detections, counts: list[int]) -> tuple[Detections, list[int]]:
+    """Suppress overlaps among the `counts[0]` first rows, among the `counts[1]` next ones, and so on; best first."""
+    kept: list[int] = []
+    kept_counts: list[int] = []
+    start = 0
+    for count in counts:
+        apart = keep_apart(faces.boxes[start : start + min(count, MAX_CANDIDATES)])
+        kept += [start + index for index in apart]
+        kept_counts.append(len(apart))
+        start += count
+    return (faces if len(kept) == start else faces.take(np.array(kept, np.intp))), kept_counts
+
+
+def _split(faces: Detections, counts: list[int]) -> list[Detections]:
+    """Return the `counts[0]` first rows, the `counts[1]` next ones, and so on; views."""
+    if len(counts) == 1:
+        return [faces]
+    stops = list(itertools.accumulate(counts))
+    return [faces.take(slice(stop - count, stop)) for stop, count in zip(stops, counts, strict=True)]

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from app.domain import Boxes, Detections, Landmarks, Tensor
 from app.errors import InferenceError, ModelContractError
 from app.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
-from app.models.families.canvases import STRIDES_PX, CanvasHead, passing
+from app.models.families.canvases import STRIDES_PX, Candidates, CanvasHead, passing
 from app.specs import ModelSpec
 
 LANDMARKS_IN_BOX = np.array([[0.29, 0.37], [0.74, 0.37], [0.53, 0.57], [0.34, 0.74], [0.70, 0.74]], np.float32)
@@ -111,27 +111,31 @@ class Scrfd(CanvasHead):
         """Create a detector for a graph with these outputs; args and errors are those of `read_layout`."""
         return cls(spec, read_layout(outputs, canvas_hw), takes_pixels=takes_pixels)
 
-    def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
+    def decode(
+        self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], thresholds: Sequence[float]
+    ) -> list[Candidates]:
         """Threshold the scores; distances around the anchors of those that pass become boxes and landmarks."""
-        return [self._decode_level(level, outputs, canvas_hw, score_threshold) for level in self.layout.levels]
+        found = (self._decode_level(level, outputs, canvas_hw, thresholds) for level in self.layout.levels)
+        return [level for level in found if level is not None]
 
     def _decode_level(
-        self, level: ScrfdLevel, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float
-    ) -> Detections:
-        scores = outputs[level.scores][:, 0]
-        height, width = (side // level.stride_px for side in canvas_hw)
-        if len(scores) != height * width * self.layout.num_anchors:
-            raise InferenceError("The detector's outputs are not those of this canvas.")
-        passed = passing(scores, score_threshold)
-        centers = anchor_centers(
-            passed, width_px=canvas_hw[1], stride_px=level.stride_px, num_anchors=self.layout.num_anchors
-        )
-        boxes = decode_boxes(centers, outputs[level.boxes][passed], stride_px=level.stride_px)
+        self, level: ScrfdLevel, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], thresholds: Sequence[float]
+    ) -> Candidates | None:
+        stride_px, num_anchors = level.stride_px, self.layout.num_anchors
+        of_canvas = (len(thresholds), (canvas_hw[0] // stride_px) * (canvas_hw[1] // stride_px) * num_anchors)
+        for position in (level.scores, level.boxes, level.landmarks):
+            if position is not None and outputs[position].shape[:2] != of_canvas:
+                raise InferenceError("The detector's outputs are not those of this canvas.")
+        passed = passing(outputs[level.scores], thresholds)
+        if passed is None:
+            return None
+        centers = anchor_centers(passed.anchors, width_px=canvas_hw[1], stride_px=stride_px, num_anchors=num_anchors)
+        boxes = decode_boxes(centers, passed.of(outputs[level.boxes]), stride_px=stride_px)
         if level.landmarks is None:
             landmarks = place_landmarks(boxes)
         else:
-            landmarks = decode_landmarks(centers, outputs[level.landmarks][passed], stride_px=level.stride_px)
-        return Detections(boxes, scores[passed], landmarks)
+            landmarks = decode_landmarks(centers, passed.of(outputs[level.landmarks]), stride_px=stride_px)
+        return Candidates(passed.items, Detections(boxes, passed.scores, landmarks))
 
 
 def place_landmarks(boxes: Boxes) -> Landmarks:

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from app.domain import Detections, Tensor
 from app.errors import InferenceError, ModelContractError
 from app.geometry.anchors import anchor_centers, decode_centered_boxes, decode_landmarks
-from app.models.families.canvases import STRIDES_PX, CanvasHead, passing
+from app.models.families.canvases import STRIDES_PX, Candidates, CanvasHead, passing
 from app.specs import ModelSpec
 
 _SCORE, _BOX, _LANDMARKS = 1, 4, 10
@@ -88,23 +88,26 @@ class Yunet(CanvasHead):
         """Create a detector for a graph with these outputs; args and errors are those of `read_levels`."""
         return cls(spec, read_levels(outputs, canvas_hw), takes_pixels=takes_pixels)
 
-    def decode(self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float) -> list[Detections]:
+    def decode(
+        self, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], thresholds: Sequence[float]
+    ) -> list[Candidates]:
         """Score by the geometric mean of `cls` and `obj`; what passes is placed around its cell."""
-        return [self._decode_level(level, outputs, canvas_hw, score_threshold) for level in self.levels]
+        found = (self._decode_level(level, outputs, canvas_hw, thresholds) for level in self.levels)
+        return [level for level in found if level is not None]
 
     def _decode_level(
-        self, level: YunetLevel, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], score_threshold: float
-    ) -> Detections:
-        one, other = (outputs[position][:, 0] for position in level.scores)
-        height, width = (side // level.stride_px for side in canvas_hw)
-        if not len(one) == len(other) == height * width:
+        self, level: YunetLevel, outputs: Sequence[Tensor], canvas_hw: tuple[int, ...], thresholds: Sequence[float]
+    ) -> Candidates | None:
+        stride_px = level.stride_px
+        of_canvas = (len(thresholds), (canvas_hw[0] // stride_px) * (canvas_hw[1] // stride_px))
+        if any(outputs[position].shape[:2] != of_canvas for position in (*level.scores, level.boxes, level.landmarks)):
             raise InferenceError("The detector's outputs are not those of this canvas.")
+        one, other = (outputs[position][..., 0] for position in level.scores)
         # Clipped as OpenCV does: rounding of a quantised sigmoid may leave [0, 1].
-        scores = np.sqrt(np.clip(one, 0, 1) * np.clip(other, 0, 1))
-        passed = passing(scores, score_threshold)
-        centers = anchor_centers(passed, width_px=canvas_hw[1], stride_px=level.stride_px, num_anchors=1)
-        return Detections(
-            decode_centered_boxes(centers, outputs[level.boxes][passed], stride_px=level.stride_px),
-            scores[passed],
-            decode_landmarks(centers, outputs[level.landmarks][passed], stride_px=level.stride_px),
-        )
+        passed = passing(np.sqrt(np.clip(one, 0, 1) * np.clip(other, 0, 1)), thresholds)
+        if passed is None:
+            return None
+        centers = anchor_centers(passed.anchors, width_px=canvas_hw[1], stride_px=stride_px, num_anchors=1)
+        boxes = decode_centered_boxes(centers, passed.of(outputs[level.boxes]), stride_px=stride_px)
+        landmarks = decode_landmarks(centers, passed.of(outputs[level.landmarks]), stride_px=stride_px)
+        return Candidates(passed.items, Detections(boxes, passed.scores, landmarks))

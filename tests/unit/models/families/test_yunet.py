@@ -62,13 +62,10 @@ def test_finds_what_opencv_finds(tmp_path: Path, seed: int) -> None:
     wanted = opencv_rows(model, tmp_path, canvas, THRESHOLD, 1.0)
     backend = opened(model, tmp_path, spec)
     detector = Yunet.probe(spec, backend, CANVAS_HW)
-    outputs = [output[0] for output in backend.run(detector.batch(spec, [canvas], takes_pixels=False))]
-    levels = detector.decode(outputs, CANVAS_HW, THRESHOLD)
-    boxes = np.concatenate([level.boxes for level in levels])
-    scores = np.concatenate([level.scores for level in levels])
-    landmarks = np.concatenate([level.landmarks for level in levels])
+    (found,) = detector.candidates(backend, [DetectorItem(canvas, THRESHOLD)])
+    boxes = found.boxes
     assert len(wanted) == len(boxes) > 0
-    ours = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], landmarks.reshape(-1, 10), scores])
+    ours = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], found.landmarks.reshape(-1, 10), found.scores])
     order = np.argsort(-ours[:, 14], kind="stable")
     np.testing.assert_allclose(ours[order], wanted[np.argsort(-wanted[:, 14], kind="stable")], rtol=1e-4, atol=2e-3)
 
