@@ -264,8 +264,9 @@ class Harness:
         defaults: RequestDefaults | None = None,
         max_in_flight: int = 64,
         grace_s: float = 5.0,
+        extractor: FakeExtractor | None = None,
     ) -> None:
-        self.extractor = FakeExtractor()
+        self.extractor = extractor or FakeExtractor()
         self.models = FakeModels()
         self.metrics = Metrics()
         self.pool = WorkPool(2)
