@@ -6,6 +6,7 @@ belongs to, `x` before `y`, origin at the top-left corner.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,8 +27,9 @@ Blob: TypeAlias = NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]
 """(N, H, W, 3) uint8 BGR: pictures of one size, as they are."""
 
-Batch: TypeAlias = Blob | Pixels
-"""What a graph takes: normalised blobs, or pixels where it was prepared to normalise them itself."""
+Batch: TypeAlias = Blob | Pixels | Sequence[Image]
+"""What a graph takes: normalised blobs; or where it was prepared to normalise them itself pixels, as one array or as N
+pictures (H, W, 3) of one size, each where it lies."""
 
 Tensor: TypeAlias = NDArray[np.float32]
 """One output of a graph: float32, axis 0 is the batch."""

@@ -79,6 +79,10 @@ class Kept(Generic[Key, Value]):
         """Number of values kept."""
         return len(self._values)
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether there is a value of `key`."""
+        return key in self._values
+
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """Return the value of `key`, made now where there is none; one that was long unused makes room for it."""
         if key in self._values:

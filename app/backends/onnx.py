@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.backends.audit import RECORD_ENTRY
+from app.backends.batches import stacked
 from app.backends.providers import CPU, CudaOptions, TensorrtOptions, provider_options
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
@@ -72,8 +73,9 @@ class OnnxRuntimeBackend:
             raise InferenceError("The model is closed.")
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        values = stacked(batch)
         try:
-            outputs = self._session.run(None, {self._input_name: batch})
+            outputs = self._session.run(None, {self._input_name: values})
         # The exception classes of ONNX Runtime derive from Exception alone, and importing them here would load it.
         except Exception as cause:
             raise InferenceError("The model could not be run.") from cause

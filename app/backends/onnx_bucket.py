@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from app.backends.cuda.buffers import TensorBuffer
 from app.backends.cuda.gate import CaptureGate
+from app.backends.cuda.inputs import InputBuffer
+from app.backends.cuda.outputs import OutputBuffers
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.cuda.streams import Stream
-from app.domain import Tensor
+from app.domain import Batch, Tensor
 
 _log = structlog.get_logger(__name__)
 
@@ -64,27 +64,35 @@ class BoundBucket:
         self._graph = graph
         self._captured_on: set[int] = set()
         self._without_graph, self._with_graph = run_options(NO_GRAPH), run_options(graph)
-        self._input = self._buffer(shape, dtype)
-        self._outputs: list[TensorBuffer] = []
+        self._bucket = shape[0]
+        self._input = InputBuffer(cuda, shape, dtype, is_integrated=self._is_integrated)
+        self._outputs: OutputBuffers | None = None
         self._binding = session.io_binding()
         self._binding.bind_input(session.get_inputs()[0].name, device, 0, dtype.type, list(shape), self._input.address)
 
-    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph on a batch that fits, up to as many rows as the shape has.
+
+        Returns:
+            The outputs, valid until the next run or `close`.
 
         Raises:
             CudaError: CUDA failed. ONNX Runtime raises errors of its own, which derive from Exception alone.
         """
-        if not self._outputs:
+        if self._outputs is None:
             with self._gate.passing():
-                return self._first_run(batch)
+                self._outputs = self._learn(batch)
+                return self._bound_run(batch, self._without_graph, self._outputs)
         # ONNX Runtime keeps what a thread captured for that thread alone, and captures anew in each other one.
         thread = threading.get_ident()
         if self._graph == NO_GRAPH or thread in self._captured_on:
             with self._gate.passing():
-                return self._bound_run(batch, self._with_graph)
+                return self._bound_run(batch, self._with_graph, self._outputs)
         with self._gate.alone(wait_s=_LONGEST_HOLD_UP_S) as is_alone:
-            answers = self._capturing_run(batch) if is_alone else self._bound_run(batch, self._without_graph)
+            if is_alone:
+                answers = self._capturing_run(batch, self._outputs)
+            else:
+                answers = self._bound_run(batch, self._without_graph, self._outputs)
         if is_alone:
             self._captured_on.add(thread)
         return answers
@@ -92,48 +100,45 @@ class BoundBucket:
     def close(self) -> None:
         """Free the buffers; a second call does nothing."""
         self._binding = None
-        for buffer in (self._input, *self._outputs):
-            buffer.close()
+        self._input.close()
+        if self._outputs is not None:
+            self._outputs.close()
 
-    def _first_run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-        """Let ONNX Runtime allocate the outputs once, to learn their shapes; then run on buffers of our own."""
+    def _learn(self, batch: Batch) -> OutputBuffers:
+        """Let ONNX Runtime allocate the outputs once, to learn their shapes; bind buffers of our own in their place."""
         names = [value.name for value in self._session.get_outputs()]
         for name in names:
             self._binding.bind_output(name, self._device, 0)
         self._input.upload(batch, self._stream)
         self._session.run_with_iobinding(self._binding, self._without_graph)
         self._stream.synchronize()
-        for name, value in zip(names, self._binding.get_outputs(), strict=True):
-            shape, dtype = tuple(value.shape()), np.dtype(DTYPES[value.data_type()])
-            self._outputs.append(self._buffer(shape, dtype))
-            address = self._outputs[-1].address
-            self._binding.bind_output(name, self._device, 0, dtype.type, list(shape), address)
-        return self._bound_run(batch, self._without_graph)
-
-    def _capturing_run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        found = [(tuple(value.shape()), np.dtype(DTYPES[value.data_type()])) for value in self._binding.get_outputs()]
+        outputs = OutputBuffers(self._cuda, found, self._bucket, is_integrated=self._is_integrated)
         try:
-            return self._bound_run(batch, self._with_graph)
+            for name, (shape, dtype), address in zip(names, found, outputs.addresses, strict=True):
+                self._binding.bind_output(name, self._device, 0, dtype.type, list(shape), address)
+        except BaseException:
+            outputs.close()
+            raise
+        return outputs
+
+    def _capturing_run(self, batch: Batch, outputs: OutputBuffers) -> tuple[Tensor, ...]:
+        try:
+            return self._bound_run(batch, self._with_graph, outputs)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes have no other base
             # If it was not the capture that failed, this run fails too, and the caller learns of it.
             self._graph, self._with_graph = NO_GRAPH, self._without_graph
-            answers = self._bound_run(batch, self._without_graph)
+            answers = self._bound_run(batch, self._without_graph, outputs)
             _log.warning("shape runs without a CUDA graph", shape=self._input.shape, reason=str(error))
             return answers
 
-    def _bound_run(self, batch: NDArray[Any], options: Any) -> tuple[Tensor, ...]:
-        num_items, bucket = len(batch), len(self._input.array)
+    def _bound_run(self, batch: Batch, options: Any, outputs: OutputBuffers) -> tuple[Tensor, ...]:
+        num_items = len(batch)
         self._input.upload(batch, self._stream)
         self._session.run_with_iobinding(self._binding, options)
-        counts = [num_items if len(output.array) == bucket else len(output.array) for output in self._outputs]
-        for output, count in zip(self._outputs, counts, strict=True):
-            output.fetch(count, self._stream)
+        outputs.fetch(num_items, self._stream)
         self._stream.synchronize()
-        return tuple(
-            np.array(output.array[:count], np.float32) for output, count in zip(self._outputs, counts, strict=True)
-        )
-
-    def _buffer(self, shape: Shape, dtype: np.dtype[Any]) -> TensorBuffer:
-        return TensorBuffer(self._cuda, shape, dtype, is_integrated=self._is_integrated)
+        return outputs.answers(num_items)
 
 
 def run_options(graph: str, *, waits: bool = False) -> Any:

@@ -16,17 +16,18 @@ import numpy as np
 import onnx
 import structlog
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from app.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
+from app.backends.batches import layout_of
 from app.backends.buckets import Kept, bucket_of, most_kept
 from app.backends.cuda.gate import CaptureGate
+from app.backends.cuda.pinned import PinnedPool, pin_items
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Stream
 from app.backends.onnx import open_session
 from app.backends.onnx_bucket import DTYPES, NO_GRAPH, BoundBucket, Shape, run_options
 from app.backends.providers import CPU, CUDA, CudaOptions, provider_options
-from app.domain import Tensor
+from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
 _log = structlog.get_logger(__name__)
@@ -189,11 +190,12 @@ class OnnxCudaBackend:
         """Most items one run takes."""
         return self._max_batch_size
 
-    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-        """Run the graph once, as `Backend.run` says.
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Run the graph once, as `Backend.run` says; float32 outputs are views of its buffers.
 
-        A batch is padded to the next bucket on the device, and only its own rows are copied. The first run of a shape
-        allocates, the second captures, those after that only copy and launch.
+        A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
+        where that is memory of `pin_items`. The first run of a shape allocates, the second captures, those after that
+        only copy and launch.
         """
         shape = self._padded(batch)
         try:
@@ -205,6 +207,11 @@ class OnnxCudaBackend:
             self._buckets.drop(shape)
             raise InferenceError("The model could not be run.") from cause
 
+    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
+        """Pin memory for items, as `PinsItems.pin_items` says."""
+        with self._setup.gate.opening():
+            return pin_items(self._setup.cuda, item_bytes, num_items)
+
     def close(self) -> None:
         """Free all memory on the device; a second call does nothing."""
         if self._session is not None:
@@ -212,17 +219,21 @@ class OnnxCudaBackend:
             self._session = None
             self._stream.close()
 
-    def _padded(self, batch: NDArray[Any]) -> Shape:
+    def _padded(self, batch: Batch) -> Shape:
         if self._session is None:
             raise InferenceError("The model is closed.")
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
-        fits = batch.ndim == len(self._lengths) + 1 and all(
-            wanted in (None, length) for wanted, length in zip(self._lengths, batch.shape[1:], strict=True)
+        shape, dtype = layout_of(batch)
+        padded = (bucket_of(len(batch), self._max_batch_size), *shape[1:])
+        # What there are buffers for was looked at when they were made.
+        fits = padded in self._buckets or (
+            len(shape) == len(self._lengths) + 1
+            and all(wanted in (None, length) for wanted, length in zip(self._lengths, shape[1:], strict=True))
         )
-        if not fits or batch.dtype != self._dtype:
-            raise InferenceError(f"The model does not take a batch of {list(batch.shape)} {batch.dtype}.")
-        return (bucket_of(len(batch), self._max_batch_size), *batch.shape[1:])
+        if not fits or dtype != self._dtype:
+            raise InferenceError(f"The model does not take a batch of {list(shape)} {dtype}.")
+        return padded
 
     def _make(self, shape: Shape) -> BoundBucket:
         graph = NO_GRAPH

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from app.backends.batches import stacked
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
@@ -149,10 +151,11 @@ class OpenVinoBackend:
         """Run the graph once, as `Backend.run` says."""
         if self._graphs is None:
             raise InferenceError("The model is closed.")
-        self._check(batch)
+        values = stacked(batch)
+        self._check(values)
         try:
-            with self._graphs.taken(batch.shape) as request:
-                results = request.infer([batch], share_inputs=True, share_outputs=True)
+            with self._graphs.taken(values.shape) as request:
+                results = request.infer([values], share_inputs=True, share_outputs=True)
                 return tuple(np.array(result, np.float32, order="C") for result in results.values())
         except Exception as cause:
             raise InferenceError("The model could not be run.") from cause
@@ -161,7 +164,7 @@ class OpenVinoBackend:
         """Let go of the graphs; the last lane to do so frees their memory."""
         self._graphs = None
 
-    def _check(self, batch: Batch) -> None:
+    def _check(self, batch: NDArray[Any]) -> None:
         """OpenVINO would convert other types in silence, and recompute the graph for other shapes."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")

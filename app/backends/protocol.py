@@ -19,11 +19,13 @@ class Backend(Protocol):
         """Run the graph once.
 
         Args:
-            batch: (N, C, H, W) float32, or (N, H, W, 3) uint8 BGR where the graph was prepared to take pixels;
-                C-contiguous, 1 <= N <= `max_batch_size`.
+            batch: (N, C, H, W) float32, or (N, H, W, 3) uint8 BGR where the graph was prepared to take pixels; or a
+                sequence of its N items, all of one shape and type. 1 <= N <= `max_batch_size`. It is read until the
+                run ends, and left as it was.
 
         Returns:
-            The graph's outputs in the graph's order. The arrays belong to the caller.
+            The graph's outputs in the graph's order, float32. They are valid until this backend's next run, or its
+            `close`: they may be views of memory that it writes to again. Who keeps them longer copies them.
 
         Raises:
             InferenceError: The run failed, or the graph takes no such batch; the backend stays usable unless it says

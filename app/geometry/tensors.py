@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Blob, Pixels
+from app.domain import Blob
 
 
 def to_blob(
@@ -47,21 +47,6 @@ def to_blob(
         for target, plane in zip(planes if channel_order == "bgr" else planes[::-1], cv2.split(image), strict=True):
             cv2.addWeighted(plane, 1.0 / std, plane, 0.0, -mean / std, dst=target, dtype=cv2.CV_32F)
     return blob
-
-
-def to_pixels(images: Sequence[NDArray[np.uint8]]) -> Pixels:
-    """Stack pictures into one batch, as they are.
-
-    Args:
-        images: N >= 1 pictures (H, W, 3) uint8 BGR of one size.
-
-    Returns:
-        (N, H, W, 3) uint8 BGR, C-contiguous; of a single contiguous picture a view, nothing is copied.
-
-    Raises:
-        ValueError: No picture, or pictures of different sizes.
-    """
-    return np.ascontiguousarray(images[0])[None] if len(images) == 1 else np.stack(images)
 
 
 def normalize_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

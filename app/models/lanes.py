@@ -64,7 +64,8 @@ class WideBackend:
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run a batch on whichever suits it."""
-        return (self._narrow if batch.size < NARROW_BELOW else self._wide).run(batch)
+        num_values = sum(item.size for item in batch)
+        return (self._narrow if num_values < NARROW_BELOW else self._wide).run(batch)
 
     def close(self) -> None:
         """Close both."""

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.backends.cuda.pinned import PinsItems
 from app.backends.onnx import open_onnx_backends
 from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
 from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine
+from app.domain import Batch
 from app.errors import InferenceError
 from app.models.graphs.pixels import to_batch
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
@@ -98,6 +100,11 @@ def faces(count: int) -> NDArray[np.float32]:
     return np.random.default_rng(count).standard_normal((count, 3, 112, 112)).astype(np.float32)
 
 
+def answer(backend: Backend, batch: Batch) -> NDArray[np.float32]:
+    """Return a copy of the first output: the backend may write to its own again."""
+    return backend.run(batch)[0].copy()
+
+
 @pytest.mark.parametrize("count", range(1, MAX_BATCH + 1))
 def test_one_row_an_item_in_contiguous_float32(backend: Backend, count: int) -> None:
     (embeddings,) = backend.run(faces(count))
@@ -108,8 +115,8 @@ def test_one_row_an_item_in_contiguous_float32(backend: Backend, count: int) -> 
 
 def test_a_batch_equals_its_items_alone(backend: Backend) -> None:
     batch = faces(MAX_BATCH)
-    (together,) = backend.run(batch)
-    alone = np.concatenate([backend.run(batch[index : index + 1])[0] for index in range(MAX_BATCH)])
+    together = answer(backend, batch)
+    alone = np.concatenate([answer(backend, batch[index : index + 1]) for index in range(MAX_BATCH)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -132,6 +139,7 @@ def test_a_graph_that_takes_pixels_answers_them_as_it_would_their_blob(open_grap
     pixels = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
     blob = to_batch(list(pixels), spec.input, takes_pixels=False)
     np.testing.assert_allclose(taking.run(pixels)[0], fed.run(blob)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taking.run(list(pixels))[0], fed.run(blob)[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(taking.run(pixels[1:2])[0], fed.run(blob[1:2])[0], rtol=1e-4, atol=1e-4)
     for backend, wrong in ((taking, blob), (fed, pixels)):
         with pytest.raises(InferenceError):
@@ -147,13 +155,44 @@ def test_a_detector_that_takes_pixels_takes_any_canvas(open_graph: Open, tmp_pat
     backend.close()
 
 
-def test_outputs_belong_to_the_caller(backend: Backend) -> None:
-    first = backend.run(faces(2))[0]
-    kept = first.copy()
-    first_again = backend.run(faces(3))[0]
-    np.testing.assert_array_equal(first, kept)
-    first[:] = 7
-    first_again[:] = 8
+@pytest.mark.parametrize("count", range(1, MAX_BATCH + 1))
+def test_items_one_by_one_are_answered_as_the_batch_they_make(backend: Backend, count: int) -> None:
+    together = answer(backend, faces(count))
+    items = [face.copy() for face in faces(count)]
+    np.testing.assert_array_equal(answer(backend, items), together)
+    np.testing.assert_array_equal(answer(backend, [np.asfortranarray(item) for item in items]), together)
+
+
+def test_pictures_are_taken_from_where_they_lie(open_graph: Open, tmp_path: Path) -> None:
+    """Also those in memory of the backend's own, where it has such."""
+    spec = arcface_spec()
+    for backend in open_graph(_prepare(tmp_path, arcface_model(), spec, pixels=True)):
+        pictures = list(np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8))
+        expected = answer(backend, np.stack(pictures))
+        pool = backend.pin_items(pictures[0].nbytes, 2) if isinstance(backend, PinsItems) else None
+        pinned = [taken for picture in pictures if pool and (taken := pool.take(picture.shape)) is not None]
+        for taken, picture in zip(pinned, pictures, strict=False):
+            taken[:] = picture
+        for _ in range(3):
+            np.testing.assert_array_equal(answer(backend, [*pinned, *pictures[len(pinned) :]]), expected)
+        if pool:
+            pool.close()
+        backend.close()
+
+
+def test_an_answer_lasts_until_the_next_run(backend: Backend) -> None:
+    """Whatever happens to the batch it answers."""
+    batch = faces(2)
+    (lasting,) = backend.run(batch)
+    kept = lasting.copy()
+    batch[:] = 7
+    del batch
+    np.testing.assert_array_equal(lasting, kept)
+
+
+def test_what_is_written_to_an_answer_changes_no_later_one(backend: Backend) -> None:
+    kept = answer(backend, faces(2))
+    backend.run(faces(2))[0][:] = 7
     np.testing.assert_array_equal(backend.run(faces(2))[0], kept)
 
 
@@ -165,7 +204,7 @@ def test_the_batch_is_left_as_it_was(backend: Backend) -> None:
 
 
 def test_runs_are_repeatable(backend: Backend) -> None:
-    np.testing.assert_array_equal(backend.run(faces(2))[0], backend.run(faces(2))[0])
+    np.testing.assert_array_equal(answer(backend, faces(2)), answer(backend, faces(2)))
 
 
 @pytest.mark.parametrize(
@@ -176,12 +215,18 @@ def test_runs_are_repeatable(backend: Backend) -> None:
         np.zeros((1, 3, 111, 112), np.float32),
         np.zeros((1, 4, 112, 112), np.float32),
         np.zeros((1, 3, 112, 112), np.float64),
+        [],
+        [np.zeros((3, 112, 112), np.float32)] * (MAX_BATCH + 1),
+        [np.zeros((3, 112, 112), np.float32), np.zeros((3, 112, 1), np.float32)],
+        [np.zeros((3, 112, 112), np.float32), np.zeros((3, 112, 112), np.float64)],
+        [np.zeros((3, 112, 1), np.float32)] * 2,
     ],
-    ids=["too-many", "none", "height", "channels", "type"],
+    ids=[
+        *("too-many", "none", "height", "channels", "type"),
+        *("no-item", "too-many-items", "item-of-another-shape", "item-of-another-type", "items-of-a-wrong-shape"),
+    ],
 )
-def test_a_batch_the_graph_does_not_take_is_an_error_and_the_backend_lives_on(
-    backend: Backend, batch: NDArray[np.float32]
-) -> None:
+def test_a_batch_the_graph_does_not_take_is_an_error_and_the_backend_lives_on(backend: Backend, batch: Batch) -> None:
     with pytest.raises(InferenceError):
         backend.run(batch)
     assert backend.run(faces(1))[0].shape == (1, EMBEDDING_LENGTH)
@@ -190,9 +235,9 @@ def test_a_batch_the_graph_does_not_take_is_an_error_and_the_backend_lives_on(
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
 def test_an_item_that_is_no_picture_spoils_no_other(backend: Backend, value: float) -> None:
     batch = faces(3)
-    (clean,) = backend.run(batch)
+    clean = answer(backend, batch)
     batch[1] = value
-    (spoilt,) = backend.run(batch)
+    spoilt = answer(backend, batch)
     np.testing.assert_allclose(spoilt[[0, 2]], clean[[0, 2]], rtol=1e-5, atol=1e-5)
 
 
@@ -210,11 +255,11 @@ def test_closing_one_lane_leaves_the_others(lanes: Sequence[Backend]) -> None:
 
 
 def test_lanes_run_at_the_same_time_from_threads_of_their_own(lanes: Sequence[Backend]) -> None:
-    expected = lanes[0].run(faces(2))[0]
+    expected = answer(lanes[0], faces(2))
     answers: dict[int, list[NDArray[np.float32]]] = {}
 
     def own(lane: int) -> None:
-        answers[lane] = [lanes[lane].run(faces(2))[0] for _ in range(50)]
+        answers[lane] = [answer(lanes[lane], faces(2)) for _ in range(50)]
 
     threads = [threading.Thread(target=own, args=(lane,)) for lane in range(len(lanes))]
     for thread in threads:
@@ -222,5 +267,5 @@ def test_lanes_run_at_the_same_time_from_threads_of_their_own(lanes: Sequence[Ba
     for thread in threads:
         thread.join()
     assert sorted(answers) == [0, 1]
-    for answer in (*answers[0], *answers[1]):
-        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
+    for found in (*answers[0], *answers[1]):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

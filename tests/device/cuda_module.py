@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
 import click
 import numpy as np
 
-from app.backends.cuda.buffers import DeviceBuffer, HostBuffer, TensorBuffer
+from app.backends.cuda.buffers import DeviceBuffer, HostBuffer
+from app.backends.cuda.inputs import InputBuffer
+from app.backends.cuda.outputs import OutputBuffers
+from app.backends.cuda.pinned import PinnedPool
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Event, Graph, Stream
 from tests.device.gpu import DeviceName, describe, open_device
@@ -27,6 +31,7 @@ def main(device: DeviceName, rounds: int) -> None:
     for is_integrated in dict.fromkeys((cuda.properties().is_integrated, False, True)):
         where = "mapped" if is_integrated else "pinned and copied"
         report.add(f"wrong numbers after a round trip, {where}", wrong_after_round_trip(cuda, is_integrated), most=0)
+    report.add("wrong numbers of items in pinned memory", wrong_after_pinned(cuda), most=0)
     report.add("wrong numbers after a graph of copies was launched", wrong_after_graph(cuda), most=0)
     report.add("errors that were not told", untold_errors(cuda), most=0)
     for name, gib_per_s in copy_speeds(cuda).items():
@@ -41,18 +46,44 @@ def wrong_after_round_trip(cuda: CudaRuntime, is_integrated: bool) -> int:
     """Send rows of many sizes there, clear the host's side, fetch them; count what differs."""
     stream, wrong = Stream(cuda), 0
     for num_rows in (1, 3, 16, 64):
-        tensor = TensorBuffer(cuda, (64, 3, 112, 112), np.float32, is_integrated=is_integrated)
-        rows = np.random.default_rng(num_rows).standard_normal((num_rows, 3, 112, 112)).astype(np.float32)
-        tensor.upload(rows, stream)
+        shape = (64, 3, 112, 112)
+        buffer = InputBuffer(cuda, shape, np.float32, is_integrated=is_integrated)
+        rows = np.random.default_rng(num_rows).standard_normal((num_rows, *shape[1:])).astype(np.float32)
+        buffer.upload(rows, stream)
         stream.synchronize()
         if not is_integrated:
-            tensor.array[:] = 0
-        tensor.fetch(num_rows, stream)
-        stream.synchronize()
-        wrong += int((tensor.array[:num_rows] != rows).sum())
-        tensor.close()
+            _return(cuda, buffer, stream, rows.nbytes)
+        wrong += int((buffer.array[:num_rows] != rows).sum())
+        buffer.close()
     stream.close()
     return wrong
+
+
+def wrong_after_pinned(cuda: CudaRuntime) -> int:
+    """Send items from pinned memory among others that are not; count what differs."""
+    stream, shape = Stream(cuda), (640, 640, 3)
+    buffer = InputBuffer(cuda, (8, *shape), np.uint8, is_integrated=False)
+    pool = PinnedPool(cuda, math.prod(shape), 5)
+    rows = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+    items = []
+    for row in rows:
+        pinned = pool.take(shape)
+        items.append(row if pinned is None else pinned)
+        items[-1][:] = row
+    buffer.upload(items, stream)
+    stream.synchronize()
+    _return(cuda, buffer, stream, rows.nbytes)
+    wrong = int((buffer.array != rows).sum())
+    for held in (buffer, pool, stream):
+        held.close()
+    return wrong
+
+
+def _return(cuda: CudaRuntime, buffer: InputBuffer, stream: Stream, num_bytes: int) -> None:
+    """Clear the host's side and bring there what the device has."""
+    buffer.array[:] = 0
+    cuda.copy_to_host(buffer.array.ctypes.data, buffer.address, num_bytes, stream.handle)
+    stream.synchronize()
 
 
 def wrong_after_graph(cuda: CudaRuntime) -> int:
@@ -120,11 +151,11 @@ def leaked_mib(cuda: CudaRuntime, rounds: int) -> float:
 
     def once() -> None:
         stream, event = Stream(cuda), Event(cuda)
-        tensor = TensorBuffer(cuda, (8, _MIB), np.uint8, is_integrated=False)
-        graph = Graph.capture(cuda, stream, lambda: tensor.fetch(8, stream))
+        outputs = OutputBuffers(cuda, [((8, _MIB), np.dtype(np.uint8))], 8, is_integrated=False)
+        graph = Graph.capture(cuda, stream, lambda: outputs.fetch(8, stream))
         graph.launch(stream)
         stream.synchronize()
-        for held in (graph, tensor, event, stream):
+        for held in (graph, outputs, event, stream):
             held.close()
 
     for _ in range(min(20, rounds)):

@@ -63,7 +63,7 @@ class FakeCuda:
     def window(self, address: int, num_bytes: int) -> memoryview:
         """Return device memory, or mapped memory, as a kernel sees it."""
         buffer, offset = self._find(address, num_bytes, "device", "mapped")
-        return memoryview(buffer)[offset : offset + num_bytes]
+        return memoryview(buffer).cast("B")[offset : offset + num_bytes]
 
     def malloc(self, num_bytes: int) -> int:
         """As `CudaRuntime.malloc`."""

@@ -1,8 +1,9 @@
-"""Memory on either side of the bus, and tensors that have a place on both."""
+"""Memory on either side of the bus, and memory that has a place on both."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from app.backends.cuda.runtime import CudaRuntime
-from app.backends.cuda.streams import Stream
+
+
+def bytes_of(shape: Sequence[int], dtype: DTypeLike) -> int:
+    """Return how many bytes an array takes."""
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 class _Buffer:
@@ -65,71 +70,54 @@ class HostBuffer(_Buffer):
         """Where it begins, as kernels see it; for mapped memory only."""
         return self._cuda.device_address(self.address)
 
-    def view(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return its beginning as an array, no copy; the array must not be touched once the buffer is closed.
+    def view(self, shape: Sequence[int], dtype: DTypeLike, *, offset: int = 0) -> NDArray[Any]:
+        """Return a part of it as an array, no copy; the array must not be touched once the buffer is closed.
+
+        Args:
+            shape: Of the array.
+            dtype: Of the array.
+            offset: Byte at which it begins.
 
         Raises:
-            ValueError: The buffer is closed, or smaller than that.
+            ValueError: The buffer is closed, or ends before the array does.
         """
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if num_bytes > self.num_bytes:
-            raise ValueError(f"{num_bytes} bytes do not fit into {self.num_bytes}")
-        window = memoryview((ctypes.c_uint8 * num_bytes).from_address(self.address)).cast("B")
+        num_bytes = bytes_of(shape, dtype)
+        if offset + num_bytes > self.num_bytes:
+            raise ValueError(f"{num_bytes} bytes at {offset} do not fit into {self.num_bytes}")
+        window = memoryview((ctypes.c_uint8 * num_bytes).from_address(self.address + offset)).cast("B")
         view: NDArray[Any] = np.frombuffer(window, np.dtype(dtype)).reshape(tuple(shape))
         return view
 
 
-class TensorBuffer:
-    """One input or output of a graph at one shape: an array for the CPU, an address for kernels.
+class PairedBuffer:
+    """Memory with a place on either side: the CPU's, and the one that kernels see.
 
     On a GPU with memory of its own these are two places with copies between them; on one that shares the CPU's memory
-    they are one place, and the copies are none.
+    they are one place, and there is nothing to copy.
     """
 
-    def __init__(self, cuda: CudaRuntime, shape: Sequence[int], dtype: DTypeLike, *, is_integrated: bool) -> None:
+    def __init__(self, cuda: CudaRuntime, num_bytes: int, *, is_integrated: bool) -> None:
         """Allocate.
 
         Args:
             cuda: The runtime.
-            shape: All axes fixed.
-            dtype: Of its elements.
+            num_bytes: How much, at least 1.
             is_integrated: Whether the GPU shares the CPU's memory.
         """
-        self._cuda = cuda
-        self.shape = tuple(shape)
-        num_bytes = max(1, int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
-        self._host = HostBuffer(cuda, num_bytes, is_mapped=is_integrated)
+        self.host = HostBuffer(cuda, num_bytes, is_mapped=is_integrated)
         self._device: DeviceBuffer | None = None
+        self.is_copied = not is_integrated
+        """Whether the two are places of their own."""
         try:
             self._device = None if is_integrated else DeviceBuffer(cuda, num_bytes)
-            self.address = self._device.address if self._device else self._host.device_address
+            self.address = self._device.address if self._device else self.host.device_address
             """Where it begins, as kernels see it."""
         except BaseException:
-            self._host.close()
+            self.host.close()
             raise
-        self.array = self._host.view(self.shape, dtype)
-        """The CPU's side; not to be touched once this is closed."""
-
-    def upload(self, rows: NDArray[Any], stream: Stream) -> None:
-        """Write the first `len(rows)` rows and queue their way to the device; the others keep what they had.
-
-        Args:
-            rows: (n, ...), n at most that of the shape, all other axes alike.
-            stream: Whose later work sees them.
-        """
-        target = self.array[: len(rows)]
-        np.copyto(target, rows, casting="no")
-        if self._device is not None:
-            self._cuda.copy_to_device(self._device.address, self._host.address, target.nbytes, stream.handle)
-
-    def fetch(self, num_rows: int, stream: Stream) -> None:
-        """Queue the way of the first rows to the CPU's side: they are in `array` when `stream` was waited for."""
-        if self._device is not None:
-            num_bytes = self.array[:num_rows].nbytes
-            self._cuda.copy_to_host(self._host.address, self._device.address, num_bytes, stream.handle)
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
-        self._host.close()
+        self.host.close()
         if self._device is not None:
             self._device.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 
 class CaptureGate:
@@ -20,18 +20,22 @@ class CaptureGate:
         self._num_opening = 0
         self._num_waiting = 0
         self._is_capturing = False
+        self._passing = _Passing(self._enter, self._leave)
 
-    @contextmanager
-    def passing(self) -> Iterator[None]:
+    def passing(self) -> AbstractContextManager[None]:
         """Run beside others; waits while there is a capture, or one waits."""
+        return self._passing
+
+    def _enter(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_capturing and not self._num_waiting)
+            if self._is_capturing or self._num_waiting:
+                self._changed.wait_for(lambda: not self._is_capturing and not self._num_waiting)
             self._num_passing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._num_passing -= 1
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._num_passing -= 1
+            if self._num_waiting:
                 self._changed.notify_all()
 
     @contextmanager
@@ -73,3 +77,17 @@ class CaptureGate:
             with self._changed:
                 self._is_capturing = False
                 self._changed.notify_all()
+
+
+class _Passing(AbstractContextManager[None]):
+    """One for all runs: it holds nothing itself, and every run passes, so making one each would add up."""
+
+    def __init__(self, enter: Callable[[], None], leave: Callable[[], None]) -> None:
+        self._enter = enter
+        self._leave = leave
+
+    def __enter__(self) -> None:
+        self._enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()

@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
+from app.backends.batches import layout_of
 from app.backends.buckets import Kept, bucket_of, most_kept
-from app.backends.cuda.buffers import TensorBuffer
+from app.backends.cuda.inputs import InputBuffer
+from app.backends.cuda.outputs import OutputBuffers
+from app.backends.cuda.pinned import PinnedPool, pin_items
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Graph
 from app.backends.tensorrt.loaded_engine import EngineFacts, LoadedEngine, Shape, read_facts
-from app.domain import Tensor
+from app.domain import Batch, Tensor
 from app.errors import EngineLoadError, InferenceError
 
 _log = structlog.get_logger(__name__)
@@ -73,37 +74,35 @@ class _Bucket:
         self._engine = engine
         self._is_graph_due = uses_graphs
         self._graph: Graph | None = None
-        self._outputs: list[TensorBuffer] = []
         self._context = engine.context(profile, shape)
-        facts = engine.facts
-        self._input = self._buffer(facts.input_name, shape, facts.input_dtype)
+        facts, cuda, is_integrated = engine.facts, engine.cuda, engine.is_integrated
+        found = [(self._shape_of(name), dtype) for name, dtype in facts.outputs]
+        self._input = InputBuffer(cuda, shape, facts.input_dtype, is_integrated=is_integrated)
         try:
-            for name, dtype in facts.outputs:
-                length = tuple(self._context.get_tensor_shape(name))
-                if min(length, default=0) < 0:
-                    raise InferenceError(f"The shape of output {name} depends on what the picture shows.")  # noqa: TRY301 - what was made is given back below
-                self._outputs.append(self._buffer(name, length, dtype))
+            self._outputs = OutputBuffers(cuda, found, shape[0], is_integrated=is_integrated)
+        except BaseException:
+            self._input.close()
+            raise
+        try:
+            self._bind(facts.input_name, self._input.address)
+            for (name, _), address in zip(facts.outputs, self._outputs.addresses, strict=True):
+                self._bind(name, address)
         except BaseException:
             self.close()
             raise
 
-    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-        stream, num_items, bucket = self._engine.stream, len(batch), len(self._input.array)
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        stream, num_items = self._engine.stream, len(batch)
         self._input.upload(batch, stream)
         if self._graph is not None:
             self._graph.launch(stream)
         else:
             self._enqueue()
-        counts = [num_items if len(output.array) == bucket else len(output.array) for output in self._outputs]
-        for output, count in zip(self._outputs, counts, strict=True):
-            output.fetch(count, stream)
+        self._outputs.fetch(num_items, stream)
         stream.synchronize()
-        answers = tuple(
-            np.array(output.array[:count], np.float32) for output, count in zip(self._outputs, counts, strict=True)
-        )
         if self._is_graph_due:
             self._capture()
-        return answers
+        return self._outputs.answers(num_items)
 
     def close(self) -> None:
         # After a failure there may be work left that reads or writes the buffers.
@@ -112,15 +111,18 @@ class _Bucket:
         if self._graph is not None:
             self._graph.close()
         self._context = None
-        for buffer in (self._input, *self._outputs):
-            buffer.close()
+        self._input.close()
+        self._outputs.close()
 
-    def _buffer(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> TensorBuffer:
-        buffer = TensorBuffer(self._engine.cuda, shape, dtype, is_integrated=self._engine.is_integrated)
-        if not self._context.set_tensor_address(name, buffer.address):
-            buffer.close()
+    def _shape_of(self, name: str) -> Shape:
+        shape = tuple(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise InferenceError(f"The shape of output {name} depends on what the picture shows.")
+        return shape
+
+    def _bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
             raise InferenceError(f"TensorRT refuses the memory of {name}.")
-        return buffer
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._engine.stream.handle):
@@ -154,14 +156,15 @@ class TensorrtBackend:
         """Most items one run takes."""
         return self._max_batch_size
 
-    def run(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-        """Run the engine once, as `Backend.run` says.
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Run the engine once, as `Backend.run` says; float32 outputs are views of its buffers.
 
-        A batch is padded to the next bucket on the device, and only its own rows are copied.
+        A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
+        where that is memory of `pin_items`.
 
         Args:
             batch: As the engine wants it: (N, C, H, W) float32, or (N, H, W, C) uint8 where the graph begins with
-                pixels.
+                pixels; or its items.
         """
         if self._engine is None:
             raise InferenceError("The model is closed.")
@@ -176,6 +179,10 @@ class TensorrtBackend:
                 raise
             raise InferenceError("The model could not be run.") from cause
 
+    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
+        """Pin memory for items, as `PinsItems.pin_items` says."""
+        return None if self._engine is None else pin_items(self._engine.cuda, item_bytes, num_items)
+
     def close(self) -> None:
         """Free all memory on the device; a second call does nothing."""
         if self._engine is not None:
@@ -183,15 +190,16 @@ class TensorrtBackend:
             self._buckets.close()
             engine.close()
 
-    def _place(self, facts: EngineFacts, batch: NDArray[Any]) -> tuple[int, Shape]:
+    def _place(self, facts: EngineFacts, batch: Batch) -> tuple[int, Shape]:
         """Find the profile and the padded shape of a batch."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
-        shape = (bucket_of(len(batch), self._max_batch_size), *batch.shape[1:])
+        (_, *item_shape), dtype = layout_of(batch)
+        shape = (bucket_of(len(batch), self._max_batch_size), *item_shape)
         holding = (index for index, profile in enumerate(facts.profiles) if profile.holds(shape))
         profile = next(holding, None)
-        if profile is None or batch.dtype != facts.input_dtype:
-            raise InferenceError(f"The engine does not take a batch of {list(batch.shape)} {batch.dtype}.")
+        if profile is None or dtype != facts.input_dtype:
+            raise InferenceError(f"The engine does not take a batch of {[len(batch), *item_shape]} {dtype}.")
         return profile, shape
 
     def _make(self, profile: int, shape: Shape) -> _Bucket:

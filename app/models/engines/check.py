@@ -114,5 +114,6 @@ def _rows(spec: ModelSpec, backend: Backend, pictures: Sequence[Image], *, takes
     for start in range(0, len(pictures), backend.max_batch_size):
         chunk = pictures[start : start + backend.max_batch_size]
         (output, *_) = backend.run(to_batch(chunk, spec.input, takes_pixels=takes_pixels))
-        rows.append(output.reshape(len(chunk), -1))
+        # The next run may write where this one's answer lies.
+        rows.append(output.reshape(len(chunk), -1).copy())
     return np.concatenate(rows)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx.helper import make_node
 
 from app.domain import Batch, Image
-from app.geometry.tensors import to_blob, to_pixels
+from app.geometry.tensors import to_blob
 from app.models.graphs.parts import GraphParts
 from app.specs import InputSpec
 
@@ -28,11 +28,14 @@ def to_batch(pictures: Sequence[Image], spec: InputSpec, *, takes_pixels: bool) 
         spec: What the model wants to be fed.
         takes_pixels: The graph normalises pixels itself.
 
+    Returns:
+        A blob; or the pictures themselves, each where it is: a backend gathers them in the memory it reads anyway.
+
     Raises:
-        ValueError: No picture, or pictures of different sizes.
+        ValueError: No picture, or pictures of different sizes, and a blob is wanted. Else backends refuse them.
     """
     if takes_pixels:
-        return to_pixels(pictures)
+        return pictures
     return to_blob(pictures, mean=spec.mean, std=spec.std, channel_order=spec.channel_order)
 
 

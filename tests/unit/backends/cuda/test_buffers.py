@@ -7,21 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.backends.cuda.buffers import DeviceBuffer, HostBuffer, TensorBuffer
+from app.backends.cuda.buffers import DeviceBuffer, HostBuffer, PairedBuffer
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Event, Graph, Stream
 from tests.support.fake_cuda import FakeCuda
 
-SHAPE = (4, 3, 2)
+NUM_BYTES = 96
 
 
 @pytest.fixture
 def cuda() -> FakeCuda:
     return FakeCuda()
-
-
-def numbers(num_rows: int) -> np.ndarray:
-    return np.arange(num_rows * 6, dtype=np.float32).reshape(num_rows, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -51,66 +47,37 @@ def test_a_view_is_the_buffer_itself(cuda: FakeCuda) -> None:
     buffer = HostBuffer(cuda, 24, is_mapped=False)
     buffer.view((3, 2), np.float32)[:] = 7
     np.testing.assert_array_equal(buffer.view((6,), np.float32), np.full(6, 7, np.float32))
-    with pytest.raises(ValueError, match="fit"):
-        buffer.view((7,), np.float32)
-
-
-def test_rows_travel_to_the_device_and_back_and_no_others(cuda: FakeCuda) -> None:
-    stream = Stream(cuda)
-    tensor = TensorBuffer(cuda, SHAPE, np.float32, is_integrated=False)
-    tensor.upload(numbers(4), stream)
-    stream.synchronize()
-    tensor.upload(numbers(2) + 100, stream)
-    assert cuda.bytes_to_device == 4 * 24  # queued, not done
-    stream.synchronize()
-    assert cuda.bytes_to_device == 6 * 24
-    tensor.array[:] = 0
-    tensor.fetch(3, stream)
-    np.testing.assert_array_equal(tensor.array, 0)
-    stream.synchronize()
-    np.testing.assert_array_equal(tensor.array[:3], np.concatenate([numbers(2) + 100, numbers(4)[2:3]]))
-    assert cuda.bytes_to_host == 3 * 24
-
-
-def test_memory_that_is_shared_is_not_copied(cuda: FakeCuda) -> None:
-    stream = Stream(cuda)
-    tensor = TensorBuffer(cuda, SHAPE, np.float32, is_integrated=True)
-    tensor.upload(numbers(4), stream)
-    tensor.fetch(4, stream)
-    stream.synchronize()
-    assert cuda.bytes_to_device == cuda.bytes_to_host == 0
-    assert np.frombuffer(cuda.window(tensor.address, 96), np.float32).tolist() == list(range(24))
-    assert cuda.held == {"mapped": 1, "stream": 1}
+    buffer.view((2,), np.float32, offset=16)[:] = 9
+    np.testing.assert_array_equal(buffer.view((6,), np.float32), np.array([7, 7, 7, 7, 9, 9], np.float32))
+    for length, offset in ((7, 0), (2, 20)):
+        with pytest.raises(ValueError, match="fit"):
+            buffer.view((length,), np.float32, offset=offset)
 
 
 @pytest.mark.parametrize("failing", ["host_alloc", "malloc", "device_address"])
 @pytest.mark.parametrize("is_integrated", [False, True])
-def test_a_tensor_that_finds_no_memory_holds_none(cuda: FakeCuda, failing: str, is_integrated: bool) -> None:
+def test_a_pair_that_finds_no_memory_holds_none(cuda: FakeCuda, failing: str, is_integrated: bool) -> None:
     cuda.failing = {failing}
     if failing == ("malloc" if is_integrated else "device_address"):
-        TensorBuffer(cuda, SHAPE, np.float32, is_integrated=is_integrated).close()
+        PairedBuffer(cuda, NUM_BYTES, is_integrated=is_integrated).close()
     else:
         with pytest.raises(CudaError, match="out of memory"):
-            TensorBuffer(cuda, SHAPE, np.float32, is_integrated=is_integrated)
+            PairedBuffer(cuda, NUM_BYTES, is_integrated=is_integrated)
     assert not cuda.held
-
-
-def test_rows_of_another_type_are_refused(cuda: FakeCuda) -> None:
-    tensor = TensorBuffer(cuda, SHAPE, np.float32, is_integrated=False)
-    with pytest.raises(TypeError):
-        tensor.upload(numbers(1).astype(np.float64), Stream(cuda))
 
 
 def test_a_graph_does_again_what_was_noted_down(cuda: FakeCuda) -> None:
     stream = Stream(cuda)
-    tensor = TensorBuffer(cuda, SHAPE, np.float32, is_integrated=False)
-    graph = Graph.capture(cuda, stream, lambda: tensor.upload(numbers(4), stream))
+    pair = PairedBuffer(cuda, NUM_BYTES, is_integrated=False)
+    graph = Graph.capture(
+        cuda, stream, lambda: cuda.copy_to_device(pair.address, pair.host.address, NUM_BYTES, stream.handle)
+    )
     stream.synchronize()
     assert cuda.bytes_to_device == 0  # noted down, not done
     graph.launch(stream)
     graph.launch(stream)
     stream.synchronize()
-    assert cuda.bytes_to_device == 2 * 96
+    assert cuda.bytes_to_device == 2 * NUM_BYTES
     assert cuda.held["graph"] == 0  # only the instance is kept
     graph.close()
     graph.close()

@@ -1,0 +1,93 @@
+"""The input of a graph at one shape: rows are gathered from where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from app.backends.cuda.buffers import PairedBuffer, bytes_of
+from app.backends.cuda.pinned import address_of
+from app.backends.cuda.runtime import CudaRuntime
+from app.backends.cuda.streams import Stream
+
+_CHUNK_BYTES = 512 * 1024
+"""So much is written between two copies to the device: these go on while the next rows are written, and what is left to
+wait for at the end is short. Smaller chunks cost more calls than they save: a call takes some microseconds."""
+
+
+class InputBuffer:
+    """An input at a fixed address, and pinned memory beside it for rows that do not lie in such memory. One thread."""
+
+    def __init__(self, cuda: CudaRuntime, shape: Sequence[int], dtype: DTypeLike, *, is_integrated: bool) -> None:
+        """Allocate.
+
+        Args:
+            cuda: The runtime.
+            shape: (N, ...), all axes fixed.
+            dtype: Of its elements.
+            is_integrated: Whether the GPU shares the CPU's memory.
+        """
+        self.shape = tuple(shape)
+        self._copy = cuda.copy_to_device
+        self._row_bytes = bytes_of(self.shape[1:], dtype)
+        self._memory = PairedBuffer(cuda, max(1, bytes_of(shape, dtype)), is_integrated=is_integrated)
+        self._is_copied = self._memory.is_copied
+        self.address = self._memory.address
+        """Where it begins, as kernels see it."""
+        self._host_address = self._memory.host.address
+        self.array = self._memory.host.view(self.shape, dtype)
+        """The CPU's side, where rows are copied to; not to be touched once this is closed."""
+        self._rows = list(self.array)
+        self._chunk_rows = max(1, _CHUNK_BYTES // max(1, self._row_bytes))
+
+    def upload(self, batch: NDArray[Any] | Sequence[NDArray[Any]], stream: Stream) -> None:
+        """Queue the way of rows to the device, as the first ones there; the others keep what they had.
+
+        Rows in pinned memory are taken from where they lie, and have to stay as they are until the stream was waited
+        for. Others are copied first. On a GPU that shares the CPU's memory all are copied, which is all.
+
+        Args:
+            batch: (n, ...), or n rows; n at most that of the shape, all else alike.
+            stream: Whose later work sees them.
+        """
+        if not self._is_copied:
+            for own, row in zip(self._rows, batch, strict=False):
+                np.copyto(own, row, casting="no")
+        elif isinstance(batch, np.ndarray):
+            self._upload_array(batch, stream.handle)
+        else:
+            self._upload_rows(batch, stream.handle)
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        self._memory.close()
+
+    def _upload_array(self, batch: NDArray[Any], stream: int) -> None:
+        for start in range(0, len(batch), self._chunk_rows):
+            stop = min(start + self._chunk_rows, len(batch))
+            np.copyto(self.array[start:stop], batch[start:stop], casting="no")
+            self._send(start, stop, stream)
+
+    def _upload_rows(self, batch: Sequence[NDArray[Any]], stream: int) -> None:
+        start = 0  # of what is written and not yet sent
+        for index, row in enumerate(batch):
+            address = address_of(row)
+            if address is not None:
+                self._send(start, index, stream)
+                self._copy(self.address + index * self._row_bytes, address, self._row_bytes, stream)
+                start = index + 1
+                continue
+            np.copyto(self._rows[index], row, casting="no")
+            if index + 1 - start == self._chunk_rows:
+                self._send(start, index + 1, stream)
+                start = index + 1
+        self._send(start, len(batch), stream)
+
+    def _send(self, start: int, stop: int, stream: int) -> None:
+        if stop > start:
+            offset = start * self._row_bytes
+            num_bytes = (stop - start) * self._row_bytes
+            self._copy(self.address + offset, self._host_address + offset, num_bytes, stream)
