@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.backends.onnx_cuda import CudaSetup
 from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import FIX_UPSAMPLING, MERGE_SIBLINGS, SPLIT_PRELU, WIDEN_GROUPS
+from app.models.graphs.rewrite import EVERYWHERE, MERGE_SIBLINGS, SPLIT_PRELU, WIDEN_GROUPS
 from app.specs import ModelSpec
 from tests.device.gpu import DeviceName, describe, open_setup
 from tests.device.raw import noise, open_raw, write_model
@@ -27,11 +27,11 @@ from tests.support.tiny_onnx import arcface_spec, scrfd_spec
 
 _SETS = (
     (),
-    (FIX_UPSAMPLING,),
-    (FIX_UPSAMPLING, MERGE_SIBLINGS),
-    (FIX_UPSAMPLING, MERGE_SIBLINGS, WIDEN_GROUPS),
-    (FIX_UPSAMPLING, SPLIT_PRELU),
-    (FIX_UPSAMPLING, MERGE_SIBLINGS, WIDEN_GROUPS, SPLIT_PRELU),
+    EVERYWHERE,
+    (*EVERYWHERE, MERGE_SIBLINGS),
+    (*EVERYWHERE, MERGE_SIBLINGS, WIDEN_GROUPS),
+    (*EVERYWHERE, SPLIT_PRELU),
+    (*EVERYWHERE, MERGE_SIBLINGS, WIDEN_GROUPS, SPLIT_PRELU),
 )
 """What is tried; sets that change a graph alike are tried once."""
 

@@ -18,7 +18,7 @@ from app.backends.tensorrt.profiles import profiles_for
 from app.errors import EngineBuildError
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
-from app.models.graphs.rewrite import FIX_UPSAMPLING
+from app.models.graphs.rewrite import EVERYWHERE
 from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 
@@ -118,7 +118,7 @@ class EngineRecipes:
         path = self._weights.locate(spec)
         prepared = PreparedFiles(self._weights.folder / "prepared")
         graph = prepare_graph(
-            path, spec, rewrites=[FIX_UPSAMPLING], pixels=True, precision=self.options.precision, cache=prepared
+            path, spec, rewrites=EVERYWHERE, pixels=True, precision=self.options.precision, cache=prepared
         )
         file = self._file(graph, spec)
         most = self.options.det_batch_size if spec.task == "detection" else self.options.rec_batch_size

@@ -10,6 +10,7 @@ import onnx
 from onnx.helper import make_node
 
 from app.models.graphs.convolutions import merge_siblings, widen_groups
+from app.models.graphs.flattening import fix_flattening
 from app.models.graphs.parts import GraphParts
 from app.models.graphs.upsampling import fix_upsampling
 
@@ -64,7 +65,10 @@ def split_prelu(parts: GraphParts) -> GraphParts:
 
 
 FIX_UPSAMPLING = Rewrite("fix_upsampling", 1, fix_upsampling)
-"""For whatever runs a graph: without it a detector is not captured as a CUDA graph, and nowhere is it slower."""
+FIX_FLATTENING = Rewrite("fix_flattening", 1, fix_flattening)
+
+EVERYWHERE = (FIX_UPSAMPLING, FIX_FLATTENING)
+"""For whatever runs a graph: without them some are not captured as CUDA graphs, and nowhere are they slower."""
 
 MERGE_SIBLINGS = Rewrite("merge_siblings", 1, merge_siblings)
 WIDEN_GROUPS = Rewrite("widen_groups", 1, widen_groups)
@@ -79,10 +83,10 @@ def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Re
         runtime_version: Of ONNX Runtime, such as (1, 31, 1).
     """
     if provider == "OpenVINO":
-        return (FIX_UPSAMPLING, MERGE_SIBLINGS, WIDEN_GROUPS)
+        return (*EVERYWHERE, MERGE_SIBLINGS, WIDEN_GROUPS)
     if provider != "CPUExecutionProvider":
-        return (FIX_UPSAMPLING,)
+        return EVERYWHERE
     if runtime_version < PRELU_IS_SLOW_FROM:
-        return (FIX_UPSAMPLING, MERGE_SIBLINGS)
+        return (*EVERYWHERE, MERGE_SIBLINGS)
     # Groups gain where the layers around them stay in blocks too: only where PRelu was split.
-    return (FIX_UPSAMPLING, MERGE_SIBLINGS, WIDEN_GROUPS, SPLIT_PRELU)
+    return (*EVERYWHERE, MERGE_SIBLINGS, WIDEN_GROUPS, SPLIT_PRELU)

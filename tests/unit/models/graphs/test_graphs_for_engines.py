@@ -13,7 +13,7 @@ from app.backends.tensorrt.profiles import profiles_for
 from app.models.graphs.half import Precision
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
-from app.models.graphs.rewrite import FIX_UPSAMPLING
+from app.models.graphs.rewrite import EVERYWHERE
 from app.specs import default_registry_dir, read_registry
 
 NAMES = ("det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized", "mobilefacenet128", "starter_det", "starter_rec")
@@ -34,7 +34,7 @@ def prepare(folder: Path, shared_models: Path, name: str, precision: Precision, 
     spec = read_registry([default_registry_dir()])[name]
     weights = (default_registry_dir() if name.startswith("starter") else shared_models) / spec.file_name
     cache = PreparedFiles(folder)
-    return prepare_graph(weights, spec, rewrites=[FIX_UPSAMPLING], precision=precision, pixels=pixels, cache=cache)
+    return prepare_graph(weights, spec, rewrites=EVERYWHERE, precision=precision, pixels=pixels, cache=cache)
 
 
 @pytest.mark.parametrize("pixels", [False, True], ids=["blobs", "pixels"])

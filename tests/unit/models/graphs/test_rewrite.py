@@ -12,7 +12,7 @@ from onnx import helper
 
 from app.backends.onnx import open_onnx_backends
 from app.models.graphs.parts import GraphParts, take_apart
-from app.models.graphs.rewrite import FIX_UPSAMPLING, PRELU_IS_SLOW_FROM, choose_rewrites, split_prelu
+from app.models.graphs.rewrite import EVERYWHERE, PRELU_IS_SLOW_FROM, choose_rewrites, split_prelu
 from tests.support.tiny_onnx import arcface_model
 
 
@@ -73,9 +73,10 @@ def test_the_graph_that_is_rewritten_stays_as_it_was() -> None:
 def test_rewrites_are_applied_where_they_were_measured_to_win() -> None:
     cpu = "CPUExecutionProvider"
     new = [rewrite.name for rewrite in choose_rewrites(cpu, PRELU_IS_SLOW_FROM)]
-    assert new == ["fix_upsampling", "merge_siblings", "widen_groups", "split_prelu"]
-    assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == ["fix_upsampling", "merge_siblings"]
+    everywhere = ["fix_upsampling", "fix_flattening"]
+    assert new == [*everywhere, "merge_siblings", "widen_groups", "split_prelu"]
+    assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == [*everywhere, "merge_siblings"]
     openvino = [rewrite.name for rewrite in choose_rewrites("OpenVINO", PRELU_IS_SLOW_FROM)]
-    assert openvino == ["fix_upsampling", "merge_siblings", "widen_groups"]
+    assert openvino == [*everywhere, "merge_siblings", "widen_groups"]
     for gpu in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
-        assert choose_rewrites(gpu, (1, 31, 1)) == (FIX_UPSAMPLING,)
+        assert choose_rewrites(gpu, (1, 31, 1)) == EVERYWHERE
