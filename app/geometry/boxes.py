@@ -64,7 +64,7 @@ def suppress_overlaps(boxes: Boxes, scores: Scores, *, iou_threshold: float = IO
     Source: Neubeck & Van Gool 2006. Continuous areas (no `+ 1`), unlike insightface `SCRFD.nms`.
     """
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    return order[keep_apart(boxes[order], iou_threshold=iou_threshold)]
+    return order[np.array(keep_apart(boxes[order], iou_threshold=iou_threshold), np.intp)]
 
 
 def keep_apart(boxes: Boxes, *, iou_threshold: float = IOU_THRESHOLD) -> list[int]:

@@ -17,8 +17,10 @@ def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: 
         max_faces: Upper bound whatever the request says; the best scores stay.
 
     Returns:
-        The kept faces; a copy.
+        The kept faces: a copy, a view, or `detections` itself where nothing is dropped.
     """
+    if options.min_face_width_px <= 0 and options.limit_faces <= 0:
+        return detections if len(detections) <= max_faces else detections.take(slice(max_faces))
     boxes = detections.boxes
     kept = np.flatnonzero(boxes[:, 2] - boxes[:, 0] >= options.min_face_width_px)[:max_faces]
     if options.limit_faces > 0:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align, estimate_similarity
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align, crop_scales, estimate_similarity
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -36,17 +36,19 @@ def test_known_transforms_are_recovered(scale: float, angle: float, shift: tuple
     """A template that was turned, resized and moved is brought back onto itself."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = TEMPLATE @ turn.T + np.array(shift)
-    matrix = estimate_similarity(moved, TEMPLATE)
-    assert matrix is not None
+    found = estimate_similarity(moved, TEMPLATE)
+    assert found is not None
+    matrix = found.matrix
     np.testing.assert_allclose(moved @ matrix[:, :2].T + matrix[:, 2], TEMPLATE, atol=1e-3)
 
 
 @given(landmarks=landmark_arrays)
 def test_the_closed_form_is_umeyamas_method(landmarks: np.ndarray) -> None:
     """Arbitrary points, mirrored ones included: the least squares fit of both is equally good, and mostly the same."""
-    matrix = estimate_similarity(landmarks, TEMPLATE)
-    if matrix is None:
+    found = estimate_similarity(landmarks, TEMPLATE)
+    if found is None:
         return  # no direction: coinciding points, or a perfect mirror image
+    matrix = found.matrix
     expected = umeyama(landmarks, TEMPLATE)
     fit = landmarks @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
     expected_fit = landmarks @ expected[:, :2].T + expected[:, 2] - TEMPLATE
@@ -62,8 +64,9 @@ def test_faces_agree_with_umeyama(noise: np.ndarray, scale: float, angle: float)
     """For points that look like a face, in any turn and size, every entry agrees to 1e-4."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     landmarks = ((TEMPLATE + noise) @ turn.T + 1000).astype(np.float32)
-    matrix = estimate_similarity(landmarks, TEMPLATE)
-    assert matrix is not None
+    found = estimate_similarity(landmarks, TEMPLATE)
+    assert found is not None
+    matrix = found.matrix
     expected = umeyama(landmarks, TEMPLATE)
     np.testing.assert_allclose(matrix[:, :2], expected[:, :2], atol=1e-6)
     np.testing.assert_allclose(matrix[:, 2], expected[:, 2], atol=1e-3)
@@ -77,8 +80,9 @@ def test_a_crop_is_what_warping_the_whole_picture_gives() -> None:
         angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 5)
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         landmarks = ((TEMPLATE - 56) @ turn.T + rng.uniform(-50, 1100, 2)).astype(np.float32)
-        matrix = estimate_similarity(landmarks, TEMPLATE)
-        whole = cv2.warpAffine(image, matrix, (CROP_SIDE_PX, CROP_SIDE_PX), borderValue=0.0)
+        found = estimate_similarity(landmarks, TEMPLATE)
+        assert found is not None
+        whole = cv2.warpAffine(image, found.matrix, (CROP_SIDE_PX, CROP_SIDE_PX), borderValue=0.0)
         difference = np.abs(align(image, landmarks).astype(int) - whole)
         assert difference.mean() < 0.05
         assert difference.max() <= 24
@@ -146,3 +150,28 @@ def test_a_mirror_image_decides_nothing() -> None:
     """Every rotation fits a mirrored square equally badly."""
     square = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
     assert estimate_similarity(square * np.float32([-1, 1]), square) is None
+
+
+def test_scales_say_how_much_a_crop_enlarges() -> None:
+    """A face twice as large as the template is halved, whichever way it is turned; where nothing is known it is 1."""
+    turned = TEMPLATE[:, ::-1] * np.float32([4, -4])
+    scales = crop_scales(np.stack([TEMPLATE * 2, turned, np.zeros_like(TEMPLATE)]))
+    np.testing.assert_allclose(scales, [0.5, 0.25, 1.0], rtol=1e-6)
+    assert scales.dtype == np.float32
+    assert crop_scales(np.empty((0, 5, 2), np.float32)).shape == (0,)
+
+
+@given(
+    scale=st.floats(0.2, 10),
+    angle=st.floats(-np.pi, np.pi),
+    shift=st.tuples(st.floats(-50, 250), st.floats(-50, 350)),
+)
+def test_what_a_crop_does_not_cover_does_not_change_it(scale: float, angle: float, shift: tuple[float, float]) -> None:
+    """Pixels more than a few beyond the crop's corners, seen in the picture, may be anything."""
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    corners = np.array([[0, 0], [112, 0], [112, 112], [0, 112]]) - 56
+    outline = np.round(corners @ turn.T + np.array(shift)).astype(np.int32)
+    covered = cv2.dilate(cv2.fillConvexPoly(np.zeros((300, 200), np.uint8), outline, 1), np.ones((9, 9), np.uint8))
+    landmarks = ((TEMPLATE - 56) @ turn.T + np.array(shift)).astype(np.float32)
+    np.testing.assert_array_equal(align(image, landmarks), align(image * covered[..., None], landmarks))

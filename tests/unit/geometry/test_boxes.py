@@ -96,7 +96,9 @@ def test_suppression_is_bounded() -> None:
 def test_nothing_in_nothing_out() -> None:
     """No box gives no index."""
     empty = np.empty((0, 4), np.float32)
-    assert suppress_overlaps(empty, np.empty(0, np.float32)).shape == (0,)
+    kept = suppress_overlaps(empty, np.empty(0, np.float32))
+    assert kept.shape == (0,)
+    assert kept.dtype == np.intp
     assert largest_first(empty).shape == (0,)
     assert iou_matrix(empty, np.ones((3, 4), np.float32)).shape == (0, 3)
     assert box_areas(empty).shape == (0,)
@@ -142,8 +144,7 @@ def test_an_empty_look_changes_nothing() -> None:
     """Nothing found on either canvas leaves the other as it is."""
     some = found((0, 0, 10, 10, 0.7))
     assert merge_looks(some, Detections.empty()) is some
-    merged = merge_looks(Detections.empty(), some)
-    np.testing.assert_array_equal(merged.boxes, some.boxes)
+    assert merge_looks(Detections.empty(), some) is some
 
 
 @given(first=box_arrays(min_side_px=1), second=box_arrays(min_side_px=1))
