@@ -96,7 +96,9 @@ class Letterbox:
 
 
 def to_source(detections: Detections, letterbox: Letterbox) -> Detections:
-    """Map detections from canvas pixels to picture pixels; scores are shared, not copied."""
+    """Map detections from canvas pixels to picture pixels; scores are shared, not copied, and so is all of no face."""
+    if len(detections) == 0:
+        return detections
     return Detections(letterbox.to_image(detections.boxes), detections.scores, letterbox.to_image(detections.landmarks))
 
 

@@ -83,6 +83,29 @@ def test_extreme_pictures_are_drawn(image_hw: tuple[int, int], rectangular: bool
     assert letterbox.scale == pytest.approx(640 / max(image_hw))
 
 
+@given(image_hw=st.tuples(st.integers(1, 200), st.integers(1, 200)), max_hw=canvas_sizes, rectangular=st.booleans())
+def test_a_canvas_that_is_given_is_drawn_over_whole(
+    image_hw: tuple[int, int], max_hw: tuple[int, int], rectangular: bool
+) -> None:
+    """Nothing of what was there before is left, and it is the very canvas that comes back."""
+    image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular)
+    canvas = np.full(letterbox.canvas_shape, 99, np.uint8)
+    assert letterbox.apply(image, into=canvas) is canvas
+    np.testing.assert_array_equal(canvas, letterbox.apply(image))
+    height, width = letterbox.resized_hw
+    assert not canvas[height:].any()
+    assert not canvas[:, width:].any()
+
+
+def test_a_canvas_of_another_shape_is_refused() -> None:
+    """Nothing is drawn beside it."""
+    with pytest.raises(ValueError, match="for a letterbox of"):
+        Letterbox.fit((10, 10), (64, 64), rectangular=False).apply(
+            np.zeros((10, 10, 3), np.uint8), into=np.zeros((64, 32, 3), np.uint8)
+        )
+
+
 def test_a_picture_of_the_canvas_size_is_copied() -> None:
     """Its pixels are unchanged, and drawing on the canvas does not reach the picture."""
     image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
@@ -116,6 +139,12 @@ def test_detections_are_mapped_to_the_source() -> None:
     np.testing.assert_array_equal(source.boxes, [[2, 4, 6, 8]])
     np.testing.assert_array_equal(source.landmarks, np.full((1, 5, 2), 2))
     np.testing.assert_array_equal(source.scores, found.scores)
+
+
+def test_no_face_needs_no_mapping() -> None:
+    """Most second looks find nothing."""
+    none = Detections.empty()
+    assert to_source(none, Letterbox.fit((1280, 1280), (640, 640), rectangular=False)) is none
 
 
 @pytest.mark.parametrize(
