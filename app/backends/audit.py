@@ -70,16 +70,16 @@ def nodes_in_profile(profile: Path, provider: str) -> tuple[str, ...]:
     return _sorted(seen.values())
 
 
-def report(nodes: Sequence[str], provider: str) -> None:
-    """Say in the log which nodes run elsewhere: a warning where that costs time, by operator."""
+def report(nodes: Sequence[str], provider: str, model: str) -> None:
+    """Say in the log which nodes of a model run elsewhere: a warning where that costs time, by operator."""
     counts: dict[str, int] = {}
     for node in nodes:
         operator = node.split(" ", 1)[0]
         counts[operator] = counts.get(operator, 0) + 1
     if counts.keys() - _SHAPE_OPERATORS:
-        _log.warning("part of the model runs on the CPU", provider=provider, operators=counts)
+        _log.warning("part of the model runs on the CPU", model=model, provider=provider, operators=counts)
     elif counts:
-        _log.info("sizes are computed on the CPU", provider=provider, operators=counts)
+        _log.info("sizes are computed on the CPU", model=model, provider=provider, operators=counts)
 
 
 def _sorted(nodes: Iterable[str]) -> tuple[str, ...]:

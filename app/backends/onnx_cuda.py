@@ -35,6 +35,9 @@ _log = structlog.get_logger(__name__)
 _FREE_SIDE_PX = 64
 """What an axis of free length is set to for a trial run: SCRFD takes multiples of 32."""
 
+_MOST_NODES_TOLD = 20
+"""Of those that keep a model from CUDA graphs; `GET /models` lists all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaSetup:
@@ -124,7 +127,7 @@ def open_cuda_backend(
         providers = [(name, provider_options(name, cuda=options)) for name in dict.fromkeys((setup.provider, CPU))]
         return open_session(model, providers, num_threads=1, profile_prefix=profile_prefix)
 
-    uses_graphs = True
+    refusal: str | None = None
     try:
         with setup.gate.opening(), tempfile.TemporaryDirectory() as folder:
             profile_prefix = Path(folder, "run") if setup.audits_by_profile else None
@@ -133,8 +136,7 @@ def open_cuda_backend(
             except ModelFileError as error:
                 # It refuses to open a graph of which it could not capture all.
                 session = opened(replace(options, uses_graphs=False), profile_prefix)
-                uses_graphs = False
-                _log.warning("model runs without CUDA graphs", reason=str(error.__cause__))
+                refusal = str(error.__cause__)
             if setup.audits_by_profile:
                 cpu_nodes = nodes_in_profile(_profile_one_run(session), setup.provider)
             else:
@@ -142,9 +144,16 @@ def open_cuda_backend(
     except BaseException:
         stream.close()
         raise
-    report(cpu_nodes, setup.provider)
+    # Of a prepared graph in a file, what it was prepared from and under which key.
+    name = model.stem if isinstance(model, Path) else "in memory"
+    if refusal is not None:
+        _log.warning(
+            "model runs without CUDA graphs",
+            model=name, cpu_nodes=list(cpu_nodes[:_MOST_NODES_TOLD]), num_cpu_nodes=len(cpu_nodes), reason=refusal,
+        )  # fmt: skip
+    report(cpu_nodes, setup.provider, name)
     return OnnxCudaBackend(
-        session, setup, stream, max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=uses_graphs
+        session, setup, stream, max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=refusal is None
     )
 
 

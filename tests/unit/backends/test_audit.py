@@ -58,7 +58,7 @@ def test_of_a_profile_only_nodes_of_other_providers_count(tmp_path: Path) -> Non
 )
 def test_what_costs_time_is_a_warning_and_what_does_not_is_none(nodes: tuple[str, ...], level: str | None) -> None:
     with capture_logs() as logs:
-        report(nodes, CUDA)
+        report(nodes, CUDA, "model")
     assert [entry["log_level"] for entry in logs] == ([level] if level else [])
     if level == "warning":
         assert logs[0]["operators"] == {"Shape": 1, "PRelu": 2}

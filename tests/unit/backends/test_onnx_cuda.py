@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,43 @@ FACE_BYTES = 3 * 112 * 112 * 4
 ANSWER_BYTES = EMBEDDING_LENGTH * 4
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as ONNX Runtime tells of it."""
+
+    op_type: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Nodes that went to another provider, as ONNX Runtime tells of them."""
+
+    nodes: Sequence[Node]
+    ep_name: str = "elsewhere"
+
+    def get_nodes(self) -> Sequence[Node]:
+        """Return them."""
+        return self.nodes
+
+
 class RecordingSession:
     """A session that notes which CUDA graph each run is for; `failing` numbers fail."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
+        self.elsewhere: Sequence[Node] = ()
+        """Nodes it says another provider runs."""
         self.graphs: list[tuple[int, str]] = []
         """Thread and number, run by run."""
         self.failing: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
+
+    def get_provider_graph_assignment_info(self) -> Sequence[Any]:
+        """Tell what the session does, and of those elsewhere."""
+        return [*self.session.get_provider_graph_assignment_info(), Elsewhere(self.elsewhere)]
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         """Run as the session does."""
@@ -56,8 +83,9 @@ class RecordingSession:
 class Opening:
     """Opens sessions that are recorded."""
 
-    def __init__(self, *, refuses_graphs: bool = False) -> None:
+    def __init__(self, *, refuses_graphs: bool = False, num_elsewhere: int = 0) -> None:
         self.refuses_graphs = refuses_graphs
+        self.num_elsewhere = num_elsewhere
         self.num_calls = 0
         self.last: RecordingSession
 
@@ -77,6 +105,7 @@ class Opening:
             )
         session = open_session(model, providers, num_threads=num_threads, profile_prefix=profile_prefix)
         self.last = RecordingSession(session)
+        self.last.elsewhere = [Node("Shape", f"Shape_{index:02}") for index in range(self.num_elsewhere)]
         return self.last
 
 
@@ -229,11 +258,29 @@ def test_shapes_come_and_go_within_bounds_and_late_ones_have_no_graph(cuda: Fake
     assert not cuda.held
 
 
-def test_a_graph_that_cannot_be_captured_whole_is_opened_without_and_says_so(cuda: FakeCuda) -> None:
+@pytest.mark.skipif(not can_tell(), reason="this ONNX Runtime is older than 1.24")
+def test_a_graph_that_cannot_be_captured_whole_is_opened_without_and_says_why(cuda: FakeCuda, tmp_path: Path) -> None:
+    """With the name of the model and of the nodes in the way, of which there may be many."""
+    path = tmp_path / "w600k_mbf-0123456789abcdef.onnx"
+    path.write_bytes(recognizer())
+    opening = Opening(refuses_graphs=True, num_elsewhere=30)
+    with capture_logs() as logs:
+        backend = open_cuda_backend(path, setup=CudaSetup(cuda=cuda, device="cpu"), open_session=opening)
+    told = next(entry for entry in logs if entry["event"] == "model runs without CUDA graphs")
+    assert told["log_level"] == "warning"
+    assert "not all nodes" in told["reason"]
+    assert told["model"] == path.stem
+    assert told["cpu_nodes"] == [f"Shape Shape_{index:02}" for index in range(20)]
+    assert told["num_cpu_nodes"] == len(backend.cpu_nodes) == 30
+    assert next(entry["model"] for entry in logs if entry["event"] == "sizes are computed on the CPU") == path.stem
+    backend.close()
+
+
+def test_without_graphs_no_run_asks_for_one(cuda: FakeCuda) -> None:
     opening = Opening(refuses_graphs=True)
     with capture_logs() as logs:
         backend = open_recognizer(cuda, opening)
-    assert "not all nodes" in next(entry["reason"] for entry in logs if "without CUDA graphs" in entry["event"])
+    assert [entry["model"] for entry in logs] == ["in memory"]
     for _ in range(3):
         backend.run(batch_of(1))
     assert {graph for _, graph in opening.last.graphs} == {"-1"}
