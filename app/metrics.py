@@ -91,6 +91,11 @@ class Metrics:
             "jetface_oldest_run_seconds", "Age of the longest run of a model under way; 0: none.", ["model"],
             registry=registry,
         )  # fmt: skip
+        self.pinned_bytes = Gauge(
+            "jetface_pinned_bytes", "Memory pinned for a model's canvases, which a GPU reads where they were drawn.",
+            ["model"],
+            registry=registry,
+        )  # fmt: skip
 
         self.model_state = Gauge(
             "jetface_model_state", "1 for the state a model is in.", ["model", "state"], registry=registry

@@ -62,22 +62,32 @@ class Letterbox:
             canvas_hw = max_hw
         return cls(scale, image_hw, (new_height, new_width), canvas_hw)
 
-    def apply(self, image: Image) -> Image:
-        """Draw the picture on a new canvas.
+    @property
+    def canvas_shape(self) -> tuple[int, int, int]:
+        """Shape of the canvas, (H, W, 3)."""
+        return (*self.canvas_hw, 3)
+
+    def apply(self, image: Image, into: Image | None = None) -> Image:
+        """Draw the picture on a canvas.
 
         Args:
             image: (H, W, 3) uint8, of `image_hw`.
+            into: The canvas, of `canvas_shape`, uint8; what it shows is drawn over. None makes a new one.
 
         Returns:
-            `canvas_hw` + (3,) uint8, black right of and below the picture.
+            `canvas_shape` uint8, black right of and below the picture; `into`, where that is given.
 
         Raises:
-            ValueError: `image` is not of `image_hw`.
+            ValueError: `image` is not of `image_hw`, or `into` not of `canvas_shape`.
         """
         if image.shape[:2] != self.image_hw:
             raise ValueError(f"a picture of {image.shape[:2]} on a letterbox for {self.image_hw}")
-        canvas = np.zeros((*self.canvas_hw, 3), np.uint8)
+        canvas = np.empty(self.canvas_shape, np.uint8) if into is None else into
+        if canvas.shape != self.canvas_shape:
+            raise ValueError(f"a canvas of {canvas.shape} for a letterbox of {self.canvas_shape}")
         height, width = self.resized_hw
+        canvas[height:] = 0
+        canvas[:height, width:] = 0
         place = canvas[:height, :width]
         if self.resized_hw == self.image_hw:
             place[:] = image

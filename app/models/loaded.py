@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.batching.batcher import Batcher
+from app.models.items import ItemMemory
 from app.specs import ModelSpec
 
 Item = TypeVar("Item")
@@ -24,7 +28,16 @@ class LoadedModel(Generic[Item, Result]):
     """Height and width the graph is fixed to; None when it takes any canvas."""
     cpu_nodes: tuple[str, ...] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
+    items: ItemMemory = field(default_factory=ItemMemory)
+    """Where its items are made; whoever loads it has pinned memory there by then, or an engine that takes over will."""
+
+    def new_item(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return an uint8 array for an item to be drawn in: pinned memory where a GPU reads it. Not cleared."""
+        return self.items.new_item(shape)
 
     async def close(self, *, grace_s: float) -> None:
         """Run what waits for at most `grace_s`, then free the backend."""
-        await self.batcher.close(grace_s=grace_s)
+        try:
+            await self.batcher.close(grace_s=grace_s)
+        finally:
+            self.items.close()

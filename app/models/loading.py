@@ -30,6 +30,7 @@ from app.models.families.table import FAMILIES
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
 from app.models.graphs.rewrite import choose_rewrites
+from app.models.items import ItemMemory
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel
 from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
@@ -85,6 +86,7 @@ class _Opened:
     probe_items: Sequence[Any]
     input_hw: tuple[int, int] | None
     cpu_nodes: tuple[str, ...]
+    items: ItemMemory
 
 
 class ModelLoader:
@@ -131,12 +133,13 @@ class ModelLoader:
                 await batcher.start()
             except BaseException:
                 await batcher.close(drain=False)
+                opened.items.close()
                 raise
-        self._metrics.watch(self._metrics.queue_length.labels(spec.name), lambda: batcher.waiting)
-        self._metrics.watch(self._metrics.oldest_run.labels(spec.name), batcher.oldest_run_s)
+        watch_model(self._metrics, spec.name, batcher, opened.items)
         return LoadedModel(
-            spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw, cpu_nodes=opened.cpu_nodes
-        )
+            spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw, cpu_nodes=opened.cpu_nodes,
+            items=opened.items,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Take no more work; a load under way ends in its own time."""
@@ -151,14 +154,19 @@ class ModelLoader:
         for challenger in candidates[1:]:
             runner = self._faster(runner, challenger, path, spec)
         first = runner.backends[0]
+        items = ItemMemory()
         probed = FAMILIES[spec.family](spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
+        lanes = self._lanes(probed.head, runner, spec)
+        if spec.task == "detection" and runner.graph.takes_pixels:
+            items.pin(spec.name, first, self._item_shapes(runner.graph, spec))
         return _Opened(
             backend=runner.opener.name,
-            lanes=self._lanes(probed.head, runner, spec),
+            lanes=lanes,
             max_batch=runner.max_batch,
             probe_items=[probed.probe_item],
             input_hw=runner.graph.input_hw,
             cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
+            items=items,
         )
 
     def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
@@ -218,10 +226,20 @@ class ModelLoader:
 
     def _warming(self, graph: PreparedGraph, spec: ModelSpec) -> Callable[[Backend], None]:
         """Return what warms a backend for the shapes that will come."""
+        shapes = self._item_shapes(graph, spec)
+        return partial(warm, item_shapes=shapes, dtype=np.uint8 if graph.takes_pixels else np.float32, num_runs=2)
+
+    def _item_shapes(self, graph: PreparedGraph, spec: ModelSpec) -> list[tuple[int, ...]]:
         fixed_hw = graph.input_hw or (spec.input.height_px, spec.input.width_px)
         sizes_hw = (fixed_hw,) if all(fixed_hw) else self._options.canvases_hw
-        shapes = [(*size_hw, 3) if graph.takes_pixels else (3, *size_hw) for size_hw in sizes_hw]
-        return partial(warm, item_shapes=shapes, dtype=np.uint8 if graph.takes_pixels else np.float32, num_runs=2)
+        return [(*size_hw, 3) if graph.takes_pixels else (3, *size_hw) for size_hw in sizes_hw]
+
+
+def watch_model(metrics: Metrics, name: str, batcher: Batcher[Any, Any], items: ItemMemory) -> None:
+    """Let the gauges of a model be read from it at each scrape."""
+    metrics.watch(metrics.queue_length.labels(name), lambda: batcher.waiting)
+    metrics.watch(metrics.oldest_run.labels(name), batcher.oldest_run_s)
+    metrics.watch(metrics.pinned_bytes.labels(name), lambda: items.num_bytes)
 
 
 def item_key(item: Any) -> Hashable:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.domain import Detections, Image
 from app.geometry.boxes import merge_looks
 from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from app.models.families.canvases import DetectorItem
+from app.models.loaded import LoadedModel
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 
@@ -77,9 +79,9 @@ class Detector:
         model, load_s = await self._store.get_timed(self.model_name)
         started = time.perf_counter()
         if image.size <= _SMALL_IMAGE_BYTES:
-            letterboxes, canvases = self._draw_canvases(image, model.input_hw)
+            letterboxes, canvases = self._draw_canvases(image, model)
         else:
-            letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model.input_hw)
+            letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model)
         item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases)
         outcome = await model.batcher.submit([item], group=group, deadline=deadline)
         (found_by_look,) = outcome.results
@@ -95,15 +97,17 @@ class Detector:
             took_s=time.perf_counter() - started - outcome.queued_s,
         )
 
-    def _draw_canvases(self, image: Image, fixed_hw: tuple[int, int] | None) -> tuple[list[Letterbox], list[Image]]:
+    def _draw_canvases(self, image: Image, model: LoadedModel[Any, Any]) -> tuple[list[Letterbox], list[Image]]:
         """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
         options = self._options
         image_hw = (image.shape[0], image.shape[1])
-        if fixed_hw is not None:
-            letterboxes = [Letterbox.fit(image_hw, fixed_hw, rectangular=False)]
+        if model.input_hw is not None:
+            letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False)]
         else:
             letterboxes = [
                 Letterbox.fit(image_hw, scaled_canvas(options.max_hw, scale), rectangular=options.rectangular)
                 for scale in options.scales
             ]
-        return letterboxes, [letterbox.apply(image) for letterbox in letterboxes]
+        # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.
+        canvases = [letterbox.apply(image, into=model.new_item(letterbox.canvas_shape)) for letterbox in letterboxes]
+        return letterboxes, canvases

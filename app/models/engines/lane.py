@@ -16,6 +16,7 @@ from app.batching.observer import Observer
 from app.errors import InferenceError
 from app.models.engines.recipe import EngineRecipe
 from app.models.families.table import FAMILIES, probe_item
+from app.models.items import ItemMemory
 from app.models.lanes import Head
 from app.models.loading import item_key
 
@@ -23,8 +24,17 @@ from app.models.loading import item_key
 class EngineLane:
     """Runs one model's engine. All calls come from the lane's thread."""
 
-    def __init__(self, recipe: EngineRecipe, kit: EngineKit, plan: bytes) -> None:
+    def __init__(self, recipe: EngineRecipe, kit: EngineKit, plan: bytes, items: ItemMemory) -> None:
+        """Create a lane.
+
+        Args:
+            recipe: The model's.
+            kit: Opens the plan.
+            plan: Let go of once it is open.
+            items: Where the model's items are made.
+        """
         self._recipe = recipe
+        self._items = items
         self._kit = kit
         self._plan: bytes | None = plan
         self._backend: Backend | None = None
@@ -67,6 +77,8 @@ class EngineLane:
         self._plan = None
         takes_pixels = recipe.graph.takes_pixels
         warm(self._backend, recipe.item_shapes, np.uint8 if takes_pixels else np.float32)
+        if recipe.spec.task == "detection" and takes_pixels:
+            self._items.pin(recipe.spec.name, self._backend, recipe.item_shapes)
         probe = FAMILIES[recipe.spec.family]
         self._head = probe(recipe.spec, self._backend, self._canvas_hw, takes_pixels=takes_pixels).head
 

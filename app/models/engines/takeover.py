@@ -24,7 +24,9 @@ from app.metrics import Metrics
 from app.models.engines.board import EngineBoard
 from app.models.engines.lane import EngineLane
 from app.models.engines.recipe import EngineRecipe, EngineRecipes
+from app.models.items import ItemMemory
 from app.models.loaded import LoadedModel
+from app.models.loading import watch_model
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -175,17 +177,20 @@ class EngineLoader:
 
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
         name = recipe.spec.name
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan)
+        items = ItemMemory()
+        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, items)
         batcher = engine.batcher(MetricsObserver(self._metrics, name), max_waiting=self._options.max_waiting)
         try:
             await batcher.start()
         except BaseException:
             await batcher.close(drain=False)
+            items.close()
             raise
-        self._metrics.watch(self._metrics.queue_length.labels(name), lambda: batcher.waiting)
-        self._metrics.watch(self._metrics.oldest_run.labels(name), batcher.oldest_run_s)
+        watch_model(self._metrics, name, batcher, items)
         self._board.enter(name, EngineStatus(state="serving"))
-        return LoadedModel(spec=recipe.spec, backend=self._backend, batcher=batcher, input_hw=recipe.graph.input_hw)
+        return LoadedModel(
+            spec=recipe.spec, backend=self._backend, batcher=batcher, input_hw=recipe.graph.input_hw, items=items
+        )
 
     def _begin(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
         name = spec.name
@@ -239,7 +244,7 @@ class EngineLoader:
 
     async def _take_over(self, recipe: EngineRecipe, kept: KeptPlan, model: LoadedModel[Any, Any]) -> None:
         name = recipe.spec.name
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan)
+        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, model.items)
         try:
             await model.batcher.replace_lanes(
                 [engine.lane()], max_batch=recipe.max_batch_size, probe_items=[engine.probe_item]

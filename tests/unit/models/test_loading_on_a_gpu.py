@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.backends.cuda.pinned import address_of
 from app.backends.cuda.runtime import CudaError
 from app.backends.onnx_cuda import CudaSetup
 from app.backends.openers import OnnxOpener
@@ -61,10 +63,15 @@ def spec(request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpec:
 
 
 @pytest.fixture
-def loader(tmp_path: Path, cuda: ThreadedCuda) -> Iterator[ModelLoader]:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def loader(tmp_path: Path, cuda: ThreadedCuda, metrics: Metrics) -> Iterator[ModelLoader]:
     opener = OnnxOpener(("CUDAExecutionProvider", "CPUExecutionProvider"), cuda=CudaSetup(cuda=cuda, device="cpu"))
     options = LoadOptions(num_cores=2, det_batch_size=4, rec_batch_size=4, max_waiting=16, canvases_hw=CANVASES_HW)
-    opened = ModelLoader(WeightsFolder(folder=tmp_path), Selection(onnx=opener), options, Metrics())
+    opened = ModelLoader(WeightsFolder(folder=tmp_path), Selection(onnx=opener), options, metrics)
     yield opened
     opened.close()
 
@@ -92,6 +99,34 @@ async def test_every_bucket_is_warm_before_the_model_serves(
     assert len(outcome.results) == 3
     assert cuda.calls["malloc"] == mallocs
     await model.close(grace_s=10)
+    assert not cuda.held
+
+
+async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
+    loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec, metrics: Metrics
+) -> None:
+    model = await loader.load(spec)
+    pinned = metrics.registry.get_sample_value("jetface_pinned_bytes", {"model": spec.name})
+    canvas = model.new_item((*CANVASES_HW[0], 3))
+    if spec.task != "detection":
+        assert (pinned, address_of(canvas)) == (0, None)
+    else:
+        assert pinned == model.items.num_bytes >= 64 * canvas.size
+        assert address_of(canvas) is not None
+        canvas[:] = 255
+        plain = canvas.copy()
+        item, same = ((DetectorItem(canvas=each, score_threshold=0.1),) for each in (canvas, plain))
+        deadline = asyncio.get_running_loop().time() + 60
+        outcome = await model.batcher.submit([item, same], group="g", deadline=deadline)
+        ((found,), (expected,)) = outcome.results
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+    await model.close(grace_s=10)
+    assert cuda.held == ({"host": 1} if spec.task == "detection" else {})
+    assert canvas.size
+    del canvas
+    if spec.task == "detection":
+        del item, outcome
+    gc.collect()
     assert not cuda.held
 
 
