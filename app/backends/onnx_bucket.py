@@ -25,6 +25,10 @@ NO_GRAPH = "-1"
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
 """ONNX Runtime's names of element types, as NumPy's."""
 
+_PATIENCE_S = 30.0
+"""How long the first capture of a shape waits while others plan theirs. cuDNN plans a shape for seconds (3 s for
+det_500m on an H200), and anew whenever the shape changes, unless it was captured: serving without is no option."""
+
 _LONGEST_HOLD_UP_S = 0.05
 """How long other models' runs are held up for a capture that waits for its turn; else it is tried the next time."""
 
@@ -63,6 +67,7 @@ class BoundBucket:
         self._is_integrated = cuda.properties().is_integrated
         self._graph = graph
         self._captured_on: set[int] = set()
+        self._patience_s = _PATIENCE_S
         self._without_graph, self._with_graph = run_options(NO_GRAPH), run_options(graph)
         self._bucket = shape[0]
         self._input = InputBuffer(cuda, shape, dtype, is_integrated=self._is_integrated)
@@ -80,7 +85,7 @@ class BoundBucket:
             CudaError: CUDA failed. ONNX Runtime raises errors of its own, which derive from Exception alone.
         """
         if self._outputs is None:
-            with self._gate.passing():
+            with self._gate.opening():
                 self._outputs = self._learn(batch)
                 return self._bound_run(batch, self._without_graph, self._outputs)
         # ONNX Runtime keeps what a thread captured for that thread alone, and captures anew in each other one.
@@ -88,7 +93,8 @@ class BoundBucket:
         if self._graph == NO_GRAPH or thread in self._captured_on:
             with self._gate.passing():
                 return self._bound_run(batch, self._with_graph, self._outputs)
-        with self._gate.alone(wait_s=_LONGEST_HOLD_UP_S) as is_alone:
+        patience_s, self._patience_s = self._patience_s, 0.0
+        with self._gate.alone(wait_s=_LONGEST_HOLD_UP_S, patience_s=patience_s) as is_alone:
             if is_alone:
                 answers = self._capturing_run(batch, self._outputs)
             else:
@@ -100,9 +106,10 @@ class BoundBucket:
     def close(self) -> None:
         """Free the buffers; a second call does nothing."""
         self._binding = None
-        self._input.close()
-        if self._outputs is not None:
-            self._outputs.close()
+        with self._gate.passing():
+            self._input.close()
+            if self._outputs is not None:
+                self._outputs.close()
 
     def _learn(self, batch: Batch) -> OutputBuffers:
         """Let ONNX Runtime allocate the outputs once, to learn their shapes; bind buffers of our own in their place."""

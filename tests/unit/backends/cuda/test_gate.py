@@ -74,6 +74,33 @@ def test_no_capture_waits_for_a_model_that_is_opened() -> None:
         assert is_alone
 
 
+def test_a_patient_capture_waits_for_what_is_opened_and_comes_before_what_opens_next() -> None:
+    gate, order = CaptureGate(), []
+
+    def capture() -> None:
+        with gate.alone(wait_s=WAIT_S, patience_s=WAIT_S) as is_alone:
+            assert is_alone
+            order.append("capture")
+
+    def open_next() -> None:
+        with gate.opening():
+            order.append("opened next")
+
+    threads = [threading.Thread(target=work) for work in (capture, open_next)]
+    with gate.opening():
+        threads[0].start()
+        while not gate.is_awaited:
+            time.sleep(0.001)
+        with gate.passing():
+            order.append("run")
+        threads[1].start()
+        time.sleep(0.02)
+        order.append("opened")
+    for thread in threads:
+        thread.join()
+    assert order == ["run", "opened", "capture", "opened next"]
+
+
 def test_an_error_leaves_the_gate_open() -> None:
     gate = CaptureGate()
     for enter in (gate.passing, gate.opening, lambda: gate.alone(wait_s=WAIT_S)):
