@@ -250,9 +250,10 @@ class OnnxCudaBackend:
             self._graphs_left -= 1
             self._num_graphs += 1
             graph = str(self._num_graphs)
+        setup = self._setup
         # Taking memory would make a capture fail, whoever captures.
-        with self._setup.gate.passing():
+        with setup.gate.passing():
             return BoundBucket(
-                self._session, shape, self._dtype, device=self._setup.device, cuda=self._setup.cuda, stream=self._stream,
-                gate=self._setup.gate, graph=graph,
+                self._session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
+                gate=setup.gate, graph=graph,
             )  # fmt: skip
