@@ -19,12 +19,12 @@ from app.models.graphs.parts import GraphError, GraphParts, Shape, attribute, sh
 _CANVAS_STEP_PX = 32
 """Sides of a canvas are multiples of this."""
 
-_SAMPLES = ((1, 2, 3), (2, 5, 1), (3, 1, 7), (2, 3, 2))
+_SAMPLES = ((1, 2, 3), (2, 5, 1), (3, 1, 7), (1, 3, 2), (2, 7, 5))
 """Batch, and height and width in steps, at which sizes are computed.
 
-A map's side is the canvas's, divided and rounded by one stride after the other. Where strides divide 32 it is linear in
-steps, and two samples would do; where they do not, what holds at some steps does not at others, and what holds at 1, 2,
-3, 5 and 7 steps is not found.
+Each side is 1, 2, 3, 5 and 7 steps long, once. A map's side is the canvas's, divided and rounded by one stride after
+another. Where strides divide 32 it is linear in steps, and two samples would do; where they do not, what holds at some
+of these does not at others.
 """
 
 _ARITHMETIC = frozenset(
