@@ -12,12 +12,14 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from app.api.addressing import HeadAsGet, IgnoreTrailingSlash
 from app.api.answers import Answers
 from app.api.bodies import Bodies
 from app.api.compare import compare_router
 from app.api.detect import detect_router
+from app.api.direct import DirectRoutes
 from app.api.documents import describe_bodies, keep_redoc_offline
 from app.api.door import Door
 from app.api.draw import draw_router
@@ -86,12 +88,15 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    routers = (
+    pictures = (
         extract_router(services),
         detect_router(services),
         recognize_router(services),
         compare_router(services),
         draw_router(services),
+    )
+    routers = (
+        *pictures,
         info_router(services),
         health_router(services, drain),
         models_router(services),
@@ -103,35 +108,43 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     describe_bodies(app)
     keep_redoc_offline(app)
     app.add_exception_handler(HTTPException, _translate)
+    app.add_exception_handler(Exception, _pass_on)
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
     metrics.in_flight_limit.set(places.limit)
     metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)
-    # The last one added stands outermost.
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(ServeWithinLimits, drain=drain, places=places, limits=options.limits, errors=errors)
-    app.add_middleware(Door, access=options.access, max_body_bytes=options.limits.max_body_bytes)
-    app.add_middleware(ObserveRequests, metrics=metrics, errors=errors, drain=drain, paths=_paths(routers))
-    app.add_middleware(IgnoreTrailingSlash)
+    # Around all of the framework: what is refused here, or served directly, costs none of it.
+    stack: ASGIApp = HeadAsGet(app.build_middleware_stack())
+    stack = DirectRoutes(stack, _routes(pictures))
+    stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
+    stack = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    paths = [route.path for route in _routes(routers)]
+    stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
+    stack = IgnoreTrailingSlash(stack)
     if options.access.cors_origins:
         # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
         # No credentials: a key travels in a header that the page sets, and there are no cookies.
-        app.add_middleware(
-            CORSMiddleware,
+        stack = CORSMiddleware(
+            stack,
             allow_origins=options.access.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
             expose_headers=["retry-after", "server-timing", "x-request-id"],
         )
+    app.middleware_stack = stack
     return app
 
 
-def _paths(routers: Iterable[APIRouter]) -> frozenset[str]:
-    """List what a request that is refused before it is routed may be counted under."""
-    return frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
+def _routes(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 async def _translate(_request: Request, error: Any) -> NoReturn:
     """Let the framework's own errors take the way of ours."""
     raise from_http_exception(error) from None
+
+
+async def _pass_on(_request: Request, error: Exception) -> NoReturn:
+    """Keep the framework from answering what it did not foresee in words of its own: we do, around it."""
+    raise error

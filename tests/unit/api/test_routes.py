@@ -223,6 +223,21 @@ class TestFailures:
         assert answer.headers.get("retry-after") == retry_after
         assert "server-timing" in answer.headers
 
+    async def test_a_route_of_the_framework_fails_as_the_others_do(
+        self, client: httpx.AsyncClient, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the envelope, with an id and the status counted."""
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(harness.models, "models", fail)
+        answer = await client.get("/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+        line = 'jetface_requests_total{method="GET",route="/models",status="500"} 1.0'
+        assert line in (await client.get("/metrics")).text
+
     async def test_the_msgpack_field_holds_for_errors_too(self, client: httpx.AsyncClient, harness: Harness) -> None:
         harness.extractor.error = QueueFullError("Full.")
         answer = await client.post("/extract", json={"images": {"data": [PICTURE]}, "msgpack": True})
