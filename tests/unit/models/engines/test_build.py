@@ -24,6 +24,7 @@ from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support import rtx_kit, stand_in_kit
 from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe, tiny_recognizer
+from tests.support.forgetful import Forgetful
 from tests.support.shared import REPOSITORY
 from tests.support.stand_in_kit import StandInEngine
 from tests.support.tiny_onnx import scrfd_model, scrfd_spec
@@ -108,6 +109,17 @@ def test_detectors_are_compared_at_every_canvas(shared_models: Path) -> None:
     assert not good.verdict.startswith("0 faces")
     bad = compare(spec, StandInEngine(engine, is_wrong=True), reference, takes_pixels=True, canvases_hw=canvases_hw)
     assert bad.fault
+
+
+def test_recognizers_are_compared_by_what_they_said_of_every_crop(tmp_path: Path) -> None:
+    """Also where the answer to one is gone when the next is asked for."""
+    spec = tiny_recognizer(tmp_path)
+    weights = tmp_path / spec.file_name
+    pixels = prepare_graph(weights, spec, pixels=True)
+    (engine,) = open_onnx_backends(pixels.model, num_lanes=1, max_batch_size=2)
+    reference = open_reference(weights, spec)
+    check = compare(spec, Forgetful(engine), Forgetful(reference), takes_pixels=True, canvases_hw=())
+    assert check.fault is None
 
 
 def test_a_detector_gets_a_profile_for_each_canvas(tmp_path: Path) -> None:
