@@ -164,7 +164,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         engines.follow(store)
     pool = WorkPool(num_cores)
     loader = PictureLoader(
-        pool.executor,
+        pool.threads,
         max_image_pixels=settings.max_image_pixels,
         budget_pixels=settings.decode_budget_pixels,
         metrics=metrics,
@@ -261,7 +261,7 @@ def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:
     hosts = HostPolicy() if settings.url_fetch == "public" else HostPolicy.listed(settings.url_allow_hosts)
     folder = settings.root_images_dir
     return RemotePictures(
-        pool.executor,
+        pool.threads,
         urls=None if settings.url_fetch == "off" else UrlFetcher(hosts),
         folder=None if folder is None else PictureFolder(folder, max_bytes=settings.max_body_bytes),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -18,8 +17,8 @@ from app.imaging.decode import Decoder, choose_denominator
 from app.imaging.header import PictureHeader
 from app.imaging.sniff import has_quick_header, sniff
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
-from app.imaging.threads import call_on_thread
 from app.metrics import Metrics
+from app.threads import Threads
 
 _NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
 
@@ -98,8 +97,8 @@ class LoadedPicture:
 class BudgetedDecoder:
     """Decodes on threads; waits until the budget has room for a picture."""
 
-    def __init__(self, executor: Executor, decoder: Decoder, budget: PixelBudget) -> None:
-        self._executor = executor
+    def __init__(self, threads: Threads, decoder: Decoder, budget: PixelBudget) -> None:
+        self._threads = threads
         self._decoder = decoder
         self.budget = budget
 
@@ -121,8 +120,7 @@ class BudgetedDecoder:
         working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
         kept_pixels = min(cost.kept_pixels, working_pixels)
         await self.budget.acquire(working_pixels, deadline=deadline)
-        image = await call_on_thread(
-            self._executor,
+        image = await self._threads.call(
             partial(self._decoder.decode, data, header, denominator),
             deadline=deadline,
             on_failure=partial(self.budget.release, working_pixels),
@@ -136,7 +134,7 @@ class PictureLoader:
 
     def __init__(
         self,
-        executor: Executor,
+        threads: Threads,
         *,
         max_image_pixels: int,
         budget_pixels: int,
@@ -147,7 +145,7 @@ class PictureLoader:
         """Create a loader.
 
         Args:
-            executor: Threads to decode on; stays the caller's.
+            threads: Where pictures are decoded; stay the caller's.
             max_image_pixels: Most pixels a picture's header may claim.
             budget_pixels: Most pixels decoded at once.
             metrics: Shows the pixels in flight.
@@ -156,11 +154,11 @@ class PictureLoader:
         """
         self.decoder = decoder or Decoder.best()
         self.budget = PixelBudget(budget_pixels)
-        self._executor = executor
+        self._threads = threads
         # A picture larger than the budget could be decoded only by overdrawing it.
         self._max_pixels = min(max_image_pixels, budget_pixels)
         self._fetcher = fetcher
-        self._decoding = BudgetedDecoder(executor, self.decoder, self.budget)
+        self._decoding = BudgetedDecoder(threads, self.decoder, self.budget)
         metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
         metrics.decode_pixels_limit.set(budget_pixels)
 
@@ -194,7 +192,7 @@ class PictureLoader:
             picture.release()
 
     async def aclose(self) -> None:
-        """Close the fetcher; the executor stays the caller's."""
+        """Close the fetcher; the threads stay the caller's."""
         if self._fetcher is not None:
             await self._fetcher.aclose()
 
@@ -210,7 +208,7 @@ class PictureLoader:
             return _unwrap(encoded, self._max_pixels)
         if isinstance(encoded, EncodedPicture) and len(encoded.data) <= _SHORT_BYTES:
             return _unwrap(encoded, self._max_pixels)
-        return await call_on_thread(self._executor, partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
+        return await self._threads.call(partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
 
 
 def _unwrap(source: EncodedPicture | Base64Picture, max_pixels: int) -> tuple[bytes, PictureHeader]:

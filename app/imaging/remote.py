@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
 
 from app.errors import UrlRefusedError
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
 from app.imaging.sources import RemotePicture
-from app.imaging.threads import call_on_thread
+from app.threads import Threads
 
 
 class RemotePictures:
     """Gets a picture from where its URL or path says, as far as that is turned on."""
 
-    def __init__(self, executor: Executor, *, urls: UrlFetcher | None, folder: PictureFolder | None) -> None:
+    def __init__(self, threads: Threads, *, urls: UrlFetcher | None, folder: PictureFolder | None) -> None:
         """Create the two ways.
 
         Args:
-            executor: Threads to read files on; stays the caller's.
+            threads: Where files are read; stay the caller's.
             urls: Fetches URLs; None refuses them.
             folder: Reads local files; None refuses them.
         """
-        self._executor = executor
+        self._threads = threads
         self._urls = urls
         self._folder = folder
 
@@ -40,7 +39,7 @@ class RemotePictures:
             return await self._urls.fetch(picture, deadline=deadline)
         if self._folder is None:
             raise UrlRefusedError("Reading pictures from a folder is turned off.")
-        return await call_on_thread(self._executor, partial(self._folder.read, picture.url), deadline=deadline)
+        return await self._threads.call(partial(self._folder.read, picture.url), deadline=deadline)
 
     async def aclose(self) -> None:
         """Close idle connections."""

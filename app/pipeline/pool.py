@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from typing_extensions import ParamSpec
+
+from app.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,12 +21,16 @@ class WorkPool:
     """
 
     def __init__(self, num_threads: int) -> None:
-        self.executor = ThreadPoolExecutor(num_threads, thread_name_prefix="work")
+        self.threads = Threads(num_threads, "work")
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` on a thread of the pool. Cancelling the caller does not stop a call that has begun."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: function(*args, **kwargs))
+        """Call `function` on a thread of the pool. Cancelling the caller does not stop a call that has begun.
+
+        Raises:
+            ShuttingDownError: The pool is closed.
+        """
+        return await self.threads.call(partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Drop what has not begun and let the threads end."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        """Refuse what has not begun and let the threads end."""
+        self.threads.close()

@@ -7,7 +7,6 @@ import base64
 import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from app.imaging.header import PictureHeader
 from app.imaging.loader import PictureLoader
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.metrics import Metrics
+from app.threads import Threads
 from tests.support.encoded import encode, exif, jpeg_with_exif, png_bomb, smooth_image
 
 IMAGE = smooth_image(120, 160)
@@ -64,9 +64,9 @@ class OneFile:
 
 
 @pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
+def threads() -> Iterator[Threads]:
     """Return two threads."""
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2, "test") as pool:
         yield pool
 
 
@@ -77,9 +77,9 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-async def loader(executor: ThreadPoolExecutor, metrics: Metrics) -> AsyncIterator[PictureLoader]:
+async def loader(threads: Threads, metrics: Metrics) -> AsyncIterator[PictureLoader]:
     """Return a loader with the default limits; nothing may be left in its budget."""
-    made = PictureLoader(executor, max_image_pixels=50_000_000, budget_pixels=100_000_000, metrics=metrics)
+    made = PictureLoader(threads, max_image_pixels=50_000_000, budget_pixels=100_000_000, metrics=metrics)
     yield made
     assert made.budget.held_pixels == 0
     await made.aclose()
@@ -100,9 +100,9 @@ async def test_every_kind_of_source_becomes_pixels(loader: PictureLoader, source
         assert (picture.source_hw, picture.scale) == ((120, 160), 1.0)
 
 
-async def test_a_remote_picture_is_fetched(executor: ThreadPoolExecutor, metrics: Metrics) -> None:
+async def test_a_remote_picture_is_fetched(threads: Threads, metrics: Metrics) -> None:
     fetcher = OneFile(PNG)
-    loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, fetcher=fetcher)
+    loader = PictureLoader(threads, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, fetcher=fetcher)
     async with loader.load(RemotePicture("http://a/b.png"), deadline=in_s()) as picture:
         assert np.array_equal(picture.pixels, IMAGE)
     await loader.aclose()
@@ -151,20 +151,18 @@ async def test_what_cannot_be_decoded_leaves_nothing_behind(
     assert loader.budget.held_pixels == 0
 
 
-async def test_a_picture_above_the_limit_or_the_whole_budget_is_refused(
-    executor: ThreadPoolExecutor, metrics: Metrics
-) -> None:
+async def test_a_picture_above_the_limit_or_the_whole_budget_is_refused(threads: Threads, metrics: Metrics) -> None:
     for limits in ((120 * 160 - 1, 10**6), (10**6, 120 * 160 - 1)):
-        loader = PictureLoader(executor, max_image_pixels=limits[0], budget_pixels=limits[1], metrics=metrics)
+        loader = PictureLoader(threads, max_image_pixels=limits[0], budget_pixels=limits[1], metrics=metrics)
         with pytest.raises(ImageTooLargeError):
             async with loader.load(EncodedPicture(PNG), deadline=in_s()):
                 pass
 
 
 async def test_a_picture_whose_decode_costs_more_than_the_budget_is_decoded_alone(
-    executor: ThreadPoolExecutor, metrics: Metrics
+    threads: Threads, metrics: Metrics
 ) -> None:
-    loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=120 * 160, metrics=metrics)
+    loader = PictureLoader(threads, max_image_pixels=10**6, budget_pixels=120 * 160, metrics=metrics)
 
     async def load() -> int:
         async with loader.load(EncodedPicture(PNG), deadline=in_s()) as picture:
@@ -194,11 +192,9 @@ class TestScaled:
             whole = cv2.imdecode(np.frombuffer(LARGE, np.uint8), cv2.IMREAD_COLOR)
             assert np.abs(picture.pixels.astype(int) - whole).max() <= 4
 
-    async def test_two_that_grow_do_not_wait_for_each_other(
-        self, executor: ThreadPoolExecutor, metrics: Metrics
-    ) -> None:
+    async def test_two_that_grow_do_not_wait_for_each_other(self, threads: Threads, metrics: Metrics) -> None:
         """Each gives up what it has before it asks for more."""
-        loader = PictureLoader(executor, max_image_pixels=10**7, budget_pixels=1600 * 2400, metrics=metrics)
+        loader = PictureLoader(threads, max_image_pixels=10**7, budget_pixels=1600 * 2400, metrics=metrics)
 
         async def load() -> float:
             async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(800, 1200)) as picture:
@@ -224,10 +220,10 @@ class TestLeaving:
 
     @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "late"])
     async def test_the_budget_is_given_back_when_the_decode_has_ended(
-        self, executor: ThreadPoolExecutor, metrics: Metrics, is_cancelled: bool
+        self, threads: Threads, metrics: Metrics, is_cancelled: bool
     ) -> None:
         decoder = SlowDecoder()
-        loader = PictureLoader(executor, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, decoder=decoder)
+        loader = PictureLoader(threads, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, decoder=decoder)
 
         async def load() -> None:
             async with loader.load(EncodedPicture(PNG), deadline=in_s(30.0 if is_cancelled else 0.2)):

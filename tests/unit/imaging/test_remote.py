@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,13 @@ from app.imaging.folder import PictureFolder
 from app.imaging.hosts import HostPolicy
 from app.imaging.remote import RemotePictures
 from app.imaging.sources import RemotePicture
+from app.threads import Threads
 
 
 @pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
+def threads() -> Iterator[Threads]:
     """Return one thread."""
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1, "test") as pool:
         yield pool
 
 
@@ -29,17 +29,17 @@ def in_s(seconds: float = 30.0) -> float:
 
 
 @pytest.mark.parametrize("url", ["http://a.test/b.jpg", "https://a.test/", "file:///etc/passwd", "a.jpg", "/a.jpg", ""])
-async def test_turned_off_everything_is_refused(executor: ThreadPoolExecutor, url: str) -> None:
-    pictures = RemotePictures(executor, urls=None, folder=None)
+async def test_turned_off_everything_is_refused(threads: Threads, url: str) -> None:
+    pictures = RemotePictures(threads, urls=None, folder=None)
     with pytest.raises(UrlRefusedError, match="turned off"):
         await pictures.fetch(RemotePicture(url), deadline=in_s())
     await pictures.aclose()
 
 
-async def test_a_path_is_read_and_a_url_is_fetched(executor: ThreadPoolExecutor, tmp_path: Path) -> None:
+async def test_a_path_is_read_and_a_url_is_fetched(threads: Threads, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"picture")
     pictures = RemotePictures(
-        executor, urls=UrlFetcher(HostPolicy.listed([])), folder=PictureFolder(tmp_path, max_bytes=100)
+        threads, urls=UrlFetcher(HostPolicy.listed([])), folder=PictureFolder(tmp_path, max_bytes=100)
     )
     assert await pictures.fetch(RemotePicture("a.jpg"), deadline=in_s()) == b"picture"
     with pytest.raises(UrlRefusedError, match="not on the list"):

@@ -1,0 +1,233 @@
+"""Work on threads, and its way back to the event loop.
+
+What a hop to a thread and back costs, it costs under the interpreter lock: waking a thread, waking the loop, and the
+bookkeeping in between. So a call is one object, and the loop is woken once for all that has come since it was last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import Self
+
+from app.errors import DeadlineExceededError, ShuttingDownError
+
+T = TypeVar("T")
+
+
+class Mailbox:
+    """What threads let an event loop call: many calls, one wake-up. `call_soon_threadsafe` alone has one for each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_waking = False
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the loop call `function(*args)`, after all that was posted before. Called on any thread.
+
+        Raises:
+            RuntimeError: The loop is closed.
+        """
+        self._calls.append((function, args))
+        if self._is_waking:
+            return
+        # Two threads may come here at once: the second wake-up finds nothing left to do.
+        self._is_waking = True
+        try:
+            self.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            self._is_waking = False
+            self._calls.clear()
+            raise
+
+    def _deliver(self) -> None:
+        # First of all: what is posted from now on wakes the loop again.
+        self._is_waking = False
+        for _ in range(len(self._calls)):
+            function, args = self._calls.popleft()
+            try:
+                function(*args)
+            except Exception as error:  # noqa: BLE001 - as the loop does: the calls behind it must be made
+                self.loop.call_exception_handler({"message": f"Exception in {function!r}", "exception": error})
+
+
+class Threads:
+    """A few threads for calls that release the interpreter lock, made as they are needed.
+
+    Methods are called on an event loop's thread. The threads are daemons: a call that never ends must not keep the
+    process from ending.
+    """
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        """Create a pool; no thread is started yet.
+
+        Args:
+            num_threads: At most, >= 1.
+            name: For the threads.
+        """
+        self._num_threads = num_threads
+        self._name = name
+        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._mailbox: Mailbox | None = None
+        self._is_closed = False
+
+    async def call(
+        self, function: Callable[[], T], *, deadline: float | None = None, on_failure: Callable[[], None] | None = None
+    ) -> T:
+        """Call `function` on a thread and wait for it.
+
+        A call that has not begun when its caller is cancelled or late never begins; one that has begun cannot be
+        stopped, and goes on without its caller.
+
+        Args:
+            function: What to call.
+            deadline: `loop.time()` after which the result is of no use; None waits as long as it takes.
+            on_failure: Called on the loop, once, if no result is returned; not before the call has ended.
+
+        Returns:
+            What `function` returned.
+
+        Raises:
+            DeadlineExceededError: The deadline passed.
+            ShuttingDownError: The pool takes no more calls.
+        """
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        call = _Call(function, self._mailbox, on_failure)
+        timer: asyncio.TimerHandle | None = None
+        try:
+            self._post(call, deadline)
+            if deadline is not None:
+                timer = loop.call_at(deadline, call.expire)
+            return await call.future
+        except BaseException:
+            call.leave()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def close(self) -> None:
+        """Refuse what has not begun, and let the threads end. A second call does no harm."""
+        self._is_closed = True
+        while not self._calls.empty():
+            with suppress(queue.Empty):  # a thread was quicker
+                call = self._calls.get_nowait()
+                if call is not None:
+                    call.refuse()
+        for _ in self._threads:
+            self._calls.put(None)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close, and wait for the calls that have begun."""
+        self.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _post(self, call: _Call[Any], deadline: float | None) -> None:
+        if self._is_closed:
+            raise _shutting_down()
+        if deadline is not None and call.future.get_loop().time() >= deadline:
+            raise _too_late()
+        self._calls.put(call)
+        if len(self._threads) < self._num_threads:
+            name = f"{self._name}_{len(self._threads)}"
+            thread = threading.Thread(target=self._live, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _live(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.run()
+            del call  # an idle thread must not hold the picture of its last call
+
+
+class _Call(Generic[T]):
+    """One call on its way. All methods but `run` belong to the loop's thread."""
+
+    __slots__ = ("_has_ended", "_is_left", "_mailbox", "_on_failure", "_to_run", "future")
+
+    def __init__(self, function: Callable[[], T], mailbox: Mailbox, on_failure: Callable[[], None] | None) -> None:
+        self.future: asyncio.Future[T] = mailbox.loop.create_future()
+        self._mailbox = mailbox
+        self._on_failure = on_failure
+        # Whoever takes it out decides: a thread, that it is run; the loop, that it never is.
+        self._to_run = [function]
+        self._has_ended = False
+        self._is_left = False
+
+    def run(self) -> None:
+        """Make the call, unless it was withdrawn; on a thread of the pool."""
+        try:
+            function = self._to_run.pop()
+        except IndexError:
+            return
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = function()
+        except StopIteration as cause:
+            error = RuntimeError("a call raised StopIteration, which no future takes")
+            error.__cause__ = cause
+        except BaseException as cause:  # noqa: BLE001 - even SystemExit must reach whoever waits
+            error = cause
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._mailbox.post(self._end, result, error)
+        del error  # its traceback leads to this frame: a cycle
+
+    def leave(self) -> None:
+        """Give back what the call holds: now if it has ended or never begins, else when it ends."""
+        if self._to_run:
+            with suppress(IndexError):  # a thread was quicker
+                self._to_run.pop()
+                self._has_ended = True
+        if self.future.done() and not self.future.cancelled():
+            self.future.exception()  # read, also where the caller was cancelled just after it was set
+        self._is_left = True
+        self._give_back()
+
+    def expire(self) -> None:
+        """Tell the caller that it is too late."""
+        if not self.future.done():
+            self.future.set_exception(_too_late())
+
+    def refuse(self) -> None:
+        """Tell the caller that the call will not be made; on any thread."""
+        with suppress(IndexError, RuntimeError):  # withdrawn already; the loop is closed
+            self._to_run.pop()
+            self._mailbox.post(self._end, None, _shutting_down())
+
+    def _end(self, result: T, error: BaseException | None) -> None:
+        self._has_ended = True
+        if self._is_left:
+            self._give_back()
+        elif not self.future.done():
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
+
+    def _give_back(self) -> None:
+        if self._has_ended and self._on_failure is not None:
+            self._on_failure()
+
+
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError("The deadline passed before the work on the picture was done.")
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("The service is shutting down.", retry_after_s=1.0)

@@ -1,0 +1,153 @@
+"""What a picture costs between the API and the graphs: queues, threads, metrics, the pictures' places in memory.
+
+Models answer at once with one face, so that what is left is the service's own. Prints CPU microseconds a picture: of
+the event loop's thread, and of all others together. Run with `python -m tests.bench.pipeline`; `--real-decoder` adds
+what libturbojpeg and fresh memory cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import numpy as np
+import structlog
+
+from app.batching.batcher import Batcher
+from app.batching.lane import Lane
+from app.batching.observer import MetricsObserver
+from app.domain import Detections, Embedding, ExtractOptions, Image
+from app.imaging.decode import Decoder
+from app.imaging.header import PictureHeader
+from app.imaging.loader import PictureLoader
+from app.imaging.sources import EncodedPicture
+from app.metrics import Metrics
+from app.models.loaded import LoadedModel
+from app.models.loading import item_key
+from app.models.store import ModelStore
+from app.pipeline.attributes import AttributeModels, Attributes
+from app.pipeline.describer import Describer
+from app.pipeline.detector import Detector, DetectorOptions
+from app.pipeline.extract import Extractor
+from app.pipeline.pool import WorkPool
+from app.pipeline.recognizer import Recognizer
+from app.specs import ModelSpec, default_registry_dir, read_registry
+from tests.bench.host import picture
+
+_DETECTOR, _RECOGNIZER = "det_500m", "w600k_mbf_dequantized"
+_FACE = Detections(
+    np.array([[300, 200, 340, 250]], np.float32),
+    np.array([0.9], np.float32),
+    np.array([[[310, 218], [330, 218], [320, 228], [312, 238], [328, 238]]], np.float32),
+)
+_EMBEDDING = Embedding(np.ones(512, np.float32), 20.0)
+
+
+class ReadyDecoder(Decoder):
+    """Has every picture decoded already."""
+
+    def __init__(self) -> None:
+        super().__init__(turbojpeg=None)
+        self._pixels = np.zeros((886, 1280, 3), np.uint8)
+
+    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:  # noqa: ARG002 - the decoder's
+        """Return a black picture."""
+        return self._pixels
+
+
+def _detect(items: Sequence[Any]) -> list[tuple[Detections, ...]]:
+    return [(_FACE,)] * len(items)
+
+
+def _embed(items: Sequence[Any]) -> list[Embedding]:
+    return [_EMBEDDING] * len(items)
+
+
+def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool) -> Extractor:
+    """Return the pipeline a GPU would have, its models answering at once."""
+
+    async def load(spec: ModelSpec) -> LoadedModel[Any, Any]:
+        run = _detect if spec.name == _DETECTOR else _embed
+        batcher: Batcher[Any, Any] = Batcher(
+            spec.name,
+            [Lane(run=run), Lane(run=run)],
+            max_batch=32,
+            max_waiting=10_000,
+            key=item_key,
+            observer=MetricsObserver(metrics, spec.name),
+        )
+        return LoadedModel(spec=spec, backend="none", batcher=batcher)
+
+    store = ModelStore(read_registry((default_registry_dir(),)), load, metrics)
+    loader = PictureLoader(
+        pool.threads,
+        max_image_pixels=50_000_000,
+        budget_pixels=200_000_000,
+        metrics=metrics,
+        decoder=None if real_decoder else ReadyDecoder(),
+    )
+    return Extractor(
+        loader,
+        Detector(store, _DETECTOR, DetectorOptions(rectangular=False), pool),
+        Describer(Recognizer(store, _RECOGNIZER), Attributes(store, AttributeModels(), pool), pool),
+        pool,
+        metrics,
+    )
+
+
+async def measure(extractor: Extractor, *, callers: int, seconds: float) -> tuple[float, float]:
+    """Return CPU microseconds a picture: of this thread, and of all others."""
+    source, options = EncodedPicture(picture()), ExtractOptions(score_threshold=0.5)
+    loop = asyncio.get_running_loop()
+    done = 0
+
+    async def call(until: float) -> None:
+        nonlocal done
+        while loop.time() < until:
+            (result,) = await extractor.extract([source], options, deadline=loop.time() + 60)
+            if not result.faces:
+                raise RuntimeError(f"no face: {result.error}")
+            done += 1
+
+    for duration in (0.3, seconds):
+        done = 0
+        loop_s, all_s = time.thread_time(), time.process_time()
+        until = loop.time() + duration
+        await asyncio.gather(*(call(until) for _ in range(callers)))
+        loop_s, all_s = time.thread_time() - loop_s, time.process_time() - all_s
+    return 1e6 * loop_s / done, 1e6 * (all_s - loop_s) / done
+
+
+@click.command()
+@click.option("--callers", default=16)
+@click.option("--seconds", default=2.0)
+@click.option("--rounds", default=5)
+@click.option("--threads", default=4, help="Of the work pool.")
+@click.option("--real-decoder", is_flag=True)
+def main(callers: int, seconds: float, rounds: int, threads: int, *, real_decoder: bool) -> None:
+    """Measure what the pipeline spends on a picture, several times; prints each round and the medians."""
+
+    async def once() -> tuple[float, float]:
+        pool = WorkPool(threads)
+        try:
+            return await measure(build(Metrics(), pool, real_decoder=real_decoder), callers=callers, seconds=seconds)
+        finally:
+            pool.close()
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    found = []
+    for _ in range(rounds):
+        found.append(asyncio.run(once()))
+        sys.stdout.write("event loop {:.0f} us, other threads {:.0f} us\n".format(*found[-1]))
+    loop_us, others_us = (statistics.median(column) for column in zip(*found, strict=True))
+    sys.stdout.write(f"median: event loop {loop_us:.0f} us, other threads {others_us:.0f} us\n")
+
+
+if __name__ == "__main__":
+    main()

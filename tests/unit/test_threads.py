@@ -1,0 +1,238 @@
+"""Calls on threads that a caller can leave, and their way back to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.errors import DeadlineExceededError, ImageDecodeError, ShuttingDownError
+from app.threads import Mailbox, Threads
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """Return one thread."""
+    with Threads(1, "test") as pool:
+        yield pool
+
+
+def in_s(seconds: float = 30.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def until(condition: threading.Event) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, condition.wait, 10)
+
+
+class Count:
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+class Busy:
+    """Keeps a thread until it is told."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.may_end.wait(10)
+
+
+async def test_a_result_is_returned_and_nothing_given_back(threads: Threads) -> None:
+    given_back = Count()
+    assert await threads.call(lambda: 7, deadline=in_s(), on_failure=given_back) == 7
+    assert await threads.call(lambda: 8) == 8
+    await asyncio.sleep(0.01)
+    assert given_back.calls == 0
+
+
+@pytest.mark.parametrize("error", [ImageDecodeError("no"), SystemExit(), KeyError()], ids=repr)
+async def test_an_error_is_raised_and_given_back_once(threads: Threads, error: BaseException) -> None:
+    given_back = Count()
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await threads.call(fail, deadline=in_s(), on_failure=given_back)
+    await asyncio.sleep(0.01)
+    assert given_back.calls == 1
+    assert await threads.call(lambda: 7) == 7
+
+
+async def test_an_error_that_no_future_takes_is_told_all_the_same(threads: Threads) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await threads.call(lambda: next(iter(())), deadline=in_s())
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "late"])
+async def test_a_call_that_was_left_gives_back_when_it_has_ended(threads: Threads, is_cancelled: bool) -> None:
+    """What it holds is in use until then."""
+    busy, given_back = Busy(), Count()
+    deadline = in_s() if is_cancelled else in_s(0.05)
+    task = asyncio.create_task(threads.call(busy, deadline=deadline, on_failure=given_back))
+    await until(busy.begun)
+    if is_cancelled:
+        task.cancel()
+    with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
+        await task
+    await asyncio.sleep(0.02)
+    assert given_back.calls == 0
+    busy.may_end.set()
+    while not given_back.calls:  # noqa: ASYNC110 - it is called on this loop
+        await asyncio.sleep(0.001)
+    assert given_back.calls == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_caller_that_is_cancelled_with_its_answer_gives_back_too(threads: Threads, fails: bool) -> None:
+    """The result came in the turn of the loop in which the caller was cancelled."""
+    ended, given_back = threading.Event(), Count()
+
+    def work() -> None:
+        if fails:
+            raise KeyError
+
+    task = asyncio.create_task(threads.call(work, deadline=in_s(), on_failure=given_back))
+    await asyncio.sleep(0)
+    next_call = asyncio.create_task(threads.call(ended.set))
+    ended.wait(10)  # the loop stands still: both results wait for it
+    asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises((asyncio.CancelledError, KeyError)):
+        await task
+    await next_call
+    assert given_back.calls == 1
+
+
+async def test_a_call_that_has_not_begun_never_does(threads: Threads) -> None:
+    busy, given_back, called = Busy(), Count(), Count()
+    first = asyncio.create_task(threads.call(busy))
+    task = asyncio.create_task(threads.call(called, deadline=in_s(), on_failure=given_back))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert given_back.calls == 1
+    busy.may_end.set()
+    await first
+    assert await threads.call(lambda: 7) == 7
+    assert called.calls == 0
+
+
+async def test_closing_refuses_what_has_not_begun_and_lets_the_rest_end(threads: Threads) -> None:
+    busy, given_back, called = Busy(), Count(), Count()
+    first = asyncio.create_task(threads.call(busy))
+    waiting = asyncio.create_task(threads.call(called, deadline=in_s(), on_failure=given_back))
+    await until(busy.begun)
+    threads.close()
+    with pytest.raises(ShuttingDownError):
+        await waiting
+    busy.may_end.set()
+    await first
+    assert (called.calls, given_back.calls) == (0, 1)
+
+
+async def test_a_pool_that_is_closed_says_so(threads: Threads) -> None:
+    threads.close()
+    given_back = Count()
+    with pytest.raises(ShuttingDownError):
+        await threads.call(lambda: 7, deadline=in_s(), on_failure=given_back)
+    assert given_back.calls == 1
+    with pytest.raises(ShuttingDownError):
+        await threads.call(lambda: 7)
+
+
+async def test_a_deadline_in_the_past_calls_nothing(threads: Threads) -> None:
+    called, given_back = Count(), Count()
+    with pytest.raises(DeadlineExceededError):
+        await threads.call(called, deadline=in_s(-1), on_failure=given_back)
+    await threads.call(lambda: None)
+    assert (called.calls, given_back.calls) == (0, 1)
+
+
+def test_a_loop_that_is_gone_is_not_asked(threads: Threads) -> None:
+    """A decode may outlive the service; the pool serves another loop then."""
+    busy = Busy()
+
+    async def leave() -> None:
+        with pytest.raises(DeadlineExceededError):
+            await threads.call(busy, deadline=in_s(0.01))
+        busy.begun.wait(10)
+
+    async def ask() -> int:
+        return await threads.call(lambda: 7)
+
+    asyncio.run(leave())
+    busy.may_end.set()
+    assert asyncio.run(ask()) == 7
+
+
+async def test_many_calls_run_on_no_more_threads_than_there_may_be() -> None:
+    with Threads(3, "few") as few:
+        names = await asyncio.gather(*(few.call(lambda: threading.current_thread().name) for _ in range(200)))
+    assert set(names) <= {"few_0", "few_1", "few_2"}
+
+
+class TestMailbox:
+    """Calls from threads to the loop."""
+
+    async def test_calls_are_made_in_order_whoever_posts(self) -> None:
+        mailbox = Mailbox(asyncio.get_running_loop())
+        got: list[tuple[int, int]] = []
+
+        def post(thread: int) -> None:
+            for number in range(500):
+                mailbox.post(got.append, (thread, number))
+
+        posting = [threading.Thread(target=post, args=(number,)) for number in range(4)]
+        for thread in posting:
+            thread.start()
+        while len(got) < 2000:  # noqa: ASYNC110 - what comes is counted on this loop
+            await asyncio.sleep(0.001)
+        for thread in posting:
+            thread.join()
+        for number in range(4):
+            assert [call for call in got if call[0] == number] == [(number, each) for each in range(500)]
+
+    async def test_one_wake_up_serves_all_that_have_come(self) -> None:
+        loop = asyncio.get_running_loop()
+        mailbox = Mailbox(loop)
+        got: list[int] = []
+        for number in range(3):
+            mailbox.post(got.append, number)
+        mailbox.post(mailbox.post, got.append, 3)
+        await asyncio.sleep(0)
+        assert got == [0, 1, 2]
+        await asyncio.sleep(0)
+        assert got == [0, 1, 2, 3]
+
+    async def test_a_call_that_fails_does_not_fail_those_behind_it(self) -> None:
+        loop = asyncio.get_running_loop()
+        told: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        mailbox = Mailbox(loop)
+        got: list[int] = []
+        mailbox.post(got.index, 5)
+        mailbox.post(got.append, 6)
+        await asyncio.sleep(0)
+        assert got == [6]
+        assert [type(context["exception"]) for context in told] == [ValueError]
+
+    def test_a_loop_that_is_closed_takes_nothing(self) -> None:
+        loop = asyncio.new_event_loop()
+        mailbox = Mailbox(loop)
+        loop.close()
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                mailbox.post(print)
