@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.domain import Detections, ExtractOptions
+from app.geometry.boxes import largest_first
 
 
 def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: int) -> Detections:
@@ -24,6 +25,5 @@ def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: 
     boxes = detections.boxes
     kept = np.flatnonzero(boxes[:, 2] - boxes[:, 0] >= options.min_face_width_px)[:max_faces]
     if options.limit_faces > 0:
-        areas = (boxes[kept, 2] - boxes[kept, 0]) * (boxes[kept, 3] - boxes[kept, 1])
-        kept = kept[np.argsort(-areas, kind="stable")[: options.limit_faces]]
+        kept = kept[largest_first(boxes[kept])[: options.limit_faces]]
     return detections.take(kept)
