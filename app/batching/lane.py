@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from app.errors import InferenceError
+from app.threads import Mailbox
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ class LaneThread(Generic[Item, Result]):
         self,
         lane: Lane[Item, Result],
         name: str,
-        loop: asyncio.AbstractEventLoop,
+        mailbox: Mailbox,
         *,
         on_start: Callable[[LaneThread[Item, Result], BaseException | None], None],
         on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
@@ -61,7 +61,7 @@ class LaneThread(Generic[Item, Result]):
     ) -> None:
         self._lane = lane
         self._name = name
-        self._loop = loop
+        self._mailbox = mailbox
         self._on_start = on_start
         self._on_end = on_end
         self._on_stop = on_stop
@@ -120,7 +120,7 @@ class LaneThread(Generic[Item, Result]):
 
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(callback, *args)
+            self._mailbox.post(callback, *args)
         except RuntimeError:
             # The loop was closed under a run that outlived it; so are those who waited.
             _log.warning("lane outlived its event loop", lane=self._name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.batching.lane import Lane, LaneThread, RunEnd
+from app.threads import Mailbox
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,7 +53,7 @@ class LanePool(Generic[Item, Result]):
             on_end: Called when a run has ended, its lane being free again.
         """
         self._name = name
-        self._loop = loop
+        self._mailbox = Mailbox(loop)
         self._on_ready = on_ready
         self._on_run_end = on_end
         self._num_alive = 0
@@ -119,7 +120,7 @@ class LanePool(Generic[Item, Result]):
             thread = LaneThread(
                 lane,
                 f"{self._name}-{index}",
-                self._loop,
+                self._mailbox,
                 on_start=self._on_start,
                 on_end=self._on_end,
                 on_stop=self._on_stop,
