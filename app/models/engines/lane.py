@@ -12,13 +12,15 @@ from app.backends.engines.kit import EngineKit
 from app.backends.protocol import Backend
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.batching.observer import Observer
+from app.batching.observer import MetricsObserver
 from app.errors import InferenceError
+from app.metrics import Metrics
 from app.models.engines.recipe import EngineRecipe
 from app.models.families.table import FAMILIES, probe_item
 from app.models.items import ItemMemory
 from app.models.lanes import Head
-from app.models.loading import item_key
+from app.models.loaded import LoadedModel
+from app.models.loading import item_key, watch_model
 
 
 class EngineLane:
@@ -49,21 +51,33 @@ class EngineLane:
         """Return what a batcher takes."""
         return Lane(run=self._run, close=self._close, start=self._start)
 
-    def batcher(self, observer: Observer, *, max_waiting: int) -> Batcher[Any, Any]:
-        """Return a batcher of this lane alone.
+    async def serve(self, backend: str, metrics: Metrics, *, max_waiting: int) -> LoadedModel[Any, Any]:
+        """Open the engine and return a model that this lane alone serves.
 
         Args:
-            observer: Told of what it does.
+            backend: What an operator sees.
+            metrics: Where it is shown what the model does.
             max_waiting: Most items in its queue.
         """
-        return Batcher(
-            self._recipe.spec.name,
+        recipe, name = self._recipe, self._recipe.spec.name
+        batcher: Batcher[Any, Any] = Batcher(
+            name,
             [self.lane()],
-            max_batch=self._recipe.max_batch_size,
+            max_batch=recipe.max_batch_size,
             max_waiting=max_waiting,
             key=item_key,
-            observer=observer,
+            observer=MetricsObserver(metrics, name),
             probe_items=[self.probe_item],
+        )
+        try:
+            await batcher.start()
+        except BaseException:
+            await batcher.close(drain=False)
+            self._items.close()
+            raise
+        watch_model(metrics, name, batcher, self._items)
+        return LoadedModel(
+            spec=recipe.spec, backend=backend, batcher=batcher, input_hw=recipe.graph.input_hw, items=self._items
         )
 
     @property

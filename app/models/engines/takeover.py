@@ -18,7 +18,6 @@ from app.backends.engines.child import EngineChild
 from app.backends.engines.files import KeptPlan
 from app.backends.engines.job import EngineJob, Step
 from app.backends.engines.states import Announcer, EngineStatus
-from app.batching.observer import MetricsObserver
 from app.errors import EngineLoadError, ModelError, ServiceError, ShuttingDownError
 from app.metrics import Metrics
 from app.models.engines.board import EngineBoard
@@ -26,7 +25,6 @@ from app.models.engines.lane import EngineLane
 from app.models.engines.recipe import EngineRecipe, EngineRecipes
 from app.models.items import ItemMemory
 from app.models.loaded import LoadedModel
-from app.models.loading import watch_model
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -176,21 +174,10 @@ class EngineLoader:
         return await self._plain.load(spec)
 
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
-        name = recipe.spec.name
-        items = ItemMemory()
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, items)
-        batcher = engine.batcher(MetricsObserver(self._metrics, name), max_waiting=self._options.max_waiting)
-        try:
-            await batcher.start()
-        except BaseException:
-            await batcher.close(drain=False)
-            items.close()
-            raise
-        watch_model(self._metrics, name, batcher, items)
-        self._board.enter(name, EngineStatus(state="serving"))
-        return LoadedModel(
-            spec=recipe.spec, backend=self._backend, batcher=batcher, input_hw=recipe.graph.input_hw, items=items
-        )
+        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory())
+        model = await engine.serve(self._backend, self._metrics, max_waiting=self._options.max_waiting)
+        self._board.enter(recipe.spec.name, EngineStatus(state="serving"))
+        return model
 
     def _begin(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
         name = spec.name
