@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from app.backends.onnx import open_onnx_backends
 from app.models.graphs.free_batch import free_batch
+from app.models.graphs.half import to_half
 from app.models.graphs.parts import GraphParts, take_apart
 from app.models.graphs.prepare import prepare_graph
 from app.models.graphs.rewrite import FIX_UPSAMPLING
@@ -122,6 +123,14 @@ def test_a_detector_as_it_was_published_is_changed_too(name: str, shared_models:
     assert "Shape" not in kinds(fixed)
     for canvas_hw in [(96, 64), (32, 160)]:
         assert equal(published, fixed.assemble().SerializeToString(), pictures(1, canvas_hw))
+
+
+def test_a_detector_cast_to_half_is_changed_too(shared_models: Path) -> None:
+    half = to_half(take_apart((shared_models / "det_500m.onnx").read_bytes()))
+    fixed = fix_upsampling(half)
+    assert "Shape" not in kinds(fixed)
+    before, after = (parts.assemble().SerializeToString() for parts in (half, fixed))
+    assert equal(before, after, pictures(1, (96, 64)))
 
 
 @given(
