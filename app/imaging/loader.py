@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from app.metrics import Metrics
 from app.threads import Threads
 
 _NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
+
+OnDecoded: TypeAlias = Callable[[Image], None]
+"""What is done with pixels where they were decoded."""
 
 _SHORT_BYTES = 2**18
 """A file of a quarter of a megabyte has its header read in less time than a hop to another thread takes: 8 us a JPEG,
@@ -80,10 +83,10 @@ class LoadedPicture:
             self.release()
             await self.decode(next(d for d in (4, 2, 1) if d == 1 or 1 / d >= least_scale))
 
-    async def decode(self, denominator: int) -> None:
+    async def decode(self, denominator: int, on_decoded: OnDecoded | None = None) -> None:
         """Decode at one of 1, 1/2, 1/4, 1/8; called by the loader."""
         self.pixels, self._held_pixels = await self._decoding.decode(
-            self._data, self._header, denominator, deadline=self._deadline
+            self._data, self._header, denominator, deadline=self._deadline, on_decoded=on_decoded
         )
         self._denominator = denominator
 
@@ -103,7 +106,13 @@ class BudgetedDecoder:
         self.budget = budget
 
     async def decode(
-        self, data: bytes, header: PictureHeader, denominator: int, *, deadline: float
+        self,
+        data: bytes,
+        header: PictureHeader,
+        denominator: int,
+        *,
+        deadline: float,
+        on_decoded: OnDecoded | None = None,
     ) -> tuple[Image, int]:
         """Decode a picture.
 
@@ -120,10 +129,15 @@ class BudgetedDecoder:
         working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
         kept_pixels = min(cost.kept_pixels, working_pixels)
         await self.budget.acquire(working_pixels, deadline=deadline)
+
+        def decode() -> Image:
+            image = self._decoder.decode(data, header, denominator)
+            if on_decoded is not None:
+                on_decoded(image)
+            return image
+
         image = await self._threads.call(
-            partial(self._decoder.decode, data, header, denominator),
-            deadline=deadline,
-            on_failure=partial(self.budget.release, working_pixels),
+            decode, deadline=deadline, on_failure=partial(self.budget.release, working_pixels)
         )
         self.budget.release(working_pixels - kept_pixels)
         return image, kept_pixels
@@ -162,10 +176,14 @@ class PictureLoader:
         metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
         metrics.decode_pixels_limit.set(budget_pixels)
 
-    @asynccontextmanager
-    async def load(
-        self, source: PictureSource, *, deadline: float, at_least_hw: tuple[int, int] | None = None
-    ) -> AsyncIterator[LoadedPicture]:
+    def load(
+        self,
+        source: PictureSource,
+        *,
+        deadline: float,
+        at_least_hw: tuple[int, int] | None = None,
+        on_decoded: OnDecoded | None = None,
+    ) -> AbstractAsyncContextManager[LoadedPicture]:
         """Fetch a picture if need be and decode it; the block holds its part of the budget.
 
         Args:
@@ -173,9 +191,10 @@ class PictureLoader:
             deadline: `loop.time()` after which it is of no use.
             at_least_hw: Height and width of the canvas it is meant for: a JPEG far larger is decoded at a fraction
                 that, fitted into the canvas, need not be enlarged. None decodes every pixel.
+            on_decoded: Called with the pixels on the thread that decoded them; not again when they are enlarged.
 
-        Yields:
-            The decoded picture.
+        Returns:
+            What yields the decoded picture.
 
         Raises:
             ImageDecodeError: Not base64, not a picture, truncated, damaged.
@@ -183,18 +202,24 @@ class PictureLoader:
             UrlRefusedError: It may not or cannot be fetched.
             DeadlineExceededError: The deadline passed.
         """
-        data, header = await self._read(source, deadline)
-        picture = LoadedPicture(self._decoding, data, header, deadline)
-        try:
-            await picture.decode(choose_denominator(header, at_least_hw))
-            yield picture
-        finally:
-            picture.release()
+        return _Loading(partial(self._open, source, deadline, at_least_hw, on_decoded))
 
     async def aclose(self) -> None:
         """Close the fetcher; the threads stay the caller's."""
         if self._fetcher is not None:
             await self._fetcher.aclose()
+
+    async def _open(
+        self,
+        source: PictureSource,
+        deadline: float,
+        at_least_hw: tuple[int, int] | None,
+        on_decoded: OnDecoded | None,
+    ) -> LoadedPicture:
+        data, header = await self._read(source, deadline)
+        picture = LoadedPicture(self._decoding, data, header, deadline)
+        await picture.decode(choose_denominator(header, at_least_hw), on_decoded)
+        return picture
 
     async def _read(self, source: PictureSource, deadline: float) -> tuple[bytes, PictureHeader]:
         encoded: EncodedPicture | Base64Picture
@@ -209,6 +234,20 @@ class PictureLoader:
         if isinstance(encoded, EncodedPicture) and len(encoded.data) <= _SHORT_BYTES:
             return _unwrap(encoded, self._max_pixels)
         return await self._threads.call(partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
+
+
+class _Loading(AbstractAsyncContextManager[LoadedPicture]):
+    """The block in which a picture is held. A class: a generator costs the event loop twice as much."""
+
+    def __init__(self, load: Callable[[], Awaitable[LoadedPicture]]) -> None:
+        self._load = load
+
+    async def __aenter__(self) -> LoadedPicture:
+        self._picture = await self._load()
+        return self._picture
+
+    async def __aexit__(self, *_: object) -> None:
+        self._picture.release()
 
 
 def _unwrap(source: EncodedPicture | Base64Picture, max_pixels: int) -> tuple[bytes, PictureHeader]:

@@ -59,6 +59,7 @@ class ModelStore:
         self._load = load
         self._metrics = metrics
         self._loads: dict[str, asyncio.Task[LoadedModel[Any, Any]]] = {}
+        self._serving: dict[str, LoadedModel[Any, Any]] = {}
         self._statuses: dict[str, ModelStatus] = {}
         self._closed = False
 
@@ -94,11 +95,16 @@ class ModelStore:
 
         Errors are those of `get`.
         """
-        load = self._loads.get(name)
-        is_there = load is not None and load.done()
+        model = self._serving.get(name)
+        if model is not None:
+            return model, 0.0
         started = time.perf_counter()
         model = await self.get(name)
-        return model, 0.0 if is_there else time.perf_counter() - started
+        return model, time.perf_counter() - started
+
+    def serving(self, name: str) -> LoadedModel[Any, Any] | None:
+        """Return the model if it is loaded."""
+        return self._serving.get(name)
 
     def spec(self, name: str) -> ModelSpec:
         """Return the registry entry.
@@ -145,6 +151,7 @@ class ModelStore:
         await asyncio.gather(*loads, return_exceptions=True)
         await asyncio.gather(*(model.close(grace_s=grace_s) for model in self.loaded()))
         self._loads.clear()
+        self._serving.clear()
 
     async def _load_once(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
         if self.status(spec.name).state is not ModelState.BUILDING:
@@ -163,6 +170,7 @@ class ModelStore:
             if error is cause:
                 raise
             raise error from cause
+        self._serving[spec.name] = model
         load_s = time.perf_counter() - started
         self._metrics.model_load_seconds.labels(spec.name).set(load_s)
         self._metrics.set_backend(spec.name, model.backend)

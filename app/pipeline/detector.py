@@ -15,9 +15,6 @@ from app.models.loaded import LoadedModel
 from app.models.store import ModelStore
 from app.pipeline.pool import WorkPool
 
-_SMALL_IMAGE_BYTES = 3 * 640 * 640
-"""A picture whose canvases are drawn (0.1 ms) in less time than a hop to another thread and back takes."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorOptions:
@@ -46,6 +43,34 @@ class DetectorOutcome:
     """Wall seconds without the load and the queue."""
 
 
+class Canvases:
+    """One picture on the canvases of one model: told by `draw`, which is called once, on any thread."""
+
+    def __init__(self, model: LoadedModel[Any, Any], options: DetectorOptions) -> None:
+        self.took_s = 0.0
+        """Seconds it took to draw them."""
+        self.letterboxes: list[Letterbox] = []
+        self.images: list[Image] = []
+        self._model = model
+        self._options = options
+
+    def draw(self, image: Image) -> None:
+        """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
+        started = time.perf_counter()
+        model, options = self._model, self._options
+        image_hw = (image.shape[0], image.shape[1])
+        if model.input_hw is not None:
+            self.letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False)]
+        else:
+            self.letterboxes = [
+                Letterbox.fit(image_hw, scaled_canvas(options.max_hw, scale), rectangular=options.rectangular)
+                for scale in options.scales
+            ]
+        # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.
+        self.images = [box.apply(image, into=model.new_item(box.canvas_shape)) for box in self.letterboxes]
+        self.took_s = time.perf_counter() - started
+
+
 class Detector:
     """The detection stage. Stateless but for the model it uses; any number of calls at once."""
 
@@ -60,13 +85,19 @@ class Detector:
         """Height and width of the largest canvas."""
         return self._options.max_hw
 
+    def canvases(self) -> Canvases | None:
+        """Return what draws a picture for `detect`, on the thread that decodes it; None until the model is loaded."""
+        model = self._store.serving(self.model_name)
+        return None if model is None else Canvases(model, self._options)
+
     async def detect(
-        self, image: Image, *, score_threshold: float, group: Hashable, deadline: float
+        self, image: Image, canvases: Canvases | None, *, score_threshold: float, group: Hashable, deadline: float
     ) -> DetectorOutcome:
         """Find the faces of one picture.
 
         Args:
             image: The picture, any size from 1x1.
+            canvases: What it was drawn on; None draws it now.
             score_threshold: Least score, [0, 1].
             group: The request this picture belongs to; requests take turns in the queue.
             deadline: `loop.time()` after which the answer is of no use.
@@ -78,36 +109,20 @@ class Detector:
         """
         model, load_s = await self._store.get_timed(self.model_name)
         started = time.perf_counter()
-        if image.size <= _SMALL_IMAGE_BYTES:
-            letterboxes, canvases = self._draw_canvases(image, model)
-        else:
-            letterboxes, canvases = await self._pool.run(self._draw_canvases, image, model)
-        item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases)
+        if canvases is None:
+            canvases = Canvases(model, self._options)
+            await self._pool.run(canvases.draw, image)
+        item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases.images)
         outcome = await model.batcher.submit([item], group=group, deadline=deadline)
         (found_by_look,) = outcome.results
-        looks = [to_source(found, box) for found, box in zip(found_by_look, letterboxes, strict=True)]
+        looks = [to_source(found, box) for found, box in zip(found_by_look, canvases.letterboxes, strict=True)]
         merged = looks[0]
         for look in looks[1:]:
             merged = merge_looks(merged, look)
         return DetectorOutcome(
             detections=merged,
-            scale=letterboxes[0].scale,
+            scale=canvases.letterboxes[0].scale,
             load_s=load_s,
             queued_s=outcome.queued_s,
             took_s=time.perf_counter() - started - outcome.queued_s,
         )
-
-    def _draw_canvases(self, image: Image, model: LoadedModel[Any, Any]) -> tuple[list[Letterbox], list[Image]]:
-        """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
-        options = self._options
-        image_hw = (image.shape[0], image.shape[1])
-        if model.input_hw is not None:
-            letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False)]
-        else:
-            letterboxes = [
-                Letterbox.fit(image_hw, scaled_canvas(options.max_hw, scale), rectangular=options.rectangular)
-                for scale in options.scales
-            ]
-        # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.
-        canvases = [letterbox.apply(image, into=model.new_item(letterbox.canvas_shape)) for letterbox in letterboxes]
-        return letterboxes, canvases

@@ -15,7 +15,7 @@ from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.describer import EMBEDDING_ONLY, Describer
-from app.pipeline.detector import Detector
+from app.pipeline.detector import Canvases, Detector
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
 from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
@@ -71,8 +71,9 @@ class Extractor:
         self._describer.check(options)
 
         async def work(job: PictureJob) -> PictureResult:
-            async with self._load(job) as picture:
-                found, scale = await self._detect(job, picture, options.score_threshold)
+            canvases = self._detector.canvases()
+            async with self._load(job, canvases) as picture:
+                found, scale = await self._detect(job, picture, canvases, options.score_threshold)
                 kept = await self._select(job, picture, found, options)
                 faces = await self._describer.describe(job, picture, kept, options)
             return _result(job, picture, faces, scale=scale)
@@ -113,24 +114,28 @@ class Extractor:
         self._describer.check(EMBEDDING_ONLY)
 
         async def work(job: PictureJob) -> PictureResult:
-            async with self._load(job) as picture:
-                faces = known[job.index]
+            faces = known[job.index]
+            canvases = self._detector.canvases() if faces.landmarks is None else None
+            async with self._load(job, canvases) as picture:
                 if faces.landmarks is not None:
+                    job.add(decode_s=job.took_s)
                     placed = at_landmarks(faces.landmarks)
                 else:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
-                    found, _ = await self._detect(job, picture, KNOWN_BOX_THRESHOLD)
+                    found, _ = await self._detect(job, picture, canvases, KNOWN_BOX_THRESHOLD)
                     placed = at_boxes(boxes, found)
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
             return _result(job, picture, described)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
-    def _load(self, job: PictureJob) -> AbstractAsyncContextManager[LoadedPicture]:
+    def _load(self, job: PictureJob, canvases: Canvases | None) -> AbstractAsyncContextManager[LoadedPicture]:
         """Decode a picture no larger than detection needs; the describer asks for more where a face does."""
         height, width = self._detector.max_hw
         at_least_hw = (DECODED_CANVASES * height, DECODED_CANVASES * width)
-        return self._loader.load(job.source, deadline=job.deadline, at_least_hw=at_least_hw)
+        # Drawn where it is decoded: a hop to a thread and back costs as much as the drawing.
+        draw = None if canvases is None else canvases.draw
+        return self._loader.load(job.source, deadline=job.deadline, at_least_hw=at_least_hw, on_decoded=draw)
 
     async def _select(
         self, job: PictureJob, picture: LoadedPicture, found: Detections, options: ExtractOptions
@@ -142,14 +147,15 @@ class Extractor:
         return select_faces(found, options, max_faces=self._max_faces)
 
     async def _detect(
-        self, job: PictureJob, picture: LoadedPicture, score_threshold: float
+        self, job: PictureJob, picture: LoadedPicture, canvases: Canvases | None, score_threshold: float
     ) -> tuple[Detections, float]:
         """Return the faces in source pixels, and the factor by which the source was resized for the detector."""
-        job.add(decode_s=job.took_s)
+        drawn_s = canvases.took_s if canvases else 0.0
+        job.add(decode_s=job.took_s - drawn_s)
         outcome = await self._detector.detect(
-            picture.pixels, score_threshold=score_threshold, group=job.group, deadline=job.deadline
+            picture.pixels, canvases, score_threshold=score_threshold, group=job.group, deadline=job.deadline
         )
-        job.add(load_s=outcome.load_s, detect_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
         return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
 
 
