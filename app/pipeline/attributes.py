@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from app.domain import Boxes, ExtractOptions, Face, Image
+import numpy as np
+
+from app.domain import Boxes, Crop, ExtractOptions, GenderAge, Image, Liveness, Mask
 from app.geometry.cutout import cut_out
 from app.imaging.loader import LoadedPicture
 from app.models.families.liveness import merge_opinions
@@ -34,8 +36,10 @@ class AttributeModels:
 class AttributesOutcome:
     """What the models said of some faces."""
 
-    faces: list[Face]
-    """Those that were handed in, with the fields that were wanted."""
+    gender_ages: list[GenderAge] | None
+    """One a face, as are the others; None where it is not wanted or cannot be had."""
+    masks: list[Mask] | None
+    liveness: list[Liveness] | None
     load_s: float
     """Seconds the call waited for models to be loaded."""
     queued_s: float
@@ -73,17 +77,19 @@ class Attributes:
 
     async def read(
         self,
-        faces: Sequence[Face],
+        boxes: Boxes,
+        crops: Sequence[Crop],
         picture: LoadedPicture | None,
         options: ExtractOptions,
         *,
         group: Hashable,
         deadline: float,
     ) -> AttributesOutcome:
-        """Fill in the attributes that are wanted and have a model.
+        """Tell the attributes that are wanted and have a model.
 
         Args:
-            faces: Of one picture; with crops where `needs_crops`.
+            boxes: (N, 4) float32, the faces of one picture, source pixels.
+            crops: Theirs, in order, where `needs_crops`.
             picture: Where they are; None when there are crops only: liveness stays None then.
             options: What is wanted.
             group: The request they belong to; requests take turns in the queues.
@@ -95,29 +101,35 @@ class Attributes:
             InferenceError: A run failed.
         """
         call = _Call(self._store, group, deadline)
-        found = list(faces)
-        crops = [face.crop for face in faces]
-        if options.with_gender_age and self.models.gender_age:
-            guesses = await call.run(self.models.gender_age, crops)
-            found = [replace(face, gender_age=guess) for face, guess in zip(found, guesses, strict=True)]
-        if options.with_mask and self.models.mask:
-            masks = await call.run(self.models.mask, crops)
-            found = [replace(face, mask=mask) for face, mask in zip(found, masks, strict=True)]
-        if picture is not None and options.with_liveness and self.models.liveness:
-            opinions = [await self._live(call, name, faces, picture) for name in self.models.liveness]
-            merged = [merge_opinions(of_face) for of_face in zip(*opinions, strict=True)]
-            found = [replace(face, liveness=liveness) for face, liveness in zip(found, merged, strict=True)]
-        return AttributesOutcome(faces=found, load_s=call.load_s, queued_s=call.queued_s, took_s=call.took_s)
+        models = self.models
+        gender_ages = masks = liveness = None
+        if options.with_gender_age and models.gender_age:
+            gender_ages = await call.run(models.gender_age, crops)
+        if options.with_mask and models.mask:
+            masks = await call.run(models.mask, crops)
+        if picture is not None and options.with_liveness and models.liveness:
+            opinions = [await self._live(call, name, boxes, picture) for name in models.liveness]
+            liveness = [merge_opinions(of_face) for of_face in zip(*opinions, strict=True)]
+        return AttributesOutcome(
+            gender_ages=gender_ages,
+            masks=masks,
+            liveness=liveness,
+            load_s=call.load_s,
+            queued_s=call.queued_s,
+            took_s=call.took_s,
+        )
 
-    async def _live(self, call: _Call, name: str, faces: Sequence[Face], picture: LoadedPicture) -> list[Any]:
+    async def _live(self, call: _Call, name: str, boxes: Boxes, picture: LoadedPicture) -> list[Any]:
         """Return what one liveness model says of each face."""
         spec = self._store.spec(name)
         output_hw = (spec.input.height_px, spec.input.width_px)
         enlargement = spec.box_enlargement or 1.0
 
         def cut() -> list[Image]:
-            boxes = [face.box * picture.scale for face in faces]
-            return [cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw) for box in boxes]
+            return [
+                cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw)
+                for box in boxes * np.float32(picture.scale)
+            ]
 
         started = time.perf_counter()
         cutouts = await self._pool.run(cut)

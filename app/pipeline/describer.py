@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from app.domain import Crop, Detections, ExtractOptions, Face
+from app.domain import Crop, Detections, Embedding, ExtractOptions, Face, Quality
 from app.errors import ModelError
 from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, crop_scales
 from app.geometry.quality import measure_quality
@@ -69,14 +68,14 @@ class Describer:
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))
             crops = await self._align(job, picture, part) if with_crops else None
-            done += await self._describe(job, _faces(job, part, crops), picture, options)
+            done += await self._describe(job, part, crops, picture, options)
         return done
 
     async def describe_crop(self, job: PictureJob, crop: Crop, options: ExtractOptions) -> list[Face]:
         """Describe a face of which there is only its crop; errors are those of `describe`."""
         side = float(CROP_SIDE_PX)
         whole = Detections(np.array([[0, 0, side, side]], np.float32), np.ones(1, np.float32), TEMPLATE[None])
-        return await self._describe(job, _faces(job, whole, [crop]), None, options)
+        return await self._describe(job, whole, [crop], None, options)
 
     async def drop_poor(
         self, job: PictureJob, picture: LoadedPicture, detections: Detections, *, least: float
@@ -86,8 +85,8 @@ class Describer:
         scores: list[float] = []
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))
-            faces = await self._measure(job, _faces(job, part, await self._align(job, picture, part)))
-            scores += [face.quality.score for face in faces if face.quality]
+            qualities = await self._measure(job, part, await self._align(job, picture, part))
+            scores += [quality.score for quality in qualities]
         return detections.take(np.array(scores) >= least)
 
     def _needs_crops(self, options: ExtractOptions) -> bool:
@@ -96,15 +95,43 @@ class Describer:
         )
 
     async def _describe(
-        self, job: PictureJob, faces: list[Face], picture: LoadedPicture | None, options: ExtractOptions
+        self,
+        job: PictureJob,
+        found: Detections,
+        crops: Sequence[Crop] | None,
+        picture: LoadedPicture | None,
+        options: ExtractOptions,
     ) -> list[Face]:
-        if options.with_quality and picture is not None:
-            faces = await self._measure(job, faces)
-        if options.with_embedding:
-            faces = await self._recognize(job, faces)
-        outcome = await self._attributes.read(faces, picture, options, group=job.group, deadline=job.deadline)
-        job.add(load_s=outcome.load_s, attributes_s=outcome.took_s, queue_s=outcome.queued_s)
-        return outcome.faces if options.with_crop else [replace(face, crop=None) for face in outcome.faces]
+        """Return `found` as faces that carry the picture they came from; `crops` only where `_needs_crops`."""
+        unknown = [None] * len(found)
+        crops = () if crops is None else crops
+        with_quality = options.with_quality and picture is not None
+        qualities = await self._measure(job, found, crops) if with_quality else unknown
+        embeddings = await self._recognize(job, crops) if options.with_embedding else unknown
+        attributes = await self._attributes.read(
+            found.boxes, crops, picture, options, group=job.group, deadline=job.deadline
+        )
+        job.add(load_s=attributes.load_s, attributes_s=attributes.took_s, queue_s=attributes.queued_s)
+        # Each is made once, with all that is known: a face costs more to copy than to make.
+        columns = zip(
+            found.boxes,
+            found.scores.tolist(),
+            found.landmarks,
+            crops if options.with_crop else unknown,
+            embeddings,
+            attributes.gender_ages or unknown,
+            attributes.masks or unknown,
+            attributes.liveness or unknown,
+            qualities,
+            strict=True,
+        )
+        return [
+            Face(
+                image_index=job.index, box=box, score=score, landmarks=landmarks, crop=crop, embedding=embedding,
+                gender_age=gender_age, mask=mask, liveness=liveness, quality=quality,
+            )
+            for box, score, landmarks, crop, embedding, gender_age, mask, liveness, quality in columns
+        ]  # fmt: skip
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
         started = time.perf_counter()
@@ -112,12 +139,11 @@ class Describer:
         job.add(align_s=time.perf_counter() - started)
         return crops
 
-    async def _measure(self, job: PictureJob, faces: Sequence[Face]) -> list[Face]:
-        def measure() -> list[Face]:
+    async def _measure(self, job: PictureJob, found: Detections, crops: Sequence[Crop]) -> list[Quality]:
+        def measure() -> list[Quality]:
             return [
-                replace(face, quality=measure_quality(face.crop, face.box, face.landmarks))
-                for face in faces
-                if face.crop is not None
+                measure_quality(crop, box, landmarks)
+                for crop, box, landmarks in zip(crops, found.boxes, found.landmarks, strict=True)
             ]
 
         started = time.perf_counter()
@@ -125,13 +151,12 @@ class Describer:
         job.add(attributes_s=time.perf_counter() - started)
         return measured
 
-    async def _recognize(self, job: PictureJob, faces: Sequence[Face]) -> list[Face]:
+    async def _recognize(self, job: PictureJob, crops: Sequence[Crop]) -> list[Embedding]:
         if self._recognizer is None:  # pragma: no cover - `check` has refused the request
             raise ModelError("No recognizer is configured.")
-        crops = [face.crop for face in faces if face.crop is not None]
         outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
         job.add(load_s=outcome.load_s, recognize_s=outcome.took_s, queue_s=outcome.queued_s)
-        return [replace(face, embedding=found) for face, found in zip(faces, outcome.embeddings, strict=True)]
+        return outcome.embeddings
 
 
 async def _enlarge(job: PictureJob, picture: LoadedPicture, least_scale: float) -> None:
@@ -144,18 +169,3 @@ async def _enlarge(job: PictureJob, picture: LoadedPicture, least_scale: float) 
 
 def _crop_scale(detections: Detections) -> float:
     return float(crop_scales(detections.landmarks).max(initial=0.0))
-
-
-def _faces(job: PictureJob, detections: Detections, crops: Sequence[Crop] | None) -> list[Face]:
-    """Turn rows of arrays into faces that carry the picture they came from."""
-    rows = zip(
-        detections.boxes,
-        detections.scores.tolist(),
-        detections.landmarks,
-        [None] * len(detections) if crops is None else crops,
-        strict=True,
-    )
-    return [
-        Face(image_index=job.index, box=box, score=score, landmarks=landmarks, crop=crop)
-        for box, score, landmarks, crop in rows
-    ]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from app.domain import Crop, Detections, ExtractOptions, Face, Image, KnownFaces, PictureResult
+from app.domain import Crop, Detections, ExtractOptions, Image, KnownFaces, PictureResult
 from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
@@ -76,7 +76,7 @@ class Extractor:
                 found, scale = await self._detect(job, picture, canvases, options.score_threshold)
                 kept = await self._select(job, picture, found, options)
                 faces = await self._describer.describe(job, picture, kept, options)
-            return _result(job, picture, faces, scale=scale)
+            return job.result(faces=faces, image_hw=picture.source_hw, detection_scale=scale)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -94,7 +94,8 @@ class Extractor:
             async with self._loader.load(job.source, deadline=job.deadline) as picture:
                 job.add(decode_s=job.took_s)
                 crop = await self._pool.run(_resize_to_crop, picture.pixels)
-            return _result(job, picture, await self._describer.describe_crop(job, crop, options))
+            faces = await self._describer.describe_crop(job, crop, options)
+            return job.result(faces=faces, image_hw=picture.source_hw)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -125,7 +126,7 @@ class Extractor:
                     found, _ = await self._detect(job, picture, canvases, KNOWN_BOX_THRESHOLD)
                     placed = at_boxes(boxes, found)
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
-            return _result(job, picture, described)
+            return job.result(faces=described, image_hw=picture.source_hw)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -157,10 +158,6 @@ class Extractor:
         )
         job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
         return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
-
-
-def _result(job: PictureJob, picture: LoadedPicture, faces: Sequence[Face], *, scale: float = 1.0) -> PictureResult:
-    return PictureResult(image_index=job.index, faces=tuple(faces), image_hw=picture.source_hw, detection_scale=scale)
 
 
 def _resize_to_crop(image: Image) -> Crop:

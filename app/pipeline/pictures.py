@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from app.domain import STAGES, PictureResult, StageTimes
+from app.domain import STAGES, Face, PictureResult, StageTimes
 from app.errors import RequestError
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
@@ -30,11 +30,31 @@ class PictureJob:
     deadline: float
     """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
-    times: StageTimes = field(default_factory=StageTimes)
+    _seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, **seconds: float) -> None:
         """Add seconds to the fields of `StageTimes` that are named."""
-        self.times = replace(self.times, **{name: getattr(self.times, name) + s for name, s in seconds.items()})
+        for name, more in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + more
+
+    def result(
+        self,
+        *,
+        faces: Sequence[Face] = (),
+        error: RequestError | None = None,
+        image_hw: tuple[int, int] | None = None,
+        detection_scale: float = 1.0,
+    ) -> PictureResult:
+        """Return what came of the picture, timed until now."""
+        return PictureResult(
+            image_index=self.index,
+            faces=tuple(faces),
+            error=error,
+            image_hw=image_hw,
+            detection_scale=detection_scale,
+            times=StageTimes(**self._seconds),
+            took_s=self.took_s,
+        )
 
     @property
     def took_s(self) -> float:
@@ -60,22 +80,27 @@ async def each_picture(
     Returns:
         One result a picture, in order; `error` is set where `work` raised RequestError.
     """
-    places = asyncio.Semaphore(PICTURES_AT_ONCE)
     group = object()
 
     async def one(index: int, source: PictureSource) -> PictureResult:
-        async with places:
-            job = PictureJob(index=index, source=source, group=group, deadline=deadline)
-            try:
-                result = await work(job)
-            except RequestError as error:
-                metrics.refusals.labels(error.code).inc()
-                result = PictureResult(image_index=index, error=error)
-            result = replace(result, times=job.times, took_s=job.took_s)
-            _observe(result, metrics)
-            return result
+        job = PictureJob(index=index, source=source, group=group, deadline=deadline)
+        try:
+            result = await work(job)
+        except RequestError as error:
+            metrics.refusals.labels(error.code).inc()
+            result = job.result(error=error)
+        _observe(result, metrics)
+        return result
 
-    tasks = [asyncio.create_task(one(index, source)) for index, source in enumerate(sources)]
+    if len(sources) == 1:  # as most requests have: no task has to wait for another
+        return [await one(0, sources[0])]
+    places = asyncio.Semaphore(PICTURES_AT_ONCE)
+
+    async def one_in_turn(index: int, source: PictureSource) -> PictureResult:
+        async with places:
+            return await one(index, source)
+
+    tasks = [asyncio.create_task(one_in_turn(index, source)) for index, source in enumerate(sources)]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
