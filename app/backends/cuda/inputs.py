@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from app.backends.cuda.buffers import PairedBuffer, bytes_of
-from app.backends.cuda.pinned import address_of
+from app.backends.cuda.pinned import block_of
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.cuda.streams import Stream
 
@@ -69,25 +69,31 @@ class InputBuffer:
         for start in range(0, len(batch), self._chunk_rows):
             stop = min(start + self._chunk_rows, len(batch))
             np.copyto(self.array[start:stop], batch[start:stop], casting="no")
-            self._send(start, stop, stream)
+            self._send(start, stop, self._host_address + start * self._row_bytes, stream)
 
     def _upload_rows(self, batch: Sequence[NDArray[Any]], stream: int) -> None:
-        start = 0  # of what is written and not yet sent
+        """Send neighbours together: each call lets go of the interpreter lock, and may wait long to get it back."""
+        row_bytes = self._row_bytes
+        start, source, pool = (
+            0,
+            self._host_address,
+            None,
+        )  # of what is not sent: first row, where it lies, in which pool
         for index, row in enumerate(batch):
-            address = address_of(row)
-            if address is not None:
-                self._send(start, index, stream)
-                self._copy(self.address + index * self._row_bytes, address, self._row_bytes, stream)
-                start = index + 1
-                continue
-            np.copyto(self._rows[index], row, casting="no")
-            if index + 1 - start == self._chunk_rows:
-                self._send(start, index + 1, stream)
-                start = index + 1
-        self._send(start, len(batch), stream)
+            block = block_of(row)
+            where, own = (
+                (self._host_address + index * row_bytes, None) if block is None else (block.address, block.pool)
+            )
+            if own is not pool or where != source + (index - start) * row_bytes:
+                self._send(start, index, source, stream)
+                start, source, pool = index, where, own
+            if block is None:
+                np.copyto(self._rows[index], row, casting="no")
+                if index + 1 - start == self._chunk_rows:
+                    self._send(start, index + 1, source, stream)
+                    start, source = index + 1, where + row_bytes
+        self._send(start, len(batch), source, stream)
 
-    def _send(self, start: int, stop: int, stream: int) -> None:
+    def _send(self, start: int, stop: int, source: int, stream: int) -> None:
         if stop > start:
-            offset = start * self._row_bytes
-            num_bytes = (stop - start) * self._row_bytes
-            self._copy(self.address + offset, self._host_address + offset, num_bytes, stream)
+            self._copy(self.address + start * self._row_bytes, source, (stop - start) * self._row_bytes, stream)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
 import math
 import weakref
-from collections import deque
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +18,8 @@ from app.backends.cuda.runtime import CudaError, CudaRuntime
 
 _log = structlog.get_logger(__name__)
 
-_ALIGNMENT = 4096
-"""Bytes, a page: copies of whole pages are the fastest."""
+_ALIGNMENT = 256
+"""Bytes. Sides of a canvas are multiples of 32, so the largest ones fill their blocks: neighbours are one piece."""
 
 _LEAST_SHARE = 8
 """An item smaller than this part of the largest gets none: it would save little, and keep a large one out."""
@@ -45,7 +45,8 @@ class PinsItems(Protocol):
 class PinnedBlock:
     """Owns a part of a pool for as long as there is an array of it; NumPy makes one by `__array_interface__`."""
 
-    def __init__(self, address: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, pool: PinnedPool, address: int, shape: tuple[int, ...]) -> None:
+        self.pool = pool
         self.address = address
         self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": "|u1"}
 
@@ -54,8 +55,8 @@ class PinnedPool:
     """Pinned memory for a number of items. Thread-safe, and without a lock.
 
     A block comes back when the last array of it is gone, on whichever thread that happens, also in the middle of a
-    garbage collection: a lock might be held by that very thread. So all that is shared are a deque and a counter,
-    whose operations are atomic. The memory outlives `close` until the last block is back.
+    garbage collection: a lock might be held by that very thread. So all that is shared are a heap of numbers and a
+    counter, whose operations are atomic. The memory outlives `close` until the last block is back.
     """
 
     def __init__(self, cuda: CudaRuntime, item_bytes: int, num_items: int) -> None:
@@ -76,7 +77,7 @@ class PinnedPool:
         """Pinned by it."""
         self._memory = HostBuffer(cuda, self.num_bytes, is_mapped=False)
         start = self._memory.address
-        self._free = deque(range(start, start + self.num_bytes, block_bytes))
+        self._free = list(range(start, start + self.num_bytes, block_bytes))
         self._is_closed = False
         self._gone = itertools.count(1)
 
@@ -94,11 +95,11 @@ class PinnedPool:
         if num_bytes > self._item_bytes or num_bytes * _LEAST_SHARE < self._item_bytes:
             return None
         try:
-            # The one that came back last is the likeliest to be in a cache.
-            address = self._free.pop()
+            # The lowest: items drawn one after the other are neighbours then, and few blocks are in use, and in caches.
+            address = heapq.heappop(self._free)
         except IndexError:
             return None
-        block = PinnedBlock(address, shape)
+        block = PinnedBlock(self, address, shape)
         weakref.finalize(block, self._give_back, address).atexit = False
         if self._is_closed:
             return None
@@ -110,7 +111,7 @@ class PinnedPool:
         self._retire()
 
     def _give_back(self, address: int) -> None:
-        self._free.append(address)
+        heapq.heappush(self._free, address)
         if self._is_closed:
             self._retire()
 
@@ -118,21 +119,21 @@ class PinnedPool:
         """Take blocks away for good; whoever takes the last one frees the memory."""
         with contextlib.suppress(IndexError):
             while True:
-                self._free.pop()
+                heapq.heappop(self._free)
                 if next(self._gone) == self._num_items:
                     # In a finalizer nobody could act on an error; where the process ends there is no device any more.
                     with contextlib.suppress(CudaError):
                         self._memory.close()
 
 
-def address_of(row: NDArray[Any]) -> int | None:
-    """Return where a row from a `PinnedPool` lies; None for all others, views of such rows included.
+def block_of(row: NDArray[Any]) -> PinnedBlock | None:
+    """Return what a row from a `PinnedPool` lies in; None for all others, views of such rows included.
 
     The array itself tells, by what owns its memory: exact, without a list of addresses to search, and true for any pool
     of the process, also one of a backend that has been replaced.
     """
     base: object = row.base
-    return base.address if type(base) is PinnedBlock else None
+    return base if type(base) is PinnedBlock else None
 
 
 def pin_items(cuda: CudaRuntime, item_bytes: int, num_items: int) -> PinnedPool | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.cuda.pinned import address_of
+from app.backends.cuda.pinned import block_of
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
 from app.backends.onnx import open_onnx_backends
 from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
@@ -62,7 +62,7 @@ def test_without_a_gpu_an_item_is_made_as_any_array_is() -> None:
     (backend,) = open_onnx_backends(arcface_model())
     items.pin("tiny", backend, [SHAPE])
     item = items.new_item(SHAPE)
-    assert (item.shape, item.dtype, address_of(item), items.num_bytes) == (SHAPE, np.uint8, None, 0)
+    assert (item.shape, item.dtype, block_of(item), items.num_bytes) == (SHAPE, np.uint8, None, 0)
     items.close()
 
 
@@ -75,13 +75,13 @@ def test_on_a_gpu_items_are_pinned_up_to_a_bound_and_made_all_the_same_beyond_it
     assert (entry["canvases"], entry["pinned_bytes"]) == (64, items.num_bytes)
     assert items.num_bytes >= 64 * np.prod(SHAPE)
     made = [items.new_item(SHAPE) for _ in range(70)]
-    assert [address_of(item) is not None for item in made] == [True] * 64 + [False] * 6
+    assert [block_of(item) is not None for item in made] == [True] * 64 + [False] * 6
     assert {item.shape for item in made} == {SHAPE}
     items.pin("tiny", backend, [SHAPE])
     assert cuda.calls["host_alloc"] == 1
     items.close()
     items.close()
-    assert address_of(items.new_item(SHAPE)) is None
+    assert block_of(items.new_item(SHAPE)) is None
     backend.close()
     made.clear()
     assert not cuda.held

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.backends.cuda.pinned import address_of
+from app.backends.cuda.pinned import block_of
 from app.backends.cuda.runtime import CudaError
 from app.backends.onnx_cuda import CudaSetup
 from app.backends.openers import OnnxOpener
@@ -109,10 +109,10 @@ async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
     pinned = metrics.registry.get_sample_value("jetface_pinned_bytes", {"model": spec.name})
     canvas = model.new_item((*CANVASES_HW[0], 3))
     if spec.task != "detection":
-        assert (pinned, address_of(canvas)) == (0, None)
+        assert (pinned, block_of(canvas)) == (0, None)
     else:
         assert pinned == model.items.num_bytes >= 64 * canvas.size
-        assert address_of(canvas) is not None
+        assert block_of(canvas) is not None
         canvas[:] = 255
         plain = canvas.copy()
         item, same = ((DetectorItem(canvas=each, score_threshold=0.1),) for each in (canvas, plain))

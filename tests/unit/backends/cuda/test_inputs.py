@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.backends.cuda.inputs import InputBuffer
@@ -58,21 +60,39 @@ def test_large_rows_leave_while_others_are_written(cuda: FakeCuda, as_list: bool
     assert on_device(cuda, buffer)[: 5 * LARGE_ROW_BYTES] == rows.ravel().tolist()
 
 
-@pytest.mark.parametrize("is_pinned", [(1, 1, 1, 1), (0, 1, 0, 0), (1, 0, 0, 1), (0, 0, 1, 1)])
-def test_rows_in_pinned_memory_are_taken_from_where_they_lie(cuda: FakeCuda, is_pinned: Sequence[int]) -> None:
+@given(is_pinned=st.lists(st.sampled_from([None, 0, 1]), min_size=1, max_size=4))
+def test_rows_in_pinned_memory_are_taken_from_where_they_lie(is_pinned: Sequence[int | None]) -> None:
+    """Of two pools, some neighbours and some not, among rows in no such memory."""
+    cuda = FakeCuda()
     stream, buffer = Stream(cuda), InputBuffer(cuda, SHAPE, np.uint8, is_integrated=False)
-    pool = PinnedPool(cuda, ROW_BYTES, 4)
+    pools = [PinnedPool(cuda, ROW_BYTES, 4) for _ in range(2)]
     rows: list[NDArray[np.uint8]] = []
-    for row, pinned in zip(numbers(4), is_pinned, strict=True):
-        taken = pool.take((3, 2)) if pinned else None
+    for row, pinned in zip(numbers(len(is_pinned)), is_pinned, strict=True):
+        taken = None if pinned is None else pools[pinned].take((3, 2))
         rows.append(row if taken is None else taken)
         rows[-1][:] = row
     buffer.array[:] = 255
     buffer.upload(rows, stream)
     stream.synchronize()
-    assert on_device(cuda, buffer) == list(range(24))
-    kept = [(row == 255).all() for row in buffer.array]
-    assert kept == [bool(pinned) for pinned in is_pinned]  # nothing was written in between
+    assert on_device(cuda, buffer)[: ROW_BYTES * len(rows)] == list(range(ROW_BYTES * len(rows)))
+    kept = [(row == 255).all() for row in buffer.array[: len(rows)]]
+    assert kept == [pinned is not None for pinned in is_pinned]  # nothing was written in between
+
+
+@pytest.mark.parametrize(
+    ("order", "num_copies"), [([0, 1, 2, 3], 1), ([0, 1, 3, 2], 3), ([2, 3, 0, 1], 2), ([3, 2, 1, 0], 4)]
+)
+def test_neighbours_in_pinned_memory_leave_in_one_call(cuda: FakeCuda, order: list[int], num_copies: int) -> None:
+    shape = (16, 32, 3)
+    stream, buffer = Stream(cuda), InputBuffer(cuda, (4, *shape), np.uint8, is_integrated=False)
+    pool = PinnedPool(cuda, 16 * 32 * 3, 4)
+    taken = [item for item in (pool.take(shape) for _ in range(4)) if item is not None]
+    for value, item in enumerate(taken):
+        item[:] = value
+    buffer.upload([taken[index] for index in order], stream)
+    stream.synchronize()
+    assert on_device(cuda, buffer)[:: 16 * 32 * 3] == order
+    assert cuda.calls["copy_to_device"] == num_copies
 
 
 def test_a_part_of_a_pinned_row_is_copied_as_any_other(cuda: FakeCuda) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.cuda.pinned import PinnedPool, address_of, pin_items
+from app.backends.cuda.pinned import PinnedPool, block_of, pin_items
 from app.backends.cuda.runtime import CudaError
 from tests.support.fake_cuda import FakeCuda
 
@@ -32,6 +32,18 @@ def test_a_pool_hands_out_so_many_and_no_more_until_one_is_gone(cuda: FakeCuda) 
     assert pool.num_free == 1
     assert pool.take(SHAPE) is not None
     assert cuda.calls["host_alloc"] == 1
+
+
+def test_items_made_one_after_the_other_are_neighbours_and_few_blocks_are_used(cuda: FakeCuda) -> None:
+    pool = PinnedPool(cuda, ITEM_BYTES, 64)
+    addresses = []
+    for _ in range(20):
+        items = [item for item in (pool.take(SHAPE) for _ in range(4)) if item is not None]
+        addresses.append([item.ctypes.data for item in items])
+        items.reverse()
+        items.clear()
+    first = addresses[0][0]
+    assert addresses == [[first + index * ITEM_BYTES for index in range(4)]] * 20
 
 
 def test_items_do_not_overlap_and_are_plain_arrays(cuda: FakeCuda) -> None:
@@ -58,9 +70,11 @@ def test_an_item_too_large_or_too_small_to_be_worth_a_block_is_refused(cuda: Fak
 def test_only_the_array_itself_is_known_by_its_address(cuda: FakeCuda) -> None:
     item = PinnedPool(cuda, ITEM_BYTES, 1).take(SHAPE)
     assert item is not None
-    assert address_of(item) == item.ctypes.data
+    block = block_of(item)
+    assert block is not None
+    assert block.address == item.ctypes.data
     for other in (item[1:], item[:], item[::-1], item.reshape(-1), item.copy(), np.zeros(SHAPE, np.uint8)):
-        assert address_of(other) is None
+        assert block_of(other) is None
 
 
 def test_a_view_keeps_the_memory(cuda: FakeCuda) -> None:
