@@ -22,6 +22,9 @@ Shape: TypeAlias = tuple[int, ...]
 NO_GRAPH = "-1"
 """Number of a CUDA graph that is neither captured nor launched."""
 
+ONLY_GRAPH = "1"
+"""Number of the CUDA graph of a session that serves one shape."""
+
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16"}
 """ONNX Runtime's names of element types, as NumPy's."""
 
@@ -54,16 +57,17 @@ class BoundBucket:
         """Allocate the input and bind it.
 
         Args:
-            session: An open `onnxruntime.InferenceSession` with one input, all of whose work goes to `stream`.
+            session: An open `onnxruntime.InferenceSession` with one input, of nobody else; it works on `stream`.
             shape: Of the input.
             dtype: Of the input.
             device: As ONNX Runtime calls it.
             cuda: Where buffers are made.
             stream: What copies go to.
             gate: Shared by all sessions of the process.
-            graph: Number of the CUDA graph, unique in the session; or `NO_GRAPH`.
+            graph: Number of the CUDA graph, or `NO_GRAPH`.
         """
-        self._session, self._device, self._cuda, self._stream, self._gate = session, device, cuda, stream, gate
+        self._session = session
+        self._device, self._cuda, self._stream, self._gate = device, cuda, stream, gate
         self._is_integrated = cuda.properties().is_integrated
         self._graph = graph
         self._captured_on: set[int] = set()
@@ -105,8 +109,8 @@ class BoundBucket:
 
     def close(self) -> None:
         """Free the buffers; a second call does nothing."""
-        self._binding = None
         with self._gate.passing():
+            self._binding = self._session = None
             self._input.close()
             if self._outputs is not None:
                 self._outputs.close()

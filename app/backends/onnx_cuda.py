@@ -7,15 +7,14 @@ kills the process; docs/performance.md, "On a GPU".
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 import structlog
-from google.protobuf.message import DecodeError
 
 from app.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
 from app.backends.batches import layout_of
@@ -24,8 +23,9 @@ from app.backends.cuda.gate import CaptureGate
 from app.backends.cuda.pinned import PinnedPool, pin_items
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.cuda.streams import Stream
+from app.backends.nhwc import may_prefer_nhwc
 from app.backends.onnx import open_session
-from app.backends.onnx_bucket import DTYPES, NO_GRAPH, BoundBucket, Shape, run_options
+from app.backends.onnx_bucket import DTYPES, NO_GRAPH, ONLY_GRAPH, BoundBucket, Shape, run_options
 from app.backends.providers import CPU, CUDA, CudaOptions, provider_options
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
@@ -56,29 +56,6 @@ class CudaSetup:
     def provider(self) -> str:
         """Full name of the execution provider."""
         return CUDA if self.device == "cuda" else CPU
-
-
-def may_prefer_nhwc(model: bytes | Path, compute_capability: tuple[int, int]) -> bool:
-    """Tell whether convolutions run with their channels last: 1.2 to 1.4 times as fast where tensor cores do TF32.
-
-    Never with FP16 in the graph: ONNX Runtime 1.31.1 then ends the whole process with "terminate called without an
-    active exception" (measured on an H200; `tests/device/nhwc_fp16.py` finds the nodes). TF32 came with 8.0.
-    """
-    if compute_capability < (8, 0):
-        return False
-    try:
-        serialized = model if isinstance(model, bytes) else model.read_bytes()
-        graph = onnx.load_model_from_string(serialized).graph
-    except (OSError, DecodeError):
-        return False  # opening it says what is wrong
-    half = onnx.TensorProto.FLOAT16
-    casts_to_half = any(
-        attribute.name == "to" and attribute.i == half
-        for node in graph.node
-        if node.op_type == "Cast"
-        for attribute in node.attribute
-    )
-    return not casts_to_half and all(weight.data_type != half for weight in graph.initializer)
 
 
 class SessionOpener(Protocol):
@@ -135,7 +112,8 @@ def open_cuda_backend(
                 session = opened(options, profile_prefix)
             except ModelFileError as error:
                 # It refuses to open a graph of which it could not capture all.
-                session = opened(replace(options, uses_graphs=False), profile_prefix)
+                options = replace(options, uses_graphs=False)
+                session = opened(options, profile_prefix)
                 refusal = str(error.__cause__)
             if setup.audits_by_profile:
                 cpu_nodes = nodes_in_profile(_profile_one_run(session), setup.provider)
@@ -153,8 +131,9 @@ def open_cuda_backend(
         )  # fmt: skip
     report(cpu_nodes, setup.provider, name)
     return OnnxCudaBackend(
-        session, setup, stream, max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=refusal is None
-    )
+        session, partial(opened, options, None), setup, stream,
+        max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=refusal is None,
+    )  # fmt: skip
 
 
 def _profile_one_run(session: Any) -> Path:
@@ -167,11 +146,17 @@ def _profile_one_run(session: Any) -> Path:
 
 
 class OnnxCudaBackend:
-    """A session on the CUDA provider and its buffers. One thread owns it from the first run to `close`."""
+    """A model on the CUDA provider: a session and its buffers for each shape. One thread owns it until `close`.
+
+    A session for each, because a convolution of ONNX Runtime keeps cuDNN's plan for the last shape alone: with another
+    one it plans anew, for seconds, and what the former plan had loaded is gone from under the CUDA graphs that were
+    captured with it ("illegal memory access"; 1.31.1 on an H200).
+    """
 
     def __init__(
         self,
         session: Any,
+        open_session: Callable[[], Any],
         setup: CudaSetup,
         stream: Stream,
         *,
@@ -179,15 +164,25 @@ class OnnxCudaBackend:
         cpu_nodes: Sequence[str],
         uses_graphs: bool,
     ) -> None:
-        """Own a session and its stream; `open_cuda_backend` makes one."""
-        self._session: Any | None = session
+        """Own a session and a stream; `open_cuda_backend` makes one.
+
+        Args:
+            session: For the first shape.
+            open_session: Opens another one like it.
+            setup: What models share.
+            stream: What all sessions and copies of the model go to.
+            max_batch_size: Most items per run.
+            cpu_nodes: Nodes that run on the CPU.
+            uses_graphs: Whether runs are captured.
+        """
+        self._first_session: Any | None = session
+        self._open_session = open_session
         self._setup = setup
         self._stream = stream
         self._max_batch_size = max_batch_size
         self._buckets: Kept[Shape, BoundBucket] = Kept(most_kept(max_batch_size))
-        # A session keeps each graph to its end: so many shapes are captured, those that come later run without.
-        self._graphs_left = most_kept(max_batch_size) if uses_graphs else 0
-        self._num_graphs = 0
+        self._graph = ONLY_GRAPH if uses_graphs else NO_GRAPH
+        self._is_closed = False
         value = session.get_inputs()[0]
         self._dtype = np.dtype(DTYPES[value.type])
         self._lengths = [length if isinstance(length, int) else None for length in value.shape[1:]]
@@ -223,13 +218,14 @@ class OnnxCudaBackend:
 
     def close(self) -> None:
         """Free all memory on the device; a second call does nothing."""
-        if self._session is not None:
+        if not self._is_closed:
+            self._is_closed = True
             self._buckets.close()
-            self._session = None
+            self._first_session = None
             self._stream.close()
 
     def _padded(self, batch: Batch) -> Shape:
-        if self._session is None:
+        if self._is_closed:
             raise InferenceError("The model is closed.")
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
@@ -245,15 +241,10 @@ class OnnxCudaBackend:
         return padded
 
     def _make(self, shape: Shape) -> BoundBucket:
-        graph = NO_GRAPH
-        if self._graphs_left:
-            self._graphs_left -= 1
-            self._num_graphs += 1
-            graph = str(self._num_graphs)
         setup = self._setup
-        # Taking memory would make a capture fail, whoever captures.
-        with setup.gate.passing():
+        with setup.gate.opening():
+            session, self._first_session = self._first_session or self._open_session(), None
             return BoundBucket(
-                self._session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
-                gate=setup.gate, graph=graph,
+                session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
+                gate=setup.gate, graph=self._graph,
             )  # fmt: skip

@@ -17,13 +17,9 @@ from structlog.testing import capture_logs
 
 from app.backends.audit import can_tell
 from app.backends.buckets import most_kept
+from app.backends.nhwc import may_prefer_nhwc
 from app.backends.onnx import open_session
-from app.backends.onnx_cuda import (
-    CudaSetup,
-    OnnxCudaBackend,
-    may_prefer_nhwc,
-    open_cuda_backend,
-)
+from app.backends.onnx_cuda import CudaSetup, OnnxCudaBackend, open_cuda_backend
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
@@ -87,7 +83,12 @@ class Opening:
         self.refuses_graphs = refuses_graphs
         self.num_elsewhere = num_elsewhere
         self.num_calls = 0
-        self.last: RecordingSession
+        self.opened: list[RecordingSession] = []
+
+    @property
+    def last(self) -> RecordingSession:
+        """The session opened last."""
+        return self.opened[-1]
 
     def __call__(
         self,
@@ -104,7 +105,7 @@ class Opening:
                 "not all nodes are on the GPU"
             )
         session = open_session(model, providers, num_threads=num_threads, profile_prefix=profile_prefix)
-        self.last = RecordingSession(session)
+        self.opened.append(RecordingSession(session))
         self.last.elsewhere = [Node("Shape", f"Shape_{index:02}") for index in range(self.num_elsewhere)]
         return self.last
 
@@ -173,13 +174,14 @@ def test_buffers_are_allocated_once_a_bucket(backend: OnnxCudaBackend, cuda: Fak
     assert cuda.calls["malloc"] == 2 * 4
 
 
-def test_the_second_run_of_a_bucket_captures_and_each_bucket_has_a_graph_of_its_own(
+def test_the_second_run_of_a_bucket_captures_and_each_bucket_has_a_session_of_its_own(
     backend: OnnxCudaBackend, opening: Opening
 ) -> None:
     for num_items in (1, 2, 1, 2, 1):
         backend.run(batch_of(num_items))
     # The first run of each allocates: once to learn the shapes of the outputs, once on buffers of our own.
-    assert [graph for _, graph in opening.last.graphs] == ["-1", "-1", "-1", "-1", "1", "2", "1"]
+    runs = [[graph for _, graph in session.graphs] for session in opening.opened]
+    assert runs == [["-1", "-1", "1", "1"], ["-1", "-1", "1"]]
 
 
 def test_a_capture_that_fails_costs_no_answer_and_is_not_tried_again(
@@ -242,7 +244,7 @@ def test_while_others_pass_a_run_is_not_captured_but_answered(cuda: FakeCuda, op
     backend.close()
 
 
-def test_shapes_come_and_go_within_bounds_and_late_ones_have_no_graph(cuda: FakeCuda, opening: Opening) -> None:
+def test_shapes_come_and_go_within_bounds_and_late_ones_are_captured_too(cuda: FakeCuda, opening: Opening) -> None:
     backend = open_cuda_backend(
         relu_model(), setup=CudaSetup(cuda=cuda, device="cpu"), max_batch_size=2, open_session=opening
     )
@@ -253,7 +255,7 @@ def test_shapes_come_and_go_within_bounds_and_late_ones_have_no_graph(cuda: Fake
         for _ in range(2):
             np.testing.assert_array_equal(backend.run(blob)[0], np.maximum(blob, 0))
     assert cuda.held == {"device": 2 * most, "host": 2 * most, "stream": 1}
-    assert {graph for _, graph in opening.last.graphs} == {"-1", *map(str, range(1, most + 1))}
+    assert [[graph for _, graph in session.graphs] for session in opening.opened] == [["-1", "-1", "1"]] * (most + 3)
     backend.close()
     assert not cuda.held
 
@@ -342,6 +344,16 @@ def half_weights() -> bytes:
     return bytes(built.SerializeToString())
 
 
+def groups() -> bytes:
+    value = helper.make_tensor_value_info
+    return model(
+        [helper.make_node("Conv", ["x", "kernels"], ["y"], group=3)],
+        {"kernels": np.ones((3, 1, 1, 1), np.float32)},
+        [value("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [value("y", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+    )
+
+
 def half_casts() -> bytes:
     built = onnx.load_model_from_string(relu_model())
     built.graph.node.insert(0, helper.make_node("Cast", ["x"], ["z"], to=TensorProto.FLOAT16))
@@ -358,3 +370,4 @@ def test_channels_last_are_for_float32_on_gpus_with_tf32(tmp_path: Path) -> None
     path.write_bytes(half_weights())
     assert not may_prefer_nhwc(path, (9, 0))
     assert not may_prefer_nhwc(half_casts(), (9, 0))
+    assert not may_prefer_nhwc(groups(), (9, 0))
