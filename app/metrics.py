@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from app import __version__
 from app.device.readings import QUANTITIES, Readings
 from app.errors import ServiceError
+from app.histogram import LoopHistogram
 
 _STAGE_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10)
 """0.1 ms (an empty queue, a short answer) to 10 s (a crowd on a weak CPU)."""
@@ -27,7 +28,10 @@ _FACES_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """The service's metrics. Thread-safe: prometheus-client locks each child."""
+    """The service's metrics.
+
+    Gauges and counters are thread-safe: prometheus-client locks each child. Histograms are the event loop's.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -39,7 +43,7 @@ class Metrics:
         self.requests = Counter(
             "jetface_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = LoopHistogram(
             "jetface_request_seconds", "Seconds from a request's headers to the end of its answer.",
             ["route", "status"],
             buckets=_REQUEST_BUCKETS_S, registry=registry,
@@ -58,26 +62,26 @@ class Metrics:
         for code in _error_codes(ServiceError):
             # There from the start: Prometheus sees no increase in a series that begins at 1.
             self.refusals.labels(code)
-        self.stage_seconds = Histogram(
+        self.stage_seconds = LoopHistogram(
             "jetface_stage_seconds", "Seconds a picture spent in a stage.", ["stage"],
             buckets=_STAGE_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.pictures = Counter("jetface_pictures", "Pictures answered, ok or failed.", ["status"], registry=registry)
         for status in ("ok", "failed"):
             self.pictures.labels(status)
-        self.faces = Histogram(
+        self.faces = LoopHistogram(
             "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
         )
 
         self.queue_length = Gauge("jetface_queue_length", "Items waiting for a model.", ["model"], registry=registry)
-        self.queue_seconds = Histogram(
+        self.queue_seconds = LoopHistogram(
             "jetface_queue_seconds", "Seconds an item waited for a model.", ["model"],
             buckets=_STAGE_BUCKETS_S, registry=registry,
         )  # fmt: skip
-        self.batch_size = Histogram(
+        self.batch_size = LoopHistogram(
             "jetface_batch_size", "Items per run of a model.", ["model"], buckets=_BATCH_BUCKETS, registry=registry
         )
-        self.run_seconds = Histogram(
+        self.run_seconds = LoopHistogram(
             "jetface_run_seconds", "Seconds per run of a model.", ["model"], buckets=_STAGE_BUCKETS_S, registry=registry
         )
         self.dropped = Counter(

@@ -241,8 +241,7 @@ class Batcher(Generic[Item, Result]):
                 entry.submission.enter_run(entry, now)
             self._runs[lane] = Run(entries, now)
             lane.post([entry.item for entry in entries])
-            for entry in entries:
-                self._observer.waited(now - entry.queued_at)
+            self._observer.waited([now - entry.queued_at for entry in entries])
         if self._is_closed and not self._queue and (not self._runs or self._is_abandoned):
             # All at once: lanes may share what they close.
             pool.stop_free()

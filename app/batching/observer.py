@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from app.metrics import Metrics
@@ -14,8 +15,8 @@ item of the same submission; the service stops."""
 class Observer(Protocol):
     """Listens to one batcher. Called on the event loop's thread; must neither block nor raise."""
 
-    def waited(self, seconds: float) -> None:
-        """One item left the queue for a run, after `seconds`."""
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Items left the queue for a run, each after its seconds."""
         ...
 
     def ran(self, num_items: int, seconds: float) -> None:
@@ -42,9 +43,10 @@ class MetricsObserver:
         self._run_failures = metrics.run_failures.labels(model)
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in get_args(DropReason)}
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, seconds: Sequence[float]) -> None:
         """See `Observer.waited`."""
-        self._queue_seconds.observe(seconds)
+        for each in seconds:
+            self._queue_seconds.observe(each)
 
     def ran(self, num_items: int, seconds: float) -> None:
         """See `Observer.ran`."""
@@ -63,7 +65,7 @@ class MetricsObserver:
 class SilentObserver:
     """Listens to nothing: for batchers outside the service."""
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, seconds: Sequence[float]) -> None:
         """See `Observer.waited`."""
 
     def ran(self, num_items: int, seconds: float) -> None:

@@ -33,10 +33,10 @@ class Recorder:
         self.num_failed = 0
         self.drops: dict[str, int] = {}
 
-    def waited(self, seconds: float) -> None:
-        """Count one wait."""
-        assert seconds >= 0
-        self.num_waited += 1
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Count the waits."""
+        assert min(seconds) >= 0
+        self.num_waited += len(seconds)
 
     def ran(self, num_items: int, seconds: float) -> None:
         """Keep the size."""

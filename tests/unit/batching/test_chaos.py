@@ -38,10 +38,10 @@ class Books:
     num_failed_runs: int = 0
     drops: Counter[str] = field(default_factory=Counter)
 
-    def waited(self, seconds: float) -> None:
-        """Count one wait."""
-        assert seconds >= 0
-        self.num_waited += 1
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Count the waits."""
+        assert min(seconds) >= 0
+        self.num_waited += len(seconds)
 
     def ran(self, num_items: int, seconds: float) -> None:
         """Count the items."""

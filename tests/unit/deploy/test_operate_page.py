@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client import Counter, Gauge, Info
 from ruamel.yaml import YAML
 
+from app.histogram import LoopHistogram
 from app.metrics import DeviceCollector, Metrics
 from app.settings import Settings, variable_names
 from tests.support.fakes import Harness
@@ -22,7 +23,7 @@ _TABLE = re.compile(r"(?<=<!-- metrics:begin -->\n).*?(?=<!-- metrics:end -->)",
 def metrics_table() -> str:
     """Write one row a metric, in the order they are declared."""
     kinds: dict[type, tuple[str, str]] = {
-        Counter: ("counter", "_total"), Gauge: ("gauge", ""), Histogram: ("histogram", ""), Info: ("info", "_info"),
+        Counter: ("counter", "_total"), Gauge: ("gauge", ""), Info: ("info", "_info"),
     }  # fmt: skip
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in Metrics().registry._collector_to_names:
@@ -30,6 +31,8 @@ def metrics_table() -> str:
             kind, suffix = kinds[type(metric)]
             labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
             rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")
+        elif isinstance(metric, LoopHistogram):
+            rows.append(f"| `{metric.name}` | histogram | {', '.join(metric.label_names)} | {metric.documentation} |")
         elif isinstance(metric, DeviceCollector):
             rows += [
                 f"| `{family.name}` | gauge | {', '.join(family._labelnames)} | {family.documentation} |"
