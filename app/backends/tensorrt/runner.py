@@ -149,7 +149,7 @@ class TensorrtBackend:
         self._engine: LoadedEngine | None = engine
         self._max_batch_size = max_batch_size
         self._uses_graphs = uses_graphs
-        self._buckets: Kept[tuple[int, Shape], _Bucket] = Kept(most_kept(max_batch_size))
+        self._buckets: Kept[Shape, _Bucket] = Kept(most_kept(max_batch_size))
 
     @property
     def max_batch_size(self) -> int:
@@ -168,13 +168,13 @@ class TensorrtBackend:
         """
         if self._engine is None:
             raise InferenceError("The model is closed.")
-        key = self._place(self._engine.facts, batch)
+        engine, shape = self._engine, self._padded(self._engine.facts, batch)
         try:
-            bucket = self._buckets.get(key, lambda: self._make(*key))
+            bucket = self._buckets.get(shape, lambda: self._make(engine, shape))
             return bucket.run(batch)
         except (CudaError, InferenceError) as cause:
             # What state its context is in is anybody's guess; the next run starts with a new one.
-            self._buckets.drop(key)
+            self._buckets.drop(shape)
             if isinstance(cause, InferenceError):
                 raise
             raise InferenceError("The model could not be run.") from cause
@@ -190,19 +190,26 @@ class TensorrtBackend:
             self._buckets.close()
             engine.close()
 
-    def _place(self, facts: EngineFacts, batch: Batch) -> tuple[int, Shape]:
-        """Find the profile and the padded shape of a batch."""
+    def _padded(self, facts: EngineFacts, batch: Batch) -> Shape:
+        """Return the shape a batch is padded to."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
         (_, *item_shape), dtype = layout_of(batch)
         shape = (bucket_of(len(batch), self._max_batch_size), *item_shape)
-        holding = (index for index, profile in enumerate(facts.profiles) if profile.holds(shape))
-        profile = next(holding, None)
-        if profile is None or dtype != facts.input_dtype:
-            raise InferenceError(f"The engine does not take a batch of {[len(batch), *item_shape]} {dtype}.")
-        return profile, shape
+        if dtype != facts.input_dtype:
+            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {facts.input_dtype}.")
+        if shape not in self._buckets:
+            # Before there is a bucket for it: that would take the place of another one.
+            _profile_of(facts, shape)
+        return shape
 
-    def _make(self, profile: int, shape: Shape) -> _Bucket:
-        if self._engine is None:  # pragma: no cover - `run` has looked
-            raise InferenceError("The model is closed.")
-        return _Bucket(self._engine, profile, shape, uses_graphs=self._uses_graphs)
+    def _make(self, engine: LoadedEngine, shape: Shape) -> _Bucket:
+        return _Bucket(engine, _profile_of(engine.facts, shape), shape, uses_graphs=self._uses_graphs)
+
+
+def _profile_of(facts: EngineFacts, shape: Shape) -> int:
+    """Return the first profile that holds a shape."""
+    for index, profile in enumerate(facts.profiles):
+        if profile.holds(shape):
+            return index
+    raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
