@@ -52,23 +52,37 @@ def take_pixels(parts: GraphParts, spec: InputSpec) -> GraphParts:
     weights: dict[str, NDArray[Any]] = {
         f"{name}/mean": np.array(spec.mean, np.float32),
         f"{name}/std": np.array(spec.std, np.float32),
-        f"{name}/rgb": np.array([2, 1, 0], np.int64),
     }
-    nodes = [
-        make_node("Cast", [name], [f"{name}/float"], to=onnx.TensorProto.FLOAT),
-        make_node("Transpose", [f"{name}/float"], [f"{name}/planes"], perm=[0, 3, 1, 2]),
-    ]
-    if spec.channel_order == "rgb":
-        nodes.append(make_node("Gather", [f"{name}/planes", f"{name}/rgb"], [f"{name}/ordered"], axis=1))
+    nodes = [make_node("Cast", [name], [f"{name}/float"], to=onnx.TensorProto.FLOAT)]
     if spec.mean:
         nodes.append(make_node("Sub", [nodes[-1].output[0], f"{name}/mean"], [f"{name}/centered"]))
     if spec.std != 1:
         nodes.append(make_node("Div", [nodes[-1].output[0], f"{name}/std"], [f"{name}/normalized"]))
+    # Last, next to the convolution: one that wants its channels last takes it away with its own.
+    nodes.append(make_node("Transpose", [nodes[-1].output[0]], [f"{name}/planes"], perm=[0, 3, 1, 2]))
+    kernels = _only_kernels(parts, name)
+    if spec.channel_order == "rgb" and kernels is None:
+        weights[f"{name}/rgb"] = np.array([2, 1, 0], np.int64)
+        nodes.append(make_node("Gather", [f"{name}/planes", f"{name}/rgb"], [f"{name}/ordered"], axis=1))
     blob = nodes[-1].output[0]
     for node in parts.nodes:
         reader = onnx.NodeProto()
         reader.CopyFrom(node)
         reader.input[:] = [blob if source == name else source for source in node.input]
+        if spec.channel_order == "rgb" and kernels is not None and name in node.input:
+            reader.input[1] = f"{name}/kernels"
+            weights[reader.input[1]] = np.ascontiguousarray(kernels[:, ::-1])
         nodes.append(reader)
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
     return parts.replace(nodes=nodes, new_weights=weights, inputs=[value])
+
+
+def _only_kernels(parts: GraphParts, name: str) -> NDArray[Any] | None:
+    """Return the (C, 3, H, W) kernels of the convolution that alone reads an input; None where something else does.
+
+    Their channels can be put in the order of the pixels, which costs nothing; else the pixels are.
+    """
+    readers = [node for node in parts.nodes if name in node.input]
+    is_convolution = len(readers) == 1 and readers[0].op_type == "Conv" and list(readers[0].input).index(name) == 0
+    kernels = parts.constant(readers[0].input[1]) if is_convolution else None
+    return kernels if kernels is not None and kernels.shape[1] == 3 else None
