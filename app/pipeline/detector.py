@@ -113,6 +113,8 @@ class Detector:
             canvases = Canvases(model, self._options)
             await self._pool.run(canvases.draw, image)
         item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases.images)
+        # They are the item's: pinned memory comes back for others with its run, not with the end of the request.
+        canvases.images = []
         outcome = await model.batcher.submit([item], group=group, deadline=deadline)
         (found_by_look,) = outcome.results
         looks = [to_source(found, box) for found, box in zip(found_by_look, canvases.letterboxes, strict=True)]
