@@ -34,6 +34,8 @@ class FakeCuda:
         self.bytes_to_host = 0
         self.failing: set[str] = set()
         """Names of methods that fail from now on."""
+        self.mallocs_left: int | None = None
+        """How often `malloc` still succeeds; None for ever."""
         self._memory: dict[int, tuple[str, ctypes.Array[ctypes.c_char]]] = {}
         self._handles: dict[int, str] = {}
         self._numbers = itertools.count(1)
@@ -68,8 +70,10 @@ class FakeCuda:
     def malloc(self, num_bytes: int) -> int:
         """As `CudaRuntime.malloc`."""
         self._call("malloc")
-        if num_bytes > _TOTAL_BYTES:
+        if num_bytes > _TOTAL_BYTES or self.mallocs_left == 0:
             raise CudaError("malloc: cudaErrorMemoryAllocation, out of memory")
+        if self.mallocs_left is not None:
+            self.mallocs_left -= 1
         return self._allocate("device", num_bytes)
 
     def free(self, address: int) -> None:

@@ -222,6 +222,20 @@ def test_what_cuda_cannot_do_is_an_error_that_holds_nothing(
     assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
 
 
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_a_device_that_fills_up_amid_a_bucket_gives_back_what_it_gave(
+    backend: OnnxCudaBackend, cuda: FakeCuda, num_left: int
+) -> None:
+    """Input and outputs are an allocation each."""
+    before = cuda.held
+    cuda.mallocs_left = num_left
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    assert cuda.held == before
+    cuda.mallocs_left = None
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+
+
 def test_another_thread_captures_for_itself(backend: OnnxCudaBackend, opening: Opening) -> None:
     for _ in range(3):
         backend.run(batch_of(1))

@@ -192,6 +192,22 @@ def test_what_cuda_cannot_do_is_an_error_that_holds_nothing(
     assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
 
 
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_a_device_that_fills_up_amid_a_bucket_gives_back_what_it_gave(
+    trt: StandInTrt, cuda: FakeCuda, num_left: int
+) -> None:
+    """Input and outputs are an allocation each."""
+    backend = open_engine(trt, recognizer_plan(), max_batch_size=MAX_BATCH, cuda=cuda)
+    before = cuda.held
+    cuda.mallocs_left = num_left
+    with pytest.raises(InferenceError):
+        backend.run(batch_of(1))
+    assert cuda.held == before
+    cuda.mallocs_left = None
+    assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
+    backend.close()
+
+
 @pytest.mark.parametrize("plan", [b"", b"garbage", recognizer_plan()[5:]])
 def test_a_damaged_plan_is_not_loaded(trt: StandInTrt, cuda: FakeCuda, plan: bytes) -> None:
     with pytest.raises(EngineLoadError, match="damaged"):
