@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import httptools
@@ -41,6 +42,13 @@ METRICS_KEY = "jetface.metrics"
 """Where the lifespan leaves the metrics: of the application, a connection is handed the lifespan's state alone."""
 
 
+WHEN_GONE = "jetface.when_gone"
+"""Name of the extension, in ASGI's sense, by which a request learns that its client has gone.
+
+Its `call` takes a function to be called then, or None: a task that waited for the message that says so would cost more.
+"""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits to the length of a request's head, its time, what waits, and unread answers.
 
@@ -59,6 +67,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_upgrade = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        self._when_gone: Callable[[], object] | None = None
+        self._extensions: dict[str, dict[object, object]] = {WHEN_GONE: {"call": self.call_when_gone}}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Start the clock for the first request."""
@@ -66,10 +76,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and tell the request that is being answered."""
         self._stop(self._head_timer)
         self._stop(self._send_timer)
         super().connection_lost(exc)
+        self._extensions.clear()
+        if self._when_gone is not None:
+            self._when_gone()
+
+    def call_when_gone(self, callback: Callable[[], object] | None) -> None:
+        """Call a function when the client has gone, in place of the one before; None: no more."""
+        self._when_gone = callback
 
     def data_received(self, data: bytes) -> None:
         """Parse; a header that has not ended yet is counted too, before the parser keeps more of it."""
@@ -89,6 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Count anew."""
         self._head_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions
 
     def on_url(self, url: bytes) -> None:
         """Count; may come in pieces."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -39,7 +39,7 @@ class Places:
         self._share_s = 0.0
         self._num_refused = 0
         self._told_at = float("-inf")
-        self._in_flight: dict[asyncio.Task[None], bool] = {}
+        self._in_flight: set[Callable[[], object]] = set()
         self._idle = asyncio.Event()
 
     @property
@@ -81,35 +81,29 @@ class Places:
             self._num_refused, self._told_at = 0, now
 
     @contextlib.contextmanager
-    def taken_by(self, task: asyncio.Task[None]) -> Iterator[None]:
-        """Hold a place for the task that answers a request.
+    def taken_by(self, give_up: Callable[[], object]) -> Iterator[None]:
+        """Hold a place for a request while it is answered.
 
-        Raises:
-            QueueFullError: None is free.
-            ShuttingDownError: On leaving, when the task was given up by `abandon`.
+        Args:
+            give_up: Makes the request fail with `ShuttingDownError`; no two requests' are equal.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        self._in_flight[task] = False
+        self._in_flight.add(give_up)
         self._idle.clear()
         try:
             yield
         finally:
             share_s = (loop.time() - started) / len(self._in_flight)
             self._share_s += (share_s - self._share_s) * (_NEWEST_WEIGHT if self._share_s else 1.0)
-            del self._in_flight[task]
+            self._in_flight.remove(give_up)
             if not self._in_flight:
                 self._idle.set()
 
-    def is_abandoned(self, task: asyncio.Task[None]) -> bool:
-        """Tell whether `abandon` gave this task up."""
-        return self._in_flight.get(task, False)
-
     async def abandon(self) -> None:
         """Give up what is in flight: each request fails with `ShuttingDownError`. Returns when all are answered."""
-        for task in self._in_flight:
-            self._in_flight[task] = True
-            task.cancel()
+        for give_up in self._in_flight:
+            give_up()
         if self._in_flight:
             await self._idle.wait()
 

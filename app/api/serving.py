@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.connections import WHEN_GONE
 from app.api.context import RequestContext, context_in
 from app.api.middleware import ErrorAnswers
 from app.api.places import Places, shutting_down
@@ -49,86 +52,132 @@ class ServeWithinLimits:
         with self._drain.serving():
             self._places.check()
             try:
-                await self._serve(scope, receive, send, context)
+                timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(Headers(scope=scope)))
+                exchange = _Exchange(scope, receive, context, timeout_s=timeout_s, stall_s=self._limits.stall_s)
+                with self._places.taken_by(exchange.give_up):
+                    await exchange.run(self._app, send)
             except ClientDisconnect:
                 raise
             except Exception as error:  # noqa: BLE001 - answered here: the drain waits for the last byte
                 await self._errors.send(error, context, scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
-        """Run the handler in a task of its own, beside one that waits for the client to go.
 
-        Raises:
-            RequestTimeoutError: The deadline passed and the body is not there yet.
-            DeadlineExceededError: The deadline passed.
-            ShuttingDownError: The request was given up.
-        """
-        loop = asyncio.get_running_loop()
-        timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(Headers(scope=scope)))
-        context.deadline = loop.time() + timeout_s
-        context.body_bytes = None  # from here on, a body that is left unread is one that does not come
-        body = _Body(receive, context, stall_s=self._limits.stall_s)
-        handler = loop.create_task(_run(self._app, scope, body, send))
-        gone = loop.create_task(body.wait_for_disconnect())
-        with self._places.taken_by(handler):
-            try:
-                await asyncio.wait({handler, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                is_late = not handler.done() and not gone.done()
-            finally:
-                await _end({handler, gone})
-            if self._places.is_abandoned(handler) and handler.cancelled():
-                raise shutting_down()
-        if not handler.cancelled():
-            handler.result()
-        elif not is_late:
-            raise ClientDisconnect
-        elif not context.is_body_read:
-            raise RequestTimeoutError("The body did not arrive in time.")
-        else:
-            raise DeadlineExceededError("The request's deadline passed.", timeout_ms=round(timeout_s * 1e3))
+class _Exchange:
+    """A request and its answer, in the task that it came in.
 
+    Whatever ends it early, a timer or the client that goes, says why and cancels the task: it takes no task of its own
+    to wait for that.
+    """
 
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: before Python 3.12 `asyncio.wait_for` may lose a cancellation."""
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
-
-
-async def _run(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
-    await app(scope, body.receive, send)
-
-
-class _Body:
-    """The messages of a request's body, with a limit to the silence between them."""
-
-    def __init__(self, receive: Receive, context: RequestContext, *, stall_s: float) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, context: RequestContext, *, timeout_s: float, stall_s: float
+    ) -> None:
+        self._scope = scope
         self._receive = receive
         self._context = context
+        self._timeout_s = timeout_s
         self._stall_s = stall_s
-        self._is_read = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._task = _this_task()
+        self._cause: Exception | None = None
+        self._silent_since = self._loop.time()
+        self._has_body = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._when_gone = (scope.get("extensions") or {}).get(WHEN_GONE)
+        self._watcher: asyncio.Task[None] | None = None
+        context.deadline = self._silent_since + timeout_s
+        context.body_bytes = None  # from here on, a body that is left unread is one that does not come
 
-    async def receive(self) -> Message:
-        """Return the next message.
+    async def run(self, app: ASGIApp, send: Send) -> None:
+        """Serve.
 
         Raises:
-            RequestTimeoutError: None came in time.
+            RequestTimeoutError: The body stopped arriving, or was not there by the deadline.
+            DeadlineExceededError: The deadline passed.
+            ShuttingDownError: The request was given up.
+            ClientDisconnect: The client went.
         """
+        self._look()
         try:
-            message = await asyncio.wait_for(self._receive(), self._stall_s)
-        except asyncio.TimeoutError:
-            raise RequestTimeoutError("The body stopped arriving.") from None
+            await app(self._scope, self.receive, send)
+        except asyncio.CancelledError:
+            if self._cause is None:
+                raise
+            raise self._cause from None
+        finally:
+            self._close()
+
+    async def receive(self) -> Message:
+        """Return the next message of the body."""
+        self._silent_since = self._loop.time()
+        message = await self._receive()
+        self._silent_since = float("inf")
         if not message.get("more_body", False):
-            self._context.is_body_read = True
-            self._is_read.set()
+            self._has_body = self._context.is_body_read = True
+            self._watch_client()
         return message
 
-    async def wait_for_disconnect(self) -> None:
-        """Return when the client is gone. Only after the body: until then the handler reads the messages."""
-        await self._is_read.wait()
+    def give_up(self) -> None:
+        """Answer that the service is shutting down."""
+        self._end(shutting_down())
+
+    def _look(self) -> None:
+        """End what is late; else look again when it may be."""
+        now, deadline = self._loop.time(), self._context.deadline
+        if now >= deadline and not self._context.is_body_read:
+            self._end(RequestTimeoutError("The body did not arrive in time."))
+        elif now >= deadline:
+            self._end(DeadlineExceededError("The request's deadline passed.", timeout_ms=round(self._timeout_s * 1e3)))
+        elif now >= self._silent_since + self._stall_s:
+            self._end(RequestTimeoutError("The body stopped arriving."))
+        else:
+            stalls_at = deadline if self._has_body else min(self._silent_since, now) + self._stall_s
+            self._timer = self._loop.call_at(min(deadline, stalls_at), self._look)
+
+    def _watch_client(self) -> None:
+        """Learn when the client goes. Only after the body: until then its messages tell."""
+        if self._when_gone is not None:
+            self._when_gone["call"](self._end_as_gone)
+        else:
+            self._watcher = self._loop.create_task(self._wait_for_disconnect())
+
+    async def _wait_for_disconnect(self) -> None:
+        """Ask a server that is not ours."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._end_as_gone()
+
+    def _end_as_gone(self) -> None:
+        self._end(ClientDisconnect())
+
+    def _end(self, cause: Exception) -> None:
+        """Cancel the task, again and again: before Python 3.12 `asyncio.wait_for` may lose a cancellation."""
+        self._cause = self._cause or cause
+        self._task.cancel()
+        self._stop_timer()
+        self._timer = self._loop.call_later(_CANCEL_AGAIN_S, self._end, cause)
+
+    def _close(self) -> None:
+        """From here on nothing cancels the task but those outside."""
+        self._stop_timer()
+        if self._when_gone is not None:
+            self._when_gone["call"](None)
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if sys.version_info >= (3, 11) and self._cause is not None:
+            while self._task.cancelling():
+                self._task.uncancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:  # pragma: no cover - a coroutine is run by a task
+        raise RuntimeError("no task runs")
+    return task
 
 
 def _wanted_timeout_s(headers: Headers) -> float:

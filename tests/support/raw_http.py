@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -41,6 +42,11 @@ class Connection:
     def say_no_more(self) -> None:
         """Close our side."""
         self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Go without a word: the server meets a reset."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
 
     async def until(self, end: bytes) -> bytes:
         """Return what comes, up to and with `end`."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, METRICS_KEY, BoundedProtocol
 from app.metrics import Metrics
+from tests.support.fakes import Harness, jpeg_of
 from tests.support.raw_http import Connection, connected
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -60,8 +61,9 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-@pytest.fixture
-async def connection(application: Application, metrics: Metrics) -> AsyncIterator[Connection]:
+@contextlib.asynccontextmanager
+async def served(application: ASGIApp, metrics: Metrics) -> AsyncIterator[Connection]:
+    """A connection to the application behind the protocol."""
     config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
@@ -75,6 +77,12 @@ async def connection(application: Application, metrics: Metrics) -> AsyncIterato
     server.close()
     if state.tasks:
         await asyncio.wait(state.tasks, timeout=5)
+
+
+@pytest.fixture
+async def connection(application: Application, metrics: Metrics) -> AsyncIterator[Connection]:
+    async with served(application, metrics) as opened:
+        yield opened
 
 
 async def test_ordinary_requests_share_a_connection(connection: Connection) -> None:
@@ -230,3 +238,47 @@ async def test_offers_do_not_pile_up(connection: Connection, application: Applic
 async def test_a_tunnel_is_refused(connection: Connection) -> None:
     await connection.send(b"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example\r\n\r\n\x16\x03\x01")
     assert (await connection.refusal())[0] == 400
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_a_client_that_goes_while_its_work_is_done_ends_it(metrics: Metrics, *, is_reset: bool) -> None:
+    """The protocol says so at once; another client on the same service is answered."""
+    harness = Harness()
+    harness.extractor.delay_s = 60
+    jpeg = jpeg_of()
+    request = b"POST /extract HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg
+    async with served(harness.app, metrics) as connection:
+        await connection.send(request)
+        await until(lambda: harness.extractor.num_calls)
+        if is_reset:
+            connection.reset()
+        else:
+            connection.say_no_more()
+        await until(lambda: harness.extractor.num_cancelled)
+    assert harness.places.num_taken == 0
+    harness.pool.close()
+
+
+async def test_a_connection_serves_one_request_after_another_behind_the_limits(metrics: Metrics) -> None:
+    harness = Harness()
+    jpeg = jpeg_of()
+    request = b"POST /detect HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg
+    async with served(harness.app, metrics) as connection:
+        for pieces in (1, 2, 3):
+            step = -(-len(request) // pieces)
+            for start in range(0, len(request), step):
+                await connection.send(request[start : start + step])
+                await asyncio.sleep(0.01)
+            assert (await connection.answer())[0] == 200
+        await connection.send(request * 3)
+        assert [(await connection.answer())[0] for _ in range(3)] == [200] * 3
+    assert (harness.places.num_taken, harness.extractor.num_cancelled) == (0, 0)
+    harness.pool.close()

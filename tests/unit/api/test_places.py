@@ -17,7 +17,7 @@ async def nap(delay_s: float = 0.0) -> None:
 async def test_no_place_is_free_when_all_are_taken() -> None:
     places = Places(1)
     task = asyncio.create_task(nap())
-    with places.taken_by(task):
+    with places.taken_by(task.cancel):
         assert places.num_taken == 1
         with pytest.raises(QueueFullError) as refused:
             places.check()
@@ -32,13 +32,13 @@ async def test_retry_after_is_how_long_those_in_flight_will_take() -> None:
     tasks = [asyncio.create_task(nap(0.2)) for _ in range(4)]
 
     async def serve(task: asyncio.Task[None]) -> None:
-        with places.taken_by(task):
+        with places.taken_by(task.cancel):
             await task
 
     await asyncio.gather(*map(serve, tasks))
     assert places.wait_s == 0
     first, second = asyncio.create_task(nap()), asyncio.create_task(nap())
-    with places.taken_by(first), places.taken_by(second):
+    with places.taken_by(first.cancel), places.taken_by(second.cancel):
         assert 0.05 < places.wait_s < 0.4
     await asyncio.gather(first, second)
 
@@ -46,9 +46,9 @@ async def test_retry_after_is_how_long_those_in_flight_will_take() -> None:
 async def test_nobody_is_told_to_stay_away_longer_than_the_limit() -> None:
     places = Places(1, longest_wait_s=0.01)
     task = asyncio.create_task(nap(0.05))
-    with places.taken_by(task):
+    with places.taken_by(task.cancel):
         await task
-    with places.taken_by(task):
+    with places.taken_by(task.cancel):
         assert places.wait_s == 0.01
 
 
