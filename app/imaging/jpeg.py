@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
+from operator import mul
 
 from app.errors import ImageDecodeError
 from app.imaging.header import PictureHeader, damaged, truncated
@@ -20,10 +22,12 @@ keep a core busy for minutes."""
 
 _SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _READABLE_SOF = frozenset({_SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE})
-_NOT_SOF = frozenset({0xC4, 0xC8, 0xCC})
-"""Within the range of start-of-frame markers: Huffman tables, a reserved one, arithmetic conditioning."""
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Start-of-frame markers; in between are Huffman tables, a reserved one, arithmetic conditioning."""
 
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+"""A marker's code behind the last of its fill bytes; FF 00 is no marker."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length: TEM, RST0 to RST7, a second SOI."""
 
@@ -53,44 +57,35 @@ def read_header(data: bytes) -> PictureHeader:
     orientation: int | None = None
     position = 2
     for _ in range(MAX_SEGMENTS):
-        marker, position = _next_marker(data, position)
+        found = _MARKER.search(data, position)
+        if found is None:
+            raise truncated()
+        position = found.end()
+        marker = data[position - 1]
         if marker in _ALONE:
             continue
         if marker == _EOI:
             raise damaged()
-        segment, position = _segment(data, position)
+        end = _end_of_segment(data, position)
         if marker == _SOS:
-            if frame is None or not segment:
+            if frame is None or end < position + 3:
                 raise damaged()
             # libjpeg keeps every coefficient, two bytes each, when one scan does not hold all there is of a block.
-            is_buffered = frame.is_progressive or segment[0] < frame.num_components
-            _check_scans(data, position, has_more=is_buffered)
+            is_buffered = frame.is_progressive or data[position + 2] < frame.num_components
+            _check_scans(data, end, has_more=is_buffered)
             return _header(frame, orientation or 1, is_buffered=is_buffered)
-        if marker == _APP1 and orientation is None and segment[:6] == EXIF_MARK:
-            orientation = read_orientation(segment)
-        elif 0xC0 <= marker <= 0xCF and marker not in _NOT_SOF:
+        if marker == _APP1 and orientation is None and data.startswith(EXIF_MARK, position + 2, end):
+            orientation = read_orientation(data[position + 2 : end])
+        elif marker in _SOF:
             if frame is not None:
                 raise damaged()
-            frame = _read_frame(marker, segment)
+            frame = _read_frame(marker, data[position + 2 : end])
+        position = end
     raise damaged()
 
 
-def _next_marker(data: bytes, position: int) -> tuple[int, int]:
-    """Return the next marker's code at or after `position`, and where its segment begins."""
-    while True:
-        position = data.find(b"\xff", position) + 1
-        if not position:
-            raise truncated()
-        while data[position : position + 1] == b"\xff":  # any number of fill bytes
-            position += 1
-        if position == len(data):
-            raise truncated()
-        if data[position]:  # FF 00 is no marker
-            return data[position], position + 1
-
-
-def _segment(data: bytes, position: int) -> tuple[bytes, int]:
-    """Return a segment's payload and where the next marker is to be looked for."""
+def _end_of_segment(data: bytes, position: int) -> int:
+    """Return where a segment ends whose length is at `position`."""
     if position + 2 > len(data):
         raise truncated()
     length = data[position] << 8 | data[position + 1]
@@ -98,7 +93,7 @@ def _segment(data: bytes, position: int) -> tuple[bytes, int]:
         raise damaged()
     if position + length > len(data):
         raise truncated()
-    return data[position + 2 : position + length], position + length
+    return position + length
 
 
 def _read_frame(marker: int, segment: bytes) -> _Frame:
@@ -109,16 +104,16 @@ def _read_frame(marker: int, segment: bytes) -> _Frame:
         raise ImageDecodeError("The picture is a kind of JPEG that is not supported: only 8-bit Huffman coding is.")
     if num_components not in {1, 3, 4} or len(segment) < 6 + 3 * num_components:
         raise damaged()
-    factors = [segment[7 + 3 * index] for index in range(num_components)]
-    samplings = [(factor >> 4, factor & 15) for factor in factors]
-    if any(not 1 <= side <= 4 for sampling in samplings for side in sampling):
+    across = [factor >> 4 for factor in segment[7 : 6 + 3 * num_components : 3]]
+    down = [factor & 15 for factor in segment[7 : 6 + 3 * num_components : 3]]
+    if min(across + down) < 1 or max(across + down) > 4:
         raise damaged()
-    most = max(across for across, _ in samplings) * max(down for _, down in samplings)
+    most = max(across) * max(down)
     return _Frame(
         height=height,
         width=width,
         num_components=num_components,
-        samples_per_pixel=sum(across * down for across, down in samplings) / most,
+        samples_per_pixel=sum(map(mul, across, down)) / most,
         is_progressive=marker == _SOF_PROGRESSIVE,
     )
 
