@@ -90,6 +90,7 @@ def engine_loader(
         memory.require(need_bytes, work="build", subject=f"the engine of model {recipe.spec.name}")
 
     options = TakeoverOptions(
-        max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory
-    )
+        max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory,
+        most_canvases=settings.max_in_flight,
+    )  # fmt: skip
     return EngineLoader(recipes, plain, options, metrics)

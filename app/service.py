@@ -145,6 +145,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
         canvases_hw=gpu_canvases_hw(settings),
+        # Most requests have one picture; what those of several draw beyond this is copied once more.
+        most_canvases=settings.max_in_flight,
     )
     memory = MemoryGuard(
         settings.min_free_memory_bytes,

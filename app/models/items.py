@@ -15,8 +15,7 @@ from app.backends.protocol import Backend
 _log = structlog.get_logger(__name__)
 
 _MOST_ITEMS = 64
-"""Canvases of the largest size that are pinned: eight full batches of a detector, of which one runs, one waits its turn
-and the others are being drawn."""
+"""Where nobody says how many are made at a time: eight full batches of a detector."""
 
 _MOST_BYTES = 256 * 2**20
 """Most memory that is pinned for a model: the system can use it for nothing else, whoever needs it."""
@@ -25,8 +24,14 @@ _MOST_BYTES = 256 * 2**20
 class ItemMemory:
     """Where items of one model are made. Thread-safe but for `pin` and `close`, which one thread at a time calls."""
 
-    def __init__(self) -> None:
-        """Begin with the process's own memory."""
+    def __init__(self, most_items: int = _MOST_ITEMS) -> None:
+        """Begin with the process's own memory.
+
+        Args:
+            most_items: Canvases of the largest size to have pinned memory for, at least 1: as many as are drawn, wait
+                or run at a time. Beyond them items are copied once more.
+        """
+        self._most_items = most_items
         self._pool: PinnedPool | None = None
 
     @property
@@ -47,7 +52,7 @@ class ItemMemory:
         item_bytes = max(map(math.prod, item_shapes), default=0)
         if self._pool is not None or not item_bytes or not isinstance(backend, PinsItems):
             return
-        num_items = max(1, min(_MOST_ITEMS, _MOST_BYTES // item_bytes))
+        num_items = max(1, min(self._most_items, _MOST_BYTES // item_bytes))
         self._pool = backend.pin_items(item_bytes, num_items)
         if self._pool is not None:
             _log.info(

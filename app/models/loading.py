@@ -59,6 +59,8 @@ class LoadOptions:
     """Most items in the queue of one model."""
     canvases_hw: tuple[tuple[int, int], ...] = ()
     """Canvases a detector on a GPU will see, where its graph takes any; it is warmed for these."""
+    most_canvases: int = 64
+    """Canvases of a detector on a GPU that are made at a time: as many are pinned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,7 @@ class ModelLoader:
         for challenger in candidates[1:]:
             runner = self._faster(runner, challenger, path, spec)
         first = runner.backends[0]
-        items = ItemMemory()
+        items = ItemMemory(self._options.most_canvases)
         probed = FAMILIES[spec.family](spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
         lanes = self._lanes(probed.head, runner, spec)
         if spec.task == "detection" and runner.graph.takes_pixels:

@@ -21,8 +21,8 @@ _log = structlog.get_logger(__name__)
 _ALIGNMENT = 256
 """Bytes. Sides of a canvas are multiples of 32, so the largest ones fill their blocks: neighbours are one piece."""
 
-_LEAST_SHARE = 8
-"""An item smaller than this part of the largest gets none: it would save little, and keep a large one out."""
+_LEAST_SHARE = 2
+"""An item smaller than half of the largest gets no block: it would save little, and keep a large one out."""
 
 
 @runtime_checkable

@@ -58,6 +58,8 @@ class TakeoverOptions:
     """As in `LoadOptions`."""
     serves_meanwhile: bool
     """Whether another backend answers while an engine is built."""
+    most_canvases: int = 64
+    """As in `LoadOptions`."""
     may_build: Callable[[EngineRecipe], None] = lambda recipe: None  # noqa: ARG005 - asked before each build
     """Raises ServiceError when this is no time to build."""
     child: Callable[[EngineJob, Callable[[Step], None]], EngineChild] = EngineChild
@@ -174,7 +176,7 @@ class EngineLoader:
         return await self._plain.load(spec)
 
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory())
+        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory(self._options.most_canvases))
         model = await engine.serve(self._backend, self._metrics, max_waiting=self._options.max_waiting)
         self._board.enter(recipe.spec.name, EngineStatus(state="serving"))
         return model

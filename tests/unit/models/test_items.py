@@ -87,6 +87,16 @@ def test_on_a_gpu_items_are_pinned_up_to_a_bound_and_made_all_the_same_beyond_it
     assert not cuda.held
 
 
+def test_as_many_items_are_pinned_as_are_made_at_a_time() -> None:
+    cuda, items = FakeCuda(is_eager=True), ItemMemory(3)
+    backend = backend_on(cuda)
+    items.pin("tiny", backend, [SHAPE])
+    made = [items.new_item(SHAPE) for _ in range(5)]
+    assert [block_of(item) is not None for item in made] == [True] * 3 + [False] * 2
+    items.close()
+    backend.close()
+
+
 def test_large_canvases_are_fewer() -> None:
     """What is pinned no other program has."""
     cuda, items = FakeCuda(is_eager=True), ItemMemory()

@@ -47,7 +47,9 @@ async def test_a_canvas_goes_up_from_where_it_was_drawn(tmp_path: Path, is_drawn
     """And its place is free for the next picture once it is answered, though the request goes on."""
     spec, cuda, metrics = stored(tmp_path, scrfd_spec(), scrfd_model()), WatchedCuda(), Metrics()
     opener = OnnxOpener(("CUDAExecutionProvider", "CPUExecutionProvider"), cuda=CudaSetup(cuda=cuda, device="cpu"))
-    options = LoadOptions(num_cores=1, det_batch_size=2, rec_batch_size=2, max_waiting=8, canvases_hw=(CANVAS_HW,))
+    options = LoadOptions(
+        num_cores=1, det_batch_size=2, rec_batch_size=2, max_waiting=8, canvases_hw=(CANVAS_HW,), most_canvases=4
+    )
     loader = ModelLoader(WeightsFolder(folder=tmp_path), Selection(onnx=opener), options, metrics)
     store, pool = ModelStore({spec.name: spec}, loader.load, metrics), WorkPool(1)
     detector = Detector(store, spec.name, DetectorOptions(max_hw=CANVAS_HW, rectangular=False), pool)
@@ -56,7 +58,7 @@ async def test_a_canvas_goes_up_from_where_it_was_drawn(tmp_path: Path, is_drawn
     cuda.sources.clear()
     image = np.random.default_rng(0).integers(0, 256, (192, 128, 3), np.uint8)
     kept = []
-    for _ in range(70):
+    for _ in range(10):
         canvases = detector.canvases() if is_drawn_before else None
         if canvases is not None:
             canvases.draw(image)
@@ -64,7 +66,7 @@ async def test_a_canvas_goes_up_from_where_it_was_drawn(tmp_path: Path, is_drawn
         outcome = await detector.detect(image, canvases, score_threshold=0.9, group="g", deadline=deadline)
         assert outcome.scale == 0.5
         kept.append(canvases)
-    assert len(cuda.sources) == 70
+    assert len(cuda.sources) == 10
     assert all(0 <= source - first_block < model.items.num_bytes for source in cuda.sources)
     await store.close(grace_s=10)
     loader.close()

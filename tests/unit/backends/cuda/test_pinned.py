@@ -63,8 +63,8 @@ def test_items_do_not_overlap_and_are_plain_arrays(cuda: FakeCuda) -> None:
 def test_an_item_too_large_or_too_small_to_be_worth_a_block_is_refused(cuda: FakeCuda) -> None:
     pool = PinnedPool(cuda, ITEM_BYTES, 2)
     assert pool.take((33, 32, 3)) is None
-    assert pool.take((4, 32, 3)) is not None
-    assert pool.take((3, 32, 3)) is None
+    assert pool.take((16, 32, 3)) is not None
+    assert pool.take((15, 32, 3)) is None
 
 
 def test_only_the_array_itself_is_known_by_its_address(cuda: FakeCuda) -> None:
