@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.answers import JSON_TYPE, to_json
 from app.api.errors import envelope, status_of
+from app.api.outlet import HeadWithBody
 from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
 from app.metrics import Metrics
 
@@ -49,6 +50,13 @@ Its `call` takes a function to be called then, or None: a task that waited for t
 """
 
 
+READ_AHEAD_BYTES = 2**18
+"""Most of a body that is kept unread before the client has to wait: as much as asyncio reads at once anyway.
+
+uvicorn's own limit, a quarter of this, stops and starts the reading within most photographs.
+"""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits to the length of a request's head, its time, what waits, and unread answers.
 
@@ -73,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Start the clock for the first request."""
         super().connection_made(transport)
+        self._answers = HeadWithBody(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,11 +137,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._give_up(MalformedRequestError("Too many requests came before the first was answered."))
         super().on_headers_complete()
+        self.cycle.transport = self._answers
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body are counted where it is read."""
         self._unparsed_bytes = 0
-        super().on_body(body)
+        if self.cycle.response_complete:
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > READ_AHEAD_BYTES:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """What follows is another request."""
@@ -143,6 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Start the clock for the next request, unless it is there already."""
+        self._answers.flush()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._await_head()

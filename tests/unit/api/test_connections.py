@@ -125,6 +125,16 @@ async def test_what_is_no_http_gets_the_envelope(connection: Connection, head: b
     assert (status, error["code"]) == (400, "malformed_request")
 
 
+async def test_leave_to_send_and_answers_without_a_body_do_not_wait(connection: Connection) -> None:
+    await connection.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    assert await connection.until(END + END) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await connection.send(b"body")
+    assert await connection.answer() == (200, b"aa")
+    for _ in range(2):
+        await connection.send(b"HEAD / HTTP/1.1\r\n\r\n")
+        assert b"content-length: 2" in await connection.until(END + END)
+
+
 async def test_a_silent_connection_is_closed(connection: Connection) -> None:
     assert await connection.rest() == b""
 
