@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
+from app.deadlines import Deadlines
 from app.errors import DeadlineExceededError, ShuttingDownError
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Threads:
         self._name = name
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._mailbox: Mailbox | None = None
+        self._used: tuple[Mailbox, Deadlines[_Call[Any]]] | None = None
         self._is_closed = False
 
     async def call(
@@ -99,22 +100,16 @@ class Threads:
             DeadlineExceededError: The deadline passed.
             ShuttingDownError: The pool takes no more calls.
         """
-        loop = asyncio.get_running_loop()
-        if self._mailbox is None or self._mailbox.loop is not loop:
-            self._mailbox = Mailbox(loop)
-        call = _Call(function, self._mailbox, on_failure)
-        timer: asyncio.TimerHandle | None = None
+        mailbox, deadlines = self._of(asyncio.get_running_loop())
+        call = _Call(function, mailbox, on_failure)
         try:
             self._post(call, deadline)
             if deadline is not None:
-                timer = loop.call_at(deadline, call.expire)
+                deadlines.add(deadline, call)
             return await call.future
         except BaseException:
             call.leave()
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def close(self) -> None:
         """Refuse what has not begun, and let the threads end. A second call does no harm."""
@@ -137,6 +132,12 @@ class Threads:
         for thread in self._threads:
             thread.join()
 
+    def _of(self, loop: asyncio.AbstractEventLoop) -> tuple[Mailbox, Deadlines[_Call[Any]]]:
+        """Return what belongs to the loop that calls."""
+        if self._used is None or self._used[0].loop is not loop:
+            self._used = Mailbox(loop), Deadlines(loop, _Call.expire)
+        return self._used
+
     def _post(self, call: _Call[Any], deadline: float | None) -> None:
         if self._is_closed:
             raise _shutting_down()
@@ -158,7 +159,7 @@ class Threads:
 class _Call(Generic[T]):
     """One call on its way. All methods but `run` belong to the loop's thread."""
 
-    __slots__ = ("_has_ended", "_is_left", "_mailbox", "_on_failure", "_to_run", "future")
+    __slots__ = ("__weakref__", "_has_ended", "_is_left", "_mailbox", "_on_failure", "_to_run", "future")
 
     def __init__(self, function: Callable[[], T], mailbox: Mailbox, on_failure: Callable[[], None] | None) -> None:
         self.future: asyncio.Future[T] = mailbox.loop.create_future()
@@ -200,9 +201,8 @@ class _Call(Generic[T]):
         self._give_back()
 
     def expire(self) -> None:
-        """Tell the caller that it is too late."""
-        if not self.future.done():
-            self.future.set_exception(_too_late())
+        """Tell the caller that it is too late; only while it waits."""
+        self.future.set_exception(_too_late())
 
     def refuse(self) -> None:
         """Tell the caller that the call will not be made; on any thread."""

@@ -126,7 +126,7 @@ class Batcher(Generic[Item, Result]):
         if self._is_closed:
             raise shutting_down()
         if not items:
-            return BatchOutcome(results=[], queued_s=0.0, ran_s=0.0)
+            return BatchOutcome([], 0.0, 0.0)
         if deadline <= loop.time():
             self._observer.dropped("deadline", len(items))
             raise deadline_exceeded()
@@ -204,17 +204,17 @@ class Batcher(Generic[Item, Result]):
     async def _wait_for(self, items: Sequence[Item], group: Hashable, deadline: float) -> BatchOutcome[Result]:
         loop, _ = self._open()
         now = loop.time()
-        submission: Submission[Item, Result] = Submission(
-            num_items=len(items), deadline=deadline, future=loop.create_future(), mark=now
-        )
+        submission: Submission[Item, Result] = Submission(len(items), deadline, loop.create_future(), now)
         # Keys first: one that cannot be told must leave nothing in the queue.
-        for entry in [Entry(submission, i, item, group, self._key(item), now) for i, item in enumerate(items)]:
+        entries = [Entry(submission, i, item, group, self._key(item), now) for i, item in enumerate(items)]
+        submission.entries = entries
+        for entry in entries:
             self._queue.add(entry)
         if not self._is_dispatch_due:
             # Not at once: what other tasks submit in this turn of the loop joins the batch, at no cost in time.
             self._is_dispatch_due = True
             loop.call_soon(self._dispatch)
-        return await self._queue.outcome_of(submission, loop)
+        return await self._queue.outcome_of(submission)
 
     async def _run_probe(self, timeout_s: float) -> bool:
         loop, _ = self._open()
@@ -238,7 +238,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             lane = pool.claim()
             for entry in entries:
-                entry.submission.enter_run(entry, now)
+                entry.submission.enter_run(now)
             self._runs[lane] = Run(entries, now)
             lane.post([entry.item for entry in entries])
             self._observer.waited([now - entry.queued_at for entry in entries])
@@ -254,7 +254,7 @@ class Batcher(Generic[Item, Result]):
         if end.error is None:
             self._health.note_passed(len(run.entries), end.took_s)
             for entry, result in zip(run.entries, end.results, strict=True):
-                entry.submission.succeed(entry, result)
+                entry.submission.succeed(entry.index, result)
         else:
             self._health.note_failed()
             is_retried = self._queue.settle_failed(run.entries, end.error, now, may_retry=not self._is_abandoned)

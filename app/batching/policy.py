@@ -63,9 +63,18 @@ class FairQueue(Generic[Entry]):
 
     def add(self, entry: Entry) -> None:
         """Append `entry` to its group; a group that did not wait gets the last turn."""
-        keys = self._groups.setdefault(entry.group, OrderedDict())
-        keys.setdefault(entry.key, OrderedDict())[entry] = None
-        self._groups_by_key.setdefault(entry.key, OrderedDict()).setdefault(entry.group, None)
+        group, key = entry.group, entry.key
+        keys = self._groups.get(group)
+        if keys is None:
+            keys = self._groups[group] = OrderedDict()
+        entries = keys.get(key)
+        if entries is None:
+            entries = keys[key] = OrderedDict()
+            groups = self._groups_by_key.get(key)
+            if groups is None:
+                groups = self._groups_by_key[key] = OrderedDict()
+            groups[group] = None
+        entries[entry] = None
         self._num_entries += 1
 
     def discard(self, entry: Entry) -> bool:
@@ -77,13 +86,7 @@ class FairQueue(Generic[Entry]):
         del entries[entry]
         self._num_entries -= 1
         if not entries:
-            del keys[entry.key]
-            groups = self._groups_by_key[entry.key]
-            del groups[entry.group]
-            if not groups:
-                del self._groups_by_key[entry.key]
-        if not keys:
-            del self._groups[entry.group]
+            self._forget(entry.group, entry.key)
         return True
 
     def take(self, limit: int) -> list[Entry]:
@@ -111,8 +114,23 @@ class FairQueue(Generic[Entry]):
 
     def _pop(self, group: Hashable, key: Hashable) -> Entry:
         keys = self._groups[group]
-        keys.move_to_end(key)
-        self._groups_by_key[key].move_to_end(group)
-        entry = next(iter(keys[key]))
-        self.discard(entry)
+        entries = keys[key]
+        entry, _ = entries.popitem(last=False)
+        self._num_entries -= 1
+        if entries:
+            keys.move_to_end(key)
+            self._groups_by_key[key].move_to_end(group)
+        else:
+            self._forget(group, key)
         return entry
+
+    def _forget(self, group: Hashable, key: Hashable) -> None:
+        """Drop a group's key that no entry waits with any more."""
+        groups = self._groups_by_key[key]
+        del groups[group]
+        if not groups:
+            del self._groups_by_key[key]
+        keys = self._groups[group]
+        del keys[key]
+        if not keys:
+            del self._groups[group]

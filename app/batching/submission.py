@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from app.batching.observer import DropReason
 
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, eq=False)
 class BatchOutcome(Generic[Result]):
     """What came of one submission. `queued_s + ran_s` is its wall time."""
 
@@ -37,46 +37,66 @@ class Entry(Generic[Item, Result]):
     queued_at: float
 
 
-@dataclass(slots=True, eq=False)
 class Submission(Generic[Item, Result]):
     """The state of one call of `submit`. Belongs to the event loop's thread; times are `loop.time()`."""
 
-    num_items: int
-    deadline: float
-    future: asyncio.Future[BatchOutcome[Result]]
-    mark: float
-    """When the submission last began to wait or to run."""
-    waiting: set[Entry[Item, Result]] = field(default_factory=set)
-    gone_reason: DropReason = "cancelled"
-    """Why its items are dropped once the future is done; a future is done early by nobody but us or its caller."""
-    _results: dict[int, Result] = field(default_factory=dict)
-    _num_running: int = 0
-    _queued_s: float = 0.0
-    _ran_s: float = 0.0
+    __slots__ = (
+        "__weakref__",
+        "_mark",
+        "_num_missing",
+        "_num_running",
+        "_queued_s",
+        "_ran_s",
+        "_results",
+        "deadline",
+        "entries",
+        "future",
+        "gone_reason",
+        "num_waiting",
+    )
 
-    def enter_run(self, entry: Entry[Item, Result], now: float) -> None:
-        """Note that `entry` is handed to a lane."""
-        self.waiting.discard(entry)
+    def __init__(
+        self, num_items: int, deadline: float, future: asyncio.Future[BatchOutcome[Result]], now: float
+    ) -> None:
+        self.deadline = deadline
+        self.future = future
+        self.entries: list[Entry[Item, Result]] = []
+        """All of them, wherever they are."""
+        self.num_waiting = 0
+        """Of them, those in the queue."""
+        self.gone_reason: DropReason = "cancelled"
+        """Why its items are dropped once the future is done; a future is done early by nobody but us or its caller."""
+        self._results: list[Any] = [None] * num_items
+        self._num_missing = num_items
+        self._num_running = 0
+        self._mark = now
+        """When the submission last began to wait or to run."""
+        self._queued_s = 0.0
+        self._ran_s = 0.0
+
+    def enter_run(self, now: float) -> None:
+        """Note that an entry is handed to a lane."""
+        self.num_waiting -= 1
         if self._num_running == 0:
-            self._queued_s += now - self.mark
-            self.mark = now
+            self._queued_s += now - self._mark
+            self._mark = now
         self._num_running += 1
 
     def leave_run(self, now: float) -> None:
         """Note that a lane is done with one entry, well or not."""
         self._num_running -= 1
         if self._num_running == 0:
-            self._ran_s += now - self.mark
-            self.mark = now
+            self._ran_s += now - self._mark
+            self._mark = now
 
-    def succeed(self, entry: Entry[Item, Result], result: Result) -> None:
+    def succeed(self, index: int, result: Result) -> None:
         """Keep the result of one item; the last one answers the caller."""
         if self.future.done():
             return
-        self._results[entry.index] = result
-        if len(self._results) == self.num_items:
-            results = [self._results[index] for index in range(self.num_items)]
-            self.future.set_result(BatchOutcome(results=results, queued_s=self._queued_s, ran_s=self._ran_s))
+        self._results[index] = result
+        self._num_missing -= 1
+        if not self._num_missing:
+            self.future.set_result(BatchOutcome(self._results, self._queued_s, self._ran_s))
 
     def fail(self, error: BaseException, reason: DropReason) -> None:
         """Answer the caller with `error`, unless it has its answer; `reason` is why items that wait are dropped."""

@@ -10,6 +10,7 @@ from app.batching.failures import deadline_exceeded, may_be_one_item, own_error,
 from app.batching.observer import DropReason, Observer
 from app.batching.policy import FairQueue
 from app.batching.submission import BatchOutcome, Entry, Submission
+from app.deadlines import Deadlines
 from app.errors import ServiceError
 
 Item = TypeVar("Item")
@@ -21,6 +22,7 @@ class WaitingItems(Generic[Item, Result]):
 
     def __init__(self, observer: Observer) -> None:
         self._queue: FairQueue[Entry[Item, Result]] = FairQueue()
+        self._deadlines: Deadlines[Submission[Item, Result]] | None = None
         self._observer = observer
 
     def __len__(self) -> int:
@@ -29,7 +31,7 @@ class WaitingItems(Generic[Item, Result]):
 
     def add(self, entry: Entry[Item, Result]) -> None:
         """Let an item wait."""
-        entry.submission.waiting.add(entry)
+        entry.submission.num_waiting += 1
         self._queue.add(entry)
 
     def take(self, limit: int, now: float) -> list[Entry[Item, Result]]:
@@ -47,28 +49,28 @@ class WaitingItems(Generic[Item, Result]):
 
     def withdraw(self, submission: Submission[Item, Result]) -> None:
         """Take a submission's items out of the queue, its caller having been answered or gone away."""
-        if not submission.waiting:
+        if not submission.num_waiting:
             return
-        for entry in submission.waiting:
+        for entry in submission.entries:
             self._queue.discard(entry)
-        self._observer.dropped(submission.gone_reason, len(submission.waiting))
-        submission.waiting.clear()
+        self._observer.dropped(submission.gone_reason, submission.num_waiting)
+        submission.num_waiting = 0
 
     def fail(self, submission: Submission[Item, Result], error: ServiceError, reason: DropReason) -> None:
         """Answer a submission's caller with `error`; what of it still waits is dropped."""
         submission.fail(error, reason)
         self.withdraw(submission)
 
-    async def outcome_of(
-        self, submission: Submission[Item, Result], loop: asyncio.AbstractEventLoop
-    ) -> BatchOutcome[Result]:
+    async def outcome_of(self, submission: Submission[Item, Result]) -> BatchOutcome[Result]:
         """Wait until a submission is answered, at its deadline at the latest; what of it waits then is withdrawn."""
-        timer = loop.call_at(submission.deadline, self.expire, submission)
+        if self._deadlines is None:
+            self._deadlines = Deadlines(asyncio.get_running_loop(), self.expire)
+        self._deadlines.add(submission.deadline, submission)
         try:
             return await submission.future
         finally:
-            timer.cancel()
             self.withdraw(submission)
+            submission.entries.clear()  # they know their submission: a cycle
             if submission.future.done() and not submission.future.cancelled():
                 submission.future.exception()  # read, also when the caller was cancelled just after it was set
 
