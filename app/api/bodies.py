@@ -12,7 +12,7 @@ import ormsgpack
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from app.api.context import MSGPACK_TYPES, context_of
 from app.api.schemas import AnswerFormat, Images, PicturesBody, validate
@@ -145,16 +145,30 @@ class Bodies:
         return PictureRequest(pictures[FILE_FIELD], validate(options_model, fields), pictures[OTHER_FIELD] or None)
 
     async def _read_bytes(self, request: Request) -> bytes:
-        return b"".join([chunk async for chunk in self._stream(request)])
+        pieces: list[bytes] = []
+        num_bytes, has_more = 0, True
+        while has_more:
+            piece, has_more = await self._read_piece(request, num_bytes)
+            num_bytes += len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
-        """Yield the body's chunks, counting: a declared length may be missing or a lie."""
-        num_bytes = 0
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes > self._limits.max_body_bytes:
-                raise BodyTooLargeError("The body is too long.", max_body_bytes=self._limits.max_body_bytes)
-            yield chunk
+        num_bytes, has_more = 0, True
+        while has_more:
+            piece, has_more = await self._read_piece(request, num_bytes)
+            num_bytes += len(piece)
+            yield piece
+
+    async def _read_piece(self, request: Request, num_before: int) -> tuple[bytes, bool]:
+        """Return the next bytes of a body, and whether more come. Counts: a declared length may be missing or a lie."""
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message.get("body", b"")
+        if num_before + len(piece) > self._limits.max_body_bytes:
+            raise BodyTooLargeError("The body is too long.", max_body_bytes=self._limits.max_body_bytes)
+        return piece, message.get("more_body", False)
 
 
 class _Form(MultiPartParser):

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.answers import JSON_TYPE, to_json
 from app.api.errors import envelope, status_of
+from app.api.inlet import Pieces
 from app.api.outlet import HeadWithBody
 from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
 from app.metrics import Metrics
@@ -144,6 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         if self.cycle.response_complete:
             return
+        if not self.cycle.body:
+            self.cycle.body = Pieces()  # type: ignore[assignment] # has what uvicorn asks of its bytearray
         self.cycle.body += body
         if len(self.cycle.body) > READ_AHEAD_BYTES:
             self.flow.pause_reading()
