@@ -49,19 +49,17 @@ def take_pixels(parts: GraphParts, spec: InputSpec) -> GraphParts:
         spec: What the model wants to be fed.
     """
     name = parts.inputs[0].name
-    weights: dict[str, NDArray[Any]] = {
-        f"{name}/mean": np.array(spec.mean, np.float32),
-        f"{name}/std": np.array(spec.std, np.float32),
-    }
+    is_rgb, convolution = spec.channel_order == "rgb", _only_convolution(parts, name)
+    weights: dict[str, NDArray[Any]] = {f"{name}/mean": np.array(spec.mean, np.float32)}
     nodes = [make_node("Cast", [name], [f"{name}/float"], to=onnx.TensorProto.FLOAT)]
     if spec.mean:
         nodes.append(make_node("Sub", [nodes[-1].output[0], f"{name}/mean"], [f"{name}/centered"]))
-    if spec.std != 1:
+    if convolution is None and spec.std != 1:
+        weights[f"{name}/std"] = np.array(spec.std, np.float32)
         nodes.append(make_node("Div", [nodes[-1].output[0], f"{name}/std"], [f"{name}/normalized"]))
     # Last, next to the convolution: one that wants its channels last takes it away with its own.
     nodes.append(make_node("Transpose", [nodes[-1].output[0]], [f"{name}/planes"], perm=[0, 3, 1, 2]))
-    kernels = _only_kernels(parts, name)
-    if spec.channel_order == "rgb" and kernels is None:
+    if convolution is None and is_rgb:
         weights[f"{name}/rgb"] = np.array([2, 1, 0], np.int64)
         nodes.append(make_node("Gather", [f"{name}/planes", f"{name}/rgb"], [f"{name}/ordered"], axis=1))
     blob = nodes[-1].output[0]
@@ -69,20 +67,24 @@ def take_pixels(parts: GraphParts, spec: InputSpec) -> GraphParts:
         reader = onnx.NodeProto()
         reader.CopyFrom(node)
         reader.input[:] = [blob if source == name else source for source in node.input]
-        if spec.channel_order == "rgb" and kernels is not None and name in node.input:
+        if node is convolution:
+            kernels = parts.constant(node.input[1])[:, :: -1 if is_rgb else 1]  # type: ignore[index]  # as it was chosen
             reader.input[1] = f"{name}/kernels"
-            weights[reader.input[1]] = np.ascontiguousarray(kernels[:, ::-1])
+            weights[reader.input[1]] = np.ascontiguousarray(kernels / np.float32(spec.std))
         nodes.append(reader)
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
     return parts.replace(nodes=nodes, new_weights=weights, inputs=[value])
 
 
-def _only_kernels(parts: GraphParts, name: str) -> NDArray[Any] | None:
-    """Return the (C, 3, H, W) kernels of the convolution that alone reads an input; None where something else does.
+def _only_convolution(parts: GraphParts, name: str) -> onnx.NodeProto | None:
+    """Return the convolution that alone reads an input, in FP32; None where something else does.
 
-    Their channels can be put in the order of the pixels, which costs nothing; else the pixels are.
+    Its kernels (C, 3, H, W) can take channels in any order and of any spread: what costs the pixels a pass each is
+    free there.
     """
     readers = [node for node in parts.nodes if name in node.input]
-    is_convolution = len(readers) == 1 and readers[0].op_type == "Conv" and list(readers[0].input).index(name) == 0
-    kernels = parts.constant(readers[0].input[1]) if is_convolution else None
-    return kernels if kernels is not None and kernels.shape[1] == 3 else None
+    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != name:
+        return None
+    kernels = parts.constant(readers[0].input[1])
+    is_known = kernels is not None and kernels.dtype == np.float32 and kernels.shape[1] == 3
+    return readers[0] if is_known else None

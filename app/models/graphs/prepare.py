@@ -24,7 +24,7 @@ from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
 
-PREPARATION_VERSION = 4
+PREPARATION_VERSION = 5
 """Goes up with every change of what preparing writes: prepared files are kept under it."""
 
 
