@@ -7,26 +7,27 @@ kills the process; docs/performance.md, "On a GPU".
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import structlog
 
-from app.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
+from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
 from app.backends.batches import layout_of
 from app.backends.buckets import Kept, bucket_of, most_kept
-from app.backends.cuda.gate import CaptureGate
 from app.backends.cuda.pinned import PinnedPool, pin_items
-from app.backends.cuda.runtime import CudaError, CudaRuntime
+from app.backends.cuda.runtime import CudaError
 from app.backends.cuda.streams import Stream
+from app.backends.cuda_setup import CudaSetup, SessionOpener
 from app.backends.nhwc import may_prefer_nhwc
 from app.backends.onnx import open_session
 from app.backends.onnx_bucket import DTYPES, NO_GRAPH, ONLY_GRAPH, BoundBucket, Shape, run_options
-from app.backends.providers import CPU, CUDA, CudaOptions, provider_options
+from app.backends.providers import CPU, CudaOptions, provider_options
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
@@ -37,40 +38,6 @@ _FREE_SIDE_PX = 64
 
 _MOST_NODES_TOLD = 20
 """Of those that keep a model from CUDA graphs; `GET /models` lists all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CudaSetup:
-    """What all models on the CUDA provider share. Made once a process."""
-
-    cuda: CudaRuntime
-    gate: CaptureGate = field(default_factory=CaptureGate)
-    memory_limit_bytes: int = 0
-    """Most memory of the device for a model, its input and output buffers aside; 0: no limit."""
-    audits_by_profile: bool = field(default_factory=lambda: not can_tell())
-    """Whether only the profile of a run tells where nodes went; see `audit.can_tell`."""
-    device: str = "cuda"
-    """As ONNX Runtime calls it; `cpu` runs all but the GPU's own part of this module, for tests."""
-
-    @property
-    def provider(self) -> str:
-        """Full name of the execution provider."""
-        return CUDA if self.device == "cuda" else CPU
-
-
-class SessionOpener(Protocol):
-    """What `open_session` does."""
-
-    def __call__(
-        self,
-        model: bytes | Path,
-        providers: Sequence[tuple[str, Mapping[str, Any]]],
-        *,
-        num_threads: int,
-        profile_prefix: Path | None,
-    ) -> Any:
-        """Open a session."""
-        ...
 
 
 def open_cuda_backend(
@@ -175,7 +142,8 @@ class OnnxCudaBackend:
             cpu_nodes: Nodes that run on the CPU.
             uses_graphs: Whether runs are captured.
         """
-        self._first_session: Any | None = session
+        self._opened = [session]
+        """Sessions that no shape has yet."""
         self._open_session = open_session
         self._setup = setup
         self._stream = stream
@@ -211,6 +179,18 @@ class OnnxCudaBackend:
             self._buckets.drop(shape)
             raise InferenceError("The model could not be run.") from cause
 
+    def plan(self, shapes: Sequence[Shape]) -> None:
+        """Run shapes that will come once each, side by side, as `PlansAhead.plan` says."""
+        new = [shape for shape in shapes if shape not in self._buckets]
+        with ThreadPoolExecutor(self._setup.num_planners, thread_name_prefix="plan") as pool:
+            plans = [pool.submit(self._planned, shape) for shape in new]
+        causes = [cause for plan in plans if (cause := plan.exception()) is not None]
+        for shape, plan in zip(new, plans, strict=True):
+            if plan.exception() is None:
+                self._buckets.get(shape, plan.result)
+        if causes:
+            raise InferenceError("The model could not be run.") from causes[0]
+
     def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
         """Pin memory for items, as `PinsItems.pin_items` says."""
         with self._setup.gate.opening():
@@ -221,7 +201,7 @@ class OnnxCudaBackend:
         if not self._is_closed:
             self._is_closed = True
             self._buckets.close()
-            self._first_session = None
+            self._opened.clear()
             self._stream.close()
 
     def _padded(self, batch: Batch) -> Shape:
@@ -240,10 +220,22 @@ class OnnxCudaBackend:
             raise InferenceError(f"The model does not take a batch of {list(shape)} {dtype}.")
         return padded
 
+    def _planned(self, shape: Shape) -> BoundBucket:
+        bucket = self._make(shape)
+        try:
+            bucket.plan()
+        except BaseException:
+            bucket.close()
+            raise
+        return bucket
+
     def _make(self, shape: Shape) -> BoundBucket:
         setup = self._setup
         with setup.gate.opening():
-            session, self._first_session = self._first_session or self._open_session(), None
+            try:
+                session = self._opened.pop()
+            except IndexError:
+                session = self._open_session()
             return BoundBucket(
                 session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
                 gate=setup.gate, graph=self._graph,

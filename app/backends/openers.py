@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import structlog
 
 from app.backends.cuda.runtime import CudaError, CudaRuntime
+from app.backends.cuda_setup import CudaSetup
 from app.backends.onnx import open_onnx_backends
-from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
+from app.backends.onnx_cuda import open_cuda_backend
 from app.backends.openvino import Precision, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.providers import CPU, CUDA, CudaOptions, TensorrtOptions, short_name

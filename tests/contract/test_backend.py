@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from app.backends.cuda.pinned import PinsItems
+from app.backends.cuda_setup import CudaSetup
 from app.backends.onnx import open_onnx_backends
-from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
+from app.backends.onnx_cuda import open_cuda_backend
 from app.backends.openvino import load_runtime, open_openvino_backends
 from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine

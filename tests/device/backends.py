@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
+from app.backends.cuda_setup import CudaSetup
+from app.backends.onnx_cuda import open_cuda_backend
 from app.backends.protocol import Backend
 from app.backends.providers import CPU, runtime_version
 from app.domain import Batch

@@ -7,7 +7,7 @@ from typing import Literal
 
 from app.backends.cuda.bindings import open_cuda
 from app.backends.cuda.runtime import CudaRuntime
-from app.backends.onnx_cuda import CudaSetup
+from app.backends.cuda_setup import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 
 DeviceName = Literal["cuda", "cpu"]

@@ -15,7 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.onnx_cuda import CudaSetup
+from app.backends.cuda_setup import CudaSetup
 from app.models.graphs.prepare import prepare_graph
 from app.models.graphs.rewrite import EVERYWHERE, MERGE_SIBLINGS, SPLIT_PRELU, WIDEN_GROUPS
 from app.specs import ModelSpec

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.cuda_setup import CudaSetup
 from app.backends.onnx_bucket import NO_GRAPH, run_options
-from app.backends.onnx_cuda import CudaSetup
 from app.backends.providers import CPU, CUDA
 from tests.device.report import Report
 

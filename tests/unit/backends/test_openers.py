@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.backends.onnx_cuda import CudaSetup, OnnxCudaBackend
+from app.backends.cuda_setup import CudaSetup
+from app.backends.onnx_cuda import OnnxCudaBackend
 from app.backends.openers import OnnxOpener, with_cuda_buffers
 from app.errors import BackendUnavailableError
 from tests.support.fake_cuda import FakeCuda

@@ -12,9 +12,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.backends.cuda.pinned import block_of
+from app.backends.cuda_setup import CudaSetup
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
 from app.backends.onnx import open_onnx_backends
-from app.backends.onnx_cuda import CudaSetup, open_cuda_backend
+from app.backends.onnx_cuda import open_cuda_backend
 from app.backends.protocol import Backend
 from app.backends.tensorrt.runner import open_engine
 from app.models.engines.lane import EngineLane

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.backends.onnx_cuda import CudaSetup
+from app.backends.cuda_setup import CudaSetup
 from app.backends.openers import OnnxOpener
 from app.backends.selection import Selection
 from app.metrics import Metrics
