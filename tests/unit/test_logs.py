@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -104,6 +106,26 @@ class TestConfigureLogs:
         text = capsys.readouterr().err
         assert "run failed" in text
         assert "KeyError: 'the cause'" in text
+
+    def test_a_fact_that_no_encoder_likes_is_told_all_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Half a character, as in the name of a file; a number past 64 bits; what is no JSON at all."""
+        configure_logs("INFO", "json")
+        structlog.get_logger("jetface").info("odd", name="\ud800", number=2**70, of=object)
+        (line,) = lines(capsys)
+        assert (line["name"], line["number"]) == ("\ud800", 2**70)
+
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_nothing_fails_where_the_log_cannot_be_written(
+        self, monkeypatch: pytest.MonkeyPatch, log_format: Literal["text", "json"]
+    ) -> None:
+        """A full disk, a closed pipe."""
+        full = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115 - closed below, where it fails once more
+        monkeypatch.setattr("sys.stderr", full)
+        configure_logs("INFO", log_format)
+        structlog.get_logger("jetface").info("lost")
+        with contextlib.suppress(OSError):
+            full.close()
+        structlog.get_logger("jetface").info("lost too")
 
     def test_twice_is_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A second call replaces the first: no line is doubled."""
