@@ -61,19 +61,17 @@ class ReadyDecoder(Decoder):
         return self._pixels
 
 
-def _detect(items: Sequence[Any]) -> list[tuple[Detections, ...]]:
-    return [(_FACE,)] * len(items)
-
-
-def _embed(items: Sequence[Any]) -> list[Embedding]:
-    return [_EMBEDDING] * len(items)
-
-
-def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool) -> Extractor:
-    """Return the pipeline a GPU would have, its models answering at once."""
+def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool, run_s: float = 0.0) -> Extractor:
+    """Return the pipeline a GPU would have, its models answering after `run_s`."""
 
     async def load(spec: ModelSpec) -> LoadedModel[Any, Any]:
-        run = _detect if spec.name == _DETECTOR else _embed
+        answer = (_FACE,) if spec.name == _DETECTOR else _EMBEDDING
+
+        def run(items: Sequence[Any]) -> list[Any]:
+            if run_s:
+                time.sleep(run_s)
+            return [answer] * len(items)
+
         batcher: Batcher[Any, Any] = Batcher(
             spec.name,
             [Lane(run=run), Lane(run=run)],
@@ -129,14 +127,16 @@ async def measure(extractor: Extractor, *, callers: int, seconds: float) -> tupl
 @click.option("--seconds", default=2.0)
 @click.option("--rounds", default=5)
 @click.option("--threads", default=4, help="Of the work pool.")
+@click.option("--run-ms", default=0.0, help="What a run of a model takes.")
 @click.option("--real-decoder", is_flag=True)
-def main(callers: int, seconds: float, rounds: int, threads: int, *, real_decoder: bool) -> None:
+def main(callers: int, seconds: float, rounds: int, threads: int, run_ms: float, *, real_decoder: bool) -> None:
     """Measure what the pipeline spends on a picture, several times; prints each round and the medians."""
 
     async def once() -> tuple[float, float]:
         pool = WorkPool(threads)
         try:
-            return await measure(build(Metrics(), pool, real_decoder=real_decoder), callers=callers, seconds=seconds)
+            extractor = build(Metrics(), pool, real_decoder=real_decoder, run_s=run_ms / 1e3)
+            return await measure(extractor, callers=callers, seconds=seconds)
         finally:
             pool.close()
 
