@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 import orjson
 import ormsgpack
@@ -71,23 +72,25 @@ class Bodies:
             BodyTooLargeError: More bytes than allowed came.
             RequestError: The body is not what its type says, or a field is wrong.
         """
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        context = context_of(request)
+        content_type = context.header(b"content-type") or ""
+        media_type = content_type.partition(";")[0].strip().lower()
+        encoding = context.header(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != "identity":
             raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
         if media_type == JSON_TYPE:
             found = await self._read_fields(request, _parse_json, options_model, body_model)
         elif media_type in MSGPACK_TYPES:
             found = await self._read_fields(request, _parse_msgpack, options_model, body_model)
         elif media_type == MULTIPART_TYPE:
-            found = await self._read_form(request, options_model)
+            found = await self._read_form(request, content_type, options_model)
         elif media_type in PICTURE_TYPES:
             body = await self._read_bytes(request)
-            found = PictureRequest([EncodedPicture(body)], validate(options_model, dict(request.query_params)))
+            found = PictureRequest([EncodedPicture(body)], validate(options_model, _query(request)))
         else:
             raise UnsupportedMediaError(
                 f"Send one of these as Content-Type: {', '.join(ACCEPTED_TYPES)}.", accepted=list(ACCEPTED_TYPES)
             )
-        context = context_of(request)
         context.wants_msgpack = context.wants_msgpack or found.options.msgpack
         if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
             raise RequestError("Too many pictures in one request.", max_images=self._limits.max_images)
@@ -118,9 +121,11 @@ class Bodies:
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
 
-    async def _read_form(self, request: Request, options_model: type[Options]) -> PictureRequest[Options]:
+    async def _read_form(
+        self, request: Request, content_type: str, options_model: type[Options]
+    ) -> PictureRequest[Options]:
         parser = _Form(
-            _form_headers(request.headers["content-type"]),
+            _form_headers(content_type),
             self._stream(request),
             max_files=self._limits.max_images,
             max_fields=_MAX_FIELDS,
@@ -133,7 +138,7 @@ class Bodies:
         except MultiPartException as cause:
             raise RequestError(cause.message) from None
         pictures: dict[str, list[PictureSource]] = {FILE_FIELD: [], OTHER_FIELD: []}
-        fields: dict[str, Any] = dict(request.query_params)
+        fields: dict[str, Any] = {**_query(request)}
         for name, part in form.multi_items():
             if not isinstance(part, UploadFile):
                 fields[name] = part
@@ -203,6 +208,11 @@ def _form_headers(content_type: str) -> Headers:
     if not _BOUNDARY.fullmatch(boundary):
         raise RequestError("A multipart body needs a boundary of 1 to 70 characters in its Content-Type.")
     return Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary)])
+
+
+def _query(request: Request) -> dict[str, str]:
+    """Return the query; of what is named more than once, the last."""
+    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def _parse_json(body: bytes) -> object:

@@ -8,7 +8,6 @@ request exists that the application could refuse.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
@@ -17,6 +16,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.answers import JSON_TYPE, to_json
+from app.api.context import new_id
 from app.api.errors import envelope, status_of
 from app.api.inlet import Pieces
 from app.api.outlet import HeadWithBody
@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
         metrics = self.app_state.get(METRICS_KEY)
         if isinstance(metrics, Metrics):
             metrics.refusals.labels(error.code).inc()
-        request_id = secrets.token_hex(8)
+        request_id = new_id()
         _log.info("request refused", code=error.code, reason=error.message, request_id=request_id)
         body = to_json(envelope(error, request_id))
         head = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.domain import STAGES, PictureResult
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _KEY = "jetface.request"
+_TIMES = tuple((stage, f"{stage}_s") for stage in STAGES)
+"""Each stage, and what `StageTimes` calls it."""
+
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 """Media types that mean msgpack, in `Accept` and in `Content-Type`."""
@@ -33,6 +35,8 @@ class RequestContext:
     id: str
     wants_msgpack: bool
     """From the `Accept` header at first; the body may ask for it too."""
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    """By name in lower case; of those that came more than once, the first."""
     deadline: float = float("inf")
     """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
@@ -56,6 +60,11 @@ class RequestContext:
         """
         return not self.is_body_read and (self.body_bytes is None or self.body_bytes > DISCARDED_BODY_BYTES)
 
+    def header(self, name: bytes) -> str | None:
+        """Return the value of a header, by its name in lower case; None where it did not come."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
     def add_stage(self, stage: str, seconds: float) -> None:
         """Count `seconds` of work as `stage`."""
         self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
@@ -63,27 +72,35 @@ class RequestContext:
     def add_results(self, results: Iterable[PictureResult]) -> None:
         """Count the stages of every picture."""
         for result in results:
-            for stage in STAGES:
-                seconds = getattr(result.times, f"{stage}_s")
+            for stage, name in _TIMES:
+                seconds = getattr(result.times, name)
                 if seconds > 0:
                     self.add_stage(stage, seconds)
 
     def server_timing(self) -> str:
         """Return the value of the `Server-Timing` header, milliseconds; stages of pictures in parallel add up."""
-        stages = [*self.stage_s.items(), ("total", self.took_s)]
-        return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in stages)
+        stages = [f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in self.stage_s.items()]
+        return ", ".join([*stages, f"total;dur={self.took_s * 1e3:.2f}"])
 
 
 def open_context(scope: Scope) -> RequestContext:
     """Make the context of a request that has just come in, and hang it on the scope."""
-    headers = Headers(scope=scope)
-    given = headers.get("x-request-id", "")
+    received = scope["headers"]
+    headers = dict(reversed(received))
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    accepts = b"accept" in headers and accepts_msgpack(
+        value.decode("latin-1") for name, value in received if name == b"accept"
+    )
     context = RequestContext(
-        id=given if _SANE_ID.fullmatch(given) else secrets.token_hex(8),
-        wants_msgpack=accepts_msgpack(headers.getlist("accept")),
+        id=given if _SANE_ID.fullmatch(given) else new_id(), wants_msgpack=accepts, headers=headers
     )
     scope[_KEY] = context
     return context
+
+
+def new_id() -> str:
+    """Return an id for a request that has none: it has to be another than the last, not hard to guess."""
+    return f"{random.getrandbits(64):016x}"
 
 
 def context_of(request: Request) -> RequestContext:

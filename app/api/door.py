@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.context import context_in
+from app.api.context import RequestContext, context_in
 from app.api.services import Access
 from app.errors import BodyTooLargeError, RequestError, UnauthorizedError
 
@@ -32,28 +31,27 @@ class Door:
             BodyTooLargeError: The declared body is too long.
         """
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
             context = context_in(scope)
-            context.is_body_read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+            declared = context.header(b"content-length")
+            context.is_body_read = declared in (None, "0") and b"transfer-encoding" not in context.headers
             if self._digests and not self._is_open(scope["path"]):
-                self._check_key(headers)
-            context.body_bytes = self._declared_bytes(headers)
+                self._check_key(context)
+            context.body_bytes = self._declared_bytes(declared)
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return path in self._access.open_paths or path.startswith(self._access.open_prefixes)
 
-    def _check_key(self, headers: Headers) -> None:
-        authorization = headers.get("authorization", "")
+    def _check_key(self, context: RequestContext) -> None:
+        authorization = context.header(b"authorization") or ""
         bearer = authorization[len(_BEARER) :] if authorization[: len(_BEARER)].lower() == _BEARER else ""
-        given = _digest(headers.get("x-api-key") or bearer.strip())
+        given = _digest(context.header(b"x-api-key") or bearer.strip())
         # Every key is compared, so that the time taken does not tell which one nearly fitted.
         if not any([hmac.compare_digest(given, digest) for digest in self._digests]):  # noqa: C419 - no short cut
             raise UnauthorizedError("An API key is needed: `Authorization: Bearer KEY` or `x-api-key: KEY`.")
 
-    def _declared_bytes(self, headers: Headers) -> int | None:
+    def _declared_bytes(self, declared: str | None) -> int | None:
         """Return the length of the body; None when it is not declared."""
-        declared = headers.get("content-length")
         if declared is None:
             return None
         if not (declared.isascii() and declared.isdigit()):

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from http import HTTPStatus
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,11 +84,11 @@ class ObserveRequests:
             if message["type"] == "http.response.start":
                 context.is_answer_started = True
                 status = int(message["status"])
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = context.id
-                headers["server-timing"] = context.server_timing()
+                headers = [*message["headers"], (b"x-request-id", context.id.encode())]
+                headers.append((b"server-timing", context.server_timing().encode()))
                 if self._drain.is_draining or context.must_close:
-                    headers["connection"] = "close"
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
             elif context.must_close and not message.get("more_body", False):
                 lingers = True
                 message = {**message, "more_body": True}
@@ -109,14 +108,15 @@ class ObserveRequests:
     def _count(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        took_s = context.took_s
         self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.request_seconds.labels(route, str(status)).observe(context.took_s)
+        self._metrics.request_seconds.labels(route, str(status)).observe(took_s)
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
         # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.
         is_plenty = route.startswith(("/health", "/metrics")) or status == HTTPStatus.TOO_MANY_REQUESTS
         log = _log.debug if is_plenty else _log.info
-        log("answered", method=method, route=route, status=status, took_ms=round(context.took_s * 1e3, 1))
+        log("answered", method=method, route=route, status=status, took_ms=round(took_s * 1e3, 1))
 
     def _route(self, scope: Scope) -> str:
         """Return the route's template: labels must not grow with what clients make up."""

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +19,8 @@ from app.errors import DeadlineExceededError, RequestError, RequestTimeoutError
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Header by which a client shortens its deadline."""
+
+_TIMEOUT_KEY = TIMEOUT_HEADER.encode()
 
 _CANCEL_AGAIN_S = 1.0
 """After this long, more than any handler takes to clean up, a cancellation is taken to be lost."""
@@ -52,7 +53,7 @@ class ServeWithinLimits:
         with self._drain.serving():
             self._places.check()
             try:
-                timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(Headers(scope=scope)))
+                timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(context))
                 exchange = _Exchange(scope, receive, context, timeout_s=timeout_s, stall_s=self._limits.stall_s)
                 with self._places.taken_by(exchange.give_up):
                     await exchange.run(self._app, send)
@@ -180,13 +181,13 @@ def _this_task() -> asyncio.Task[Any]:
     return task
 
 
-def _wanted_timeout_s(headers: Headers) -> float:
+def _wanted_timeout_s(context: RequestContext) -> float:
     """Return the deadline a client asks for, infinite when it names none.
 
     Raises:
         RequestError: Not a positive whole number.
     """
-    wanted = headers.get(TIMEOUT_HEADER)
+    wanted = context.header(_TIMEOUT_KEY)
     if wanted is None:
         return float("inf")
     if not (wanted.isascii() and wanted.isdigit() and len(wanted) <= 18 and int(wanted) > 0):

@@ -41,6 +41,15 @@ async def test_anything_else_is_401_before_the_body(harness: Harness, headers: d
     assert refused.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(("keys", "status"), [((b"first-key", b"wrong"), 200), ((b"wrong", b"first-key"), 401)])
+async def test_of_a_header_that_comes_twice_the_first_counts(
+    harness: Harness, keys: tuple[bytes, ...], status: int
+) -> None:
+    asked = RawRequest(chunks(jpeg_of(), b""), JPEG)
+    asked.scope["headers"] += [(b"x-api-key", key) for key in keys]
+    assert (await asked.send_to(harness.app)).status == status
+
+
 async def test_a_key_that_is_no_text_is_401(harness: Harness) -> None:
     refused = RawRequest(chunks(b""), JPEG)
     refused.scope["headers"].append((b"x-api-key", b"\xff\xfe"))
