@@ -184,7 +184,9 @@ class Settings(BaseSettings):
         "DECODE_BUDGET_PIXELS", default=100_000_000, ge=1, meaning="Most pixels being decoded at once, all requests."
     )
     use_nvjpeg: bool = _env(
-        "USE_NVJPEG", default=False, meaning="Decode JPEG on the GPU where nvImageCodec is installed (unverified)."
+        "USE_NVJPEG",
+        default=False,
+        meaning="Decode JPEG by nvImageCodec, where installed: for hosts of one or two free cores (a Jetson: unverified).",
     )
     max_in_flight: int = _env(
         "MAX_IN_FLIGHT", default=64, ge=1, le=65536, meaning="Most requests being served at once; then 429."

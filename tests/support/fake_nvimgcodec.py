@@ -51,8 +51,10 @@ class Codec:
         self.num_decoders = 0
         self.threads: list[int] = []
 
-    def Decoder(self) -> Codec:  # noqa: N802 - the library's name
+    def Decoder(self, *, max_num_cpu_threads: int) -> Codec:  # noqa: N802 - the library's name
         """Open a decoder."""
+        if max_num_cpu_threads < 1:
+            raise ValueError(max_num_cpu_threads)
         if not self.has_gpu:
             raise RuntimeError("CUDA Runtime failure: '#35'")
         self.num_decoders += 1
