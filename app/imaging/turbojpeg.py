@@ -8,12 +8,12 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_ulong, c_void_p
 from ctypes.util import find_library
 from pathlib import Path
 
-import numpy as np
 from turbojpeg import DEFAULT_LIB_PATHS, TJERR_WARNING, TJPF_BGR
 
 from app.domain import Image
 from app.errors import BackendUnavailableError
 from app.imaging.header import damaged, truncated
+from app.imaging.memory import PictureMemory
 
 _TJFLAG_LIMITSCANS = 32768
 """From libturbojpeg 2.1 on: no more than 500 scans; ignored before. The header's reader is stricter; this guards the
@@ -40,6 +40,7 @@ class TurboJpeg:
             self._library = _Library(library or _find_library())
         except (OSError, AttributeError) as cause:
             raise BackendUnavailableError("libturbojpeg is not installed.") from cause
+        self._memory = PictureMemory()
 
     def decode(self, data: bytes, stored_hw: tuple[int, int], denominator: int) -> Image:
         """Decode a grayscale or YCbCr/RGB picture.
@@ -50,7 +51,7 @@ class TurboJpeg:
             denominator: 1, 2, 4 or 8: decode at that fraction.
 
         Returns:
-            (ceil(H / denominator), ceil(W / denominator), 3) uint8 BGR as stored, C-contiguous, new.
+            (ceil(H / denominator), ceil(W / denominator), 3) uint8 BGR as stored, C-contiguous; nobody else has it.
 
         Raises:
             ImageDecodeError: Truncated or damaged beyond decoding. Damage that leaves a whole picture is passed over.
@@ -66,7 +67,7 @@ class TurboJpeg:
             if library.read_header(handle, data, len(data), *said) or (height.value, width.value) != stored_hw:
                 raise damaged()
             rows, columns = (-(-side // denominator) for side in stored_hw)
-            image = np.empty((rows, columns, 3), np.uint8)
+            image = self._memory.take((rows, columns, 3))
             if library.decompress(
                 handle, data, len(data), image.ctypes.data, columns, 0, rows, TJPF_BGR, _TJFLAG_LIMITSCANS
             ):
