@@ -185,8 +185,8 @@ class Settings(BaseSettings):
     )
     use_nvjpeg: bool = _env(
         "USE_NVJPEG",
+        meaning="Decode JPEG by nvImageCodec where installed: for hosts with few free cores (on a Jetson unverified).",
         default=False,
-        meaning="Decode JPEG by nvImageCodec, where installed: for hosts of one or two free cores (a Jetson: unverified).",
     )
     max_in_flight: int = _env(
         "MAX_IN_FLIGHT", default=64, ge=1, le=65536, meaning="Most requests being served at once; then 429."

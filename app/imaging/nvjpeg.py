@@ -21,9 +21,9 @@ _INSTALL = "pip install 'nvidia-nvimgcodec-cu12[nvjpeg]', or -cu13 for a driver 
 class NvJpeg:
     """Decodes JPEG with nvImageCodec. Thread-safe: each thread has a decoder of its own, and with it a stream.
 
-    On an H200 800 to 900 pictures of 1280x886 a second, however many threads ask: the way back to the host takes most of
-    it. One core decodes 380 with libturbojpeg, sixteen 5,500: this is for hosts of one or two free cores. On a Jetson
-    unverified; `python -m tests.device.nvjpeg` compares the two.
+    On an H200 800 to 900 pictures of 1280x886 a second, however many threads ask: most of it goes into the way back to
+    the host. One core decodes 380 with libturbojpeg, sixteen 5,500: this is for hosts of one or two free cores. On a
+    Jetson unverified; `python -m tests.device.nvjpeg` compares the two.
     """
 
     def __init__(self, module: Any = None) -> None:
