@@ -14,7 +14,8 @@ from app.batching.lane import Lane, LaneThread, RunEnd
 from app.batching.lane_pool import LanePool
 from app.batching.observer import Observer, SilentObserver
 from app.batching.policy import share_of
-from app.batching.submission import BatchOutcome, Entry, Run, Submission
+from app.batching.runs import Runs
+from app.batching.submission import BatchOutcome, Entry, Submission
 from app.batching.waiting import WaitingItems
 from app.errors import QueueFullError, ServiceError
 
@@ -27,9 +28,11 @@ _log = structlog.get_logger(__name__)
 class Batcher(Generic[Item, Result]):
     """Runs items of many submissions together on one model's lanes.
 
-    A lane that is free takes what waits, at once: there is no timer. All state belongs to the event loop that the
-    first call runs on, hence no locks; every method must be called there, except the properties, which any thread may
-    read.
+    A lane that is free takes what waits, at once: there is no timer. One that takes ahead is given a full batch, no
+    other, before its run ends; that batch lies ready, counts as waiting, and cannot be withdrawn any more.
+
+    All state belongs to the event loop that the first call runs on, hence no locks; every method must be called there,
+    except the properties, which any thread may read.
 
     A batch that fails is run again item by item, so that one bad item does not fail its neighbours; not so when the
     lane says that the model or the backend cannot be had.
@@ -52,7 +55,7 @@ class Batcher(Generic[Item, Result]):
             name: The model's, for threads and log.
             lanes: At least one. Each gets a thread of its own.
             max_batch: Most items of a run, >= 1.
-            max_waiting: Most items in the queue, >= 1; those in a run do not count.
+            max_waiting: Most items that wait, in the queue or ready, >= 1; those in a run do not count.
             key: What an item may run with: items of equal keys share a batch.
             observer: Told of waits, runs, failures and drops.
             probe_items: A batch that any sound model can run, for `probe`.
@@ -72,7 +75,7 @@ class Batcher(Generic[Item, Result]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: LanePool[Item, Result] | None = None
         self._queue: WaitingItems[Item, Result] = WaitingItems(self._observer)
-        self._runs: dict[LaneThread[Item, Result], Run[Item, Result]] = {}
+        self._runs: Runs[Item, Result] = Runs(self._observer)
         self._health = Health()
         self._is_dispatch_due = False
         self._is_closed = False
@@ -80,8 +83,8 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
-        return len(self._queue)
+        """Items that wait for a run: in the queue, or ready on a lane."""
+        return len(self._queue) + self._runs.num_ready_items
 
     @property
     def running(self) -> int:
@@ -100,9 +103,7 @@ class Batcher(Generic[Item, Result]):
 
     def oldest_run_s(self) -> float:
         """Seconds the longest run under way has been going; 0 when none is."""
-        if self._loop is None or not self._runs:
-            return 0.0
-        return self._loop.time() - min(run.started_at for run in self._runs.values())
+        return 0.0 if self._loop is None else self._runs.oldest_s(self._loop.time())
 
     async def submit(self, items: Sequence[Item], *, group: Hashable, deadline: float) -> BatchOutcome[Result]:
         """Run `items`, with those of others where that fits, and wait for all of their results.
@@ -155,7 +156,7 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         """Let other lanes take over, between two runs, once all of them have started; callers notice nothing.
 
-        Runs under way end on the lanes that have them; what waits goes to the new ones. The former lanes are closed
+        What lanes were given, they run; what is in the queue goes to the new ones. The former lanes are closed
         when none of them runs any more. Where a new one cannot start, what it raised is raised here, and they serve on.
         One call at a time. A batcher that is closed raises ShuttingDownError, or closes them with itself.
         """
@@ -171,7 +172,7 @@ class Batcher(Generic[Item, Result]):
         """Take nothing more, run what waits, fail what is left, close the lanes. A second call does no harm.
 
         Args:
-            drain: False fails what waits at once; runs under way may still end within the grace.
+            drain: False fails what is in the queue at once; what lanes were given may still run within the grace.
             grace_s: Seconds after which whoever still waits gets ShuttingDownError. A lane that is still in a run then
                 is left behind with its thread; it is closed when the run ends, if ever.
         """
@@ -189,7 +190,7 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._is_abandoned = True
             self._queue.shut_down()
-            for entry in (entry for run in self._runs.values() for entry in run.entries):
+            for entry in self._runs.entries():
                 entry.submission.fail(shutting_down(), "shutdown")
             self._dispatch()
         await self._health.wait_for_probe()
@@ -228,39 +229,40 @@ class Batcher(Generic[Item, Result]):
         return True
 
     def _dispatch(self) -> None:
-        """Give what waits to the lanes that are free."""
+        """Give what waits to the lanes that are free, and full batches to those that take ahead."""
         loop, pool = self._open()
         self._is_dispatch_due = False
         now = loop.time()
         while self._queue and pool.num_free:
             entries = self._queue.take(share_of(len(self._queue), pool.num_free, self.max_batch), now)
-            if not entries:
-                continue
-            lane = pool.claim()
-            for entry in entries:
-                entry.submission.enter_run(now)
-            self._runs[lane] = Run(entries, now)
-            lane.post([entry.item for entry in entries])
-            self._observer.waited([now - entry.queued_at for entry in entries])
+            if entries:
+                self._give(pool.claim(), entries, now)
+        while pool.num_ahead and self._queue.has_full_batch(self.max_batch):
+            entries = self._queue.take(self.max_batch, now)
+            if entries:  # fewer, where callers have left in this turn of the loop
+                self._give(pool.claim_ahead(), entries, now)
         if self._is_closed and not self._queue and (not self._runs or self._is_abandoned):
             # All at once: lanes may share what they close.
             pool.stop_free()
 
+    def _give(self, lane: LaneThread[Item, Result], entries: Sequence[Entry[Item, Result]], now: float) -> None:
+        lane.post([entry.item for entry in entries])
+        self._runs.add(lane, entries, now)
+
     def _on_run_end(self, lane: LaneThread[Item, Result], end: RunEnd[Result]) -> None:
         loop, _ = self._open()
-        run, now = self._runs.pop(lane), loop.time()
-        for entry in run.entries:
-            entry.submission.leave_run(now)
+        now = loop.time()
+        entries = self._runs.end(lane, end.ended_at, now)
         if end.error is None:
-            self._health.note_passed(len(run.entries), end.took_s)
-            for entry, result in zip(run.entries, end.results, strict=True):
+            self._health.note_passed(len(entries), end.took_s)
+            for entry, result in zip(entries, end.results, strict=True):
                 entry.submission.succeed(entry.index, result)
         else:
             self._health.note_failed()
-            is_retried = self._queue.settle_failed(run.entries, end.error, now, may_retry=not self._is_abandoned)
-            num_items = len(run.entries)
+            is_retried = self._queue.settle_failed(entries, end.error, now, may_retry=not self._is_abandoned)
+            num_items = len(entries)
             _log.error("run failed", model=self.name, num_items=num_items, is_retried=is_retried, exc_info=end.error)
             self._observer.failed()
         self._dispatch()
         if end.error is None:
-            self._observer.ran(len(run.entries), end.took_s)
+            self._observer.ran(len(entries), end.took_s)

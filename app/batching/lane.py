@@ -31,6 +31,9 @@ class Lane(Generic[Item, Result]):
     stuck. Lanes may share what they close, if closing it twice does no harm."""
     start: Callable[[], None] | None = None
     """Makes what `run` needs; called once, before the first run. Where it raises, the lane is closed and never runs."""
+    takes_ahead: bool = False
+    """Whether a full batch may be given to it before its run ends, so that its device does not wait for the event loop
+    between two runs. Of use where the device is not the core that the loop needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,10 +43,12 @@ class RunEnd(Generic[Result]):
     results: list[Result]
     error: BaseException | None
     took_s: float
+    ended_at: float
+    """By `time.monotonic`, which is the event loop's clock."""
 
 
 class LaneThread(Generic[Item, Result]):
-    """Runs a lane's batches one after the other and tells the event loop how each ended.
+    """Runs a lane's batches one after the other and tells the event loop how each ended, in order.
 
     All methods are called on the event loop's thread; so are the callbacks. The thread is a daemon: a run that never
     ends must not keep the process from ending.
@@ -69,12 +74,17 @@ class LaneThread(Generic[Item, Result]):
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def takes_ahead(self) -> bool:
+        """See `Lane.takes_ahead`."""
+        return self._lane.takes_ahead
+
     def post(self, items: Sequence[Item]) -> None:
-        """Hand over a batch; `on_end` follows, whatever happens in the run."""
+        """Hand over a batch, for good; `on_end` follows, whatever happens in the run."""
         self._batches.put(items)
 
     def stop(self) -> None:
-        """Close the lane after the batch it runs; `on_stop` follows."""
+        """Close the lane after the batches it was given; `on_stop` follows."""
         self._batches.put(None)
 
     def join(self) -> None:
@@ -116,7 +126,8 @@ class LaneThread(Generic[Item, Result]):
                 raise InferenceError(f"{len(items)} items went in, {len(results)} results came out.")  # noqa: TRY301 - see above
         except BaseException as cause:  # noqa: BLE001 - even SystemExit in a lane must reach those who wait for it
             error = cause
-        return RunEnd(results=results, error=error, took_s=time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+        return RunEnd(results=results, error=error, took_s=took_s, ended_at=time.monotonic())
 
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
         try:

@@ -22,6 +22,8 @@ class _Crew(Generic[Item, Result]):
     num_alive: int
     num_starting: int
     free: list[LaneThread[Item, Result]] = field(default_factory=list)
+    without_ready: dict[LaneThread[Item, Result], None] = field(default_factory=dict)
+    """Lanes in a run that take ahead and have no batch ready behind it, by when their runs began."""
     all_started: asyncio.Event = field(default_factory=asyncio.Event)
     start_error: BaseException | None = None
     """Of the first lane that could not start."""
@@ -50,7 +52,7 @@ class LanePool(Generic[Item, Result]):
             name: For their threads.
             loop: Whose thread everything is called on.
             on_ready: Called when a lane that had to start first has become free.
-            on_end: Called when a run has ended, its lane being free again.
+            on_end: Called when a run has ended, its lane being free again or in its next run.
         """
         self._name = name
         self._mailbox = Mailbox(loop)
@@ -65,6 +67,11 @@ class LanePool(Generic[Item, Result]):
     def num_free(self) -> int:
         """Lanes that could run now."""
         return len(self._crew.free)
+
+    @property
+    def num_ahead(self) -> int:
+        """Lanes in a run that could be given the batch after it."""
+        return len(self._crew.without_ready)
 
     @property
     def num_lanes(self) -> int:
@@ -104,7 +111,16 @@ class LanePool(Generic[Item, Result]):
 
     def claim(self) -> LaneThread[Item, Result]:
         """Take a lane out of the free ones: the one that ran last, whose caches are warm. Only while `num_free` > 0."""
-        return self._crew.free.pop()
+        thread = self._crew.free.pop()
+        if thread.takes_ahead:
+            self._crew.without_ready[thread] = None
+        return thread
+
+    def claim_ahead(self) -> LaneThread[Item, Result]:
+        """Choose who is given a batch before its run ends: whose run began first. Only while `num_ahead` > 0."""
+        thread = next(iter(self._crew.without_ready))
+        del self._crew.without_ready[thread]
+        return thread
 
     def stop_free(self) -> None:
         """Close the lanes that are free now, and each other one when it is; none of them is claimed again."""
@@ -160,7 +176,11 @@ class LanePool(Generic[Item, Result]):
 
     def _on_end(self, thread: LaneThread[Item, Result], end: RunEnd[Result]) -> None:
         crew = self._crews[thread]
-        crew.free.append(thread)
+        if thread.takes_ahead and thread not in crew.without_ready:
+            crew.without_ready[thread] = None  # it runs what lay ready
+        else:
+            crew.without_ready.pop(thread, None)
+            crew.free.append(thread)
         self._on_run_end(thread, end)
         self._stop_when_idle(crew)
 

@@ -108,6 +108,18 @@ class FairQueue(Generic[Entry]):
             batch.append(self._pop(next(iter(self._groups_by_key[key])), key))
         return batch
 
+    def count_next(self, limit: int) -> int:
+        """Return how many entries `take(limit)` would."""
+        if not self._groups:
+            return 0
+        key = next(iter(next(iter(self._groups.values()))))
+        count = 0
+        for group in self._groups_by_key[key]:
+            count += len(self._groups[group][key])
+            if count >= limit:
+                return limit
+        return count
+
     def entries(self) -> list[Entry]:
         """Return everything that waits, group by group; the queue keeps it."""
         return [entry for keys in self._groups.values() for waiting in keys.values() for entry in waiting]

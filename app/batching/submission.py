@@ -74,12 +74,12 @@ class Submission(Generic[Item, Result]):
         self._queued_s = 0.0
         self._ran_s = 0.0
 
-    def enter_run(self, now: float) -> None:
-        """Note that an entry is handed to a lane."""
-        self.num_waiting -= 1
+    def enter_run(self, at: float) -> None:
+        """Note that an entry runs since `at`: the past, where a lane took it by itself."""
         if self._num_running == 0:
-            self._queued_s += now - self._mark
-            self._mark = now
+            at = max(at, self._mark)
+            self._queued_s += at - self._mark
+            self._mark = at
         self._num_running += 1
 
     def leave_run(self, now: float) -> None:
@@ -103,11 +103,3 @@ class Submission(Generic[Item, Result]):
         if not self.future.done():
             self.gone_reason = reason
             self.future.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run(Generic[Item, Result]):
-    """A batch on its way through a lane."""
-
-    entries: list[Entry[Item, Result]]
-    started_at: float

@@ -45,7 +45,14 @@ class WaitingItems(Generic[Item, Result]):
                 self.expire(entry.submission)
             elif entry.submission.future.done():
                 self.withdraw(entry.submission)
-        return [entry for entry in taken if not entry.submission.future.done()]
+        wanted = [entry for entry in taken if not entry.submission.future.done()]
+        for entry in wanted:
+            entry.submission.num_waiting -= 1
+        return wanted
+
+    def has_full_batch(self, max_batch: int) -> bool:
+        """Whether what runs next fills a batch."""
+        return len(self._queue) >= max_batch and self._queue.count_next(max_batch) == max_batch
 
     def withdraw(self, submission: Submission[Item, Result]) -> None:
         """Take a submission's items out of the queue, its caller having been answered or gone away."""

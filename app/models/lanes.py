@@ -74,7 +74,11 @@ class WideBackend:
 
 
 def make_lanes(
-    head: Head[Item, Result], backends: Sequence[Backend], *, warm: Callable[[Backend], None] | None = None
+    head: Head[Item, Result],
+    backends: Sequence[Backend],
+    *,
+    warm: Callable[[Backend], None] | None = None,
+    takes_ahead: bool = False,
 ) -> list[Lane[Item, Result]]:
     """Return a lane for each backend.
 
@@ -82,9 +86,15 @@ def make_lanes(
         head: What runs on them.
         backends: One a lane, one thread each.
         warm: Called with the backend on the lane's thread before its first run; None calls nothing.
+        takes_ahead: See `Lane`.
     """
     return [
-        Lane(run=partial(head.run, backend), close=backend.close, start=partial(warm, backend) if warm else None)
+        Lane(
+            run=partial(head.run, backend),
+            close=backend.close,
+            start=partial(warm, backend) if warm else None,
+            takes_ahead=takes_ahead,
+        )
         for backend in backends
     ]
 

@@ -218,7 +218,7 @@ class ModelLoader:
     def _lanes(self, head: Any, runner: _Runner, spec: ModelSpec) -> list[Lane[Any, Any]]:
         num_cores = self._options.num_cores
         if not runner.opener.is_on_cpu:
-            return make_lanes(head, runner.backends, warm=self._warming(runner.graph, spec))
+            return make_lanes(head, runner.backends, warm=self._warming(runner.graph, spec), takes_ahead=True)
         if num_cores == 1:
             return make_lanes(head, runner.backends)
         (wide,) = runner.opener.open(

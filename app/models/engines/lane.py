@@ -49,7 +49,7 @@ class EngineLane:
 
     def lane(self) -> Lane[Any, Any]:
         """Return what a batcher takes."""
-        return Lane(run=self._run, close=self._close, start=self._start)
+        return Lane(run=self._run, close=self._close, start=self._start, takes_ahead=True)
 
     async def serve(self, backend: str, metrics: Metrics, *, max_waiting: int) -> LoadedModel[Any, Any]:
         """Open the engine and return a model that this lane alone serves.
