@@ -107,13 +107,16 @@ EXPECTED_ERRORS = (InferenceError, ModelBuildingError, DeadlineExceededError, Qu
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("fault_rate", [0.0, 0.3])
-async def test_every_call_ends_and_none_gets_anothers_answer(seed: int, fault_rate: float) -> None:
+@pytest.mark.parametrize("takes_ahead", [False, True])
+async def test_every_call_ends_and_none_gets_anothers_answer(
+    seed: int, fault_rate: float, *, takes_ahead: bool
+) -> None:
     """Random cancellations, deadlines, faults and a close in the middle or at the end."""
     with structlog.testing.capture_logs():
-        await _run_chaos(seed, fault_rate)
+        await _run_chaos(seed, fault_rate, takes_ahead=takes_ahead)
 
 
-async def _run_chaos(seed: int, fault_rate: float) -> None:
+async def _run_chaos(seed: int, fault_rate: float, *, takes_ahead: bool) -> None:
     chance = random.Random(seed)
     books = Books()
     num_lanes = chance.choice([1, 2, 4])
@@ -125,7 +128,7 @@ async def _run_chaos(seed: int, fault_rate: float) -> None:
 
     batcher: Batcher[Item, object] = Batcher(
         "chaos",
-        [Lane(run=lane.run, close=lane.close) for lane in lanes],
+        [Lane(run=lane.run, close=lane.close, takes_ahead=takes_ahead) for lane in lanes],
         max_batch=chance.choice([1, 3, 8]),
         max_waiting=chance.choice([20, 1000]),
         key=admit,

@@ -63,6 +63,16 @@ def test_first_in_first_out_within_a_group_and_key(places: list[tuple[str, int]]
 
 
 @given(places=places_lists, limit=limits)
+def test_how_many_come_next_is_known_before_they_are_taken(places: list[tuple[str, int]], limit: int) -> None:
+    """Looking changes nothing, and tells the batch's length."""
+    queue: FairQueue[Item] = FairQueue()
+    add_all(queue, places)
+    while queue:
+        assert queue.count_next(limit) == queue.count_next(limit) == len(queue.take(limit))
+    assert queue.count_next(limit) == 0
+
+
+@given(places=places_lists, limit=limits)
 def test_a_batch_is_as_full_as_the_key_allows(places: list[tuple[str, int]], limit: int) -> None:
     """No place stays empty while an item of the same key waits."""
     queue: FairQueue[Item] = FairQueue()

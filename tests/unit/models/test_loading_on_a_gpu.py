@@ -41,6 +41,8 @@ class ThreadedCuda(FakeCuda):
         super().__init__(is_eager=True)
         self.threads: set[str] = set()
         self.refused: str | None = None
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+        self.may_go_on.set()
 
     def malloc(self, num_bytes: int) -> int:
         name = threading.current_thread().name
@@ -48,6 +50,11 @@ class ThreadedCuda(FakeCuda):
         if self.refused and name.startswith(self.refused):
             raise CudaError("cudaMalloc: cudaErrorMemoryAllocation, out of memory")
         return super().malloc(num_bytes)
+
+    def stream_synchronize(self, stream: int) -> None:
+        self.has_begun.set()
+        assert self.may_go_on.wait(30)
+        super().stream_synchronize(stream)
 
 
 @pytest.fixture
@@ -100,6 +107,32 @@ async def test_every_bucket_is_warm_before_the_model_serves(
     assert cuda.calls["malloc"] == mallocs
     await model.close(grace_s=10)
     assert not cuda.held
+
+
+async def test_a_lane_is_given_its_next_full_batch_during_a_run(
+    loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec, metrics: Metrics
+) -> None:
+    """What is given cannot be withdrawn: callers who leave are not counted as dropped."""
+    model = await loader.load(spec)
+    assert model.batcher.max_batch == 4
+    cuda.has_begun.clear()
+    cuda.may_go_on.clear()
+    deadline = asyncio.get_running_loop().time() + 60
+    item = items_of(spec)[0]
+    first = asyncio.create_task(model.batcher.submit([item], group="first", deadline=deadline))
+    assert await asyncio.to_thread(cuda.has_begun.wait, 30)
+    callers = [asyncio.create_task(model.batcher.submit([item] * 4, group=1, deadline=deadline)) for _ in range(2)]
+    while model.batcher.waiting < 8:  # noqa: ASYNC110 - they are on their way
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    dropped = {"model": spec.name, "reason": "cancelled"}
+    assert metrics.registry.get_sample_value("jetface_dropped_items_total", dropped) == 4
+    cuda.may_go_on.set()
+    assert len((await first).results) == 1
+    await model.close(grace_s=10)
 
 
 async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
