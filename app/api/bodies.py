@@ -34,6 +34,10 @@ OTHER_FIELD = "other"
 _BOUNDARY = re.compile(rb"[ !#-\[\]-~]{1,70}")
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 2**20
+_MAX_KNOWN = 256
+_MAX_KNOWN_BYTES = 1024
+"""Most queries whose meaning is kept, and the longest of them."""
+
 _LARGE_BODY_BYTES = 2**18
 """A quarter of a megabyte parses in less time than a hop to another thread is worth."""
 
@@ -51,11 +55,12 @@ class PictureRequest(Generic[Options]):
 
 
 class Bodies:
-    """Reads bodies. Stateless."""
+    """Reads bodies. Belongs to the event loop."""
 
     def __init__(self, limits: RequestLimits, pool: WorkPool) -> None:
         self._limits = limits
         self._pool = pool
+        self._known: dict[tuple[type[AnswerFormat], bytes], AnswerFormat] = {}
 
     async def read(
         self, request: Request, options_model: type[Options], body_model: type[PicturesBody]
@@ -86,7 +91,7 @@ class Bodies:
             found = await self._read_form(request, content_type, options_model)
         elif media_type in PICTURE_TYPES:
             body = await self._read_bytes(request)
-            found = PictureRequest([EncodedPicture(body)], validate(options_model, _query(request)))
+            found = PictureRequest([EncodedPicture(body)], self._options_of_query(request, options_model))
         else:
             raise UnsupportedMediaError(
                 f"Send one of these as Content-Type: {', '.join(ACCEPTED_TYPES)}.", accepted=list(ACCEPTED_TYPES)
@@ -95,6 +100,18 @@ class Bodies:
         if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
             raise RequestError("Too many pictures in one request.", max_images=self._limits.max_images)
         return found
+
+    def _options_of_query(self, request: Request, options_model: type[Options]) -> Options:
+        """Return the options a query means; callers ask for the same again and again, so what it means is kept."""
+        key = (options_model, request.scope["query_string"])
+        options = self._known.get(key)
+        if not isinstance(options, options_model):
+            options = validate(options_model, _query(request))
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            if len(key[1]) <= _MAX_KNOWN_BYTES:
+                self._known[key] = options
+        return options
 
     async def _read_fields(
         self,

@@ -26,6 +26,12 @@ async def post(client: httpx.AsyncClient, path: str, num_pictures: int = 1, **fi
     return found
 
 
+def _first_face(found: dict[str, Any]) -> dict[str, Any]:
+    pictures = found["data"] if "data" in found else found["pictures"]
+    face: dict[str, Any] = pictures[0]["faces"][0]
+    return face
+
+
 class TestBodies:
     """The same request in four bodies asks for the same."""
 
@@ -42,6 +48,23 @@ class TestBodies:
             assert harness.extractor.sources == [EncodedPicture(jpeg_of())]
             assert harness.extractor.options is not None
             assert harness.extractor.options.score_threshold == 0.25
+
+    async def test_a_query_means_the_same_every_time_and_to_each_route_its_own(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        """However many there are, and however long."""
+        queries = [f"threshold=0.{number:03}" for number in range(300)] + ["threshold=0.5&fields=" + "bbox," * 500]
+        for query in [*queries, *queries[-3:]]:
+            for path, fields in (("/extract", 16), ("/detect", 3)):
+                asked = query if path == "/extract" else query.partition("&")[0]
+                answer = await client.post(f"{path}?{asked}", content=jpeg_of(), headers={"content-type": "image/jpeg"})
+                assert answer.status_code == 200
+                assert len(_first_face(answer.json())) <= fields
+                assert harness.extractor.options is not None
+                assert harness.extractor.options.score_threshold == float(asked.partition("&")[0][10:])
+        headers = {"content-type": "image/jpeg"}
+        for _ in range(2):
+            assert (await client.post("/extract?threshold=2", content=jpeg_of(), headers=headers)).status_code == 422
 
     async def test_one_or_many_files_with_options_as_fields(self, client: httpx.AsyncClient, harness: Harness) -> None:
         answer = await client.post(
