@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from typing_extensions import Self
 from app.backends.protocol import Backend
 from app.domain import Batch, Detections, Image, Scores, Tensor
 from app.errors import InferenceError
-from app.geometry.boxes import MAX_CANDIDATES, box_areas, keep_apart
+from app.geometry.boxes import MAX_CANDIDATES, box_areas, keep_apart_in_groups
 from app.models.graphs.pixels import to_batch
 from app.specs import ModelSpec
 
@@ -203,16 +203,17 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
     """
     num_anchors = scores.shape[1]
     scores = scores.reshape(-1)
-    # No value is beyond these two, and where one is no number, neither are they: two passes without a temporary array.
-    low, high = np.minimum.reduce(scores), np.maximum.reduce(scores)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InferenceError("The detector's scores are not finite.")
-    # float32, as the scores are: 0.7 must reach a threshold of 0.7.
+    # float32, as the scores are: 0.7 must reach a threshold of 0.7. Bits of floats from 0 on are ordered as the numbers
+    # are, and those of all that is negative, infinite or no number come after: one pass over the scores tells all.
     least = np.float32(min(thresholds))
-    if high < least:
+    rows = (scores.view(np.uint32) >= least.view(np.uint32)).nonzero()[0]
+    if not len(rows):
         return None
-    rows = (scores >= least).nonzero()[0]
     # What follows is done for the few that pass, of all canvases at once: a call costs more than what it computes.
+    found = scores[rows]
+    if not np.isfinite(found).all():
+        raise InferenceError("The detector's scores are not finite.")
+    rows = rows[found >= least]
     items = rows // num_anchors
     if max(thresholds) > min(thresholds):
         kept = scores[rows] >= np.array(thresholds, np.float32)[items]
@@ -227,15 +228,14 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
 
 def _suppressed(faces: Detections, counts: list[int]) -> tuple[Detections, list[int]]:
     """Suppress overlaps among the `counts[0]` first rows, among the `counts[1]` next ones, and so on; best first."""
-    kept: list[int] = []
-    kept_counts: list[int] = []
-    start = 0
-    for count in counts:
-        apart = keep_apart(faces.boxes[start : start + min(count, MAX_CANDIDATES)])
-        kept += [start + index for index in apart]
-        kept_counts.append(len(apart))
-        start += count
-    return (faces if len(kept) == start else faces.take(np.array(kept, np.intp))), kept_counts
+    stops = list(itertools.accumulate(counts))
+    groups = [
+        (stop - count, stop - count + min(count, MAX_CANDIDATES)) for stop, count in zip(stops, counts, strict=True)
+    ]
+    kept = keep_apart_in_groups(faces.boxes, groups)
+    return (faces if len(kept) == stops[-1] else faces.take(np.array(kept, np.intp))), [
+        bisect_left(kept, stop) - bisect_left(kept, start) for start, stop in groups
+    ]
 
 
 def _split(faces: Detections, counts: list[int]) -> list[Detections]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from app.geometry.boxes import (
     box_areas,
     intersection_matrix,
     iou_matrix,
+    keep_apart,
+    keep_apart_in_groups,
     largest_first,
     merge_looks,
     suppress_overlaps,
@@ -81,6 +85,25 @@ def test_suppression_takes_boxes_without_area(boxes: np.ndarray) -> None:
     """Lines and points are no error."""
     kept = suppress_overlaps(boxes, np.linspace(1, 0, len(boxes), dtype=np.float32))
     assert len(set(kept.tolist())) == len(kept) <= len(boxes)
+
+
+@given(
+    boxes=box_arrays(min_side_px=1),
+    cuts=st.lists(st.integers(0, 25), max_size=6),
+    iou_threshold=st.sampled_from(THRESHOLDS),
+)
+def test_groups_are_suppressed_as_if_alone(boxes: np.ndarray, cuts: list[int], iou_threshold: float) -> None:
+    ends = [0, *sorted(min(cut, len(boxes)) for cut in cuts), len(boxes)]
+    groups = list(itertools.pairwise(ends))
+    alone = [
+        start + row for start, stop in groups for row in keep_apart(boxes[start:stop], iou_threshold=iou_threshold)
+    ]
+    assert keep_apart_in_groups(boxes, groups, iou_threshold=iou_threshold) == alone
+
+
+def test_many_boxes_are_suppressed_group_by_group() -> None:
+    boxes = np.tile(np.array([[0, 0, 9, 9], [1, 1, 9, 9]], np.float32), (200, 1))
+    assert keep_apart_in_groups(boxes, [(0, 200), (200, 300)]) == [0, 200]
 
 
 def test_suppression_is_bounded() -> None:
