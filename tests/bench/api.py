@@ -31,6 +31,9 @@ from tests.support.server import free_port, running
 
 _SERVER = ("uvicorn", "--factory", "--http", "app.api.connections:BoundedProtocol", "--ws", "none", "--no-access-log",
            "--no-server-header", "--log-level", "warning")  # fmt: skip
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+"""What glibc comes to by itself once a service has decoded pictures: here it would give a body's pages back or not, as
+luck has it."""
 _PICTURE_BYTES = 130_000
 _ANSWER_BYTES = 6_000
 
@@ -94,7 +97,7 @@ def _serving(factory: str, folder: Path, loop: str) -> Iterator[tuple[int, int]]
     """Start a server; yield its port and process."""
     port = free_port()
     command = [sys.executable, "-m", *_SERVER, "--loop", loop, "--port", str(port), f"tests.bench.api:{factory}"]
-    with running(command, port, folder / f"{factory}.log", dict(os.environ)) as server:
+    with running(command, port, folder / f"{factory}.log", {**_ALLOCATOR, **os.environ}) as server:
         server.wait_until_listening()
         yield port, server.process.pid
 
