@@ -1,4 +1,6 @@
-"""What a batcher itself costs: lanes that return their items, a closed loop of callers. Prints one table.
+"""What a batcher itself costs, and what a busy event loop costs its device. Prints two tables.
+
+The first: lanes that return their items, a closed loop of callers. The second: a lane that always has work.
 
 Run with `python -m tests.bench.batching`.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.batching.batcher import Batcher
@@ -53,8 +56,46 @@ async def measure(load: Load) -> tuple[float, float]:
     return cpu_s / (len(calls_s) * load.num_items) * 1e6, sorted(calls_s)[len(calls_s) // 2] * 1e6
 
 
+RUN_S, SPIN_S = 0.002, 0.001
+"""Seconds of a run, in which no lock is held, as on a GPU; seconds of Python in each turn of the loop."""
+
+
+async def measure_busy(*, takes_ahead: bool) -> float:
+    """Return runs a second of a lane that always has work, on a loop that has other work too."""
+    num_runs, is_over = 0, False
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        nonlocal num_runs
+        num_runs += 1
+        time.sleep(RUN_S)
+        return items
+
+    async def spin() -> None:
+        while not is_over:
+            end = time.perf_counter() + SPIN_S
+            while time.perf_counter() < end:
+                pass
+            await asyncio.sleep(0)
+
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SECONDS_A_ROW
+
+    async def call(caller: int) -> None:
+        while (started := loop.time()) < end:
+            await batcher.submit([caller], group=caller, deadline=started + 10)
+
+    lane: Lane[int, int] = Lane(run=run, takes_ahead=takes_ahead)
+    batcher = Batcher("bench", [lane], max_batch=8, max_waiting=1000, observer=MetricsObserver(Metrics(), "bench"))
+    spinner = asyncio.create_task(spin())
+    await asyncio.gather(*(call(caller) for caller in range(32)))
+    is_over = True
+    await spinner
+    await batcher.close()
+    return num_runs / SECONDS_A_ROW
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     sys.stdout.write(
         "| callers x items each | lanes, max_batch | CPU us an item | p50 us a call |\n|---|---|---|---|\n"
     )
@@ -63,6 +104,14 @@ def main() -> None:
         sys.stdout.write(
             f"| {load.num_callers} x {load.num_items} | {load.num_lanes}, {load.max_batch} "
             f"| {cpu_us:.0f} | {call_us:,.0f} |\n"
+        )
+    sys.stdout.write(
+        f"\nRuns of {RUN_S * 1000:.0f} ms, {SPIN_S * 1000:.0f} ms of Python in each turn of the loop:\n\n"
+        "| takes ahead | runs a second |\n|---|---|\n"
+    )
+    for takes_ahead in (False, True):
+        sys.stdout.write(
+            f"| {'yes' if takes_ahead else 'no'} | {asyncio.run(measure_busy(takes_ahead=takes_ahead)):.0f} |\n"
         )
 
 
