@@ -47,12 +47,12 @@ from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
 from app.settings import Settings
 from app.specs import ModelSpec, default_registry_dir, read_registry
+from app.threads import short_turns
 
 _log = structlog.get_logger("jetface")
 
 DEFAULT_SCORE_THRESHOLD = 0.6
 """Least detector score where neither request, settings nor registry entry name one; as InsightFace-REST has it."""
-
 CLOSE_GRACE_S = 1.0
 """Longest wait for runs under way when a service is closed: by then its callers have their answers."""
 
@@ -198,25 +198,26 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
 async def running(service: Service) -> AsyncIterator[Service]:
     """Run a service on the current loop, and close everything in the end.
 
-    With `MODEL_PRELOAD` its models begin to load at once, in the background: the process is alive while they are
-    downloaded, and ready when they serve. A model that fails to load says so in its state and is tried again.
+    With `MODEL_PRELOAD` its models begin to load at once, in the background: the process is alive meanwhile, and ready
+    when they serve. A model that fails to load says so in its state and is tried again.
     """
     preloads = [
         asyncio.create_task(_preload(service.store, name), name=f"preload {name}")
         for name in (service.chosen.names if service.settings.model_preload else ())
     ]
     service.telemetry.start()
-    try:
-        yield service
-    finally:
-        service.telemetry.stop()
-        if service.engines:
-            await service.engines.close()
-        await service.store.close(grace_s=CLOSE_GRACE_S)
-        await asyncio.gather(*preloads)
-        service.model_loader.close()
-        await service.loader.aclose()
-        service.pool.close()
+    with short_turns(are_wanted=not service.backend.is_on_cpu):
+        try:
+            yield service
+        finally:
+            service.telemetry.stop()
+            if service.engines:
+                await service.engines.close()
+            await service.store.close(grace_s=CLOSE_GRACE_S)
+            await asyncio.gather(*preloads)
+            service.model_loader.close()
+            await service.loader.aclose()
+            service.pool.close()
 
 
 @asynccontextmanager

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
@@ -20,6 +21,29 @@ from app.deadlines import Deadlines
 from app.errors import DeadlineExceededError, ShuttingDownError
 
 T = TypeVar("T")
+
+_SHORT_TURN_S = 0.0005
+"""Most a thread keeps the interpreter lock from others that ask for it; Python's own value is 5 ms."""
+
+
+@contextmanager
+def short_turns(*, are_wanted: bool) -> Iterator[None]:
+    """Let threads pass the interpreter lock on sooner, where wanted.
+
+    For threads that feed a GPU: they let go of the lock in each call to it, and the GPU stands idle while they wait to
+    get it back from a busy event loop. On an H200 0.5 ms give 920 pictures a second instead of 810; 0.1 ms no more.
+    Where cores compute the graphs it gains nothing, and costs requests under overload.
+
+    Args:
+        are_wanted: Otherwise the interpreter's interval stays.
+    """
+    usual_s = sys.getswitchinterval()
+    if are_wanted:
+        sys.setswitchinterval(_SHORT_TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
 
 
 class Mailbox:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.errors import DeadlineExceededError, ImageDecodeError, ShuttingDownError
-from app.threads import Mailbox, Threads
+from app.threads import Mailbox, Threads, short_turns
 
 
 @pytest.fixture
@@ -236,3 +237,12 @@ class TestMailbox:
         for _ in range(2):
             with pytest.raises(RuntimeError):
                 mailbox.post(print)
+
+
+def test_turns_are_short_where_wanted_and_as_before_afterwards() -> None:
+    usual_s = sys.getswitchinterval()
+    with short_turns(are_wanted=False):
+        assert sys.getswitchinterval() == usual_s
+    with short_turns(are_wanted=True):
+        assert sys.getswitchinterval() < usual_s
+    assert sys.getswitchinterval() == usual_s
