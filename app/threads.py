@@ -171,8 +171,8 @@ class Threads:
         if len(self._threads) < self._num_threads:
             name = f"{self._name}_{len(self._threads)}"
             thread = threading.Thread(target=self._live, name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)  # only now: where none can be started, the next call tries again
 
     def _live(self) -> None:
         while (call := self._calls.get()) is not None:
