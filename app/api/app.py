@@ -87,6 +87,8 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         description="Pictures in; faces out: boxes, landmarks, embeddings.",
         lifespan=lifespan,
         redirect_slashes=False,
+        # Nothing here collects traces, and whether somebody does is asked in the environment, once a request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     pictures = (
         extract_router(services),
