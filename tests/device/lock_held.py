@@ -78,7 +78,7 @@ def main(**options: Any) -> None:
     body = post("/extract?threshold=0.5", one_face_jpeg(options["images"]), "image/jpeg")
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        environ = settings_of(device, options["weights"], options["det_model"], options["rec_model"])
+        environ = settings_of(options)
         os.environ.update(environ, HOST="127.0.0.1", PORT=str(port), MODELS_DIR=folder, MODEL_DOWNLOAD="0")
         server = uvicorn.Server(uvicorn.Config(create_app(Settings()), port=port, log_config=None))
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]  # of older uvicorns

@@ -29,7 +29,7 @@ def main(**options: Any) -> None:
     """Measure memory; ends with 1 where it grew."""
     cuda = open_device(options["device"])
     report = Report("Memory over many requests", describe(cuda))
-    settings = settings_of(options["device"], options["weights"], options["det_model"], options["rec_model"])
+    settings = settings_of(options)
     bodies = [post("/extract?threshold=0.5", body, kind) for kind, body in mixed_requests(options["images"])]
     with tempfile.TemporaryDirectory() as name, serving(Path(name), settings) as server:
         target = Target(port_of(server), server.process.pid)

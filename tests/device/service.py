@@ -39,7 +39,7 @@ def main(**options: Any) -> None:
     """Measure the service; ends with 1 where a ratio is missed."""
     device = options["device"]
     report = Report("The whole service, one face in a 1280x886 JPEG", describe(open_device(device)))
-    settings = settings_of(device, options["weights"], options["det_model"], options["rec_model"])
+    settings = settings_of(options)
     with tempfile.TemporaryDirectory() as name:
         picture = Path(name, "one.jpg")
         picture.write_bytes(one_face_jpeg(options["images"]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tests.device.gpu import DeviceName
 from tests.support.server import Server, running_server
 
 Command = Callable[..., Any]
@@ -25,24 +24,26 @@ def service_options(command: Command) -> Command:
         click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of JPEGs."),
         click.option("--det-model", default="det_500m", help="Registry name; its file is in --weights."),
         click.option("--rec-model", default="w600k_mbf_dequantized", help="Registry name; its file is in --weights."),
+        click.option("--set", "variables", multiple=True, help="NAME=VALUE of the service, over those set here."),
     ):
         command = option(command)
     return command
 
 
-def settings_of(device: DeviceName, weights: Path, det_model: str, rec_model: str) -> dict[str, str]:
-    """Return the settings of a service with these models."""
+def settings_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a service, from what `service_options` adds to a command."""
     return {
         "BACKEND": "onnxruntime",
-        "ORT_PROVIDERS": device,
-        "MODEL_MIRROR": str(weights.resolve()),
-        "DET_MODEL": det_model,
-        "REC_MODEL": rec_model,
-        "DET_BATCH_SIZE": "8",
+        "ORT_PROVIDERS": options["device"],
+        "MODEL_MIRROR": str(options["weights"].resolve()),
+        "DET_MODEL": options["det_model"],
+        "REC_MODEL": options["rec_model"],
+        "DET_BATCH_SIZE": "16",
         "REC_BATCH_SIZE": "32",
         "MAX_IN_FLIGHT": "256",
         "MODEL_PRELOAD": "1",
         "LOG_LEVEL": "WARNING",
+        **dict(variable.split("=", 1) for variable in options["variables"]),
     }
 
 
