@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     )
     gpu_memory_limit_bytes: int = _env(
         "GPU_MEMORY_LIMIT_BYTES", default=0, ge=0,
-        meaning="Most GPU memory of a model on ONNX Runtime, its input and output buffers aside, bytes; 0: no limit.",
+        meaning="Most GPU memory of a model on ONNX Runtime, each batch size and canvas, bytes; 0: no limit.",
     )  # fmt: skip
     trt_engine_cache_enable: bool = _env(
         "TRT_ENGINE_CACHE_ENABLE", default=True, meaning="Keep TensorRT engines between starts."
