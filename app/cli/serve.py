@@ -18,7 +18,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
     With several workers uvicorn spawns them, never forks, starts another in place of one that died, and hands each the
     one socket it listens on: a connection goes to a worker that is free to take it. The access log is ours, with the
-    request id.
+    request id. Nothing depends on who a proxy says that it speaks for.
     """
     return {
         "host": settings.host,
@@ -29,6 +29,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "timeout_graceful_shutdown": SERVER_GRACE_S,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,
     }
 
 
