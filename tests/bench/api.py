@@ -30,7 +30,7 @@ from tests.support.fakes import FakeExtractor, Harness
 from tests.support.server import free_port, running
 
 _SERVER = ("uvicorn", "--factory", "--http", "app.api.connections:BoundedProtocol", "--ws", "none", "--no-access-log",
-           "--no-server-header", "--log-level", "warning")  # fmt: skip
+           "--no-server-header", "--no-proxy-headers", "--log-level", "warning")  # fmt: skip
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 """What glibc comes to by itself once a service has decoded pictures: here it would give a body's pages back or not, as
 luck has it."""
