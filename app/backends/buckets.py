@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,19 +35,6 @@ def most_kept(max_batch_size: int) -> int:
     return max(16, 5 * len(buckets_up_to(max_batch_size)))
 
 
-@runtime_checkable
-class PlansAhead(Protocol):
-    """A backend that gets ready for several shapes at a time."""
-
-    def plan(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Get ready for batches of these shapes (N, ...); called by the backend's owner.
-
-        Raises:
-            InferenceError: A run failed.
-        """
-        ...
-
-
 def warm(
     backend: Backend, item_shapes: Sequence[tuple[int, ...]], dtype: DTypeLike = np.float32, *, num_runs: int = 1
 ) -> None:
@@ -62,13 +49,10 @@ def warm(
     Raises:
         InferenceError: A run failed.
     """
-    buckets = buckets_up_to(backend.max_batch_size)[::-1]
-    shapes = [(bucket, *shape) for shape in item_shapes for bucket in buckets]
-    if isinstance(backend, PlansAhead):
-        backend.plan(shapes)
-    for shape in shapes:
-        for _ in range(num_runs):
-            backend.run(np.zeros(shape, dtype))
+    for shape in item_shapes:
+        for bucket in reversed(buckets_up_to(backend.max_batch_size)):
+            for _ in range(num_runs):
+                backend.run(np.zeros((bucket, *shape), dtype))
 
 
 class Closable(Protocol):

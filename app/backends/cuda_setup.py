@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.backends.audit import can_tell
-from app.backends.cpu import usable_cores
 from app.backends.cuda.gate import CaptureGate
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.providers import CPU, CUDA
-
-_MOST_PLANNERS = 8
-"""A plan takes a core for seconds and some hundred megabytes; more at a time find nothing left to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +23,6 @@ class CudaSetup:
     """Most memory of the device for a model, its input and output buffers aside; 0: no limit."""
     audits_by_profile: bool = field(default_factory=lambda: not can_tell())
     """Whether only the profile of a run tells where nodes went; see `audit.can_tell`."""
-    num_planners: int = field(default_factory=lambda: min(_MOST_PLANNERS, usable_cores()))
-    """Shapes of a model that are planned at a time, each on a core."""
     device: str = "cuda"
     """As ONNX Runtime calls it; `cpu` runs all but the GPU's own part of this module, for tests."""
 

@@ -73,20 +73,11 @@ class BoundBucket:
         self._captured_on: set[int] = set()
         self._patience_s = _PATIENCE_S
         self._without_graph, self._with_graph = run_options(NO_GRAPH), run_options(graph)
-        self._bucket, self._dtype = shape[0], dtype
+        self._bucket = shape[0]
         self._input = InputBuffer(cuda, shape, dtype, is_integrated=self._is_integrated)
         self._outputs: OutputBuffers | None = None
         self._binding = session.io_binding()
         self._binding.bind_input(session.get_inputs()[0].name, device, 0, dtype.type, list(shape), self._input.address)
-
-    def plan(self) -> None:
-        """Run once on nothing, so that cuDNN plans and memory is there: what takes seconds. On any one thread.
-
-        Raises:
-            Exception: As `run`.
-        """
-        with self._gate.opening():
-            self._outputs = self._learn(np.zeros(self._input.shape, self._dtype))
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph on a batch that fits, up to as many rows as the shape has.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,18 +178,6 @@ class OnnxCudaBackend:
             self._buckets.drop(shape)
             raise InferenceError("The model could not be run.") from cause
 
-    def plan(self, shapes: Sequence[Shape]) -> None:
-        """Run shapes that will come once each, side by side, as `PlansAhead.plan` says."""
-        new = [shape for shape in shapes if shape not in self._buckets]
-        with ThreadPoolExecutor(self._setup.num_planners, thread_name_prefix="plan") as pool:
-            plans = [pool.submit(self._planned, shape) for shape in new]
-        causes = [cause for plan in plans if (cause := plan.exception()) is not None]
-        for shape, plan in zip(new, plans, strict=True):
-            if plan.exception() is None:
-                self._buckets.get(shape, plan.result)
-        if causes:
-            raise InferenceError("The model could not be run.") from causes[0]
-
     def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
         """Pin memory for items, as `PinsItems.pin_items` says."""
         with self._setup.gate.opening():
@@ -220,22 +207,10 @@ class OnnxCudaBackend:
             raise InferenceError(f"The model does not take a batch of {list(shape)} {dtype}.")
         return padded
 
-    def _planned(self, shape: Shape) -> BoundBucket:
-        bucket = self._make(shape)
-        try:
-            bucket.plan()
-        except BaseException:
-            bucket.close()
-            raise
-        return bucket
-
     def _make(self, shape: Shape) -> BoundBucket:
         setup = self._setup
         with setup.gate.opening():
-            try:
-                session = self._opened.pop()
-            except IndexError:
-                session = self._open_session()
+            session = self._opened.pop() if self._opened else self._open_session()
             return BoundBucket(
                 session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
                 gate=setup.gate, graph=self._graph,

@@ -156,30 +156,6 @@ def batch_of(num_items: int) -> np.ndarray:
     return np.random.default_rng(num_items).standard_normal((num_items, 3, 112, 112)).astype(np.float32)
 
 
-def test_shapes_planned_ahead_are_captured_by_their_first_run(backend: OnnxCudaBackend, opening: Opening) -> None:
-    """Each has a session that was run once, whatever thread it was planned on; what is planned already stays."""
-    backend.run(batch_of(1))
-    backend.plan([(bucket, 3, 112, 112) for bucket in (8, 4, 2, 1)])
-    answers = backend.run(batch_of(3))[0].copy()
-    assert sorted([graph for _, graph in session.graphs] for session in opening.opened) == [
-        ["-1"],
-        ["-1"],
-        ["-1", "-1"],
-        ["-1", "1"],
-    ]
-    np.testing.assert_array_equal(backend.run(batch_of(3))[0], answers)
-
-
-def test_a_plan_that_fails_is_an_error_that_leaves_the_others(backend: OnnxCudaBackend, cuda: FakeCuda) -> None:
-    before = cuda.held
-    cuda.failing = {"malloc"}
-    with pytest.raises(InferenceError):
-        backend.plan([(bucket, 3, 112, 112) for bucket in (2, 1)])
-    assert cuda.held == before
-    cuda.failing = set()
-    assert backend.run(batch_of(2))[0].shape == (2, EMBEDDING_LENGTH)
-
-
 def test_only_the_rows_that_are_used_are_copied(backend: OnnxCudaBackend, cuda: FakeCuda) -> None:
     for num_items in (3, 4, 1, 8, 5):
         backend.run(batch_of(num_items))

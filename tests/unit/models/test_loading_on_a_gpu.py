@@ -100,7 +100,7 @@ async def test_every_bucket_is_warm_before_the_model_serves(
     shapes = 2 if spec.task == "detection" else 1
     # The probe is a shape of its own for a detector, whose bucket of 1 comes on top.
     assert cuda.held["device"] == (BUCKETS * shapes + (spec.task == "detection")) * INPUT_AND_OUTPUTS
-    assert any(name.startswith("plan") for name in cuda.threads)
+    assert f"{spec.name}-0" in cuda.threads
     mallocs = cuda.calls["malloc"]
     outcome = await model.batcher.submit(items_of(spec), group="g", deadline=asyncio.get_running_loop().time() + 60)
     assert len(outcome.results) == 3
@@ -166,7 +166,7 @@ async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
 async def test_a_model_that_finds_no_room_for_its_largest_bucket_is_not_served(
     loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec
 ) -> None:
-    cuda.refused = "plan"
+    cuda.refused = spec.name
     with pytest.raises(InferenceError):
         await loader.load(spec)
     assert not cuda.held
