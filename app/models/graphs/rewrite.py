@@ -84,6 +84,8 @@ def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Re
     """
     if provider == "OpenVINO":
         return (*EVERYWHERE, MERGE_SIBLINGS, WIDEN_GROUPS)
+    if provider == "CUDAExecutionProvider":
+        return (*EVERYWHERE, MERGE_SIBLINGS)
     if provider != "CPUExecutionProvider":
         return EVERYWHERE
     if runtime_version < PRELU_IS_SLOW_FROM:

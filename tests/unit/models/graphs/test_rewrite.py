@@ -78,5 +78,6 @@ def test_rewrites_are_applied_where_they_were_measured_to_win() -> None:
     assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == [*everywhere, "merge_siblings"]
     openvino = [rewrite.name for rewrite in choose_rewrites("OpenVINO", PRELU_IS_SLOW_FROM)]
     assert openvino == [*everywhere, "merge_siblings", "widen_groups"]
-    for gpu in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
-        assert choose_rewrites(gpu, (1, 31, 1)) == EVERYWHERE
+    cuda = [rewrite.name for rewrite in choose_rewrites("CUDAExecutionProvider", (1, 31, 1))]
+    assert cuda == [*everywhere, "merge_siblings"]
+    assert choose_rewrites("TensorrtExecutionProvider", (1, 31, 1)) == EVERYWHERE
