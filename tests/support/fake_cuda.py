@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.backends.cuda.runtime import CudaError, DeviceProperties
 
@@ -31,6 +31,7 @@ class FakeCuda:
         self.calls: Counter[str] = Counter()
         """By name of the method."""
         self.bytes_to_device = 0
+        self.num_pieces = 0
         self.bytes_to_host = 0
         self.failing: set[str] = set()
         """Names of methods that fail from now on."""
@@ -100,6 +101,16 @@ class FakeCuda:
     def copy_to_device(self, device_address: int, host_address: int, num_bytes: int, stream: int) -> None:
         """As `CudaRuntime.copy_to_device`."""
         self._call("copy_to_device")
+        self._copy(device_address, host_address, num_bytes, stream)
+
+    def copy_pieces_to_device(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
+        """As `CudaRuntime.copy_pieces_to_device`."""
+        self._call("copy_pieces_to_device")
+        self.num_pieces += len(pieces)
+        for piece in pieces:
+            self._copy(*piece, stream)
+
+    def _copy(self, device_address: int, host_address: int, num_bytes: int, stream: int) -> None:
         self._find(device_address, num_bytes, "device")
         self._find(host_address, num_bytes, "host", "mapped")
 

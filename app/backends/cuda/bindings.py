@@ -5,7 +5,7 @@ cuda-python is imported when CUDA is first asked for and not before: it is not i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.backends.cuda.runtime import CudaError, DeviceProperties
@@ -53,12 +53,17 @@ def open_cuda(import_module: Callable[[], Any] = import_cudart) -> CudaBindings:
     return cuda
 
 
+_BATCHED_COPIES_SINCE = (13, 0)
+
+
 class CudaBindings:
     """`CudaRuntime` over cuda-python. Holds nothing itself."""
 
     def __init__(self, cudart: Any) -> None:
         """Take the module that `import_cudart` returns."""
         self._cudart = cudart
+        self._in_order: Any = None
+        """Attributes of copies that read their source when the stream comes to them; None where CUDA has none."""
 
     def sleep_while_waiting(self) -> None:
         """Let threads that wait for the device sleep; by default they ask again and again, a core each.
@@ -95,6 +100,19 @@ class CudaBindings:
         """Call cudaMemcpyAsync."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._cudart.cudaMemcpyAsync, device_address, host_address, num_bytes, kind, stream)
+
+    def copy_pieces_to_device(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
+        """Call cudaMemcpyBatchAsync where it takes what it does since CUDA 13, else cudaMemcpyAsync for each."""
+        cudart = self._cudart
+        if self._in_order is None and self.runtime_version() >= _BATCHED_COPIES_SINCE:
+            self._in_order = cudart.cudaMemcpyAttributes()
+            self._in_order.srcAccessOrder = cudart.cudaMemcpySrcAccessOrder.cudaMemcpySrcAccessOrderStream
+        if len(pieces) == 1 or self._in_order is None:
+            for piece in pieces:
+                self.copy_to_device(*piece, stream)
+            return
+        targets, sources, sizes = (list(column) for column in zip(*pieces, strict=True))
+        self._call(cudart.cudaMemcpyBatchAsync, targets, sources, sizes, len(pieces), [self._in_order], [0], 1, stream)
 
     def copy_to_host(self, host_address: int, device_address: int, num_bytes: int, stream: int) -> None:
         """Call cudaMemcpyAsync."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from app.backends.cuda.buffers import PairedBuffer, bytes_of
-from app.backends.cuda.pinned import block_of
+from app.backends.cuda.pinned import PinnedPool, block_of
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.cuda.streams import Stream
 
@@ -35,7 +35,7 @@ class InputBuffer:
             is_integrated: Whether the GPU shares the CPU's memory.
         """
         self.shape = tuple(shape)
-        self._copy = cuda.copy_to_device
+        self._copy, self._copy_pieces = cuda.copy_to_device, cuda.copy_pieces_to_device
         self._row_bytes = bytes_of(self.shape[1:], dtype)
         self._memory = PairedBuffer(cuda, max(1, bytes_of(shape, dtype)), is_integrated=is_integrated)
         self._is_copied = self._memory.is_copied
@@ -79,27 +79,36 @@ class InputBuffer:
             self._send(start, stop, self._host_address + start * self._row_bytes, stream)
 
     def _upload_rows(self, batch: Sequence[NDArray[Any]], stream: int) -> None:
-        """Send neighbours together: each call lets go of the interpreter lock, and may wait long to get it back."""
-        row_bytes = self._row_bytes
-        start, source, pool = (
-            0,
-            self._host_address,
-            None,
-        )  # of what is not sent: first row, where it lies, in which pool
+        """Send neighbours as one piece, and pieces together: each call lets go of the interpreter lock and waits for it.
+
+        Rows that are copied first go as soon as a chunk of them is there.
+        """
+        row_bytes, num_copied = self._row_bytes, 0
+        pieces: list[tuple[int, int, int]] = []
+        last: tuple[PinnedPool | None, int] | None = None
         for index, row in enumerate(batch):
             block = block_of(row)
-            where, own = (
-                (self._host_address + index * row_bytes, None) if block is None else (block.address, block.pool)
-            )
-            if own is not pool or where != source + (index - start) * row_bytes:
-                self._send(start, index, source, stream)
-                start, source, pool = index, where, own
             if block is None:
                 self._write(index, row)
-                if index + 1 - start == self._chunk_rows:
-                    self._send(start, index + 1, source, stream)
-                    start, source = index + 1, where + row_bytes
-        self._send(start, len(batch), source, stream)
+                num_copied += 1
+            source = self._host_address + index * row_bytes if block is None else block.address
+            pool = None if block is None else block.pool
+            if last == (pool, source):
+                to, start, num_bytes = pieces[-1]
+                pieces[-1] = to, start, num_bytes + row_bytes
+            else:
+                pieces.append((self.address + index * row_bytes, source, row_bytes))
+            last = pool, source + row_bytes
+            if num_copied == self._chunk_rows:
+                self._send_pieces(pieces, stream)
+                pieces, last, num_copied = [], None, 0
+        self._send_pieces(pieces, stream)
+
+    def _send_pieces(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
+        if len(pieces) == 1:
+            self._copy(*pieces[0], stream)
+        elif pieces:
+            self._copy_pieces(pieces, stream)
 
     def _write(self, index: int, row: NDArray[Any]) -> None:
         own = self._rows[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +56,15 @@ class CudaRuntime(Protocol):
 
     def copy_to_device(self, device_address: int, host_address: int, num_bytes: int, stream: int) -> None:
         """Queue a copy from host to device memory."""
+        ...
+
+    def copy_pieces_to_device(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
+        """Queue copies from host to device memory, in no order, by one call where CUDA has one for that.
+
+        Args:
+            pieces: At least one, each `device_address, host_address, num_bytes`; they do not overlap.
+            stream: What all of them go to.
+        """
         ...
 
     def copy_to_host(self, host_address: int, device_address: int, num_bytes: int, stream: int) -> None:

@@ -118,6 +118,22 @@ def test_mapped_memory_and_the_way_of_a_copy_are_asked_for() -> None:
     ]
 
 
+def test_pieces_leave_in_one_call_where_cuda_has_one() -> None:
+    """Which it has since 12.8, in this form since 13."""
+    success, pieces = cudart.cudaError_t.cudaSuccess, [(1, 2, 3), (4, 5, 6)]
+    module = Answering({"cudaRuntimeGetVersion": (success, 13000)})
+    CudaBindings(module).copy_pieces_to_device(pieces, 7)
+    (_, (name, targets, sources, sizes, count, attributes, first, num_attributes, stream)) = module.calls
+    assert (name, targets, sources, sizes, count, stream) == ("cudaMemcpyBatchAsync", [1, 4], [2, 5], [3, 6], 2, 7)
+    assert (len(attributes), first, num_attributes) == (1, [0], 1)
+    order = cudart.cudaMemcpySrcAccessOrder.cudaMemcpySrcAccessOrderStream
+    assert attributes[0].srcAccessOrder == order
+    for version, several in ((12060, pieces), (13000, pieces[:1])):
+        module = Answering({"cudaRuntimeGetVersion": (success, version)})
+        CudaBindings(module).copy_pieces_to_device(several, 7)
+        assert [call[0] for call in module.calls[1:]] == ["cudaMemcpyAsync"] * len(several)
+
+
 def test_the_device_tells_what_it_is() -> None:
     found = cudart.cudaDeviceProp()
     found.name, found.major, found.minor, found.integrated = b"Orin".ljust(256, b"\0"), 8, 7, 1

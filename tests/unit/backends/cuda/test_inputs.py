@@ -80,9 +80,11 @@ def test_rows_in_pinned_memory_are_taken_from_where_they_lie(is_pinned: Sequence
 
 
 @pytest.mark.parametrize(
-    ("order", "num_copies"), [([0, 1, 2, 3], 1), ([0, 1, 3, 2], 3), ([2, 3, 0, 1], 2), ([3, 2, 1, 0], 4)]
+    ("order", "num_pieces"), [([0, 1, 2, 3], 1), ([0, 1, 3, 2], 3), ([2, 3, 0, 1], 2), ([3, 2, 1, 0], 4)]
 )
-def test_neighbours_in_pinned_memory_leave_in_one_call(cuda: FakeCuda, order: list[int], num_copies: int) -> None:
+def test_pinned_rows_leave_in_one_call_and_neighbours_as_one_piece(
+    cuda: FakeCuda, order: list[int], num_pieces: int
+) -> None:
     shape = (16, 32, 3)
     stream, buffer = Stream(cuda), InputBuffer(cuda, (4, *shape), np.uint8, is_integrated=False)
     pool = PinnedPool(cuda, 16 * 32 * 3, 4)
@@ -92,7 +94,8 @@ def test_neighbours_in_pinned_memory_leave_in_one_call(cuda: FakeCuda, order: li
     buffer.upload([taken[index] for index in order], stream)
     stream.synchronize()
     assert on_device(cuda, buffer)[:: 16 * 32 * 3] == order
-    assert cuda.calls["copy_to_device"] == num_copies
+    assert cuda.calls["copy_to_device"] + cuda.calls["copy_pieces_to_device"] == 1
+    assert cuda.calls["copy_to_device"] + cuda.num_pieces == num_pieces
 
 
 def test_a_part_of_a_pinned_row_is_copied_as_any_other(cuda: FakeCuda) -> None:
