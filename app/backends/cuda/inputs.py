@@ -79,7 +79,7 @@ class InputBuffer:
             self._send(start, stop, self._host_address + start * self._row_bytes, stream)
 
     def _upload_rows(self, batch: Sequence[NDArray[Any]], stream: int) -> None:
-        """Send neighbours as one piece, and pieces together: each call lets go of the interpreter lock and waits for it.
+        """Send neighbours as one piece, and pieces together: each call lets go of the lock and waits to get it back.
 
         Rows that are copied first go as soon as a chunk of them is there.
         """
