@@ -18,7 +18,7 @@ import structlog
 
 from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
 from app.backends.batches import layout_of
-from app.backends.buckets import Kept, bucket_of, most_kept
+from app.backends.buckets import Kept, bucket_of, buckets_up_to, most_kept
 from app.backends.cuda.pinned import PinnedPool, pin_items
 from app.backends.cuda.runtime import CudaError
 from app.backends.cuda.streams import Stream
@@ -149,6 +149,8 @@ class OnnxCudaBackend:
         self._max_batch_size = max_batch_size
         self._buckets: Kept[Shape, BoundBucket] = Kept(most_kept(max_batch_size))
         self._graph = ONLY_GRAPH if uses_graphs else NO_GRAPH
+        self._without_room: set[Shape] = set()
+        """Shapes for which the device had no room, and of which there is a larger one."""
         self._is_closed = False
         value = session.get_inputs()[0]
         self._dtype = np.dtype(DTYPES[value.type])
@@ -169,6 +171,7 @@ class OnnxCudaBackend:
         only copy and launch.
         """
         shape = self._padded(batch)
+        is_new = shape not in self._buckets
         try:
             bucket = self._buckets.get(shape, lambda: self._make(shape))
             return bucket.run(batch)
@@ -176,7 +179,12 @@ class OnnxCudaBackend:
         except Exception as cause:
             # What state it is in is anybody's guess; the next run starts with new buffers.
             self._buckets.drop(shape)
-            raise InferenceError("The model could not be run.") from cause
+            if not is_new or not self._has_larger(shape):
+                raise InferenceError("The model could not be run.") from cause
+            # A small device may have no room for one more: what there is serves, at the cost of rows that are empty.
+            self._without_room.add(shape)
+            _log.warning("batch size shares the buffers of a larger one", shape=shape, reason=str(cause))
+        return self.run(batch)
 
     def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
         """Pin memory for items, as `PinsItems.pin_items` says."""
@@ -198,6 +206,8 @@ class OnnxCudaBackend:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
         shape, dtype = layout_of(batch)
         padded = (bucket_of(len(batch), self._max_batch_size), *shape[1:])
+        while padded in self._without_room:
+            padded = (min(2 * padded[0], self._max_batch_size), *shape[1:])
         # What there are buffers for was looked at when they were made.
         fits = padded in self._buckets or (
             len(shape) == len(self._lengths) + 1
@@ -206,6 +216,10 @@ class OnnxCudaBackend:
         if not fits or dtype != self._dtype:
             raise InferenceError(f"The model does not take a batch of {list(shape)} {dtype}.")
         return padded
+
+    def _has_larger(self, shape: Shape) -> bool:
+        buckets = buckets_up_to(self._max_batch_size)
+        return any(bucket > shape[0] and (bucket, *shape[1:]) in self._buckets for bucket in buckets)
 
     def _make(self, shape: Shape) -> BoundBucket:
         setup = self._setup

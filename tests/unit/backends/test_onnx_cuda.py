@@ -237,6 +237,26 @@ def test_a_device_that_fills_up_amid_a_bucket_gives_back_what_it_gave(
     assert backend.run(batch_of(1))[0].shape == (1, EMBEDDING_LENGTH)
 
 
+def test_a_batch_size_for_which_there_is_no_room_shares_a_larger_one(
+    backend: OnnxCudaBackend, cuda: FakeCuda, opening: Opening
+) -> None:
+    """As on a small device: each batch size has weights of its own there."""
+    expected = [backend.run(batch_of(8))[0].copy() for _ in range(2)][1]
+    held = cuda.held
+    cuda.failing = {"malloc"}
+    with capture_logs() as logs:
+        answers = [backend.run(batch_of(num_items))[0].copy() for num_items in (3, 1, 2, 3)]
+    assert [(entry["event"], entry["shape"][0]) for entry in logs] == [
+        ("batch size shares the buffers of a larger one", bucket) for bucket in (4, 1, 2)
+    ]
+    assert cuda.held == held
+    cuda.failing = set()
+    for num_items, answer in zip((3, 1, 2, 3), answers, strict=True):
+        np.testing.assert_allclose(answer, backend.run(batch_of(num_items))[0], rtol=1e-5)
+    np.testing.assert_array_equal(backend.run(batch_of(8))[0], expected)
+    assert len({graph for session in opening.opened for _, graph in session.graphs}) == 2
+
+
 def test_another_thread_captures_for_itself(backend: OnnxCudaBackend, opening: Opening) -> None:
     for _ in range(3):
         backend.run(batch_of(1))
