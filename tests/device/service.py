@@ -33,7 +33,7 @@ from tests.support.shared import REPOSITORY
 @click.option("--peer-python", help="A Python with `insightface` and onnxruntime-gpu; without it the peer is left out.")
 @click.option("--workers", "several", type=int, multiple=True, help="Also measure as many service processes.")
 @click.option("--clients", default=64, help="Connections to one process; several processes share twice as many.")
-@click.option("--drivers", default=4, help="Processes that the clients run in.")
+@click.option("--drivers", default=4, help="Processes that the clients of several service processes run in.")
 @click.option("--seconds", default=15.0, help="For each measurement.")
 def main(**options: Any) -> None:
     """Measure the service; ends with 1 where a ratio is missed."""
@@ -57,7 +57,7 @@ def main(**options: Any) -> None:
             report.add(f"{what}: p99", float(np.percentile(every_ms, 99)), "ms")
             return per_s
 
-        one = measured("one process", options["clients"], options["drivers"])
+        one = measured("one process", options["clients"], 1)
         if options["peer_python"]:
             peer = peer_pictures_per_s(options, picture)
             report.add("insightface FaceAnalysis, one process: pictures", peer, "/s")
