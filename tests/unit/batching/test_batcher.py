@@ -13,7 +13,6 @@ import pytest
 
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.batching.observer import DropReason
 from app.errors import (
     DeadlineExceededError,
     InferenceError,
@@ -22,34 +21,7 @@ from app.errors import (
     ServiceError,
     ShuttingDownError,
 )
-
-
-class Recorder:
-    """An observer that adds up."""
-
-    def __init__(self) -> None:
-        self.num_waited = 0
-        self.batch_sizes: list[int] = []
-        self.num_failed = 0
-        self.drops: dict[str, int] = {}
-
-    def waited(self, seconds: Sequence[float]) -> None:
-        """Count the waits."""
-        assert min(seconds) >= 0
-        self.num_waited += len(seconds)
-
-    def ran(self, num_items: int, seconds: float) -> None:
-        """Keep the size."""
-        assert seconds >= 0
-        self.batch_sizes.append(num_items)
-
-    def failed(self) -> None:
-        """Count one failure."""
-        self.num_failed += 1
-
-    def dropped(self, reason: DropReason, num_items: int) -> None:
-        """Add the items to their reason."""
-        self.drops[reason] = self.drops.get(reason, 0) + num_items
+from tests.support.recorder import Recorder
 
 
 class Model:

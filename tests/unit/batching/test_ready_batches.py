@@ -14,9 +14,9 @@ import structlog.testing
 
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.batching.observer import DropReason
 from app.batching.submission import BatchOutcome
 from app.errors import DeadlineExceededError, InferenceError, QueueFullError, ShuttingDownError
+from tests.support.recorder import Recorder
 
 LONG_S = 30.0
 
@@ -55,30 +55,6 @@ class SteppedLane:
     def release(self) -> None:
         """Let all runs end as they come."""
         self.step(1000)
-
-
-class Recorder:
-    """An observer that adds up."""
-
-    def __init__(self) -> None:
-        self.num_waited = 0
-        self.batch_sizes: list[int] = []
-        self.num_failed = 0
-        self.drops: dict[str, int] = {}
-
-    def waited(self, seconds: Sequence[float]) -> None:
-        assert min(seconds) >= 0
-        self.num_waited += len(seconds)
-
-    def ran(self, num_items: int, seconds: float) -> None:
-        assert seconds >= 0
-        self.batch_sizes.append(num_items)
-
-    def failed(self) -> None:
-        self.num_failed += 1
-
-    def dropped(self, reason: DropReason, num_items: int) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + num_items
 
 
 @contextlib.asynccontextmanager

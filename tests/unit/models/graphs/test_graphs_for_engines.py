@@ -8,13 +8,14 @@ import pytest
 
 from app.backends.engines.kit import EngineRequest
 from app.backends.tensorrt.builder import build_engine
-from app.backends.tensorrt.module import RTX, Toolkit, find_toolkit
+from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.profiles import profiles_for
 from app.models.graphs.half import Precision
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
 from app.models.graphs.rewrite import EVERYWHERE
 from app.specs import default_registry_dir, read_registry
+from tests.support.rtx_toolkit import rtx_toolkit
 
 NAMES = ("det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized", "mobilefacenet128", "starter_det", "starter_rec")
 CANVAS_HW = (320, 320)
@@ -23,11 +24,7 @@ CANVAS_HW = (320, 320)
 @pytest.fixture(scope="module")
 def toolkit() -> Toolkit:
     """TensorRT for RTX: it parses and builds on any CPU it is published for."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has wheels for x86-64 only")
-    found = find_toolkit(with_rtx=True)
-    if found.name != RTX:
-        pytest.skip("TensorRT itself needs a GPU to build")
-    return found
+    return rtx_toolkit()
 
 
 def prepare(folder: Path, shared_models: Path, name: str, precision: Precision, *, pixels: bool) -> PreparedGraph:
