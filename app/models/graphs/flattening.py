@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from app.models.graphs.parts import GraphParts, attribute
-from app.models.graphs.sizes import SizesFound, find_sizes, is_computed, with_constant, without_unread
+from app.models.graphs.sizes import SizesFound, fix_sizes
 
 _KEEP = 0
 """What Reshape takes for the length that its input has at the same place."""
@@ -25,23 +27,17 @@ def fix_flattening(parts: GraphParts) -> GraphParts:
     Args:
         parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
     """
-    if parts.has_subgraphs:
-        return parts
-    changed = parts
-    for node in parts.nodes:
-        is_candidate = (
-            node.op_type == "Reshape" and is_computed(node.input[1], parts) and node.input[0] != node.input[1]
-        )
-        if not is_candidate or attribute(node, "allowzero", 0):
-            continue
-        found = find_sizes(changed, node.input[1], node.input[0])
-        if found and (target := _constants(found)):
-            name = f"{node.output[0]}/lengths"
-            changed = with_constant(changed, node, 1, name, np.array(target, np.int64))
-    return parts if changed is parts else without_unread(changed)
+    return fix_sizes(parts, _lengths_input, _constants, kept_inputs=1, suffix="lengths")
 
 
-def _constants(found: Sequence[SizesFound]) -> tuple[int, ...] | None:
+def _lengths_input(node: onnx.NodeProto) -> int | None:
+    """Return the lengths of a Reshape that takes 0 for a length that is kept."""
+    takes_zero = node.op_type == "Reshape" and node.input[0] != node.input[1] and not attribute(node, "allowzero", 0)
+    return 1 if takes_zero else None
+
+
+def _constants(found: Sequence[SizesFound]) -> NDArray[np.int64] | None:
+    """Return each length that is the same always, and `_KEEP` for what is kept; None where one is neither."""
     if len({len(at.sizes) for at in found}) > 1:
         return None
     target = []
@@ -52,4 +48,4 @@ def _constants(found: Sequence[SizesFound]) -> tuple[int, ...] | None:
             target.append(_KEEP)
         else:
             return None
-    return tuple(target)
+    return np.array(target, np.int64) if target else None

@@ -6,7 +6,7 @@ of it is on the CPU. What they come to is found by doing the arithmetic, at seve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class SizesFound:
     sizes: tuple[int, ...]
 
 
-def find_sizes(parts: GraphParts, sizes: str, source: str) -> Sequence[SizesFound] | None:
+def _find_sizes(parts: GraphParts, sizes: str, source: str) -> Sequence[SizesFound] | None:
     """Compute sizes at several batches and canvases; None where it cannot be told what they are.
 
     Args:
@@ -65,12 +65,46 @@ def find_sizes(parts: GraphParts, sizes: str, source: str) -> Sequence[SizesFoun
     return found
 
 
-def is_computed(name: str, parts: GraphParts) -> bool:
+def fix_sizes(
+    parts: GraphParts,
+    input_of: Callable[[onnx.NodeProto], int | None],
+    constant_of: Callable[[Sequence[SizesFound]], NDArray[Any] | None],
+    *,
+    kept_inputs: int,
+    suffix: str,
+) -> GraphParts:
+    """Let nodes read a constant in place of sizes that are computed, and drop what only computed them.
+
+    Args:
+        parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
+        input_of: Which input of a node may be sizes for its first; None for nodes that stay.
+        constant_of: What to read instead, given what was found; None where there is no such thing.
+        kept_inputs: Of a node that is changed, the first ones; the constant follows.
+        suffix: Of the constant's name, behind that of what the node makes.
+
+    Returns:
+        `parts` itself where nothing is changed.
+    """
+    if parts.has_subgraphs:
+        return parts
+    changed = parts
+    for node in parts.nodes:
+        which = input_of(node)
+        if which is None or not _is_computed(node.input[which], parts):
+            continue
+        found = _find_sizes(changed, node.input[which], node.input[0])
+        constant = constant_of(found) if found else None
+        if constant is not None:
+            changed = _with_constant(changed, node, kept_inputs, f"{node.output[0]}/{suffix}", constant)
+    return parts if changed is parts else _without_unread(changed)
+
+
+def _is_computed(name: str, parts: GraphParts) -> bool:
     """Whether an input of a node is there and is no weight."""
     return bool(name) and name not in parts.weights
 
 
-def with_constant(
+def _with_constant(
     parts: GraphParts, node: onnx.NodeProto, kept_inputs: int, name: str, value: NDArray[Any]
 ) -> GraphParts:
     """Let a node read, after the first of its inputs, a constant in place of all the others."""
@@ -81,7 +115,7 @@ def with_constant(
     return parts.replace(nodes=nodes, new_weights={name: value})
 
 
-def without_unread(parts: GraphParts) -> GraphParts:
+def _without_unread(parts: GraphParts) -> GraphParts:
     """Drop nodes whose values nobody reads, and what only they read."""
     read = {end.name for end in parts.outputs}
     kept = []

@@ -6,11 +6,14 @@ Resize.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from app.models.graphs.parts import GraphParts, attribute
-from app.models.graphs.sizes import SizesFound, find_sizes, is_computed, with_constant, without_unread
+from app.models.graphs.sizes import SizesFound, fix_sizes
 
 _SIZES_INPUT = 3
 """Which input of Resize its sizes are, from operator set 11 on."""
@@ -27,32 +30,28 @@ def fix_upsampling(parts: GraphParts) -> GraphParts:
     Args:
         parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
     """
-    if parts.has_subgraphs:
-        return parts
-    changed = parts
-    for node in parts.nodes:
-        if not _has_computed_sizes(node, parts):
-            continue
-        found = find_sizes(changed, node.input[_SIZES_INPUT], node.input[0]) or ()
-        factors = {_whole_factors(at) for at in found}
-        if len(factors) == 1 and (one := factors.pop()):
-            # The region, which no mode left here reads, stays: before operator set 13 it must be there.
-            name = f"{node.output[0]}/factors"
-            changed = with_constant(changed, node, _SIZES_INPUT - 1, name, np.array(one, np.float32))
-    return parts if changed is parts else without_unread(changed)
+    # The region, which no mode left here reads, stays: before operator set 13 it must be there.
+    return fix_sizes(parts, _sizes_input, _factors, kept_inputs=_SIZES_INPUT - 1, suffix="factors")
 
 
-def _has_computed_sizes(node: onnx.NodeProto, parts: GraphParts) -> bool:
-    """Whether a Resize takes sizes that another node makes, and means by them what it would mean by factors."""
-    return (
+def _sizes_input(node: onnx.NodeProto) -> int | None:
+    """Return the sizes of a Resize that means by them what it would mean by factors."""
+    means_factors = (
         node.op_type == "Resize"
         and len(node.input) > _SIZES_INPUT
-        and is_computed(node.input[_SIZES_INPUT], parts)
         # Factors come from a region, from one side for both, or are of some axes only.
         and attribute(node, "coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
         and attribute(node, "keep_aspect_ratio_policy", b"stretch") == b"stretch"
         and attribute(node, "axes") is None
     )
+    return _SIZES_INPUT if means_factors else None
+
+
+def _factors(found: Sequence[SizesFound]) -> NDArray[np.float32] | None:
+    """Return what every length is multiplied by, the same whole numbers always; else None."""
+    factors = {_whole_factors(at) for at in found}
+    one = factors.pop() if len(factors) == 1 else None
+    return np.array(one, np.float32) if one else None
 
 
 def _whole_factors(found: SizesFound) -> tuple[int, ...] | None:
