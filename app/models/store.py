@@ -95,8 +95,7 @@ class ModelStore:
 
         Errors are those of `get`.
         """
-        model = self._serving.get(name)
-        if model is not None:
+        if (model := self._serving.get(name)) is not None:
             return model, 0.0
         started = time.perf_counter()
         model = await self.get(name)
@@ -132,11 +131,7 @@ class ModelStore:
 
     def loaded(self) -> list[LoadedModel[Any, Any]]:
         """Return the models that serve."""
-        return [
-            task.result()
-            for task in self._loads.values()
-            if task.done() and not task.cancelled() and task.exception() is None
-        ]
+        return list(self._serving.values())
 
     async def close(self, *, grace_s: float) -> None:
         """Unload everything. What waits in the queues is still run; loads under way are given up.
@@ -170,7 +165,6 @@ class ModelStore:
             if error is cause:
                 raise
             raise error from cause
-        self._serving[spec.name] = model
         load_s = time.perf_counter() - started
         self._metrics.model_load_seconds.labels(spec.name).set(load_s)
         self._metrics.set_backend(spec.name, model.backend)
@@ -179,6 +173,7 @@ class ModelStore:
                 spec=spec, state=ModelState.SERVING, backend=model.backend, cpu_nodes=model.cpu_nodes, load_s=load_s
             )
         )
+        self._serving[spec.name] = model
         _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
         return model
 
