@@ -105,6 +105,8 @@ class BoundBucket:
                 answers = self._bound_run(batch, self._without_graph, self._outputs)
         if is_alone:
             self._captured_on.add(thread)
+        elif patience_s:
+            _log.warning("shape runs without its CUDA graph until others pause", shape=self._input.shape)
         return answers
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ cuda-python is imported when CUDA is first asked for and not before: it is not i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from app.backends.cuda.runtime import CudaError, DeviceProperties
@@ -62,8 +63,6 @@ class CudaBindings:
     def __init__(self, cudart: Any) -> None:
         """Take the module that `import_cudart` returns."""
         self._cudart = cudart
-        self._in_order: Any = None
-        """Attributes of copies that read their source when the stream comes to them; None where CUDA has none."""
 
     def sleep_while_waiting(self) -> None:
         """Let threads that wait for the device sleep; by default they ask again and again, a core each.
@@ -103,16 +102,13 @@ class CudaBindings:
 
     def copy_pieces_to_device(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
         """Call cudaMemcpyBatchAsync where it takes what it does since CUDA 13, else cudaMemcpyAsync for each."""
-        cudart = self._cudart
-        if self._in_order is None and self.runtime_version() >= _BATCHED_COPIES_SINCE:
-            self._in_order = cudart.cudaMemcpyAttributes()
-            self._in_order.srcAccessOrder = cudart.cudaMemcpySrcAccessOrder.cudaMemcpySrcAccessOrderStream
-        if len(pieces) == 1 or self._in_order is None:
+        if self._in_order is None or len(pieces) == 1:
             for piece in pieces:
                 self.copy_to_device(*piece, stream)
             return
+        copy, attributes = self._cudart.cudaMemcpyBatchAsync, [self._in_order]
         targets, sources, sizes = (list(column) for column in zip(*pieces, strict=True))
-        self._call(cudart.cudaMemcpyBatchAsync, targets, sources, sizes, len(pieces), [self._in_order], [0], 1, stream)
+        self._call(copy, targets, sources, sizes, len(pieces), attributes, [0], len(attributes), stream)
 
     def copy_to_host(self, host_address: int, device_address: int, num_bytes: int, stream: int) -> None:
         """Call cudaMemcpyAsync."""
@@ -195,6 +191,16 @@ class CudaBindings:
     def runtime_version(self) -> tuple[int, int]:
         """Call cudaRuntimeGetVersion."""
         return _version(self._call(self._cudart.cudaRuntimeGetVersion))
+
+    @cached_property
+    def _in_order(self) -> Any | None:
+        """Attributes of copies that read their source when the stream comes to them; None where CUDA has none."""
+        cudart = self._cudart
+        if self.runtime_version() < _BATCHED_COPIES_SINCE:
+            return None
+        attributes = cudart.cudaMemcpyAttributes()
+        attributes.srcAccessOrder = cudart.cudaMemcpySrcAccessOrder.cudaMemcpySrcAccessOrderStream
+        return attributes
 
     def _call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
         """Return what a function answers beside its error: nothing, one value, or a tuple."""

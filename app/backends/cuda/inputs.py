@@ -76,7 +76,8 @@ class InputBuffer:
         for start in range(0, len(batch), self._chunk_rows):
             stop = min(start + self._chunk_rows, len(batch))
             np.copyto(self.array[start:stop], batch[start:stop], casting="no")
-            self._send(start, stop, self._host_address + start * self._row_bytes, stream)
+            offset = start * self._row_bytes
+            self._copy(self.address + offset, self._host_address + offset, (stop - start) * self._row_bytes, stream)
 
     def _upload_rows(self, batch: Sequence[NDArray[Any]], stream: int) -> None:
         """Send neighbours as one piece, and pieces together: each call lets go of the lock and waits to get it back.
@@ -117,7 +118,3 @@ class InputBuffer:
             self._bytes[start : start + self._row_bytes] = row.data.cast("B")
         else:
             np.copyto(own, row, casting="no")
-
-    def _send(self, start: int, stop: int, source: int, stream: int) -> None:
-        if stop > start:
-            self._copy(self.address + start * self._row_bytes, source, (stop - start) * self._row_bytes, stream)
