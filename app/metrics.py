@@ -101,6 +101,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+        self.shared_buckets = Gauge(
+            "jetface_shared_buckets",
+            "Batch sizes of a model, on each canvas, that share a larger one's buffers: the GPU has no room.",
+            ["model"],
+            registry=registry,
+        )
+
         self.model_state = Gauge(
             "jetface_model_state", "1 for the state a model is in.", ["model", "state"], registry=registry
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -53,6 +53,16 @@ def warm(
         for bucket in reversed(buckets_up_to(backend.max_batch_size)):
             for _ in range(num_runs):
                 backend.run(np.zeros((bucket, *shape), dtype))
+
+
+@runtime_checkable
+class SharesBuckets(Protocol):
+    """A backend that may find no room for a bucket, and then pads its batches to a larger one."""
+
+    @property
+    def num_shared(self) -> int:
+        """Shapes that share the buffers of a larger one."""
+        ...
 
 
 class Closable(Protocol):

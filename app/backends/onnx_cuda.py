@@ -163,6 +163,11 @@ class OnnxCudaBackend:
         """Most items one run takes."""
         return self._max_batch_size
 
+    @property
+    def num_shared(self) -> int:
+        """Shapes that share the buffers of a larger one, as the device has no room for their own."""
+        return len(self._without_room)
+
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once, as `Backend.run` says; float32 outputs are views of its buffers.
 
@@ -197,6 +202,7 @@ class OnnxCudaBackend:
             self._is_closed = True
             self._buckets.close()
             self._opened.clear()
+            self._without_room.clear()
             self._stream.close()
 
     def _padded(self, batch: Batch) -> Shape:

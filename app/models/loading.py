@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from app.backends.audit import Audited
-from app.backends.buckets import warm
+from app.backends.buckets import SharesBuckets, warm
 from app.backends.memory import MemoryGuard
 from app.backends.openers import Opener
 from app.backends.protocol import Backend
@@ -89,6 +89,8 @@ class _Opened:
     input_hw: tuple[int, int] | None
     cpu_nodes: tuple[str, ...]
     items: ItemMemory
+    num_shared: Callable[[], int]
+    """See `SharesBuckets`."""
 
 
 class ModelLoader:
@@ -138,6 +140,7 @@ class ModelLoader:
                 opened.items.close()
                 raise
         watch_model(self._metrics, spec.name, batcher, opened.items)
+        self._metrics.watch(self._metrics.shared_buckets.labels(spec.name), opened.num_shared)
         return LoadedModel(
             spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw, cpu_nodes=opened.cpu_nodes,
             items=opened.items,
@@ -169,6 +172,7 @@ class ModelLoader:
             input_hw=runner.graph.input_hw,
             cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
             items=items,
+            num_shared=lambda: first.num_shared if isinstance(first, SharesBuckets) else 0,
         )
 
     def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:

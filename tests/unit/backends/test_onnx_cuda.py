@@ -250,6 +250,7 @@ def test_a_batch_size_for_which_there_is_no_room_shares_a_larger_one(
         ("batch size shares the buffers of a larger one", bucket) for bucket in (4, 1, 2)
     ]
     assert cuda.held == held
+    assert backend.num_shared == 3
     cuda.failing = set()
     for num_items, answer in zip((3, 1, 2, 3), answers, strict=True):
         np.testing.assert_allclose(answer, backend.run(batch_of(num_items))[0], rtol=1e-5)
