@@ -11,13 +11,14 @@ from google.protobuf.message import DecodeError
 def may_prefer_nhwc(model: bytes | Path, compute_capability: tuple[int, int]) -> bool:
     """Tell whether channels last (NHWC) pay: IResNet runs 1.2 to 1.4 times as fast where tensor cores do TF32.
 
-    Not where convolutions have groups, as det_500m and MobileFaceNet have: channels last run them no faster (2.2 for
-    2.1 ms, eight canvases of 640x640), and cuDNN plans each shape for twice as long (2.7 for 1.5 s).
+    Not where convolutions have groups, as det_500m and MobileFaceNet have: channels last gain little (2.0 for 2.1 ms,
+    eight canvases of 640x640 by det_500m, its heads merged), and cuDNN plans each shape for nearly twice as long (2.7
+    for 1.6 s, by a script that is not kept).
 
     Never with FP16 in the graph: ONNX Runtime 1.31.1 then ends the whole process with "terminate called without an
     active exception", on the BatchNormalization of a matrix that ends IResNet (`tests/device/nhwc_fp16.py` found it).
 
-    All measured on an H200. TF32 came with compute capability 8.0.
+    Measured on an H200 (`tests/device/graphs.py`). TF32 came with compute capability 8.0.
 
     Args:
         model: A prepared graph, serialized or in a file; of one that cannot be read, opening it says what is wrong.
