@@ -58,6 +58,11 @@ def file_server(answers: Mapping[str, Answer]) -> Iterator[FileServer]:
                 time.sleep(answer.pause_s)
                 self.wfile.write(answer.body[half:])
 
+        def do_POST(self) -> None:
+            """Say that nothing is taken, once all of it is there: said ahead of the body, it would end in a reset."""
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(501)
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
             """Say nothing."""
 
