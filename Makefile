@@ -14,7 +14,7 @@ endif
 SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
 DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
-.PHONY: help run test check lint bench lock lock-images docs clean
+.PHONY: help run test check lint bench chaos lock lock-images docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ $(VENV)-bench/.ready: requirements/bench.txt
 
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insightface; see tests/bench/
 	$(BIN)/python -m tests.bench --peer-python $(VENV)-bench/bin/python
+
+chaos: $(VENV)/.dev ## let clients and machines misbehave, print what it does to others; see tests/chaos/
+	$(BIN)/python -m tests.chaos
 
 # --no-strip-extras and the rest: one shape for every lock, so that a diff shows versions and nothing else.
 LOCK := uv pip compile --generate-hashes --no-strip-extras --no-annotate --quiet --custom-compile-command 'make lock'
