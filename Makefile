@@ -14,7 +14,10 @@ endif
 SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
 DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
-.PHONY: help run test check lint bench chaos lock lock-images docs clean
+AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt
+
+.PHONY: help run test check lint bench chaos audit lock lock-images docs clean
+
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -73,6 +76,17 @@ bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insigh
 chaos: $(VENV)/.dev ## let clients and machines misbehave, print what it does to others; see tests/chaos/
 	$(BIN)/python -m tests.chaos
 
+$(VENV)-audit/.ready: requirements/audit.txt
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# --strict: a package that could not be looked up is a failure, too. The licences are those of what users install.
+audit: $(VENV)/.dev $(VENV)-audit/.ready ## known vulnerabilities and licences of every locked package (needs PyPI itself)
+	$(VENV)-audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --order=license --partial-match --fail-on="GPL;Affero" \
+	  --packages $$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/\1/p' requirements/run.txt)
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes $(AUDITED:%=--requirement %)
+
 # --no-strip-extras and the rest: one shape for every lock, so that a diff shows versions and nothing else.
 LOCK := uv pip compile --generate-hashes --no-strip-extras --no-annotate --quiet --custom-compile-command 'make lock'
 ELSEWHERE := --overrides requirements/onnxruntime-elsewhere.txt
@@ -83,6 +97,7 @@ lock: lock-images ## resolve the lock files anew (needs uv)
 	$(LOCK) --universal --python-version 3.10 pyproject.toml --group build -o requirements/run.txt
 	$(LOCK) --universal --python-version 3.10 -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
 	$(LOCK) --universal --python-version 3.10 requirements/bench.in -o requirements/bench.txt
+	$(LOCK) --universal --python-version 3.10 requirements/audit.in -o requirements/audit.txt
 
 lock-images: ## of these, those of the images
 	$(LOCK) --universal --python-version 3.10 requirements/builder.in -o requirements/builder.txt

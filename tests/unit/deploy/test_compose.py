@@ -61,6 +61,15 @@ def test_every_service_of_ours_is_held_to_the_rules() -> None:
     assert ours == set(TARGET_BY_SERVICE)
 
 
+def test_images_of_others_stand_by_tag_and_digest() -> None:
+    images = {
+        service["image"] for path in FILES for service in YAML(typ="safe").load(path).get("services", {}).values()
+    }
+    theirs = {image for image in images if not image.startswith("${JETFACE_IMAGE:-jetface:")}
+    assert theirs
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in theirs)
+
+
 def test_plain_up_is_the_cpu() -> None:
     (included,) = YAML(typ="safe").load(REPOSITORY / "compose.yaml")["include"]
     assert included == {"path": "deploy/compose.cpu.yaml", "project_directory": "deploy"}

@@ -62,12 +62,12 @@ def test_hadolint_has_nothing_to_say(path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_every_outside_base_is_an_argument_with_a_tag(image: Dockerfile) -> None:
-    """So that an operator can name a digest, and nobody gets `latest`."""
+def test_every_outside_base_is_an_argument_with_a_tag_and_a_digest(image: Dockerfile) -> None:
+    """So that an operator can name another, and nobody gets what a tag points to today."""
     stages = {stage.name for stage in image.stages}
     bases = {stage.base for stage in image.stages} - stages
     assert bases <= set(image.arguments.values())
-    assert all(re.search(r":[\w.-]+$", base) for base in bases)
+    assert all(re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", base) for base in bases)
 
 
 def test_tini_is_process_1(image: Dockerfile) -> None:
@@ -179,13 +179,14 @@ def test_its_variables_are_those_of_its_env_file(image_and_target: tuple[Dockerf
 
 def test_the_environment_is_built_by_the_python_that_runs_it(image: Dockerfile) -> None:
     """Compiled modules fit one version; the base and the builder are of the same release of Ubuntu, or are the same."""
-    base, builder = image.arguments["BASE_IMAGE"], image.arguments.get("BUILDER_IMAGE")
+    base, _, _ = image.arguments["BASE_IMAGE"].partition("@")
+    builder, _, _ = image.arguments.get("BUILDER_IMAGE", "").partition("@")
     release_by_base = {
         "nvcr.io/nvidia/l4t-jetpack:r36.4.0": "22.04",
         "ubuntu:22.04": "22.04",
         "nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04": "24.04",
     }
-    assert builder is None or builder == f"ubuntu:{release_by_base[base]}"
+    assert not builder or builder == f"ubuntu:{release_by_base[base]}"
 
 
 class TestSlim:
