@@ -1,7 +1,8 @@
 """One structured line per event, with the id of the request it belongs to.
 
 Every logger of the process, uvicorn's and the libraries' included, writes to stderr in one format. A line says what
-happened and carries facts as `key=value`; no picture, key or header value is ever one of them.
+happened and carries facts as `key=value`; no picture, key or header value is ever one of them. What looks like the
+password of a URL is masked in every line, tracebacks included.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
@@ -24,6 +26,25 @@ _SILENT_LOGGER = "uvicorn.access"
 
 _CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "python_multipart")
 """Libraries that tell more than an operator asked for; only their warnings pass unless LOG_LEVEL is DEBUG."""
+
+_URL_USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^\s"'<>]*@""")
+"""All between the slashes and the last @ of a URL: a password that is not percent-encoded may hold any of `/?#@:`."""
+
+_BARE_USER = re.compile(r"""(?<![\w/@:.%+~-])[\w.%+~-]+:[^\s/"'<>@]+@""")
+"""`user:password@host` without a scheme, as proxies are often written."""
+
+_URL_TOKEN = re.compile(
+    r"""([?&][^=&\s"']*(?:token|key|sig|signature|pass|password|passwd|pwd|secret|credential)=)[^&\s"'<>]+""",
+    re.IGNORECASE,
+)
+"""Parameters by which signed addresses let their bearer in."""
+
+
+def masked(text: str) -> str:
+    """Return `text` with `***` for user and password of URLs, and for the tokens of signed addresses."""
+    if "@" in text:
+        text = _BARE_USER.sub("***@", _URL_USER.sub(r"\1***@", text))
+    return _URL_TOKEN.sub(r"\1***", text) if "=" in text else text
 
 
 def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
@@ -67,7 +88,7 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
             foreign_pre_chain=[
                 structlog.stdlib.PositionalArgumentsFormatter(), *shared, structlog.stdlib.ExtraAdder(allow=())
             ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers, _mask_line],
         )
     )  # fmt: skip
     root = logging.getLogger()
@@ -85,6 +106,10 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.WARNING)
 
 
+def _mask_line(_logger: object, _method: str, line: Any) -> str:
+    return masked(str(line))
+
+
 class _Lines:
     """Writes lines of one logger; the name is one of their facts."""
 
@@ -95,7 +120,7 @@ class _Lines:
     def write(self, line: str) -> None:
         """Write a line, or lose it: no request fails because a log does."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
+            self._stream.write(masked(line) + "\n")
             self._stream.flush()
 
     debug = info = warning = error = critical = write

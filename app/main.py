@@ -20,7 +20,7 @@ from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
 from app.drain import Drain
 from app.errors import ServiceError
-from app.logs import configure_logs
+from app.logs import configure_logs, masked
 from app.models.engines.recipe import EngineSource
 from app.service import Service, build_service, running
 from app.settings import Settings, SettingsError, read_settings
@@ -52,7 +52,7 @@ def create_app(
         configure_logs(settings.log_level, settings.log_format)
         return _application(build_service(settings, root=root, source=source))
     except (SettingsError, RegistryError, ServiceError) as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(masked(f"Error: {error}\n"))
         raise SystemExit(STARTUP_FAILURE) from error
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.logs import masked
 from app.specs import NAME_PATTERN
 
 _HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f:.]+(?:/\d{1,3})?")
@@ -55,7 +58,7 @@ class Settings(BaseSettings):
     model_mirror: str = _env(
         "MODEL_MIRROR",
         default="",
-        allowed="folder, http(s) URL or empty",
+        allowed="folder, http(s) URL (special characters of its password percent-encoded) or empty",
         meaning="Folder or http(s) URL asked for weights before the official package.",
     )
     model_download: bool = _env(
@@ -298,6 +301,22 @@ class Settings(BaseSettings):
             raise ValueError("sides")
         return value
 
+    @field_validator("model_mirror")
+    @classmethod
+    def _url_or_folder(cls, value: str) -> str:
+        """Refuse what is meant for a URL and is none: taken for a folder, its password would be part of a path."""
+        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+            return value
+        parts = urlsplit(value)  # its port, and an address in brackets, are read when they are asked for
+        is_plain = re.fullmatch(r"""[!$-;=?-\[\]_a-z|~]+""", value) and not (parts.query or parts.fragment)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not is_plain:
+            raise ValueError("mirror")
+        return value
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show values without the passwords of URLs."""
+        return [(name, masked(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
+
     @field_validator("det_scales")
     @classmethod
     def _full_canvas_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -364,8 +383,8 @@ def read_settings() -> Settings:
 
 
 def _explain(field: str) -> str:
-    """Tell in one line what is wrong with the variable a field was read from; a secret's value is not repeated."""
+    """Tell in one line what is wrong with the variable a field was read from; secrets in its value are not repeated."""
     environ = {name.upper(): value for name, value in os.environ.items() if value}
     variable = next(name for name in variable_names(field) if name in environ)
-    value = "'...'" if field in SECRET_FIELDS else repr(environ[variable])
+    value = "'...'" if field in SECRET_FIELDS else masked(repr(re.sub(r":/.*@", "://***@", environ[variable])))
     return f"{variable}={value} is not allowed: {allowed_values(field)}"

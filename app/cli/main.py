@@ -18,6 +18,7 @@ from app.cli.serve import serve
 from app.cli.settings import settings
 from app.cli.verify import verify
 from app.errors import ServiceError
+from app.logs import masked
 from app.settings import SettingsError
 from app.specs import RegistryError
 
@@ -33,9 +34,9 @@ class _OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except (SettingsError, RegistryError) as cause:
-            raise _Misconfigured(str(cause)) from cause
+            raise _Misconfigured(masked(str(cause))) from cause
         except ServiceError as cause:
-            raise click.ClickException(cause.message) from cause
+            raise click.ClickException(masked(cause.message)) from cause
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
+from app.logs import masked
 from app.settings import Settings, allowed_values, read_settings, variable_names
 
 _DEPLOYED = MappingProxyType(
@@ -38,7 +38,7 @@ def shown_value(value: Any) -> str:
         return ",".join(map(shown_value, value))
     if isinstance(value, SecretStr):
         return "***"
-    return re.sub(r"(?<=://)[^/@]*(?=@)", "***", str(value))
+    return masked(str(value))
 
 
 def _markdown() -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 import structlog
 
-from app.logs import configure_logs, request_context
+from app.logs import configure_logs, masked, request_context
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -161,3 +161,59 @@ class TestRequestContext:
             pass
         structlog.get_logger("jetface").info("later")
         assert "request_id" not in lines(capsys)[0]
+
+
+class TestMasked:
+    """Passwords and tokens in addresses."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "http://me:hunter2@models.example/faces",
+            "mirror=https://me:hunter2@models.example:8080/faces reason=x",
+            "http://me:hun/ter2@models.example",
+            "http://me:p@ss-hunter2@models.example",
+            "http://me:hunter?2#@models.example",
+            "socks5h://hunter2@proxy.example:1080",
+            "HTTP_PROXY=me:hunter2@proxy.example:3128",
+            "('me:hunter2@proxy.example')",
+            "https://files.example/m.onnx?X-Amz-Signature=hunter2&x=1",
+            "https://files.example/m.onnx?a=1&access_token=hunter2",
+        ],
+    )
+    def test_they_are_gone(self, text: str) -> None:
+        """Also where they were not percent-encoded, or the scheme was left out."""
+        assert "hunter" not in masked(text)
+        assert "example" in masked(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "http://models.example/faces",
+            "took_ms=1.5 route=/extract",
+            "write to a@b.example",
+            "12:30:45 me@example",
+            "",
+        ],
+    )
+    def test_all_else_stays(self, text: str) -> None:
+        """What is no secret is what one looks for in a log."""
+        assert masked(text) == text
+
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_no_logger_writes_them(
+        self, capsys: pytest.CaptureFixture[str], log_format: Literal["text", "json"]
+    ) -> None:
+        """Facts, events, tracebacks, and the lines of libraries."""
+        configure_logs("DEBUG", log_format)
+        url = "http://me:hunter2@models.example/faces"
+        structlog.get_logger("jetface").warning(f"no {url}", url=url, urls=[url])
+        logging.getLogger("httpx").info("HTTP Request: GET %s", url)
+        try:
+            int(url)
+        except ValueError:
+            structlog.get_logger("jetface").exception("failed")
+            logging.getLogger("uvicorn.error").exception("failed")
+        text = capsys.readouterr().err
+        assert "hunter" not in text
+        assert text.count("models.example") >= 6

@@ -135,6 +135,38 @@ class TestReadSettings:
         assert "hunter" not in f"{settings} {settings!r}"
         assert [key.get_secret_value() for key in settings.api_keys] == ["hunter2", "hunter3"]
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "http://me:hunter2@models.example:8080/faces", "HTTPS://me:hunter%2F2@models.example", "/weights",
+            "weights@home", "http://[::1]:8080", "http://127.0.0.1:1/a@b",
+        ],
+    )  # fmt: skip
+    def test_a_mirror_is_a_folder_or_an_address(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """With a password or without; it does not show."""
+        monkeypatch.setenv("MODEL_MIRROR", value)
+        settings = read_settings()
+        assert settings.model_mirror == value
+        assert "hunter" not in f"{settings} {settings!r}"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "ftp://me:hunter2@models.example", "http:/me:hunter2@models.example", "http://me:hunter2/x@models.example",
+            "http://me:hunter#2@models.example", "http://me:hunter 2@models.example", "https://", "s3://bucket",
+            "http://me:hunter'2\"@models.example", "http://models.example:http", "http://models.example/?key=hunter2",
+            "http://me:hunter2@[::1", "http://me:7hunter@models.example:99999",
+        ],
+    )  # fmt: skip
+    def test_a_mirror_that_is_no_address_is_refused_without_its_password(
+        self, monkeypatch: pytest.MonkeyPatch, value: str
+    ) -> None:
+        """Taken for a folder it would come up in each line about that folder."""
+        monkeypatch.setenv("MODEL_MIRROR", value)
+        with pytest.raises(SettingsError, match=r"^MODEL_MIRROR=.* is not allowed: folder, http") as error:
+            read_settings()
+        assert "hunter" not in str(error.value)
+
 
 class TestFields:
     """What every declared field must have."""
