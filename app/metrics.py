@@ -52,6 +52,9 @@ class Metrics:
         self.in_flight_limit = Gauge(
             "jetface_requests_in_flight_limit", "MAX_IN_FLIGHT: requests beyond it are refused.", registry=registry
         )
+        self.received = Gauge(
+            "jetface_requests_received", "Requests whose bodies arrive; they take no place yet.", registry=registry
+        )
         self.request_timeout = Gauge(
             "jetface_request_timeout_seconds", "REQUEST_TIMEOUT_S: the deadline of a request.", registry=registry
         )

@@ -112,6 +112,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     app.add_exception_handler(HTTPException, _translate)
     app.add_exception_handler(Exception, _pass_on)
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
+    metrics.watch(metrics.received, lambda: places.num_received)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
     metrics.in_flight_limit.set(places.limit)
     metrics.request_timeout.set(options.limits.timeout_s)

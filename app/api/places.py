@@ -1,15 +1,16 @@
-"""How many requests are served at once, and when one that is refused should come back."""
+"""How many requests are served and received at once, and when one that is refused should come back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import structlog
 
-from app.errors import QueueFullError, ShuttingDownError
+from app.errors import QueueFullError, RequestTimeoutError, ServiceError, ShuttingDownError
 
 _log = structlog.get_logger("jetface.api")
 
@@ -20,27 +21,47 @@ _NEWEST_WEIGHT = 0.1
 """Of the newest request in the running mean: the last twenty or so count."""
 
 
+class Claimant(Protocol):
+    """A request that is received or served; no two are equal."""
+
+    @property
+    def stalls_at(self) -> float:
+        """`loop.time()` until which its client may go on as slowly as now; infinite while nothing is waited for."""
+        ...
+
+    def end(self, cause: ServiceError) -> None:
+        """Make it fail."""
+        ...
+
+
 class Places:
-    """The places in flight. Belongs to the event loop.
+    """The places in flight, and the larger room before them where bodies arrive. Belongs to the event loop.
+
+    A request takes a place when its body is there: however slowly others send, a place is free for one who has sent.
+    The room is bounded, too: when it is full, whose time is up first makes way, the slowest.
 
     What a place costs is measured: the seconds between two answers while the service is busy, estimated as a
     request's time divided by the requests that shared it. That times those in flight is when all of them are answered.
     """
 
-    def __init__(self, limit: int, *, longest_wait_s: float = 30.0) -> None:
+    def __init__(self, limit: int, *, most_received: int = 1024, longest_wait_s: float = 30.0) -> None:
         """Create `limit` free places.
 
         Args:
             limit: Most requests served at once, >= 1.
+            most_received: Most requests whose bodies arrive at once, >= 1.
             longest_wait_s: Never tell a caller to stay away longer.
         """
         self._limit = limit
+        self._most_received = most_received
         self._longest_wait_s = longest_wait_s
         self._share_s = 0.0
         self._num_refused = 0
         self._told_at = float("-inf")
-        self._in_flight: set[Callable[[], object]] = set()
+        self._received: set[Claimant] = set()
+        self._in_flight: dict[Claimant, float] = {}
         self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def limit(self) -> int:
@@ -51,6 +72,11 @@ class Places:
     def num_taken(self) -> int:
         """Requests being served."""
         return len(self._in_flight)
+
+    @property
+    def num_received(self) -> int:
+        """Requests whose bodies arrive."""
+        return len(self._received)
 
     @property
     def wait_s(self) -> float:
@@ -81,31 +107,52 @@ class Places:
             self._num_refused, self._told_at = 0, now
 
     @contextlib.contextmanager
-    def taken_by(self, give_up: Callable[[], object]) -> Iterator[None]:
-        """Hold a place for a request while it is answered.
+    def held_by(self, claimant: Claimant) -> Iterator[None]:
+        """Hold room for a request while its body arrives, and its place from `take` on.
 
-        Args:
-            give_up: Makes the request fail with `ShuttingDownError`; no two requests' are equal.
+        Raises:
+            QueueFullError: There is no room, and nobody who makes any.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        self._in_flight.add(give_up)
+        if len(self._received) >= self._most_received:
+            self._make_room()
+        self._received.add(claimant)
         self._idle.clear()
         try:
             yield
         finally:
-            share_s = (loop.time() - started) / len(self._in_flight)
-            self._share_s += (share_s - self._share_s) * (_NEWEST_WEIGHT if self._share_s else 1.0)
-            self._in_flight.remove(give_up)
-            if not self._in_flight:
+            self._received.discard(claimant)
+            taken_at = self._in_flight.get(claimant)
+            if taken_at is not None:
+                share_s = (asyncio.get_running_loop().time() - taken_at) / len(self._in_flight)
+                self._share_s += (share_s - self._share_s) * (_NEWEST_WEIGHT if self._share_s else 1.0)
+                del self._in_flight[claimant]
+            if not self._in_flight and not self._received:
                 self._idle.set()
+
+    def take(self, claimant: Claimant) -> None:
+        """Give a place to a request whose body is there, unless it has one.
+
+        Raises:
+            QueueFullError: As `check`.
+        """
+        if claimant not in self._in_flight:
+            self.check()
+            self._received.discard(claimant)
+            self._in_flight[claimant] = asyncio.get_running_loop().time()
+
+    def _make_room(self) -> None:
+        slowest = min(self._received, key=lambda claimant: claimant.stalls_at)
+        if slowest.stalls_at == float("inf"):
+            self._count_refusal()
+            raise QueueFullError("Too many requests are being received; come back later.", retry_after_s=1)
+        self._received.remove(slowest)
+        slowest.end(RequestTimeoutError("The body arrived too slowly, and others wait to send theirs."))
 
     async def abandon(self) -> None:
         """Give up what is in flight: each request fails with `ShuttingDownError`. Returns when all are answered."""
-        for give_up in self._in_flight:
-            give_up()
-        if self._in_flight:
-            await self._idle.wait()
+        for claimant in (*self._received, *self._in_flight):
+            claimant.end(shutting_down())
+        await self._idle.wait()
 
 
 def shutting_down() -> ShuttingDownError:

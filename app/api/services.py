@@ -158,7 +158,9 @@ class RequestLimits:
     timeout_s: float = 30.0
     """Deadline of a request; a client may shorten it."""
     stall_s: float = 10.0
-    """Longest silence within a body."""
+    """Longest silence within a body, and how long nearly nothing may come of it."""
+    min_bytes_per_s: float = 1024.0
+    """Slowest that a body may come in the long run: half a minute for a small photograph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

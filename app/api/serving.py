@@ -1,4 +1,4 @@
-"""A request that costs work: it takes a place, has a deadline, and ends when its client goes."""
+"""A request that costs work: it arrives, takes a place, has a deadline, and ends when its client goes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.connections import WHEN_GONE
 from app.api.context import RequestContext, context_in
 from app.api.middleware import ErrorAnswers
-from app.api.places import Places, shutting_down
+from app.api.places import Places
 from app.api.services import RequestLimits
 from app.drain import Drain
 from app.errors import DeadlineExceededError, RequestError, RequestTimeoutError
@@ -54,8 +54,8 @@ class ServeWithinLimits:
             self._places.check()
             try:
                 timeout_s = min(self._limits.timeout_s, _wanted_timeout_s(context))
-                exchange = _Exchange(scope, receive, context, timeout_s=timeout_s, stall_s=self._limits.stall_s)
-                with self._places.taken_by(exchange.give_up):
+                exchange = _Exchange(scope, receive, context, self._places, self._limits, timeout_s)
+                with self._places.held_by(exchange):
                     await exchange.run(self._app, send)
             except ClientDisconnect:
                 raise
@@ -67,39 +67,51 @@ class _Exchange:
     """A request and its answer, in the task that it came in.
 
     Whatever ends it early, a timer or the client that goes, says why and cancels the task: it takes no task of its own
-    to wait for that.
+    to wait for that. A client has some patience to use up while its body is waited for, and earns more by what it
+    sends: who falls below the least rate for long, however regularly, runs out of it.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, context: RequestContext, *, timeout_s: float, stall_s: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        context: RequestContext,
+        places: Places,
+        limits: RequestLimits,
+        timeout_s: float,
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._context = context
+        self._places = places
+        self._limits = limits
         self._timeout_s = timeout_s
-        self._stall_s = stall_s
         self._loop = asyncio.get_running_loop()
         self._task = _this_task()
         self._cause: Exception | None = None
-        self._silent_since = self._loop.time()
+        self._patience_s = limits.stall_s
         self._has_body = False
+        self.stalls_at = float("inf")
         self._timer: asyncio.TimerHandle | None = None
         self._when_gone = (scope.get("extensions") or {}).get(WHEN_GONE)
         self._watcher: asyncio.Task[None] | None = None
-        context.deadline = self._silent_since + timeout_s
+        context.deadline = self._loop.time() + timeout_s
         context.body_bytes = None  # from here on, a body that is left unread is one that does not come
 
     async def run(self, app: ASGIApp, send: Send) -> None:
         """Serve.
 
         Raises:
-            RequestTimeoutError: The body stopped arriving, or was not there by the deadline.
+            RequestTimeoutError: The body stopped arriving, came too slowly, or was not there by the deadline.
+            QueueFullError: No place was free when it was there.
             DeadlineExceededError: The deadline passed.
             ShuttingDownError: The request was given up.
             ClientDisconnect: The client went.
         """
         self._look()
         try:
+            if self._context.is_body_read:  # there is none, and the handler may not ask for it
+                self._places.take(self)
             await app(self._scope, self.receive, send)
         except asyncio.CancelledError:
             if self._cause is None:
@@ -109,30 +121,46 @@ class _Exchange:
             self._close()
 
     async def receive(self) -> Message:
-        """Return the next message of the body."""
-        self._silent_since = self._loop.time()
+        """Return the next message of the body; with the last comes the place.
+
+        Raises:
+            QueueFullError: No place is free.
+        """
+        self.stalls_at = stalls_at = self._loop.time() + self._patience_s
         message = await self._receive()
-        self._silent_since = float("inf")
-        if not message.get("more_body", False):
+        self.stalls_at = float("inf")
+        if message.get("more_body", False):
+            earned_s = len(message["body"]) / self._limits.min_bytes_per_s
+            self._patience_s = min(stalls_at - self._loop.time() + earned_s, self._limits.stall_s)
+            return message
+        if not self._has_body and message["type"] == "http.request":
             self._has_body = self._context.is_body_read = True
+            self._places.take(self)
             self._watch_client()
         return message
 
-    def give_up(self) -> None:
-        """Answer that the service is shutting down."""
-        self._end(shutting_down())
+    def end(self, cause: Exception) -> None:
+        """Make the request fail: its task is cancelled.
+
+        Again and again: before Python 3.12 `asyncio.wait_for` may lose a cancellation.
+        """
+        self._cause = self._cause or cause
+        self._task.cancel()
+        self._stop_timer()
+        self._timer = self._loop.call_later(_CANCEL_AGAIN_S, self.end, cause)
 
     def _look(self) -> None:
         """End what is late; else look again when it may be."""
         now, deadline = self._loop.time(), self._context.deadline
         if now >= deadline and not self._context.is_body_read:
-            self._end(RequestTimeoutError("The body did not arrive in time."))
+            self.end(RequestTimeoutError("The body did not arrive in time."))
         elif now >= deadline:
-            self._end(DeadlineExceededError("The request's deadline passed.", timeout_ms=round(self._timeout_s * 1e3)))
-        elif now >= self._silent_since + self._stall_s:
-            self._end(RequestTimeoutError("The body stopped arriving."))
+            self.end(DeadlineExceededError("The request's deadline passed.", timeout_ms=round(self._timeout_s * 1e3)))
+        elif now >= self.stalls_at:
+            floor = self._limits.min_bytes_per_s
+            self.end(RequestTimeoutError("The body stopped arriving, or came too slowly.", min_bytes_per_s=floor))
         else:
-            stalls_at = deadline if self._has_body else min(self._silent_since, now) + self._stall_s
+            stalls_at = deadline if self._has_body else min(self.stalls_at, now + self._patience_s)
             self._timer = self._loop.call_at(min(deadline, stalls_at), self._look)
 
     def _watch_client(self) -> None:
@@ -149,14 +177,7 @@ class _Exchange:
         self._end_as_gone()
 
     def _end_as_gone(self) -> None:
-        self._end(ClientDisconnect())
-
-    def _end(self, cause: Exception) -> None:
-        """Cancel the task, again and again: before Python 3.12 `asyncio.wait_for` may lose a cancellation."""
-        self._cause = self._cause or cause
-        self._task.cancel()
-        self._stop_timer()
-        self._timer = self._loop.call_later(_CANCEL_AGAIN_S, self._end, cause)
+        self.end(ClientDisconnect())
 
     def _close(self) -> None:
         """From here on nothing cancels the task but those outside."""

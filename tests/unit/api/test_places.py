@@ -3,54 +3,111 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 import pytest
 
 from app.api.places import Places
-from app.errors import QueueFullError
+from app.errors import QueueFullError, RequestTimeoutError, ServiceError
 
 
-async def nap(delay_s: float = 0.0) -> None:
-    await asyncio.sleep(delay_s)
+class Sender:
+    """A request whose body arrives, until it is ended."""
+
+    def __init__(self, stalls_at: float = float("inf")) -> None:
+        self.stalls_at = stalls_at
+        self.cause: ServiceError | None = None
+
+    def end(self, cause: ServiceError) -> None:
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def taken(places: Places) -> Iterator[None]:
+    """Hold a place."""
+    sender = Sender()
+    with places.held_by(sender):
+        places.take(sender)
+        yield
 
 
 async def test_no_place_is_free_when_all_are_taken() -> None:
     places = Places(1)
-    task = asyncio.create_task(nap())
-    with places.taken_by(task.cancel):
+    with taken(places):
         assert places.num_taken == 1
         with pytest.raises(QueueFullError) as refused:
             places.check()
     assert refused.value.retry_after_s == 1.0
     places.check()
-    await task
 
 
 async def test_retry_after_is_how_long_those_in_flight_will_take() -> None:
     """Four requests that shared 0.2 s took 0.05 s each: four more take 0.2 s."""
     places = Places(4)
-    tasks = [asyncio.create_task(nap(0.2)) for _ in range(4)]
 
-    async def serve(task: asyncio.Task[None]) -> None:
-        with places.taken_by(task.cancel):
-            await task
+    async def serve() -> None:
+        with taken(places):
+            await asyncio.sleep(0.2)
 
-    await asyncio.gather(*map(serve, tasks))
+    await asyncio.gather(*(serve() for _ in range(4)))
     assert places.wait_s == 0
-    first, second = asyncio.create_task(nap()), asyncio.create_task(nap())
-    with places.taken_by(first.cancel), places.taken_by(second.cancel):
+    with taken(places), taken(places):
         assert 0.05 < places.wait_s < 0.4
-    await asyncio.gather(first, second)
 
 
 async def test_nobody_is_told_to_stay_away_longer_than_the_limit() -> None:
     places = Places(1, longest_wait_s=0.01)
-    task = asyncio.create_task(nap(0.05))
-    with places.taken_by(task.cancel):
-        await task
-    with places.taken_by(task.cancel):
+    with taken(places):
+        await asyncio.sleep(0.05)
+    with taken(places):
         assert places.wait_s == 0.01
 
 
 async def test_abandoning_nothing_returns_at_once() -> None:
     await Places(1).abandon()
+
+
+async def test_those_who_send_take_no_place_until_all_is_there() -> None:
+    places = Places(1, most_received=3)
+    first, second = Sender(), Sender()
+    with places.held_by(first), places.held_by(second):
+        assert (places.num_received, places.num_taken) == (2, 0)
+        places.check()
+        places.take(second)
+        assert (places.num_received, places.num_taken) == (1, 1)
+        with pytest.raises(QueueFullError):
+            places.take(first)
+        places.take(second)
+        assert places.num_taken == 1
+    assert (places.num_received, places.num_taken) == (0, 0)
+
+
+async def test_the_slowest_makes_way_when_there_is_no_room_to_receive() -> None:
+    places = Places(1, most_received=2)
+    slow, slower, new = Sender(10), Sender(5), Sender(20)
+    with places.held_by(slow), places.held_by(slower), places.held_by(new):
+        assert isinstance(slower.cause, RequestTimeoutError)
+        assert (slow.cause, new.cause) == (None, None)
+        assert places.num_received == 2
+
+
+async def test_nobody_makes_way_whose_client_is_not_waited_for() -> None:
+    places = Places(1, most_received=1)
+    sender = Sender()
+    with places.held_by(sender), pytest.raises(QueueFullError), places.held_by(Sender()):
+        raise AssertionError("there was no room")
+    assert (sender.cause, places.num_received) == (None, 0)
+
+
+async def test_those_who_send_are_given_up_with_those_who_are_served() -> None:
+    places = Places(1)
+    sender, served = Sender(), Sender()
+    with places.held_by(sender), places.held_by(served):
+        places.take(served)
+        abandoned = asyncio.create_task(places.abandon())
+        await asyncio.sleep(0)
+        causes = [each.cause.code for each in (sender, served) if each.cause is not None]
+        assert causes == ["shutting_down"] * 2
+        assert not abandoned.done()
+    await abandoned

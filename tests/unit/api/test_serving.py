@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -109,6 +110,58 @@ async def test_a_body_that_stops_arriving_times_out() -> None:
     slow = await RawRequest(chunks(BODY[:5], BODY[5:], delay_s=0.3), JSON).send_to(harness.app)
     assert (slow.status, slow.code) == (408, "request_timeout")
     assert harness.extractor.num_calls == 0
+
+
+async def test_a_body_that_drips_times_out_however_regularly_it_comes() -> None:
+    harness = Harness(limits=RequestLimits(stall_s=0.1, min_bytes_per_s=1000))
+    drip = RawRequest(chunks(*[b"a"] * 500, delay_s=0.01), JSON | {"content-length": "999"})
+    took_s = -time.monotonic()
+    await drip.send_to(harness.app)
+    took_s += time.monotonic()
+    assert (drip.status, drip.code) == (408, "request_timeout")
+    assert took_s < 2
+
+
+async def test_a_body_that_comes_fast_enough_may_take_longer_than_a_silence() -> None:
+    harness = Harness(limits=RequestLimits(stall_s=0.5, min_bytes_per_s=10))
+    pieces = [BODY[start : start + 40] for start in range(0, len(BODY), 40)]
+    slow = await RawRequest(chunks(*pieces, b"", delay_s=1.0 / len(pieces)), JSON).send_to(harness.app)
+    assert slow.status == 200
+
+
+async def test_those_who_send_slowly_take_no_place_from_others() -> None:
+    harness = Harness(max_in_flight=1)
+    drips = [RawRequest(chunks(*[b"a"] * 500, delay_s=0.01), JSON | {"content-length": "999"}) for _ in range(20)]
+    tasks = [start(harness, drip) for drip in drips]
+    await until(lambda: all(drip.num_receives for drip in drips))
+    async with harness.client() as client:
+        for _ in range(3):
+            assert (await post(client)).status_code == 200
+            metrics = (await client.get("/metrics")).text
+            assert "jetface_requests_received 20.0" in metrics
+            assert "jetface_requests_in_flight 0.0" in metrics
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_has_sent_all_is_refused_where_others_took_the_places_meanwhile() -> None:
+    harness = Harness(max_in_flight=1)
+    harness.extractor.delay_s = 0.3
+
+    async def until_others_are_served() -> AsyncIterator[bytes]:
+        yield BODY[:9]
+        await until(lambda: harness.extractor.num_calls)
+        yield BODY[9:]
+        yield b""
+
+    late = RawRequest(until_others_are_served(), JSON | {"content-length": str(len(BODY))})
+    task = start(harness, late)
+    await until(lambda: late.num_receives > 1)
+    first = start(harness, RawRequest(chunks(BODY, b""), JSON))
+    await task
+    assert (late.status, late.code, late.headers.get("connection")) == (429, "queue_full", None)
+    assert (await first).status == 200
 
 
 async def test_a_body_that_drips_times_out_at_the_deadline() -> None:
