@@ -134,6 +134,7 @@ def _api_options(service: Service) -> ApiOptions:
             timeout_s=settings.request_timeout_s,
         ),
         access=_access(settings),
+        match_threshold=service.match_threshold,
     )
 
 

@@ -53,6 +53,9 @@ _log = structlog.get_logger("jetface")
 
 DEFAULT_SCORE_THRESHOLD = 0.6
 """Least detector score where neither request, settings nor registry entry name one; as InsightFace-REST has it."""
+DEFAULT_MATCH_THRESHOLD = 0.35
+"""Least similarity of one person for a recognizer whose registry entry names none: above what the recognizers that were
+measured need for one false match in 10,000 at 512 numbers a face (docs/models.md); not measured for any other."""
 CLOSE_GRACE_S = 1.0
 """Longest wait for runs under way when a service is closed: by then its callers have their answers."""
 
@@ -81,6 +84,12 @@ class Service:
             return self.settings.def_det_thresh
         own = self.store.spec(self.chosen.detector).score_threshold
         return DEFAULT_SCORE_THRESHOLD if own is None else own
+
+    @property
+    def match_threshold(self) -> float:
+        """Least similarity of one person where a request names none: what suits the recognizer."""
+        own = self.store.spec(self.chosen.recognizer).match_threshold if self.chosen.recognizer else None
+        return DEFAULT_MATCH_THRESHOLD if own is None else own
 
     @property
     def notice(self) -> str | None:

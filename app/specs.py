@@ -100,6 +100,15 @@ class ModelSpec(_Entry):
     score_threshold: float | None = Field(
         None, ge=0, le=1, description="Detection only: its default threshold, where 0.6 does not suit it."
     )
+    match_threshold: float | None = Field(
+        None, ge=-1, le=1, description="Recognition only: the least cosine similarity of one person, on its own scale."
+    )
+    false_match_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the pairs of two people that reach `match_threshold`; None where it is not known.",
+    )
     keeps_bf16: bool = Field(
         False, description="Measured: run in bfloat16, its answers stay within the limits of docs/adr/0008-openvino.md."
     )
@@ -134,6 +143,10 @@ class ModelSpec(_Entry):
             raise ValueError("box_enlargement belongs to liveness models, and every one of them needs it")
         if self.score_threshold is not None and self.task != "detection":
             raise ValueError("score_threshold belongs to detection models")
+        if self.match_threshold is not None and self.task != "recognition":
+            raise ValueError("match_threshold belongs to recognition models")
+        if self.false_match_rate is not None and self.match_threshold is None:
+            raise ValueError("false_match_rate is that of match_threshold, which is missing")
         if self.sha256 is None and self.md5 is None:
             raise ValueError("sha256 (or, where the publisher gives no other, md5) is needed")
         if self.name.lower() in RESERVED_NAMES:

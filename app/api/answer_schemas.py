@@ -194,6 +194,12 @@ class ModelAnswer(_Answer):
     )
     input_hw: tuple[int, int] | None = None
     embedding_length: int | None = None
+    match_threshold: float | None = Field(
+        default=None, description="Least cosine similarity of one person; null where the entry names none."
+    )
+    false_match_rate: float | None = Field(
+        default=None, description="Share of the pairs of two people that reach `match_threshold`; null: not known."
+    )
 
 
 class ModelsAnswer(_Answer):

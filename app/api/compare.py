@@ -36,9 +36,10 @@ def compare_router(services: Services) -> APIRouter:
         fields = asked.options
         if asked.others is None and len(asked.pictures) != 2:
             raise RequestError("images: two pictures are compared, or those of images with those of others.")
-        threshold = fields.detection_threshold
+        threshold = services.options.match_threshold if fields.threshold is None else fields.threshold
+        score = fields.detection_threshold
         options = ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if threshold is None else threshold, limit_faces=1
+            score_threshold=services.options.defaults.det_thresh if score is None else score, limit_faces=1
         )
         results = await services.extractor.extract(
             [*asked.pictures, *(asked.others or ())], options, deadline=context.deadline
@@ -52,15 +53,15 @@ def compare_router(services: Services) -> APIRouter:
             known = not np.isnan(matrix[0, 0])
             verdict: dict[str, Any] = {
                 "similarity": matrix[0, 0] if known else None,
-                "is_match": bool(matrix[0, 0] >= fields.threshold) if known else None,
+                "is_match": bool(matrix[0, 0] >= threshold) if known else None,
             }
             described = {"pictures": pictures}
         else:
-            verdict = {"similarities": _null_for_nan(matrix), "matches": (matrix >= fields.threshold).tolist()}
+            verdict = {"similarities": _null_for_nan(matrix), "matches": (matrix >= threshold).tolist()}
             described = {"pictures": pictures[:num_first], "others": pictures[num_first:]}
         value = {
             "took_ms": milliseconds(context.took_s),
-            "threshold": np.float32(fields.threshold),
+            "threshold": np.float32(threshold),
             **verdict,
             **described,
         }

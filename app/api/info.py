@@ -23,6 +23,7 @@ def info_router(services: Services) -> APIRouter:
         """Tell the version, the models in use and the defaults of requests."""
         about = services.options.info
         active = [facts for facts in services.models.models() if facts.is_active]
+        recognizer = next((facts for facts in active if facts.task == "recognition"), None)
         value = {
             "version": about.version,
             "tensorrt_version": about.tensorrt_version,
@@ -30,7 +31,9 @@ def info_router(services: Services) -> APIRouter:
             "models": {
                 "inference_backend": about.inference_backend,
                 "det_name": _name_of(active, "detection"),
-                "rec_name": _name_of(active, "recognition"),
+                "rec_name": recognizer.name if recognizer else None,
+                "match_threshold": services.options.match_threshold if recognizer else None,
+                "false_match_rate": recognizer.false_match_rate if recognizer else None,
                 "ga_name": _name_of(active, "gender_age"),
                 "mask_detector": _name_of(active, "mask"),
                 "liveness": [facts.name for facts in active if facts.task == "liveness"],

@@ -21,6 +21,13 @@ class InfoModels(BaseModel):
     inference_backend: str
     det_name: str | None
     rec_name: str | None
+    match_threshold: float | None = Field(
+        description="Ours: least similarity of one person where a request of `/compare` names none."
+    )
+    false_match_rate: float | None = Field(
+        description="Ours: share of the pairs of two people that reach the recognizer's own `match_threshold`; null "
+        "where it names none, or the rate is not known."
+    )
     ga_name: str | None
     mask_detector: str | None
     liveness: list[str] = Field(description="Ours: none, one or two.")

@@ -205,8 +205,11 @@ class CompareFields(AnswerFormat):
     """Options of `/compare`."""
 
     threshold: Annotated[
-        float, Ge(-1), Le(1), Field(allow_inf_nan=False, description="Least cosine similarity of one person.")
-    ] = 0.35
+        Annotated[float, Ge(-1), Le(1), Field(allow_inf_nan=False)] | None,
+        Field(
+            description="Least cosine similarity of one person; null: what suits the recognizer, as `/info` tells it."
+        ),
+    ] = None
     detection_threshold: Annotated[Score | None, Field(description="Least detector score.")] = None
 
 

@@ -106,6 +106,10 @@ class ModelFacts:
     input_hw: tuple[int, int] | None = None
     """Height and width of the input; None when it takes any multiple of 32."""
     embedding_length: int | None = None
+    match_threshold: float | None = None
+    """Least similarity of one person, as the entry has it; None where it names none."""
+    false_match_rate: float | None = None
+    """Share of the pairs of two people that reach it; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +208,5 @@ class ApiOptions:
     defaults: RequestDefaults = field(default_factory=RequestDefaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
+    match_threshold: float = 0.35
+    """Least similarity of one person where a request names none."""

@@ -104,6 +104,8 @@ class StoreView:
             cpu_nodes=status.cpu_nodes,
             input_hw=(spec.input.height_px, spec.input.width_px) if spec.input.height_px else None,
             embedding_length=spec.embedding_length,
+            match_threshold=spec.match_threshold,
+            false_match_rate=spec.false_match_rate,
         )
 
     def _engine(self, name: str) -> EngineFacts | None:

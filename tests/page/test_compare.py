@@ -17,6 +17,8 @@ def test_two_pictures_of_a_person(visited: Visit, pairs: list[list[tuple[str, by
     visited.drop("#slot-1", pairs[0][1])
     expect(page.locator("#verdict-text")).to_have_text("Probably the same person.")
     assert 0.35 < float(page.locator("#similarity").inner_text()) <= 1
+    expect(page.locator("#match-value")).to_have_text("0.30")
+    expect(page.locator("#verdict-note")).to_contain_text("one pair of two people in 10,000")
     expect(page.locator("#live")).to_contain_text("Similarity")
     page.locator("#match").press("End")
     expect(page.locator("#verdict-text")).to_have_text("Probably two people.")

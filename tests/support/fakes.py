@@ -262,6 +262,7 @@ class Harness:
         limits: RequestLimits | None = None,
         access: Access | None = None,
         defaults: RequestDefaults | None = None,
+        match_threshold: float = 0.35,
         max_in_flight: int = 64,
         grace_s: float = 5.0,
         extractor: FakeExtractor | None = None,
@@ -285,6 +286,7 @@ class Harness:
                 limits=limits or RequestLimits(),
                 access=access or Access(),
                 defaults=defaults or RequestDefaults(),
+                match_threshold=match_threshold,
             ),
         )
 

@@ -100,6 +100,12 @@ def test_a_file_name_defaults_to_the_model_name(tmp_path: Path) -> None:
         ("embedding_length = 256", "", "embedding_length"),
         ("embedding_length = 256", "embedding_length = 256\nbox_enlargement = 2.7", "box_enlargement"),
         ("embedding_length = 256", "embedding_length = 256\nscore_threshold = 0.5", "score_threshold"),
+        (
+            "embedding_length = 256",
+            "embedding_length = 256\nfalse_match_rate = 1e-4",
+            "match_threshold, which is missing",
+        ),
+        ("embedding_length = 256", "embedding_length = 256\nmatch_threshold = 1.5", "match_threshold"),
         (f'sha256 = "{"0" * 64}"', "", "sha256"),
         ('name = "mine"', 'name = "auto"', "word of the settings"),
         ('name = "mine"', 'name = "../mine"', "name"),

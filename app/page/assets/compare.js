@@ -12,7 +12,11 @@ let similarity = null;
 let answer = null;
 let running = null;
 
-const threshold = () => Number(byId("match").value);
+/** What the service takes for one person where nobody says; the slider, once moved, says. */
+let suited = null;
+let isMoved = false;
+const threshold = () => (isMoved || !suited ? Number(byId("match").value) : suited.match_threshold);
+const inWords = (value) => value.toFixed(3).replace(/0$/, "");
 
 /** Put files into the slots: the first empty one first, else the second. */
 export async function addToCompare(files) {
@@ -36,7 +40,7 @@ async function compare() {
   running = controller;
   const form = new FormData();
   for (const slot of slots) form.append("file", slot.file, slot.file.name || "pasted picture");
-  form.append("threshold", threshold().toFixed(2));
+  form.append("threshold", inWords(threshold()));
   try {
     const result = await ask("compare", { form, signal: controller.signal });
     document.dispatchEvent(new Event("answered"));
@@ -48,7 +52,7 @@ async function compare() {
       showSlot(slots[index]);
     });
     byId("compare-timings").replaceChildren(timingBar(result.stages, result.tookMs));
-    byId("compare-curl").textContent = curlLine("compare", slots.map((slot) => slot.file.name || "pasted picture"), { threshold: threshold().toFixed(2) });
+    byId("compare-curl").textContent = curlLine("compare", slots.map((slot) => slot.file.name || "pasted picture"), { threshold: inWords(threshold()) });
     byId("compare-json").textContent = readable(answer);
     showVerdict();
     announce(similarity === null ? slots.map((slot) => slot.note).filter(Boolean).join(". ") : `Similarity ${similarity.toFixed(2)}. ${verdict()}`);
@@ -61,13 +65,21 @@ async function compare() {
 
 const verdict = () => (similarity >= threshold() ? "Probably the same person." : "Probably two people.");
 
+/** Say what the line means that the service draws. */
+function origin() {
+  if (!suited) return "";
+  const { rec_name: name, match_threshold: value, false_match_rate: rate } = suited;
+  const rarity = rate ? `: there about one pair of two people in ${Math.round(1 / rate).toLocaleString("en")} is taken for one` : "";
+  return `${name} is used with ${inWords(value)} where nobody says${rarity}.`;
+}
+
 function showVerdict() {
   const card = byId("verdict");
   card.hidden = similarity === null;
   if (similarity === null) return;
   byId("similarity").textContent = similarity.toFixed(2);
   byId("verdict-text").textContent = verdict();
-  byId("verdict-note").textContent = "Cosine similarity of the largest face of each. Where to draw the line depends on the model: find it on pictures of your own.";
+  byId("verdict-note").textContent = `Cosine similarity of the largest face of each. ${origin()} Where to draw the line depends on the model and on your pictures: find it on pictures of your own.`;
   card.dataset.match = String(similarity >= threshold());
   const percent = (value) => `${Math.max(0, Math.min(1, value)) * 100}%`;
   byId("scale").querySelector(".scale-fill").style.width = percent(similarity);
@@ -133,8 +145,18 @@ export function startCompare() {
     });
     new ResizeObserver(() => redraw(slot)).observe(place);
   }
+  document.addEventListener("defaults", ({ detail: { models } }) => {
+    if (models.match_threshold === null) return;
+    suited = models;
+    // The slider may have been moved before the service told.
+    if (isMoved) return;
+    byId("match").value = String(models.match_threshold);
+    byId("match-value").textContent = inWords(threshold());
+    showVerdict();
+  });
   byId("match").addEventListener("input", () => {
-    byId("match-value").textContent = threshold().toFixed(2);
+    isMoved = true;
+    byId("match-value").textContent = inWords(threshold());
     showVerdict();
   });
   document.addEventListener("keyaccepted", compare);

@@ -225,7 +225,7 @@ export function startFind() {
   document.addEventListener("defaults", ({ detail }) => {
     // The slider may have been moved since the first picture came.
     if (entries.length) return;
-    slider.value = String(detail.det_thresh);
+    slider.value = String(detail.defaults.det_thresh);
     byId("threshold-value").textContent = threshold().toFixed(2);
   });
   for (const id of ["show-landmarks", "show-scores"]) byId(id).addEventListener("change", redraw);

@@ -105,7 +105,7 @@ function showStarters(names) {
 
 async function showDetails() {
   const [{ answer: about }, { answer: registry }] = await Promise.all([ask("info"), ask("models")]);
-  if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about.defaults }));
+  if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about }));
   service.version = about.version;
   const { rec_name: recognizer, ga_name: genderAge, mask_detector: mask, liveness } = about.models;
   service.stages = {

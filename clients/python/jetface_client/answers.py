@@ -133,7 +133,15 @@ def read_matrix(answer: Any) -> ComparisonMatrix:
 def read_info(answer: Any) -> Info:
     """Read `/info`."""
     models = answer["models"]
-    return Info(version=answer["version"], detector=models["det_name"], recognizer=models["rec_name"], raw=answer)
+    return Info(
+        version=answer["version"],
+        detector=models["det_name"],
+        recognizer=models["rec_name"],
+        # A service older than this client does not tell them.
+        match_threshold=models.get("match_threshold"),
+        false_match_rate=models.get("false_match_rate"),
+        raw=answer,
+    )
 
 
 def read_models(answer: Any) -> list[Model]:
@@ -147,6 +155,8 @@ def read_models(answer: Any) -> list[Model]:
             license=model["license"],
             embedding_length=model["embedding_length"],
             backend=model["backend"],
+            match_threshold=model.get("match_threshold"),
+            false_match_rate=model.get("false_match_rate"),
         )
         for model in answer["models"]
     ]

@@ -203,7 +203,10 @@ class AsyncClient:
         threshold: float | None = None,
         detection_threshold: float | None = None,
     ) -> Comparison:
-        """Compare the largest face of two pictures; `threshold` is the least similarity of one person."""
+        """Compare the largest face of two pictures.
+
+        `threshold` is the least similarity of one person; None takes what suits the service's recognizer.
+        """
         return await self._ask(
             calls.compare_call, first, second, threshold=threshold, detection_threshold=detection_threshold
         )

@@ -196,7 +196,10 @@ class Client:
         threshold: float | None = None,
         detection_threshold: float | None = None,
     ) -> Comparison:
-        """Compare the largest face of two pictures; `threshold` is the least similarity of one person."""
+        """Compare the largest face of two pictures.
+
+        `threshold` is the least similarity of one person; None takes what suits the service's recognizer.
+        """
         return self._ask(
             calls.compare_call, first, second, threshold=threshold, detection_threshold=detection_threshold
         )

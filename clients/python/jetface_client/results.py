@@ -125,6 +125,10 @@ class Info:
     detector: str | None
     recognizer: str | None
     """Whose embeddings can be compared with one another; None when the service only detects."""
+    match_threshold: float | None
+    """Least cosine similarity of one person, where `compare` is given none; None when the service only detects."""
+    false_match_rate: float | None
+    """Share of the pairs of two people that reach it; None where it is not known."""
     raw: Mapping[str, Any]
     """The whole answer."""
 
@@ -142,6 +146,10 @@ class Model:
     license: str
     embedding_length: int | None
     backend: str | None
+    match_threshold: float | None
+    """Of a recognizer: least cosine similarity of one person; None where its entry names none."""
+    false_match_rate: float | None
+    """Share of the pairs of two people that reach it; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

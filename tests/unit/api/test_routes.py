@@ -153,6 +153,22 @@ class TestCompare:
         assert harness.extractor.options is not None
         assert harness.extractor.options.limit_faces == 1
 
+    async def test_what_a_request_leaves_open_is_what_suits_the_recognizer(self) -> None:
+        """In every body; null leaves it open, too."""
+        harness = Harness(match_threshold=0.42)
+        form = [("file", ("a", jpeg_of())), ("file", ("b", jpeg_of()))]
+        packed = ormsgpack.packb({"images": {"data": [jpeg_of(), jpeg_of()]}, "threshold": None})
+        async with harness.client() as client:
+            answers = [
+                await client.post("/compare", json={"images": {"data": [PICTURE] * 2}}),
+                await client.post("/compare", json={"images": {"data": [PICTURE] * 2}, "threshold": None}),
+                await client.post("/compare", files=form),
+                await client.post("/compare", content=packed, headers={"content-type": "application/msgpack"}),
+            ]
+            said = await client.post("/compare", files=form, data={"threshold": "0.2"})
+        assert [answer.json()["threshold"] for answer in answers] == [pytest.approx(0.42)] * 4
+        assert said.json()["threshold"] == pytest.approx(0.2)
+
     async def test_a_picture_without_a_face_compares_to_null(self, client: httpx.AsyncClient, harness: Harness) -> None:
         harness.extractor.num_faces = 0
         found = await post(client, "/compare", 2)
