@@ -88,7 +88,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         lifespan=lifespan,
         redirect_slashes=False,
         # Nothing here collects traces, and whether somebody does is asked in the environment, once a request.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     pictures = (
         extract_router(services),

@@ -50,7 +50,7 @@ def import_apart(module: str, *, timeout_s: float = _IMPORT_TIMEOUT_S) -> Import
     """Import a module in a process of its own, so that a crash is told rather than suffered."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, and names of modules that our code has
-            [sys.executable, "-c", f"import {module}"], capture_output=True, timeout=timeout_s, check=False
+            [sys.executable, "-c", f"import app, {module}"], capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         return ImportOutcome(1, f"the import did not end within {timeout_s:g} s")

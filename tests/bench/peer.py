@@ -10,10 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# ONNX Runtime reports to its maker otherwise; read once, when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def measure(det: Path, rec: Path, picture: Path, seconds: float, device: str = "cpu") -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.settings import TARGETS
-from tests.support.dockerfiles import Dockerfile
+from tests.support.dockerfiles import Dockerfile, Instruction
 from tests.support.shared import REPOSITORY
 
 JETSON = REPOSITORY / "Dockerfile.jetson"
@@ -68,6 +68,15 @@ def test_every_outside_base_is_an_argument_with_a_tag_and_a_digest(image: Docker
     bases = {stage.base for stage in image.stages} - stages
     assert bases <= set(image.arguments.values())
     assert all(re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", base) for base in bases)
+
+
+def test_no_library_in_it_calls_its_maker(image: Dockerfile) -> None:
+    """Not even where something else than our code imports it: while the image is built, or in a shell in it."""
+    runtime = next(stage for stage in image.stages if stage.name == "runtime")
+    environment = runtime.instructions.index(Instruction("ENV", "ORT_DISABLE_TELEMETRY=1", "runtime"))
+    assert all(environment < runtime.instructions.index(each) for each in runtime.instructions if each.name == "RUN")
+    locked = (REPOSITORY / "requirements/cpu.txt").read_text()
+    assert re.findall(r"^openvino-telemetry\S* ; (.*) \\$", locked, re.MULTILINE) == ["sys_platform == 'never'"]
 
 
 def test_tini_is_process_1(image: Dockerfile) -> None:
