@@ -145,6 +145,50 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
 dusty-nv/jetson-containers 1218, 1374; OE4T/meta-tegra 1281; the `ImportError`s of the loader."""
 
 
+_NEWER_OR_OLDER = "Update onnxruntime, or export the model anew with an older opset"
+
+_MODEL_PATTERNS: tuple[tuple[str, str], ...] = (
+    (
+        r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
+        "its file is of ONNX IR version {0} and this ONNX Runtime reads {1}. Update onnxruntime, or save it as {1}",
+    ),
+    (
+        r"(?i)opset (\d+) is under development and support",
+        "its operators are of opset {0}, newer than this ONNX Runtime knows. " + _NEWER_OR_OLDER,
+    ),
+    (
+        r"No Op registered for (\S+) with domain_version of (\d+)",
+        "its operator {0} is not in opset {1} as this ONNX Runtime knows it. " + _NEWER_OR_OLDER,
+    ),
+    (
+        r"(\S+?)\(-?\d+\) is not a registered function/op",
+        "its operator {0} is none of ONNX's own. Export the model anew without it",
+    ),
+    (
+        r"Could not find an implementation for (\S+?)\((\d+)\)",
+        "there is no kernel for its operator {0} of version {1} here. " + _NEWER_OR_OLDER,
+    ),
+    (
+        r"No conversion rule found for operations: ([^\n]+)",
+        "there is no rule for its operators {0}. Update openvino, or export the model anew with an older opset",
+    ),
+    (r"(?i)protobuf parsing failed", "its file is not ONNX, or damaged. Supply it anew"),
+)
+
+
+def why_not_opened(text: str) -> str:
+    """Say why a library does not open a model and what mends it: `: ... .`, or `.` where the message is not known.
+
+    Args:
+        text: What it says.
+    """
+    for pattern, words in _MODEL_PATTERNS:
+        if found := re.search(pattern, text):
+            return f": {words.format(*found.groups())}."
+    fault = recognize(text)
+    return f": {fault.why}. {fault.cure}" if fault else "."
+
+
 def recognize(text: str) -> Fault | None:
     """Return what a message tells, None when nothing in it is known.
 

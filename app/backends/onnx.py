@@ -14,6 +14,7 @@ import numpy as np
 
 from app.backends.audit import RECORD_ENTRY
 from app.backends.batches import stacked
+from app.backends.faults import why_not_opened
 from app.backends.providers import CPU, CudaOptions, TensorrtOptions, provider_options
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
@@ -126,7 +127,7 @@ def open_session(
             source, options, providers=[(name, dict(values)) for name, values in providers]
         )
     except Exception as cause:
-        raise ModelFileError("ONNX Runtime cannot open the model.") from cause
+        raise ModelFileError(f"ONNX Runtime cannot open the model{why_not_opened(str(cause))}") from cause
     # A provider that fails to start is left out with a line on stderr; that must not pass for success.
     started, wanted = session.get_providers(), providers[0][0]
     if started[0] != wanted:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backends.batches import stacked
+from app.backends.faults import why_not_opened
 from app.domain import Batch, Tensor
 from app.errors import BackendUnavailableError, InferenceError, ModelFileError
 
@@ -100,7 +101,7 @@ def open_openvino_backends(
         read.reshape(shape)
     # What OpenVINO raises is RuntimeError or derives from Exception alone, by version.
     except Exception as cause:
-        raise ModelFileError("OpenVINO cannot open the model.") from cause
+        raise ModelFileError(f"OpenVINO cannot open the model{why_not_opened(str(cause))}") from cause
     has_free_canvas = any(axis.is_dynamic for axis in list(shape)[1:])
 
     def compiled(num_streams: int) -> Any:
@@ -116,7 +117,7 @@ def open_openvino_backends(
         try:
             return core.compile_model(read, _DEVICE, settings)
         except Exception as cause:
-            raise ModelFileError("OpenVINO cannot compile the model.") from cause
+            raise ModelFileError(f"OpenVINO cannot compile the model{why_not_opened(str(cause))}") from cause
 
     if has_free_canvas:
         # One is made now: a model that cannot be compiled fails here, not in a request.

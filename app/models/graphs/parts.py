@@ -113,6 +113,12 @@ class GraphParts:
         try:
             graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
         except shape_inference.InferenceError as cause:
+            known = onnx.defs.onnx_opset_version()
+            if self.opset > known:
+                raise GraphError(
+                    f"its operators are of opset {self.opset} and are known here up to {known}: update onnx and "
+                    "onnxruntime, or export the model anew with an older opset"
+                ) from cause
             raise GraphError("its operators do not fit together") from cause
         return [*graph.value_info, *graph.output]
 

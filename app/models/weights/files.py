@@ -5,8 +5,9 @@ Every file is checked against its registry entry before it is used, whoever put 
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -15,12 +16,14 @@ import structlog
 
 from app.atomic import whole_file
 from app.errors import ModelFileError
-from app.models.weights.digests import VerifiedFiles, digest_words
-from app.models.weights.download import Fetcher
+from app.models.weights.digests import VerifiedFiles, digest_words, has_digest
+from app.models.weights.download import DAMAGED_SUFFIX, Fetcher, locked, set_aside
 from app.models.weights.licenses import LicenseRecord
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
+
+_NOT_HERE = "it is not here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class WeightsFolder:
 
     def is_at_hand(self, spec: ModelSpec) -> bool:
         """Whether the weights are on this machine: existing, not yet verified. A URL is not asked."""
-        return any(path.is_file() for path in self._candidates(spec))
+        return any(_is_file(path) for path in self._candidates(spec))
 
     def locate(self, spec: ModelSpec) -> Path:
         """Return the verified file of a model, downloading it when nothing on this machine has it.
@@ -71,28 +74,51 @@ class WeightsFolder:
         Raises:
             ModelFileError: It cannot be had; the message says what to do.
         """
-        reason = "it is not here"
+        return self.find(spec) or self.fetch(spec)
+
+    def find(self, spec: ModelSpec) -> Path | None:
+        """Return the verified file of a model; None when this machine has none. Blocks while it is hashed.
+
+        A file in `folder` that fails its checksum is put aside, as `NAME.onnx.damaged`.
+        """
         for path in self._candidates(spec):
-            if not path.is_file():
+            if not _is_file(path):
                 continue
             if self._verified.check(path, spec):
                 return path
-            reason = "the file that is here has another checksum"
-            _log.error("file has another checksum and is not used", model=spec.name, file=str(path))
+            if path.parent != self.folder:
+                _log.error("file has another checksum and is not used", model=spec.name, file=str(path))
+            elif _fault_of(path) is None:
+                self._set_aside(path, spec)
+        return None
+
+    def fetch(self, spec: ModelSpec, on_progress: Callable[[int, int], None] | None = None) -> Path:
+        """Download the file of a model that is not on this machine; blocks, for minutes.
+
+        Args:
+            spec: The model.
+            on_progress: Called as bytes arrive: how many have, and of how many; 0 when the server does not say.
+
+        Raises:
+            ModelFileError: It cannot be had; the message says what to do.
+        """
         path = self.folder / spec.file_name
         mirror_url = self.mirror.url_of(spec)
-        # A file that somebody put there is never overwritten, whatever is wrong with it.
-        if self.fetcher is None or path.exists() or not (mirror_url or spec.download):
+        reason = self._why_not_here(spec)
+        # What is here and cannot be judged is never overwritten.
+        if self.fetcher is None or _fault_of(path) or not (mirror_url or spec.download):
             raise self._not_to_be_had(spec, reason)
         url = spec.download.url if spec.download else None
         if spec.non_commercial:
             accepted = not LicenseRecord(self.folder).asks(spec)
             _log.warning("weights are not for commercial use", model=spec.name, license=spec.license, accepted=accepted)
         siblings = [other for other in self.registry.values() if other.download and other.download.url == url]
+        fetcher = replace(self.fetcher, on_progress=on_progress) if on_progress else self.fetcher
         try:
-            self.fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=[s for s in siblings if s.name != spec.name])
+            fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=[s for s in siblings if s.name != spec.name])
         except ModelFileError as cause:
-            raise self._not_to_be_had(spec, cause.message) from cause
+            here = "" if reason == _NOT_HERE else f"{reason}; "
+            raise self._not_to_be_had(spec, here + cause.message) from cause
         return path
 
     def export(self, spec: ModelSpec, folder: Path) -> Path:
@@ -117,6 +143,33 @@ class WeightsFolder:
         folders = (self.folder, self.registry_dir, self.mirror.folder)
         yield from dict.fromkeys(folder / spec.file_name for folder in folders if folder is not None)
 
+    def _set_aside(self, path: Path, spec: ModelSpec) -> None:
+        """Put a file aside that failed its checksum, unless somebody is at it."""
+        before = path.stat()
+        try:
+            with locked(path.with_name(f".{path.name}.lock"), spec, timeout_s=0), path.open("rb") as file:
+                is_sound, after = has_digest(file, spec), os.fstat(file.fileno())
+                if not is_sound and (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+                    set_aside(path, spec)
+                    return
+            _log.warning("file is being written, and has another checksum so far", model=spec.name, file=str(path))
+        except OSError as cause:
+            _log.error(
+                "file has another checksum, is not used and cannot be put aside",
+                model=spec.name, file=str(path), reason=cause.strerror or str(cause),
+            )  # fmt: skip
+
+    def _why_not_here(self, spec: ModelSpec) -> str:
+        """Say in a clause why no file of this machine serves, without reading one through."""
+        for path in self._candidates(spec):
+            if fault := _fault_of(path):
+                return fault
+            if _is_file(path):
+                return "the file that is here has another checksum"
+            if _is_file(path.with_name(path.name + DAMAGED_SUFFIX)):
+                return f"the file that was here has another checksum and is put aside as {path.name}{DAMAGED_SUFFIX}"
+        return _NOT_HERE
+
     def _not_to_be_had(self, spec: ModelSpec, reason: str) -> ModelFileError:
         digest = digest_words(spec)
         _log.error(
@@ -135,3 +188,25 @@ class WeightsFolder:
             "in one of three ways: put it into MODELS_DIR; set MODEL_MIRROR to a folder or URL that has it; or allow "
             "its download with MODEL_DOWNLOAD=1" + ("." if spec.download else ", for models that have an address.")
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above it may not be entered, or links go in a circle
+        return False
+
+
+def _fault_of(path: Path) -> str | None:
+    """Say in a clause what keeps a file from being read; None where nothing does, or it is not there."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as cause:
+        cure = ""
+        if isinstance(cause, PermissionError):
+            cure = f"; let user {os.getuid()}, as who the service runs, read it: chown -R {os.getuid()} FOLDER"
+        return f"{path.name} is here and cannot be read ({cause.strerror}){cure}"
+    return None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.faults import Fault, explain, recognize
+from app.backends.faults import Fault, explain, recognize, why_not_opened
+from app.backends.onnx import open_onnx_backends
+from app.errors import ModelFileError
+from tests.support.tiny_onnx import arcface_model
 
 NUMPY = """
 A module that was compiled using NumPy 1.x cannot be run in
@@ -86,3 +92,37 @@ def test_what_is_not_known_is_told_in_its_own_words_on_one_line(text: str) -> No
     if recognize(text) is None:
         assert fault.what == "It fails"
         assert fault.why.split() == (text.split() or ["no", "reason", "was", "given"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: setattr(model, "ir_version", 99), r"ONNX IR version 99 and this ONNX Runtime reads \d+"),
+        (lambda model: setattr(model.opset_import[0], "version", 99), "of opset 99, newer than .* Update onnxruntime"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "Foo"), "its operator Foo is not in opset"),
+        (
+            lambda model: (
+                model.opset_import.append(onnx.helper.make_opsetid("odd", 3)),
+                setattr(model.graph.node[0], "domain", "odd"),
+            ),
+            r"its operator odd:\w+ is none of ONNX's own",
+        ),
+    ],
+    ids=["ir", "opset", "operator", "domain"],
+)
+def test_a_graph_that_is_too_new_is_named_with_its_cure(change: Callable[[onnx.ModelProto], object], said: str) -> None:
+    model = onnx.load_from_string(arcface_model())
+    change(model)
+    with pytest.raises(ModelFileError, match=rf"ONNX Runtime cannot open the model: .*{said}") as caught:
+        open_onnx_backends(model.SerializeToString())
+    assert caught.value.__cause__ is not None
+
+
+def test_a_file_that_is_no_graph_is_named() -> None:
+    with pytest.raises(ModelFileError, match="not ONNX, or damaged"):
+        open_onnx_backends(b"not a graph")
+
+
+def test_what_is_not_known_of_a_model_is_not_made_up() -> None:
+    assert why_not_opened("the moon is in the wrong house") == "."
+    assert "DET_BATCH_SIZE" in why_not_opened("CUDA failure 2: out of memory")

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import hashlib
 import io
 import multiprocessing
 import os
+import platform
+import re
+import ssl
+import struct
+import sys
 import threading
+import traceback
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import filelock
 import httpx
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from app.atomic import whole_file
@@ -28,6 +40,50 @@ BODY = bytes(range(256)) * 4000
 def names(folder: Path) -> list[str]:
     """Files that are not locks."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+FLOCK_CALLS = {"x86_64": 73, "aarch64": 32}
+"""Numbers of the system call `flock`."""
+
+
+def fetch_without_locks(url: str, folder: Path, log: Path) -> None:
+    """Download as on a file system that knows no locks: the kernel says so to this process, which is spawned."""
+    load, if_equal, answer = 0x20, 0x15, 0x06
+    refuse, allow = 0x00050000 | errno.ENOLCK, 0x7FFF0000
+    program = b"".join(
+        struct.pack("HBBI", *step)
+        for step in (
+            (load, 0, 0, 0),
+            (if_equal, 0, 1, FLOCK_CALLS[platform.machine()]),
+            (answer, 0, 0, refuse),
+            (answer, 0, 0, allow),
+        )
+    )
+    steps = ctypes.create_string_buffer(program)
+    filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(steps)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    assert libc.prctl(22, 2, ctypes.byref(filter_), 0, 0) == 0  # this filter
+    with capture_logs() as logs:
+        Fetcher().fetch(make_spec(BODY, url=url), folder / "mine.onnx")
+    log.write_text(repr(logs))
+
+
+@contextlib.contextmanager
+def tls_server() -> Iterator[str]:
+    """Serve with a certificate of an authority that nobody trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -70,6 +126,90 @@ def test_a_server_that_is_not_there_is_told_apart(tmp_path: Path) -> None:
         url = server.url
     with pytest.raises(ModelFileError, match="the download failed"):
         Fetcher().fetch(make_spec(BODY, url=f"{url}/f"), tmp_path / "mine.onnx")
+
+
+def why(url: str, folder: Path) -> str:
+    """What is said when a download fails."""
+    with pytest.raises(ModelFileError) as caught:
+        Fetcher().fetch(make_spec(BODY, url=url), folder / "mine.onnx")
+    assert "hunter" not in str(caught.value)
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE cannot be used: No such file or directory"),
+        ({"SSL_CERT_FILE": "/dev/null"}, "SSL_CERT_FILE cannot be used: "),
+        ({"ALL_PROXY": "socks5://me:hunter2@127.0.0.1:9"}, "the proxy in ALL_PROXY speaks SOCKS.*pip install socksio"),
+        ({"https_proxy": "socks5h://127.0.0.1:9"}, "the proxy in HTTPS_PROXY speaks SOCKS"),
+        ({"NO_PROXY": "localhost,[::1]"}, "NO_PROXY cannot be understood: it is a comma list"),
+        ({"HTTP_PROXY": "http://me:hunter/2@127.0.0.1:9"}, "HTTP_PROXY cannot be understood: it is http://HOST:PORT"),
+        ({"HTTP_PROXY": "ftp://me:hunter2@127.0.0.1:9"}, "HTTP_PROXY cannot be understood"),
+        ({"HTTP_PROXY": "http://me:hunter2@127.0.0.1:9"}, r"or its proxy \(HTTP_PROXY\) refuses the connection"),
+        ({"HTTP_PROXY": "me:hunter2@nowhere.invalid:9"}, "cannot be looked up"),
+    ],
+)
+def test_what_is_wrong_with_the_environment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with file_server({"/f": Answer(BODY)}) as server:
+        url = server.url.replace("127.0.0.1", "models.example") if "HTTP_PROXY" in variables else server.url
+        assert re.search(said, why(f"{url}/f", tmp_path))
+
+
+def test_a_name_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:
+    assert "the name nowhere.invalid cannot be looked up" in why("http://nowhere.invalid/f", tmp_path)
+
+
+def test_a_certificate_that_nobody_here_trusts_is_named(tmp_path: Path) -> None:
+    with tls_server() as url:
+        assert re.search("certificate of 127.0.0.1 is not trusted.*SSL_CERT_FILE", why(f"{url}/f", tmp_path))
+
+
+def test_a_server_without_tls_is_named(tmp_path: Path) -> None:
+    with file_server({}) as server:
+        said = why(f"{server.url.replace('http', 'https')}/f", tmp_path)
+    assert "speaks no TLS that we do" in said
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "put user and password"), (404, "no such file"), (407, "proxy")])
+def test_what_a_status_means_is_said(tmp_path: Path, status: int, said: str) -> None:
+    with file_server({"/f": Answer(status=status)}) as server:
+        url = server.url.replace("//", "//me:hunter2@")
+        assert said in why(f"{url}/f", tmp_path)
+
+
+@pytest.mark.skipif(platform.machine() not in FLOCK_CALLS or sys.platform != "linux", reason="needs seccomp")
+def test_a_file_system_without_locks_is_said_and_gone_on_with(tmp_path: Path) -> None:
+    other = tmp_path / ".mine.onnx.deadbeef.part"
+    other.write_bytes(b"of another process, for all we know")
+    with file_server({"/f": Answer(BODY)}) as server:
+        process = multiprocessing.get_context("spawn").Process(
+            target=fetch_without_locks, args=(f"{server.url}/f", tmp_path, tmp_path / "log")
+        )
+        process.start()
+        process.join(60)
+    assert (tmp_path / "mine.onnx").read_bytes() == BODY
+    assert other.exists()
+    told = (tmp_path / "log").read_text()
+    assert "the file system has no locks" in told
+    assert "MODELS_DIR" in told
+
+
+def test_how_far_a_download_is_can_be_followed(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with file_server({"/f": Answer(BODY)}) as server:
+        fetcher = Fetcher(on_progress=lambda done, total: steps.append((done, total)))
+        fetcher.fetch(make_spec(BODY, url=f"{server.url}/f"), tmp_path / "mine.onnx")
+    assert steps == sorted(steps)
+    assert steps[-1] == (len(BODY), len(BODY))
 
 
 def test_a_download_ends_at_its_deadline(tmp_path: Path) -> None:

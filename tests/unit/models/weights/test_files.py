@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,84 @@ def test_a_folder_mirror_is_used_in_place_and_never_written(tmp_path: Path) -> N
     assert [path.name for path in mirror.parent.iterdir()] == ["mine.onnx"]
 
 
-def test_a_file_with_another_checksum_is_passed_over_and_never_overwritten(tmp_path: Path) -> None:
+def test_a_file_with_another_checksum_is_put_aside_and_passed_over(tmp_path: Path) -> None:
     damaged = put(tmp_path / "models", b"other")
+    aside = damaged.with_name("mine.onnx.damaged")
     mirror = put(tmp_path / "mirror")
-    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"), fetcher=Fetcher())
+    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"))
     with capture_logs() as logs:
         assert weights.locate(make_spec()) == mirror
-    assert logs[0]["event"] == "file has another checksum and is not used"
+    assert "is damaged" in logs[0]["event"]
+    assert logs[0]["put_aside_as"] == aside.name
+    assert aside.read_bytes() == b"other"
     mirror.unlink()
-    with pytest.raises(ModelFileError, match="another checksum"):
-        weights.locate(make_spec(url="http://127.0.0.1:9/never-asked"))
-    assert damaged.read_bytes() == b"other"
+    with pytest.raises(ModelFileError, match=r"another checksum and is put aside as mine\.onnx\.damaged"):
+        weights.locate(make_spec())
+
+
+def test_a_damaged_file_is_fetched_again(tmp_path: Path) -> None:
+    path = put(tmp_path, WEIGHTS[:-1])
+    with file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:
+        weights = WeightsFolder(folder=tmp_path, mirror=Mirror.parse(server.url), fetcher=Fetcher())
+        assert weights.locate(make_spec()) == path
+    assert path.read_bytes() == WEIGHTS
+    assert path.with_name("mine.onnx.damaged").read_bytes() == WEIGHTS[:-1]
+
+
+def test_a_file_of_the_mirror_that_has_another_checksum_stays_where_it_is(tmp_path: Path) -> None:
+    mirror = put(tmp_path / "mirror", b"other")
+    weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"))
+    with capture_logs() as logs, pytest.raises(ModelFileError, match="another checksum"):
+        weights.locate(make_spec())
+    assert logs[0]["event"] == "file has another checksum and is not used"
+    assert mirror.read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("name", ["folder", "circle"])
+def test_what_is_no_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.onnx"
+    if name == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    with file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:
+        weights = WeightsFolder(folder=tmp_path, mirror=Mirror.parse(server.url), fetcher=Fetcher())
+        assert not weights.is_at_hand(make_spec())
+        with pytest.raises(ModelFileError, match=r"mine\.onnx is here and cannot be read"):
+            weights.locate(make_spec())
+        assert server.requests == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_file_of_somebody_else_is_named_with_its_cure() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        put(folder).chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(
+                ModelFileError, match=r"mine\.onnx is here and cannot be read \(Permission denied\); let user"
+            ):
+                WeightsFolder(folder=folder).locate(make_spec())
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_folder_of_somebody_else_is_named_with_its_cure() -> None:
+    with tempfile.TemporaryDirectory() as name, file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:
+        folder = Path(name)
+        put(folder)
+        folder.chmod(0o700)
+        os.seteuid(65534)
+        try:
+            weights = WeightsFolder(folder=folder, mirror=Mirror.parse(server.url), fetcher=Fetcher())
+            assert not weights.is_at_hand(make_spec())
+            with pytest.raises(ModelFileError, match=r"Permission denied.*chown"):
+                weights.locate(make_spec())
+        finally:
+            os.seteuid(0)
 
 
 def test_what_cannot_be_had_is_named_with_its_digest_and_three_ways_to_supply_it(tmp_path: Path) -> None:
