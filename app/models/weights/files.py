@@ -124,11 +124,14 @@ class WeightsFolder:
     def export(self, spec: ModelSpec, folder: Path) -> Path:
         """Put the verified file of a model into a folder that another machine takes for its mirror.
 
-        Copied from this machine when it is here, else downloaded there. Blocks; errors are those of `locate`.
+        Copied from this machine when it is here, else downloaded there; another file of that name stays, and is an
+        error. Blocks; errors are those of `locate`.
         """
         mirror = Mirror(url=self.mirror.url)
         there = replace(self, folder=folder, registry_dir=None, mirror=mirror)
         target = folder / spec.file_name
+        if target.exists() and not self._verified.check(target, spec):
+            raise ModelFileError(f"{spec.file_name} is there with another checksum: {target} stays as it is.")
         if not target.exists() and self.is_at_hand(spec):
             source = replace(self, fetcher=None).locate(spec)
             try:
