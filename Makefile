@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/models),)
 export MODEL_MIRROR ?= ../shared/models
 endif
 
-SHELL_SCRIPTS := entrypoint.sh .ci/run deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
+SHELL_SCRIPTS := entrypoint.sh .ci/run .ci/bare deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
 DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt
@@ -48,9 +48,11 @@ $(VENV)/.training: $(VENV)/.dev training/requirements.txt
 	@touch $@
 
 # The programs of training/ need PyTorch, several hundred MB: their tests run where TRAINING=1 asks for them.
-test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every test; TRAINING=1: those of training/ too
+# Coverage is judged where everything ran.
+test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every test; ARGS='-k box': those; TRAINING=1: training/ too
 	@$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest $(if $(ARGS),--no-cov $(ARGS),--cov --cov-report=term-missing:skip-covered) \
+	  -n 2 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling, scripts, images
 	$(BIN)/ruff check .

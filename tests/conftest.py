@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,31 @@ from tests.support.shared import require_shared
 # A busy machine is no counter-example: pytest's own timeout bounds a test.
 hypothesis_settings.register_profile("tests", deadline=None)
 hypothesis_settings.load_profile("tests")
+
+
+class _SkippedTests:
+    """Writes the tests that were skipped to a file, one a line, for a run elsewhere: `.ci/bare` asks for it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self._names.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._names.append(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self._path.write_text("".join(f"{name}\n" for name in dict.fromkeys(self._names)), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note what is skipped where `SKIPPED_TESTS` names a file; xdist's workers leave it to who started them."""
+    if (path := os.environ.get("SKIPPED_TESTS")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_SkippedTests(Path(path)))
 
 
 @pytest.fixture(autouse=True)
