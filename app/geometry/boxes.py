@@ -128,28 +128,74 @@ def largest_first(boxes: Boxes) -> NDArray[np.intp]:
     return np.argsort(-box_areas(boxes), kind="stable")
 
 
-def merge_looks(full: Detections, small: Detections, *, max_shared: float = 0.4) -> Detections:
-    """Add what only a second look, on a small canvas, has found.
+FINER_LOOK_SHARE = np.float32(0.65)
+"""Least share of a coarse look's score at which the box and landmarks of the finer look are the better ones. Measured
+with det_500m: docs/adr/0017-one-face-one-answer.md."""
 
-    SCRFD misses faces that fill its canvas; on a small canvas it sees them. What the first look has found is never
-    replaced or removed, so a second look cannot make boxes or landmarks coarser.
+_PART_SHARE = 0.4
+"""Least share of a box that lies within another one for it to be a part of that face."""
+
+_OWN_FACE_SCORE = np.float32(0.6)
+"""Least score of a face within a better one that another look alone sees. Measured: parts of a face reach 0.56, 99 of
+100 faces on cards held before one have 0.68 (docs/adr/0017-one-face-one-answer.md)."""
+
+
+def merge_looks(finer: Detections, coarser: Detections) -> Detections:
+    """Join what two looks at one picture found, on a large and on a small canvas: each face once, by its better score.
+
+    SCRFD misses faces that fill its canvas; on a small canvas it sees them, but less precisely. Greedy, as suppression
+    is: faces are looked at in order of their scores, and of two looks
+
+    - boxes that overlap by more than `IOU_THRESHOLD` are one face. It keeps the better score; box and landmarks are
+      those of the finer look, unless its score is below `FINER_LOOK_SHARE` of the coarser one's: then it saw a part.
+    - a box within a larger one of a better score is a face of its own (one on a card before the chin), unless its score
+      says that it is a part: below `_OWN_FACE_SCORE`.
+
+    So nothing depends on faces of a lesser score, but for those of the finer look within `FINER_LOOK_SHARE`. Where
+    `finer` holds all from that share of a threshold, and `coarser` all from the threshold, the faces that reach the
+    threshold are those that any lower one gives, with the same values.
 
     Args:
-        full: Faces of the first look, picture pixels.
-        small: Faces of the second look, the same pixels.
-        max_shared: Add a face only if no face of the first look shares more than this part of the smaller of the two
-            boxes; [0, 1]. Not IoU: a box within another one is the same face or a part of it.
+        finer: Faces of the look at the larger canvas, picture pixels, overlaps suppressed, best first.
+        coarser: Those of the look at the smaller one, the same pixels and order.
 
     Returns:
-        Both, best score first, ties in the order of the first look.
+        Both, best score first, ties with the finer look's first.
     """
-    if len(small) == 0:
-        return full
-    if len(full) == 0:
-        return small
-    smaller = np.minimum(box_areas(small.boxes)[:, None], box_areas(full.boxes)[None, :])
-    is_new = (intersection_matrix(small.boxes, full.boxes) <= max_shared * smaller).all(axis=1)
-    if not is_new.any():
-        return full
-    both = Detections.concatenate([full, small.take(np.flatnonzero(is_new))])
-    return both.take(np.argsort(-both.scores, kind="stable"))
+    if len(coarser) == 0:
+        return finer
+    if len(finer) == 0:
+        return coarser
+    overlaps = iou_matrix(coarser.boxes, finer.boxes)
+    scores = finer.scores.copy()
+    is_kept = np.ones(len(finer), np.bool_)
+    added: list[int] = []
+    for index, score in enumerate(coarser.scores):
+        is_same = overlaps[index] > IOU_THRESHOLD
+        is_better = scores >= score
+        if (is_same & is_better & is_kept).any():
+            continue
+        # A face that has a better score by now is another coarse face's: it is not replaced.
+        is_twin = is_same & ~is_better & is_kept & (scores >= FINER_LOOK_SHARE * score)
+        box = coarser.boxes[index : index + 1]
+        if score < _OWN_FACE_SCORE and (_are_parts(box, finer.boxes)[0] & is_better & is_kept).any():
+            continue
+        if is_twin.any():
+            scores[np.argmax(np.where(is_twin, overlaps[index], 0))] = score
+        else:
+            is_part = _are_parts(finer.boxes, box)[:, 0] & (finer.scores < _OWN_FACE_SCORE)
+            is_kept &= is_better | ~(is_same | is_part)
+            added.append(index)
+    merged = Detections(finer.boxes, scores, finer.landmarks)
+    if added:
+        merged = Detections.concatenate([merged.take(is_kept), coarser.take(np.array(added, np.intp))])
+    return merged.take(np.argsort(-merged.scores, kind="stable"))
+
+
+def _are_parts(boxes: Boxes, wholes: Boxes) -> NDArray[np.bool_]:
+    """Return (N, M) whether each of (N, 4) boxes is smaller than each of (M, 4) others and largely within it."""
+    areas = box_areas(boxes)[:, None]
+    are_parts: NDArray[np.bool_] = (intersection_matrix(boxes, wholes) > _PART_SHARE * areas) & (
+        areas < box_areas(wholes)
+    )
+    return are_parts

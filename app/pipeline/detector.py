@@ -7,8 +7,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from app.domain import Detections, Image
-from app.geometry.boxes import merge_looks
+from app.geometry.boxes import FINER_LOOK_SHARE, merge_looks
 from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from app.models.families.canvases import DetectorItem
 from app.models.loaded import LoadedModel
@@ -112,7 +114,14 @@ class Detector:
         if canvases is None:
             canvases = Canvases(model, self._options)
             await self._pool.run(canvases.draw, image)
-        item = tuple(DetectorItem(canvas=canvas, score_threshold=score_threshold) for canvas in canvases.images)
+        # Each look but the last is asked for more than is wanted: what `merge_looks` decides needs it.
+        thresholds = [np.float32(score_threshold)]
+        while len(thresholds) < len(canvases.images):
+            thresholds.insert(0, FINER_LOOK_SHARE * thresholds[0])
+        item = tuple(
+            DetectorItem(canvas=canvas, score_threshold=float(threshold))
+            for canvas, threshold in zip(canvases.images, thresholds, strict=True)
+        )
         # They are the item's: pinned memory comes back for others with its run, not with the end of the request.
         canvases.images = []
         outcome = await model.batcher.submit([item], group=group, deadline=deadline)
@@ -121,6 +130,9 @@ class Detector:
         merged = looks[0]
         for look in looks[1:]:
             merged = merge_looks(merged, look)
+        if len(looks) > 1:
+            num_wanted = int(np.count_nonzero(merged.scores >= thresholds[-1]))
+            merged = merged.take(slice(num_wanted))
         return DetectorOutcome(
             detections=merged,
             scale=canvases.letterboxes[0].scale,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.domain import ExtractOptions, PictureResult
+from app.domain import ExtractOptions, KnownFaces, PictureResult
 from app.imaging.sources import EncodedPicture
 from app.service import Service, open_service
 from app.settings import Settings
@@ -44,6 +44,16 @@ class SyncService:
         return self._in_parts(
             crops, lambda part, deadline: self._service.extractor.embed_crops(part, deadline=deadline)
         )
+
+    def recognize(self, picture: bytes, known: KnownFaces) -> PictureResult:
+        """Return the result of one encoded picture whose faces are known."""
+
+        async def call() -> PictureResult:
+            deadline = asyncio.get_running_loop().time() + DEADLINE_S
+            (result,) = await self._service.extractor.recognize([EncodedPicture(picture)], [known], deadline=deadline)
+            return result
+
+        return self._run(call())
 
     def _in_parts(self, pictures: Sequence[bytes], call: Callable[..., Any]) -> list[PictureResult]:
         async def all_parts() -> list[PictureResult]:

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as npst
 
 from app.domain import Detections
 from app.geometry.boxes import (
+    FINER_LOOK_SHARE,
     MAX_CANDIDATES,
     box_areas,
     intersection_matrix,
@@ -152,15 +153,40 @@ def test_the_second_look_adds_what_the_first_missed() -> None:
     np.testing.assert_array_equal(merged.boxes[1], [100, 100, 300, 300])
 
 
-@pytest.mark.parametrize(
-    "second",
-    [(0, 0, 100, 100, 0.99), (5, 5, 96, 96, 0.99), (30, 30, 60, 60, 0.99), (-50, -50, 150, 150, 0.99)],
-    ids=["same", "shifted", "within", "around"],
-)
-def test_the_first_look_is_never_replaced(second: tuple[float, float, float, float, float]) -> None:
-    """Whatever the second look's score, what overlaps, lies within or around a found face is that face."""
-    first = found((0, 0, 100, 100, 0.61))
-    assert merge_looks(first, found(second)) is first
+@pytest.mark.parametrize("coarse_score", [0.5, 0.61, 0.9])
+def test_a_face_of_both_looks_is_answered_once_by_the_better_score(coarse_score: float) -> None:
+    """Where the finer look is about as sure, box and landmarks are its."""
+    finer, coarser = found((0, 0, 100, 100, 0.61)), found((5, 5, 96, 96, coarse_score))
+    merged = merge_looks(finer, coarser)
+    np.testing.assert_allclose(merged.scores, [max(0.61, coarse_score)])
+    np.testing.assert_array_equal(merged.boxes, finer.boxes)
+
+
+def test_a_face_of_which_the_finer_look_saw_a_part_has_the_coarser_looks_box() -> None:
+    coarser = found((5, 5, 96, 96, 0.9))
+    merged = merge_looks(found((0, 0, 80, 90, 0.5)), coarser)
+    np.testing.assert_array_equal(merged.boxes, coarser.boxes)
+    np.testing.assert_array_equal(merged.scores, coarser.scores)
+
+
+@pytest.mark.parametrize("large_score", [0.3, 0.84, 0.99])
+@pytest.mark.parametrize("small_score", [0.61, 0.86])
+def test_a_face_within_a_larger_one_stays_and_never_removes_it(small_score: float, large_score: float) -> None:
+    """One on a card before the chin."""
+    card, holder = found((690, 728, 740, 790, small_score)), found((110, 43, 905, 1003, large_score))
+    merged = merge_looks(card, holder)
+    assert sorted(map(tuple, merged.boxes.tolist())) == sorted(
+        map(tuple, [*card.boxes.tolist(), *holder.boxes.tolist()])
+    )
+    assert (np.diff(merged.scores) <= 0).all()
+
+
+def test_a_weak_box_within_a_better_face_is_a_part_of_it() -> None:
+    """And none within a worse one, nor beside it."""
+    eye, face, beside = (62, 490, 107, 550, 0.505), (68, 17, 559, 583, 0.684), (600, 0, 640, 60, 0.45)
+    merged = merge_looks(found(eye, beside), found(face))
+    np.testing.assert_allclose(merged.scores, [0.684, 0.45])
+    assert len(merge_looks(found(eye), found((*face[:4], 0.5)))) == 2
 
 
 def test_an_empty_look_changes_nothing() -> None:
@@ -170,19 +196,69 @@ def test_an_empty_look_changes_nothing() -> None:
     assert merge_looks(Detections.empty(), some) is some
 
 
-@given(first=box_arrays(min_side_px=1), second=box_arrays(min_side_px=1))
-def test_merging_keeps_all_of_the_first_look(first: np.ndarray, second: np.ndarray) -> None:
-    """Every first-look box is in the answer, sorted by score; every added one is apart from all of them."""
-    full = Detections(
-        first, np.linspace(0.9, 0.1, len(first), dtype=np.float32), np.zeros((len(first), 5, 2), np.float32)
+@st.composite
+def looks(draw: st.DrawFn) -> Detections:
+    """What one look says, overlaps suppressed, best first; landmarks carry the box."""
+    boxes = draw(box_arrays(min_side_px=1))
+    scores = draw(
+        npst.arrays(np.float32, len(boxes), elements=st.sampled_from(np.linspace(0.05, 0.95, 19, dtype="f4")))
     )
-    small = Detections(
-        second, np.linspace(0.95, 0.2, len(second), dtype=np.float32), np.ones((len(second), 5, 2), np.float32)
-    )
-    merged = merge_looks(full, small)
+    kept = suppress_overlaps(boxes, scores)
+    landmarks = np.broadcast_to(boxes[:, None, :2], (len(boxes), 5, 2)).copy()
+    return Detections(boxes, scores, landmarks).take(kept)
+
+
+def merged_at(finer: Detections, coarser: Detections, threshold: float) -> dict[tuple[float, ...], float]:
+    """Score by box of the faces that reach a threshold, each look asked for what `merge_looks` needs."""
+    least = np.float32(threshold)
+    merged = merge_looks(finer.take(finer.scores >= FINER_LOOK_SHARE * least), coarser.take(coarser.scores >= least))
     assert (np.diff(merged.scores) <= 0).all()
-    is_added = merged.landmarks[:, 0, 0] == 1
-    np.testing.assert_array_equal(merged.boxes[~is_added], first)
-    added = merged.boxes[is_added]
-    smaller = np.minimum(box_areas(added)[:, None], box_areas(first)[None, :])
-    assert (intersection_matrix(added, first) <= 0.4 * smaller + 1e-3).all()
+    wanted = merged.take(merged.scores >= least)
+    np.testing.assert_array_equal(wanted.boxes[:, :2], wanted.landmarks[:, 0])
+    return {tuple(box): score for box, score in zip(wanted.boxes.tolist(), wanted.scores.tolist(), strict=True)}
+
+
+@given(finer=looks(), coarser=looks(), thresholds=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_threshold_only_ever_cuts_off(
+    finer: Detections, coarser: Detections, thresholds: tuple[float, float]
+) -> None:
+    """What is found at one is found at every lower one, box and score the same; and nothing more reaches it there."""
+    low, high = sorted(thresholds)
+    at_low = merged_at(finer, coarser, low)
+    assert merged_at(finer, coarser, high) == {
+        box: score for box, score in at_low.items() if np.float32(score) >= np.float32(high)
+    }
+
+
+@given(finer=looks(), coarser=looks())
+def test_every_face_is_answered_once(finer: Detections, coarser: Detections) -> None:
+    """A box of either look is in the answer, or is one with a face there of no lesser score, or a weak part of it."""
+    merged = merge_looks(finer, coarser)
+    answered = set(map(tuple, merged.boxes.tolist()))
+    both = Detections.concatenate([finer, coarser])
+    overlaps, shared = iou_matrix(both.boxes, merged.boxes), intersection_matrix(both.boxes, merged.boxes)
+    areas, merged_areas = box_areas(both.boxes), box_areas(merged.boxes)
+    for row in range(len(both)):
+        is_no_worse = merged.scores >= both.scores[row]
+        is_weak_part = (both.scores[row] < 0.6) & (shared[row] > 0.4 * areas[row]) & (areas[row] < merged_areas)
+        assert (
+            tuple(both.boxes[row].tolist()) in answered or (is_no_worse & ((overlaps[row] > 0.4) | is_weak_part)).any()
+        )
+    assert set(merged.scores.tolist()) <= set(both.scores.tolist())
+    is_finer = [tuple(box) in set(map(tuple, finer.boxes.tolist())) for box in merged.boxes.tolist()]
+    of_two_looks = np.not_equal.outer(is_finer, is_finer)
+    assert not (of_two_looks & (iou_matrix(merged.boxes, merged.boxes) > 0.4)).any()
+
+
+@given(finer=looks(), coarser=looks())
+def test_no_smaller_face_removes_a_larger_one(finer: Detections, coarser: Detections) -> None:
+    """Only one that is the same face does."""
+    merged = merge_looks(finer, coarser)
+    answered = set(map(tuple, merged.boxes.tolist()))
+    both = Detections.concatenate([finer, coarser])
+    areas = box_areas(both.boxes)
+    is_same = iou_matrix(both.boxes, both.boxes) > 0.4
+    for row in range(len(both)):
+        is_within_larger = intersection_matrix(both.boxes[row : row + 1], both.boxes)[0][areas > areas[row]].any()
+        if is_same[row].sum() == 1 and not is_within_larger:
+            assert tuple(both.boxes[row].tolist()) in answered
