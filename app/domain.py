@@ -68,12 +68,6 @@ class Detections:
         """Return the faces at `indices` (positions, mask or slice), in that order."""
         return Detections(self.boxes[indices], self.scores[indices], self.landmarks[indices])
 
-    def scaled(self, factor: float) -> Detections:
-        """Return the same faces in a picture `factor` times as large."""
-        if factor == 1:
-            return self
-        return Detections(self.boxes * np.float32(factor), self.scores, self.landmarks * np.float32(factor))
-
     @classmethod
     def concatenate(cls, parts: list[Detections]) -> Detections:
         """Join `parts` in order; an empty list gives no face."""

@@ -38,7 +38,7 @@ def draw_router(services: Services) -> APIRouter:
             with_landmarks=fields.draw_landmarks, with_scores=fields.draw_scores, with_sizes=fields.draw_sizes
         )
         async with services.loader.load(source, deadline=context.deadline) as picture:
-            jpeg = await services.pool.run(_draw, picture.pixels, result.faces, wanted, scale=picture.scale)
+            jpeg = await services.pool.run(_draw, picture.pixels, result.faces, wanted)
         return Response(jpeg, media_type="image/jpeg")
 
     router.post("/draw_detections", **documented_picture(DrawBody, DrawFields))(draw_detections)
@@ -50,5 +50,5 @@ def draw_router(services: Services) -> APIRouter:
     return router
 
 
-def _draw(image: Image, faces: tuple[Face, ...], options: DrawOptions, *, scale: float) -> bytes:
-    return encode_jpeg(draw_faces(image, faces, options, scale=scale))
+def _draw(image: Image, faces: tuple[Face, ...], options: DrawOptions) -> bytes:
+    return encode_jpeg(draw_faces(image, faces, options))

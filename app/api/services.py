@@ -46,12 +46,7 @@ class LoadedPicture(Protocol):
 
     @property
     def pixels(self) -> Image:
-        """The picture, or a smaller version of it."""
-        ...
-
-    @property
-    def scale(self) -> float:
-        """Pixels per source pixel, (0, 1]."""
+        """The whole picture, upright."""
         ...
 
 

@@ -151,7 +151,7 @@ async def _extract_one(
     (result,) = await service.extractor.extract([source], options, deadline=deadline)
     if draw_dir is not None and result.error is None:
         async with service.loader.load(source, deadline=deadline) as loaded:
-            await asyncio.to_thread(_write_drawn, loaded.pixels, loaded.scale, result, _drawn_path(draw_dir, picture))
+            await asyncio.to_thread(_write_drawn, loaded.pixels, result, _drawn_path(draw_dir, picture))
     return result
 
 
@@ -161,8 +161,8 @@ def _drawn_path(draw_dir: Path, picture: Picture) -> Path:
     return named if named.suffix.lower() in {".jpg", ".jpeg"} else named.with_name(f"{named.name}.jpg")
 
 
-def _write_drawn(pixels: Image, scale: float, result: PictureResult, path: Path) -> None:
-    drawn = draw_faces(pixels, result.faces, DrawOptions(), scale=scale)
+def _write_drawn(pixels: Image, result: PictureResult, path: Path) -> None:
+    drawn = draw_faces(pixels, result.faces, DrawOptions())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(drawn))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Crop, Image, Landmarks
+from app.domain import Crop, Image
 
 CROP_SIDE_PX = 112
 """Side of an aligned crop."""
@@ -80,19 +80,6 @@ def estimate_similarity(source: NDArray[np.float32], target: NDArray[np.float32]
         return None
     shift = u_mean - cosine * x_mean + sine * y_mean, v_mean - sine * x_mean - cosine * y_mean
     return Similarity(cosine, sine, *shift)
-
-
-def crop_scales(landmarks: Landmarks) -> NDArray[np.float32]:
-    """Return how many crop pixels a picture's pixel becomes, face by face: above 1, a crop is an enlargement.
-
-    Args:
-        landmarks: (N, 5, 2) float32.
-
-    Returns:
-        (N,) float32, positive; 1 where the landmarks decide nothing.
-    """
-    similarities = [estimate_similarity(points) for points in landmarks]
-    return np.array([1.0 if similarity is None else similarity.scale for similarity in similarities], np.float32)
 
 
 def align(image: Image, landmarks: NDArray[np.float32]) -> Crop:

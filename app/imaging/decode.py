@@ -17,15 +17,6 @@ from app.imaging.nvjpeg import NvJpeg
 from app.imaging.orientation import turn_upright
 from app.imaging.turbojpeg import TurboJpeg
 
-DENOMINATORS = (8, 4, 2)
-"""What a JPEG can be divided by while it is decoded, largest first: 8x8 blocks give 1x1, 2x2 or 4x4 pixels."""
-
-_OPENCV_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
 _BYTES_PER_PIXEL = 3
 
 T = TypeVar("T")
@@ -39,22 +30,6 @@ class DecodeCost:
     """At most, while decoding."""
     kept_pixels: int
     """Afterwards, as long as the picture is held."""
-
-
-def choose_denominator(header: PictureHeader, at_least_hw: tuple[int, int] | None) -> int:
-    """Choose how far a picture can be shrunk while it is decoded.
-
-    Args:
-        header: The picture.
-        at_least_hw: Height and width of the canvas it is to be fitted into; None asks for every pixel.
-
-    Returns:
-        The largest of 1, 2, 4, 8 at which the picture, fitted into the canvas, need not be enlarged; 1 unless JPEG.
-    """
-    if at_least_hw is None or header.format != "jpeg":
-        return 1
-    fit = min(least / side for least, side in zip(at_least_hw, header.source_hw, strict=True))
-    return next((denominator for denominator in DENOMINATORS if denominator * fit <= 1), 1)
 
 
 class Decoder:
@@ -94,15 +69,14 @@ class Decoder:
         ways = {"nvjpeg": self._nvjpeg, "turbojpeg": self._turbojpeg, "opencv": self}
         return "+".join(name for name, way in ways.items() if way is not None)
 
-    def cost(self, header: PictureHeader, denominator: int) -> DecodeCost:
+    def cost(self, header: PictureHeader) -> DecodeCost:
         """Foresee the memory of a decode; never less than is needed by more than rounding."""
-        kept = _num_pixels(header, denominator)
         # OpenCV decodes into memory of its own and copies it into an array; a quarter turn needs a second array too.
         copies = 2 if header.is_transposed or not self._is_for_turbojpeg(header) else 1
         side = int(header.num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
-        return DecodeCost(working_pixels=copies * kept + side, kept_pixels=kept)
+        return DecodeCost(working_pixels=copies * header.num_pixels + side, kept_pixels=header.num_pixels)
 
-    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:
+    def decode(self, data: bytes, header: PictureHeader) -> Image:
         """Decode a picture and turn it upright.
 
         Alpha is dropped, 16 bits become 8, an animation gives its first frame.
@@ -110,28 +84,23 @@ class Decoder:
         Args:
             data: The file that `header` was read from.
             header: What `sniff` said of it.
-            denominator: 1, or for JPEG 2, 4 or 8: decode at that fraction; sides are rounded up.
 
         Returns:
-            (H, W, 3) uint8 BGR, C-contiguous, owned by the caller, EXIF orientation applied. One pixel stands for
-            `denominator` source pixels; after a turn the rounding may move the origin by less than one pixel of it.
+            (H, W, 3) uint8 BGR, C-contiguous, owned by the caller, EXIF orientation applied.
 
         Raises:
             ImageDecodeError: Truncated, damaged, or not what its header claims.
         """
-        image = self._decode_on_gpu(data, header, denominator)
+        image = self._decode_on_gpu(data, header)
         if image is None and self._turbojpeg is not None and self._is_for_turbojpeg(header):
-            image = self._turbojpeg.decode(data, header.stored_hw, denominator)
+            image = self._turbojpeg.decode(data, header.stored_hw)
         if image is None:
-            image = _decode_by_opencv(data, header, denominator)
+            image = _decode_by_opencv(data, header)
         return turn_upright(image, header.orientation)
 
-    def _decode_on_gpu(self, data: bytes, header: PictureHeader, denominator: int) -> Image | None:
-        """Return None where there is no GPU for it, or what is asked is not for it.
-
-        That is CMYK, and a fraction: it costs the CPU less than every pixel would cost the bus.
-        """
-        if self._nvjpeg is None or header.format != "jpeg" or header.num_channels == 4 or denominator != 1:
+    def _decode_on_gpu(self, data: bytes, header: PictureHeader) -> Image | None:
+        """Return None where there is no GPU for it, or for CMYK, which is not for it."""
+        if self._nvjpeg is None or header.format != "jpeg" or header.num_channels == 4:
             return None
         return self._nvjpeg.decode(data, header.stored_hw)
 
@@ -148,20 +117,13 @@ def _open(way: Callable[[], T], otherwise: str) -> T | None:
         return None
 
 
-def _decode_by_opencv(data: bytes, header: PictureHeader, denominator: int) -> Image:
-    flags = _OPENCV_FLAGS[denominator] | cv2.IMREAD_IGNORE_ORIENTATION
+def _decode_by_opencv(data: bytes, header: PictureHeader) -> Image:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as cause:
         raise damaged() from cause
     if image is None:
         raise ImageDecodeError("The picture is damaged or truncated.")
-    expected_hw = tuple(-(-side // denominator) for side in header.stored_hw)
-    if image.shape != (*expected_hw, 3) or image.dtype != np.uint8:
+    if image.shape != (*header.stored_hw, 3) or image.dtype != np.uint8:
         raise damaged()
     return np.ascontiguousarray(image, np.uint8)
-
-
-def _num_pixels(header: PictureHeader, denominator: int) -> int:
-    height, width = header.stored_hw
-    return -(-height // denominator) * -(-width // denominator)

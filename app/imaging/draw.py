@@ -37,22 +37,21 @@ class DrawOptions:
     """The box's width, source pixels."""
 
 
-def draw_faces(image: Image, faces: Iterable[Face], options: DrawOptions, *, scale: float = 1.0) -> Image:
+def draw_faces(image: Image, faces: Iterable[Face], options: DrawOptions) -> Image:
     """Return a copy of `image` with `faces` drawn on it; lines grow with the picture.
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        faces: In source pixels.
+        faces: In its pixels.
         options: What to draw.
-        scale: Pixels of `image` per source pixel.
     """
     drawn: Image = image.copy()
     stroke_px = max(1, round(2 * max(image.shape[:2]) / _DEFAULT_PX))
     for face in faces:
-        top_left, bottom_right = _pixels(face.box.reshape(2, 2) * scale)
+        top_left, bottom_right = _pixels(face.box.reshape(2, 2))
         cv2.rectangle(drawn, top_left, bottom_right, _BOX_BGR, stroke_px, cv2.LINE_AA)
         if options.with_landmarks:
-            for center, color in zip(_pixels(face.landmarks * scale), _LANDMARKS_BGR, strict=True):
+            for center, color in zip(_pixels(face.landmarks), _LANDMARKS_BGR, strict=True):
                 cv2.circle(drawn, center, stroke_px + 1, color, cv2.FILLED, cv2.LINE_AA)
         words = [f"{face.score:.2f}"] if options.with_scores else []
         if options.with_sizes:

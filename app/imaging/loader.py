@@ -13,7 +13,7 @@ from app.domain import Image
 from app.errors import UrlRefusedError
 from app.imaging.base64 import decode_base64
 from app.imaging.budget import PixelBudget
-from app.imaging.decode import Decoder, choose_denominator
+from app.imaging.decode import Decoder
 from app.imaging.header import PictureHeader
 from app.imaging.sniff import has_quick_header, sniff
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
@@ -50,97 +50,19 @@ class Fetcher(Protocol):
 class LoadedPicture:
     """A decoded picture whose pixels count against the budget until its block is left. Belongs to one task."""
 
-    def __init__(self, decoding: BudgetedDecoder, data: bytes, header: PictureHeader, deadline: float) -> None:
-        self.pixels: Image = _NO_PIXELS
-        """(H, W, 3) uint8 BGR: the picture, or a smaller version of it."""
-        self.source_hw = header.source_hw
-        """Height and width of the source, EXIF orientation applied."""
-        self._decoding = decoding
-        self._data = data
-        self._header = header
-        self._deadline = deadline
-        self._denominator = 1
-        self._held_pixels = 0
-
-    @property
-    def scale(self) -> float:
-        """Pixels per source pixel, exactly: 1, 1/2, 1/4 or 1/8."""
-        return 1 / self._denominator
-
-    async def enlarge(self, least_scale: float = 1.0) -> None:
-        """Decode anew unless `scale` is at least `least_scale` already; `pixels` and `scale` are then other ones.
-
-        The old pixels leave the budget first, so that two pictures that grow cannot wait for each other: keep no
-        reference to them.
-
-        Args:
-            least_scale: Pixels per source pixel that are needed, (0, 1].
-
-        Raises:
-            DeadlineExceededError: The deadline passed.
-        """
-        if self.scale < least_scale:
-            self.release()
-            await self.decode(next(d for d in (4, 2, 1) if d == 1 or 1 / d >= least_scale))
-
-    async def decode(self, denominator: int, on_decoded: OnDecoded | None = None) -> None:
-        """Decode at one of 1, 1/2, 1/4, 1/8; called by the loader."""
-        self.pixels, self._held_pixels = await self._decoding.decode(
-            self._data, self._header, denominator, deadline=self._deadline, on_decoded=on_decoded
-        )
-        self._denominator = denominator
+    def __init__(self, pixels: Image, budget: PixelBudget, held_pixels: int) -> None:
+        self.pixels = pixels
+        """(H, W, 3) uint8 BGR, EXIF orientation applied."""
+        self.source_hw: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        """Height and width; known when the pixels are gone, too."""
+        self._budget = budget
+        self._held_pixels = held_pixels
 
     def release(self) -> None:
         """Drop the pixels and give their part of the budget back; called by the loader."""
         self.pixels = _NO_PIXELS
-        self._decoding.budget.release(self._held_pixels)
+        self._budget.release(self._held_pixels)
         self._held_pixels = 0
-
-
-class BudgetedDecoder:
-    """Decodes on threads; waits until the budget has room for a picture."""
-
-    def __init__(self, threads: Threads, decoder: Decoder, budget: PixelBudget) -> None:
-        self._threads = threads
-        self._decoder = decoder
-        self.budget = budget
-
-    async def decode(
-        self,
-        data: bytes,
-        header: PictureHeader,
-        denominator: int,
-        *,
-        deadline: float,
-        on_decoded: OnDecoded | None = None,
-    ) -> tuple[Image, int]:
-        """Decode a picture.
-
-        A decode that costs more than the whole budget waits until it is alone.
-
-        Returns:
-            The pixels, and how many the caller has to release.
-
-        Raises:
-            ImageDecodeError: Not what its header claims.
-            DeadlineExceededError: The deadline passed.
-        """
-        cost = self._decoder.cost(header, denominator)
-        working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
-        kept_pixels = min(cost.kept_pixels, working_pixels)
-        await self.budget.acquire(working_pixels, deadline=deadline)
-
-        def decode() -> Image:
-            image = self._decoder.decode(data, header, denominator)
-            if on_decoded is not None:
-                on_decoded(image)
-            return image
-
-        image = await self._threads.call(
-            decode, deadline=deadline, on_failure=partial(self.budget.release, working_pixels)
-        )
-        self.budget.release(working_pixels - kept_pixels)
-        return image, kept_pixels
 
 
 class PictureLoader:
@@ -172,7 +94,6 @@ class PictureLoader:
         # A picture larger than the budget could be decoded only by overdrawing it.
         self._max_pixels = min(max_image_pixels, budget_pixels)
         self._fetcher = fetcher
-        self._decoding = BudgetedDecoder(threads, self.decoder, self.budget)
         metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
         metrics.decode_pixels_limit.set(budget_pixels)
 
@@ -181,7 +102,6 @@ class PictureLoader:
         source: PictureSource,
         *,
         deadline: float,
-        at_least_hw: tuple[int, int] | None = None,
         on_decoded: OnDecoded | None = None,
     ) -> AbstractAsyncContextManager[LoadedPicture]:
         """Fetch a picture if need be and decode it; the block holds its part of the budget.
@@ -189,9 +109,7 @@ class PictureLoader:
         Args:
             source: The picture.
             deadline: `loop.time()` after which it is of no use.
-            at_least_hw: Height and width of the canvas it is meant for: a JPEG far larger is decoded at a fraction
-                that, fitted into the canvas, need not be enlarged. None decodes every pixel.
-            on_decoded: Called with the pixels on the thread that decoded them; not again when they are enlarged.
+            on_decoded: Called with the pixels on the thread that decoded them.
 
         Returns:
             What yields the decoded picture.
@@ -202,24 +120,32 @@ class PictureLoader:
             UrlRefusedError: It may not or cannot be fetched.
             DeadlineExceededError: The deadline passed.
         """
-        return _Loading(partial(self._open, source, deadline, at_least_hw, on_decoded))
+        return _Loading(partial(self._open, source, deadline, on_decoded))
 
     async def aclose(self) -> None:
         """Close the fetcher; the threads stay the caller's."""
         if self._fetcher is not None:
             await self._fetcher.aclose()
 
-    async def _open(
-        self,
-        source: PictureSource,
-        deadline: float,
-        at_least_hw: tuple[int, int] | None,
-        on_decoded: OnDecoded | None,
-    ) -> LoadedPicture:
+    async def _open(self, source: PictureSource, deadline: float, on_decoded: OnDecoded | None) -> LoadedPicture:
         data, header = await self._read(source, deadline)
-        picture = LoadedPicture(self._decoding, data, header, deadline)
-        await picture.decode(choose_denominator(header, at_least_hw), on_decoded)
-        return picture
+        cost = self.decoder.cost(header)
+        # A decode that costs more than the whole budget waits until it is alone.
+        working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
+        kept_pixels = min(cost.kept_pixels, working_pixels)
+        await self.budget.acquire(working_pixels, deadline=deadline)
+
+        def decode() -> Image:
+            image = self.decoder.decode(data, header)
+            if on_decoded is not None:
+                on_decoded(image)
+            return image
+
+        image = await self._threads.call(
+            decode, deadline=deadline, on_failure=partial(self.budget.release, working_pixels)
+        )
+        self.budget.release(working_pixels - kept_pixels)
+        return LoadedPicture(image, self.budget, kept_pixels)
 
     async def _read(self, source: PictureSource, deadline: float) -> tuple[bytes, PictureHeader]:
         encoded: EncodedPicture | Base64Picture

@@ -42,16 +42,15 @@ class TurboJpeg:
             raise BackendUnavailableError("libturbojpeg is not installed.") from cause
         self._memory = PictureMemory()
 
-    def decode(self, data: bytes, stored_hw: tuple[int, int], denominator: int) -> Image:
+    def decode(self, data: bytes, stored_hw: tuple[int, int]) -> Image:
         """Decode a grayscale or YCbCr/RGB picture.
 
         Args:
             data: The file.
             stored_hw: The size its header claims; nothing larger is ever written.
-            denominator: 1, 2, 4 or 8: decode at that fraction.
 
         Returns:
-            (ceil(H / denominator), ceil(W / denominator), 3) uint8 BGR as stored, C-contiguous; nobody else has it.
+            (H, W, 3) uint8 BGR as stored, C-contiguous; nobody else has it.
 
         Raises:
             ImageDecodeError: Truncated or damaged beyond decoding. Damage that leaves a whole picture is passed over.
@@ -66,7 +65,7 @@ class TurboJpeg:
             said = byref(width), byref(height), byref(sampling), byref(colours)
             if library.read_header(handle, data, len(data), *said) or (height.value, width.value) != stored_hw:
                 raise damaged()
-            rows, columns = (-(-side // denominator) for side in stored_hw)
+            rows, columns = stored_hw
             image = self._memory.take((rows, columns, 3))
             if library.decompress(
                 handle, data, len(data), image.ctypes.data, columns, 0, rows, TJPF_BGR, _TJFLAG_LIMITSCANS

@@ -7,8 +7,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from app.domain import Boxes, Crop, ExtractOptions, GenderAge, Image, Liveness, Mask
 from app.geometry.cutout import cut_out
 from app.imaging.loader import LoadedPicture
@@ -62,19 +60,6 @@ class Attributes:
         """Whether what is wanted is read from aligned crops."""
         return bool((options.with_gender_age and self.models.gender_age) or (options.with_mask and self.models.mask))
 
-    def needed_scale(self, options: ExtractOptions, boxes: Boxes) -> float:
-        """Return the scale of the picture at which no cut-out is an enlargement; 0 where none is wanted.
-
-        Args:
-            options: What is wanted.
-            boxes: (N, 4) float32, source pixels.
-        """
-        if not options.with_liveness or not self.models.liveness or len(boxes) == 0:
-            return 0.0
-        shortest_px = max(1.0, float((boxes[:, 2:] - boxes[:, :2]).min()))
-        specs = [self._store.spec(name) for name in self.models.liveness]
-        return max(spec.input.height_px / (shortest_px * (spec.box_enlargement or 1.0)) for spec in specs)
-
     async def read(
         self,
         boxes: Boxes,
@@ -126,10 +111,7 @@ class Attributes:
         enlargement = spec.box_enlargement or 1.0
 
         def cut() -> list[Image]:
-            return [
-                cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw)
-                for box in boxes * np.float32(picture.scale)
-            ]
+            return [cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw) for box in boxes]
 
         started = time.perf_counter()
         cutouts = await self._pool.run(cut)

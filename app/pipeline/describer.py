@@ -9,7 +9,7 @@ import numpy as np
 
 from app.domain import Crop, Detections, Embedding, ExtractOptions, Face, Quality
 from app.errors import ModelError
-from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, crop_scales
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE
 from app.geometry.quality import measure_quality
 from app.imaging.loader import LoadedPicture
 from app.pipeline.attributes import Attributes
@@ -48,7 +48,7 @@ class Describer:
 
         Args:
             job: Where the time is counted.
-            picture: Decoded; it is decoded anew where a face needs more of its pixels.
+            picture: Decoded.
             detections: The faces, source pixels.
             options: What is wanted; what is not costs nothing.
 
@@ -61,9 +61,6 @@ class Describer:
             InferenceError: A run failed.
         """
         with_crops = self._needs_crops(options)
-        if picture.scale < 1:
-            crop_scale = _crop_scale(detections) if with_crops else 0.0
-            await _enlarge(job, picture, max(self._attributes.needed_scale(options, detections.boxes), crop_scale))
         done: list[Face] = []
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))
@@ -81,7 +78,6 @@ class Describer:
         self, job: PictureJob, picture: LoadedPicture, detections: Detections, *, least: float
     ) -> Detections:
         """Return the faces whose quality is at least `least`, [0, 1]."""
-        await _enlarge(job, picture, _crop_scale(detections))
         scores: list[float] = []
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))
@@ -135,7 +131,7 @@ class Describer:
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
         started = time.perf_counter()
-        crops = await align_faces(self._pool, picture.pixels, faces.landmarks * np.float32(picture.scale))
+        crops = await align_faces(self._pool, picture.pixels, faces.landmarks)
         job.add(align_s=time.perf_counter() - started)
         return crops
 
@@ -157,15 +153,3 @@ class Describer:
         outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
         job.add(load_s=outcome.load_s, recognize_s=outcome.took_s, queue_s=outcome.queued_s)
         return outcome.embeddings
-
-
-async def _enlarge(job: PictureJob, picture: LoadedPicture, least_scale: float) -> None:
-    """Decode anew if faces need more pixels: a crop is worth as many as the source has, one for each of its own."""
-    if picture.scale < min(1.0, least_scale):
-        started = time.perf_counter()
-        await picture.enlarge(min(1.0, least_scale))
-        job.add(decode_s=time.perf_counter() - started)
-
-
-def _crop_scale(detections: Detections) -> float:
-    return float(crop_scales(detections.landmarks).max(initial=0.0))

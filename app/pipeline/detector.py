@@ -82,11 +82,6 @@ class Detector:
         self._options = options
         self._pool = pool
 
-    @property
-    def max_hw(self) -> tuple[int, int]:
-        """Height and width of the largest canvas."""
-        return self._options.max_hw
-
     def canvases(self) -> Canvases | None:
         """Return what draws a picture for `detect`, on the thread that decodes it; None until the model is loaded."""
         model = self._store.serving(self.model_name)

@@ -21,10 +21,6 @@ from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
 from app.pipeline.selection import select_faces
 
-DECODED_CANVASES = 2
-"""A JPEG is decoded at a fraction of its size as long as it still is this many times the detector's canvas: the
-detector sees what it would have seen, and most faces still have more pixels than their crop."""
-
 
 class Extractor:
     """The service's work, without HTTP: pictures in, faces out.
@@ -131,12 +127,9 @@ class Extractor:
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
     def _load(self, job: PictureJob, canvases: Canvases | None) -> AbstractAsyncContextManager[LoadedPicture]:
-        """Decode a picture no larger than detection needs; the describer asks for more where a face does."""
-        height, width = self._detector.max_hw
-        at_least_hw = (DECODED_CANVASES * height, DECODED_CANVASES * width)
         # Drawn where it is decoded: a hop to a thread and back costs as much as the drawing.
         draw = None if canvases is None else canvases.draw
-        return self._loader.load(job.source, deadline=job.deadline, at_least_hw=at_least_hw, on_decoded=draw)
+        return self._loader.load(job.source, deadline=job.deadline, on_decoded=draw)
 
     async def _select(
         self, job: PictureJob, picture: LoadedPicture, found: Detections, options: ExtractOptions
@@ -157,7 +150,7 @@ class Extractor:
             picture.pixels, canvases, score_threshold=score_threshold, group=job.group, deadline=job.deadline
         )
         job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
-        return outcome.detections.scaled(1 / picture.scale), outcome.scale * picture.scale
+        return outcome.detections, outcome.scale
 
 
 def _resize_to_crop(image: Image) -> Crop:

@@ -18,7 +18,7 @@ import numpy as np
 
 from app.backends.onnx import open_onnx_backends
 from app.domain import Batch, Detections, ExtractOptions, Image, Tensor
-from app.geometry.alignment import align, crop_scales
+from app.geometry.alignment import align
 from app.geometry.boxes import merge_looks
 from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from app.models.families.canvases import DetectorItem
@@ -31,8 +31,6 @@ from tests.support.shared import shared_dir
 
 MAX_HW = (640, 640)
 SCALES = (1.0, 0.15)
-PICTURE_SCALE = 0.5
-"""At which the picture was decoded."""
 PICTURES = {
     "no face": None,
     "one face": "inspireface_mask2.jpg",
@@ -95,7 +93,7 @@ class Looked:
     def place(self, found: tuple[Detections, ...]) -> Detections:
         """Do what follows the detector's run: to the source's pixels, merge, select."""
         full, small = (to_source(look, letterbox) for look, letterbox in zip(found, self.letterboxes, strict=True))
-        return select_faces(merge_looks(full, small).scaled(1 / PICTURE_SCALE), OPTIONS, max_faces=1024)
+        return select_faces(merge_looks(full, small), OPTIONS, max_faces=1024)
 
 
 def fit(image_hw: tuple[int, int]) -> list[Letterbox]:
@@ -128,8 +126,7 @@ def rows(seconds: float) -> Iterator[tuple[str, float]]:
     for seen, picture in looked.items():
         yield f"to the source, merge, select: {seen}", cpu_us(partial(picture.place, *picture.detect(1)()), seconds)
     one = looked["one face"]
-    landmarks = one.place(*one.detect(1)()).landmarks * np.float32(PICTURE_SCALE)
-    yield "scale of one crop", cpu_us(lambda: crop_scales(landmarks), seconds)
+    landmarks = one.place(*one.detect(1)()).landmarks
     yield "align one face", cpu_us(lambda: align(one.image, landmarks[0]), seconds)
     matrix, part = np.array([[1, 0.1, 0], [-0.1, 1, 0]]), one.image[:200, :200]
     yield "OpenCV's part of that, about", cpu_us(lambda: cv2.warpAffine(part, matrix, (112, 112)), seconds)

@@ -56,7 +56,7 @@ class ReadyDecoder(Decoder):
         super().__init__(turbojpeg=None)
         self._pixels = np.zeros((886, 1280, 3), np.uint8)
 
-    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:  # noqa: ARG002 - the decoder's
+    def decode(self, data: bytes, header: PictureHeader) -> Image:  # noqa: ARG002 - the decoder's
         """Return a black picture."""
         return self._pixels
 

@@ -194,7 +194,6 @@ class FakePicture:
     """Decoded pixels."""
 
     pixels: Image
-    scale: float = 1.0
 
 
 class FakeLoader:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align, crop_scales, estimate_similarity
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align, estimate_similarity
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -150,15 +150,6 @@ def test_a_mirror_image_decides_nothing() -> None:
     """Every rotation fits a mirrored square equally badly."""
     square = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
     assert estimate_similarity(square * np.float32([-1, 1]), square) is None
-
-
-def test_scales_say_how_much_a_crop_enlarges() -> None:
-    """A face twice as large as the template is halved, whichever way it is turned; where nothing is known it is 1."""
-    turned = TEMPLATE[:, ::-1] * np.float32([4, -4])
-    scales = crop_scales(np.stack([TEMPLATE * 2, turned, np.zeros_like(TEMPLATE)]))
-    np.testing.assert_allclose(scales, [0.5, 0.25, 1.0], rtol=1e-6)
-    assert scales.dtype == np.float32
-    assert crop_scales(np.empty((0, 5, 2), np.float32)).shape == (0,)
 
 
 @given(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.domain import Image
 from app.errors import BackendUnavailableError, ImageDecodeError, ServiceError
-from app.imaging.decode import Decoder, choose_denominator
+from app.imaging.decode import Decoder
 from app.imaging.header import PictureHeader
 from app.imaging.orientation import turn_upright
 from app.imaging.sniff import sniff
@@ -80,8 +80,8 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
     return Decoder(library)
 
 
-def decode(decoder: Decoder, data: bytes, denominator: int = 1) -> Image:
-    return decoder.decode(data, sniff(data, max_pixels=10**8), denominator)
+def decode(decoder: Decoder, data: bytes) -> Image:
+    return decoder.decode(data, sniff(data, max_pixels=10**8))
 
 
 def assert_is_image(image: Image, image_hw: tuple[int, int]) -> None:
@@ -155,9 +155,8 @@ class TestDecode:
             pytest.skip("libturbojpeg is not installed")
         for path in sorted(shared_images.glob("*.jpg"))[:6]:
             data = path.read_bytes()
-            for denominator in (1, 2, 4, 8):
-                ours, fallback = (decode(Decoder(each), data, denominator) for each in (library, None))
-                assert np.abs(ours.astype(int) - fallback).max() <= 4, (path.name, denominator)
+            ours, fallback = (decode(Decoder(each), data) for each in (library, None))
+            assert np.abs(ours.astype(int) - fallback).max() <= 4, path.name
 
 
 class TestOrientation:
@@ -183,58 +182,6 @@ class TestOrientation:
         turned = turn_upright(image, orientation)
         assert np.array_equal(turned, expected)
         assert turned.flags.c_contiguous
-
-
-class TestScaled:
-    """JPEG far larger than needed is decoded at a fraction."""
-
-    @pytest.mark.parametrize(
-        ("source_hw", "at_least_hw", "denominator"),
-        [
-            ((4000, 3000), None, 1),
-            ((640, 640), (640, 640), 1),
-            ((1279, 1279), (640, 640), 1),
-            ((1280, 1280), (640, 640), 2),
-            ((1280, 100), (640, 640), 2),
-            ((3000, 4000), (640, 640), 4),
-            ((9000, 9000), (640, 640), 8),
-            ((99, 20000), (640, 640), 8),
-            ((100, 100), (640, 640), 1),
-        ],
-    )
-    def test_the_fraction_never_has_to_be_enlarged(
-        self, source_hw: tuple[int, int], at_least_hw: tuple[int, int] | None, denominator: int
-    ) -> None:
-        assert choose_denominator(PictureHeader(format="jpeg", stored_hw=source_hw), at_least_hw) == denominator
-
-    def test_the_canvas_is_compared_with_the_upright_picture(self) -> None:
-        header = PictureHeader(format="jpeg", stored_hw=(2000, 500), orientation=6)
-        assert choose_denominator(header, (250, 1000)) == 2
-        assert choose_denominator(header, (1000, 250)) == 8
-        assert choose_denominator(header, (125, 2000)) == 4
-
-    def test_other_formats_are_decoded_whole(self) -> None:
-        assert choose_denominator(PictureHeader(format="png", stored_hw=(9000, 9000)), (640, 640)) == 1
-
-    @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(32, 2000), st.integers(32, 2000))
-    def test_it_is_as_large_as_the_canvas_or_whole(self, height: int, width: int, tall: int, wide: int) -> None:
-        denominator = choose_denominator(PictureHeader(format="jpeg", stored_hw=(height, width)), (tall, wide))
-        assert denominator == 1 or height / denominator >= tall or width / denominator >= wide
-
-    @pytest.mark.parametrize("denominator", [2, 4, 8])
-    @pytest.mark.parametrize("orientation", [1, 6])
-    def test_sides_are_rounded_up(self, decoder: Decoder, denominator: int, orientation: int) -> None:
-        small = decode(decoder, jpeg_with_exif(JPEG, exif(orientation)), denominator)
-        expected = (-(-45 // denominator), -(-70 // denominator))
-        assert_is_image(small, expected if orientation == 1 else expected[::-1])
-
-    @pytest.mark.parametrize("denominator", [2, 4, 8])
-    def test_it_looks_like_the_picture_made_smaller(self, decoder: Decoder, denominator: int) -> None:
-        image = smooth_image(320, 480)
-        small = decode(decoder, encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95]), denominator)
-        hw = (320 // denominator, 480 // denominator)
-        expected = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA)
-        assert np.abs(small.astype(int) - expected).mean() < 3
 
 
 class TestBroken:
@@ -320,13 +267,11 @@ class TestDecoder:
     def test_costs_are_what_each_way_holds(self, decoder: Decoder) -> None:
         """One picture where the library writes into our array, two where OpenCV copies or the picture is turned."""
         has_library = decoder.name != "opencv"
-        plain = decoder.cost(sniff(JPEG, max_pixels=10**8), 1)
+        plain = decoder.cost(sniff(JPEG, max_pixels=10**8))
         assert (plain.working_pixels, plain.kept_pixels) == (45 * 70 * (1 if has_library else 2), 45 * 70)
-        turned = decoder.cost(sniff(jpeg_with_exif(JPEG, exif(6)), max_pixels=10**8), 1)
+        turned = decoder.cost(sniff(jpeg_with_exif(JPEG, exif(6)), max_pixels=10**8))
         assert turned.working_pixels == 45 * 70 * 2
-        small = decoder.cost(sniff(JPEG, max_pixels=10**8), 8)
-        assert small.kept_pixels == 6 * 9
-        bomb = decoder.cost(sniff(png_bomb(50), max_pixels=10**8), 1)
+        bomb = decoder.cost(sniff(png_bomb(50), max_pixels=10**8))
         assert (bomb.working_pixels, bomb.kept_pixels) == (5000, 2500)
-        progressive = decoder.cost(sniff(WHOLE_FILES["progressive"], max_pixels=10**8), 8)
-        assert progressive.working_pixels > 45 * 70
+        progressive = decoder.cost(sniff(WHOLE_FILES["progressive"], max_pixels=10**8))
+        assert progressive.working_pixels > plain.working_pixels

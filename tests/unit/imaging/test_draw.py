@@ -29,12 +29,6 @@ def test_boxes_are_drawn_where_they_are() -> None:
     assert abs(columns.max() - 145) <= 2
 
 
-def test_a_smaller_version_of_the_picture_is_drawn_on_to_scale() -> None:
-    drawn = draw_faces(np.zeros((100, 100, 3), np.uint8), [face_number(0, 0)], NOTHING, scale=0.5)
-    rows, _ = np.nonzero(drawn.any(axis=2))
-    assert abs(rows.max() - 55) <= 2
-
-
 @pytest.mark.parametrize("image_hw", [(1, 1), (1, 3000), (40, 40), (3000, 1)])
 def test_faces_outside_the_picture_do_no_harm(image_hw: tuple[int, int]) -> None:
     image = np.zeros((*image_hw, 3), np.uint8)

@@ -22,11 +22,10 @@ from app.imaging.loader import PictureLoader
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.metrics import Metrics
 from app.threads import Threads
-from tests.support.encoded import encode, exif, jpeg_with_exif, png_bomb, smooth_image
+from tests.support.encoded import encode, png_bomb, smooth_image
 
 IMAGE = smooth_image(120, 160)
 PNG = encode(".png", IMAGE)
-LARGE = encode(".jpg", smooth_image(1600, 2400))
 MIB = 2**20
 
 
@@ -38,11 +37,11 @@ class SlowDecoder(Decoder):
         self.begun = threading.Event()
         self.may_end = threading.Event()
 
-    def decode(self, data: bytes, header: PictureHeader, denominator: int = 1) -> Image:
+    def decode(self, data: bytes, header: PictureHeader) -> Image:
         """Wait, then decode."""
         self.begun.set()
         self.may_end.wait(10)
-        return super().decode(data, header, denominator)
+        return super().decode(data, header)
 
 
 class OneFile:
@@ -97,7 +96,7 @@ def in_s(seconds: float = 30.0) -> float:
 async def test_every_kind_of_source_becomes_pixels(loader: PictureLoader, source: PictureSource) -> None:
     async with loader.load(source, deadline=in_s()) as picture:
         assert np.array_equal(picture.pixels, IMAGE)
-        assert (picture.source_hw, picture.scale) == ((120, 160), 1.0)
+        assert picture.source_hw == (120, 160)
 
 
 async def test_a_remote_picture_is_fetched(threads: Threads, metrics: Metrics) -> None:
@@ -169,45 +168,6 @@ async def test_a_picture_whose_decode_costs_more_than_the_budget_is_decoded_alon
             return picture.pixels.size
 
     assert await asyncio.gather(*(load() for _ in range(5))) == [IMAGE.size] * 5
-
-
-class TestScaled:
-    """A JPEG far larger than needed."""
-
-    async def test_it_is_decoded_at_a_fraction_and_counts_as_that(self, loader: PictureLoader) -> None:
-        async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(600, 600)) as picture:
-            assert picture.pixels.shape == (400, 600, 3)
-            assert (picture.source_hw, picture.scale) == ((1600, 2400), 0.25)
-            assert loader.budget.held_pixels == 400 * 600
-
-    async def test_it_can_be_enlarged_to_what_turns_out_to_be_needed(self, loader: PictureLoader) -> None:
-        async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(300, 300)) as picture:
-            assert picture.scale == 1 / 8
-            await picture.enlarge(0.3)
-            assert (picture.scale, picture.pixels.shape) == (0.5, (800, 1200, 3))
-            await picture.enlarge(0.5)
-            assert loader.budget.held_pixels == 800 * 1200
-            await picture.enlarge()
-            assert (picture.scale, picture.pixels.shape) == (1.0, (1600, 2400, 3))
-            whole = cv2.imdecode(np.frombuffer(LARGE, np.uint8), cv2.IMREAD_COLOR)
-            assert np.abs(picture.pixels.astype(int) - whole).max() <= 4
-
-    async def test_two_that_grow_do_not_wait_for_each_other(self, threads: Threads, metrics: Metrics) -> None:
-        """Each gives up what it has before it asks for more."""
-        loader = PictureLoader(threads, max_image_pixels=10**7, budget_pixels=1600 * 2400, metrics=metrics)
-
-        async def load() -> float:
-            async with loader.load(EncodedPicture(LARGE), deadline=in_s(), at_least_hw=(800, 1200)) as picture:
-                await asyncio.sleep(0.01)
-                await picture.enlarge()
-                return picture.scale
-
-        assert await asyncio.gather(*(load() for _ in range(4))) == [1.0] * 4
-
-    async def test_turned_pictures_keep_the_exact_scale(self, loader: PictureLoader) -> None:
-        source = EncodedPicture(jpeg_with_exif(LARGE, exif(6)))
-        async with loader.load(source, deadline=in_s(), at_least_hw=(600, 600)) as picture:
-            assert (picture.source_hw, picture.pixels.shape, picture.scale) == ((2400, 1600), (600, 400, 3), 0.25)
 
 
 class TestLeaving:

@@ -13,7 +13,6 @@ import pytest
 from app.domain import ExtractOptions, PictureResult
 from app.errors import DeadlineExceededError
 from app.imaging.sources import EncodedPicture
-from app.pipeline.attributes import AttributeModels, Attributes
 from app.service import Service, open_service
 from app.settings import Settings
 from app.specs import RegistryError
@@ -130,15 +129,6 @@ async def test_poor_faces_are_dropped_before_the_largest_are_counted(service: Se
     none = ExtractOptions(score_threshold=0.5, min_quality=1.0)
     assert (await extract(service, data, none)).faces == ()
     assert loaded(service) == {"det_500m"}, "nobody was left to embed"
-
-
-async def test_cutouts_ask_for_the_pixels_they_show(service: Service) -> None:
-    """80 of them for 2.7 and 4 times the shorter side of a box; none where liveness is not asked for."""
-    attributes = Attributes(service.store, AttributeModels(liveness=("fasnet_4.0", "fasnet_2.7")), service.pool)
-    boxes = np.float32([[0, 0, 200, 300], [50, 50, 110, 150]])
-    assert attributes.needed_scale(WITH_ALL, boxes) == pytest.approx(80 / (2.7 * 60))
-    assert attributes.needed_scale(WITH_ALL, boxes[:0]) == 0
-    assert attributes.needed_scale(ExtractOptions(score_threshold=0.5), boxes) == 0
 
 
 async def test_a_passed_deadline_fails_the_request(service: Service, shared_images: Path) -> None:
