@@ -9,6 +9,7 @@ from app.geometry.letterbox import scaled_canvas
 from app.metrics import Metrics
 from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
 from app.models.engines.takeover import EngineLoader, TakeoverOptions
+from app.models.graphs.parts import num_bytes
 from app.models.loading import ModelLoader
 from app.models.weights.files import WeightsFolder
 from app.settings import Settings
@@ -86,7 +87,7 @@ def engine_loader(
     """
 
     def require_memory(recipe: EngineRecipe) -> None:
-        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * recipe.weights.stat().st_size
+        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * num_bytes(recipe.weights)
         memory.require(need_bytes, work="build", subject=f"the engine of model {recipe.spec.name}")
 
     options = TakeoverOptions(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
+from urllib.parse import quote, urljoin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +22,9 @@ else:
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a registry name looks like."""
+
+DATA_FILE_PATTERN = r"^[^./\\\x00][^/\\\x00]*$"
+"""What a file of data may be called: a name without a path, not hidden."""
 
 RESERVED_NAMES = frozenset({"auto", "none"})
 """Words that settings use where a registry name may stand."""
@@ -66,6 +70,15 @@ class InputSpec(_Entry):
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
+class DataSpec(_Entry):
+    """A file in which an ONNX file keeps weights, as large exports do: `my_model.onnx.data`."""
+
+    file: str = Field(
+        pattern=DATA_FILE_PATTERN, max_length=255, description="As the ONNX file names it; it lies in the same folder."
+    )
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class DownloadSpec(_Entry):
     """Where the official file comes from, alone or inside a zip archive."""
 
@@ -74,6 +87,12 @@ class DownloadSpec(_Entry):
         None, min_length=1, description="File inside the zip, in any folder of it; None: the URL is the file itself."
     )
     archive_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    def beside(self, name: str) -> DownloadSpec:
+        """Return where a file comes from that is published beside this one: in its archive, or at its address."""
+        if self.archive_member is not None:
+            return self.model_copy(update={"archive_member": name})
+        return self.model_copy(update={"url": urljoin(self.url, quote(name))})
 
 
 class ModelSpec(_Entry):
@@ -117,6 +136,7 @@ class ModelSpec(_Entry):
         description="Measured: cast to FP16 it stays within the limits of docs/adr/0009-fp16-graphs.md only when its "
         "additions and normalizations stay in FP32; `jetface models convert` says so.",
     )
+    data: tuple[DataSpec, ...] = Field((), description="Files beside the ONNX file that hold weights of it.")
     input: InputSpec
     download: DownloadSpec | None = None
 
@@ -124,6 +144,22 @@ class ModelSpec(_Entry):
     def file_name(self) -> str:
         """Name of the ONNX file in the weights folder or mirror."""
         return self.file or f"{self.name}.onnx"
+
+    @property
+    def data_specs(self) -> tuple[ModelSpec, ...]:
+        """Return the files of data as entries of their own: found, downloaded and verified as a model's file is."""
+        return tuple(
+            self.model_copy(
+                update={
+                    "file": part.file,
+                    "sha256": part.sha256,
+                    "md5": None,
+                    "data": (),
+                    "download": self.download and self.download.beside(part.file),
+                }
+            )
+            for part in self.data
+        )
 
     @property
     def row_length(self) -> int | None:

@@ -189,6 +189,11 @@ class ModelAnswer(_Answer):
     reason: str | None = None
     backend: str | None = None
     engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
+    is_batch_free: bool | None = Field(
+        default=None,
+        description="Whether a run may take several items. False: its graph may mix them, so each is run alone. Null: "
+        "not loaded yet.",
+    )
     cpu_nodes: list[str] = Field(
         default_factory=list, description="Nodes that run on the CPU although a GPU was asked for: operator and name."
     )

@@ -96,6 +96,8 @@ class ModelFacts:
     backend: str | None = None
     engine: EngineFacts | None = None
     """None where no engines can be built."""
+    is_batch_free: bool | None = None
+    """Whether a run may take several items; False where the graph may mix them; None before it is loaded."""
     cpu_nodes: Sequence[str] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     input_hw: tuple[int, int] | None = None

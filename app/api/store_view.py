@@ -101,6 +101,7 @@ class StoreView:
             reason=status.reason,
             backend=status.backend,
             engine=self._engine(spec.name),
+            is_batch_free=status.is_batch_free,
             cpu_nodes=status.cpu_nodes,
             input_hw=(spec.input.height_px, spec.input.width_px) if spec.input.height_px else None,
             embedding_length=spec.embedding_length,

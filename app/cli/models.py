@@ -74,7 +74,7 @@ def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -
     specs = _expand(names, registry)
     weights = replace(weights, fetcher=Fetcher())
     _settle_licenses(specs, weights, target, is_accepted=accept_license)
-    _locate_each(specs, weights.locate if target is None else lambda spec: weights.export(spec, target))
+    _locate_each(specs, weights.locate if target is None else lambda spec: _export(weights, spec, target))
 
 
 def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
@@ -120,6 +120,23 @@ def _settle_licenses(
         carried = LicenseRecord(target)
         if missing := [spec for spec in coming if carried.asks(spec)]:
             carried.accept(missing)
+
+
+def _export(weights: WeightsFolder, spec: ModelSpec, target: Path) -> Path:
+    """Copy a model for another machine, and refuse one of which a part would stay here."""
+    from app.models.graphs.parts import GraphError, data_files  # noqa: PLC0415 - as in `_open`
+
+    path = weights.export(spec, target)
+    try:
+        unnamed = set(data_files(path.read_bytes())) - {part.file for part in spec.data}
+    except (GraphError, OSError) as cause:
+        raise ModelFileError(f"{spec.name}: {path} cannot be used: {cause}.") from cause
+    if unnamed:
+        raise ModelFileError(
+            f"{spec.name}: the model keeps weights in {', '.join(sorted(unnamed))}, which its registry entry does not "
+            "name and which were not copied: add [[data]] with file and sha256."
+        )
+    return path
 
 
 def _locate_each(specs: Sequence[ModelSpec], locate: Callable[[ModelSpec], Path]) -> None:

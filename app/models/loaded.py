@@ -26,6 +26,8 @@ class LoadedModel(Generic[Item, Result]):
     batcher: Batcher[Item, Result]
     input_hw: tuple[int, int] | None = None
     """Height and width the graph is fixed to; None when it takes any canvas."""
+    is_batch_free: bool = True
+    """Whether a run may take several items: each is answered as if alone."""
     cpu_nodes: tuple[str, ...] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     items: ItemMemory = field(default_factory=ItemMemory)

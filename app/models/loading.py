@@ -27,6 +27,7 @@ from app.errors import ServiceError
 from app.metrics import Metrics
 from app.models.families.looks import canvas_shapes
 from app.models.families.table import FAMILIES
+from app.models.graphs.parts import num_bytes
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
 from app.models.graphs.rewrite import choose_rewrites
@@ -87,6 +88,7 @@ class _Opened:
     max_batch: int
     probe_items: Sequence[Any]
     input_hw: tuple[int, int] | None
+    is_batch_free: bool
     cpu_nodes: tuple[str, ...]
     items: ItemMemory
     num_shared: Callable[[], int]
@@ -142,8 +144,8 @@ class ModelLoader:
         watch_model(self._metrics, spec.name, batcher, opened.items)
         self._metrics.watch(self._metrics.shared_buckets.labels(spec.name), opened.num_shared)
         return LoadedModel(
-            spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw, cpu_nodes=opened.cpu_nodes,
-            items=opened.items,
+            spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw,
+            is_batch_free=opened.is_batch_free, cpu_nodes=opened.cpu_nodes, items=opened.items,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -152,7 +154,7 @@ class ModelLoader:
 
     def _open(self, spec: ModelSpec) -> _Opened:
         path = self._weights.locate(spec)
-        need_bytes = _LOAD_BYTES_PER_FILE_BYTE * path.stat().st_size
+        need_bytes = _LOAD_BYTES_PER_FILE_BYTE * num_bytes(path)
         self._memory.require(need_bytes, work="load", subject=f"model {spec.name}")
         candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
         runner = self._start(candidates[0], path, spec)
@@ -170,6 +172,7 @@ class ModelLoader:
             max_batch=runner.max_batch,
             probe_items=[probed.probe_item],
             input_hw=runner.graph.input_hw,
+            is_batch_free=runner.graph.is_batch_free,
             cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
             items=items,
             num_shared=lambda: first.num_shared if isinstance(first, SharesBuckets) else 0,

@@ -38,6 +38,8 @@ class ModelStatus:
     reason: str | None = None
     """Why the last load failed, or what it waits for, one sentence; None unless the state is `failed` or `building`."""
     backend: str | None = None
+    is_batch_free: bool | None = None
+    """Whether a run may take several items; False where the graph may mix them; None before the model is loaded."""
     cpu_nodes: tuple[str, ...] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     load_s: float | None = None
@@ -170,7 +172,12 @@ class ModelStore:
         self._metrics.set_backend(spec.name, model.backend)
         self._enter(
             ModelStatus(
-                spec=spec, state=ModelState.SERVING, backend=model.backend, cpu_nodes=model.cpu_nodes, load_s=load_s
+                spec=spec,
+                state=ModelState.SERVING,
+                backend=model.backend,
+                is_batch_free=model.is_batch_free,
+                cpu_nodes=model.cpu_nodes,
+                load_s=load_s,
             )
         )
         self._serving[spec.name] = model

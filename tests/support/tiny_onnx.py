@@ -185,12 +185,15 @@ def model(
     weights: dict[str, np.ndarray],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
+    *,
+    opset: int = _OPSET,
 ) -> bytes:
     """Return a serialized model of these parts."""
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), tensors)
-    imports = [helper.make_opsetid("", _OPSET)]
-    serialized: bytes = helper.make_model(graph, opset_imports=imports, ir_version=6).SerializeToString()
+    imports = [helper.make_opsetid("", opset)]
+    ir_version = 6 if opset == _OPSET else 9
+    serialized: bytes = helper.make_model(graph, opset_imports=imports, ir_version=ir_version).SerializeToString()
     return serialized
 
 

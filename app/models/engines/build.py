@@ -109,7 +109,7 @@ def _reference(job: EngineJob, kit: EngineKit, scratch: Path) -> Backend:
     """Open the model as it was published, in FP32, one item at a time."""
     if job.reference == "onnxruntime":
         return open_reference(job.weights, job.spec)
-    graph = prepare_graph(job.weights, job.spec).model
+    graph = prepare_graph(job.weights, job.spec, has_onnxruntime=False).model
     path = scratch / "reference.onnx"
     if isinstance(graph, Path):
         path = graph

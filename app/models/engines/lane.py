@@ -77,8 +77,9 @@ class EngineLane:
             raise
         watch_model(metrics, name, batcher, self._items)
         return LoadedModel(
-            spec=recipe.spec, backend=backend, batcher=batcher, input_hw=recipe.graph.input_hw, items=self._items
-        )
+            spec=recipe.spec, backend=backend, batcher=batcher, input_hw=recipe.graph.input_hw,
+            is_batch_free=recipe.graph.is_batch_free, items=self._items,
+        )  # fmt: skip
 
     @property
     def _canvas_hw(self) -> tuple[int, int] | None:

@@ -118,7 +118,14 @@ class EngineRecipes:
         path = self._weights.locate(spec)
         prepared = PreparedFiles(self._weights.folder / "prepared")
         graph = prepare_graph(
-            path, spec, rewrites=EVERYWHERE, pixels=True, precision=self.options.precision, cache=prepared
+            path,
+            spec,
+            rewrites=EVERYWHERE,
+            pixels=True,
+            precision=self.options.precision,
+            cache=prepared,
+            # The process that serves must not load it where engines are judged without it.
+            has_onnxruntime=self.options.reference == "onnxruntime",
         )
         file = self._file(graph, spec)
         most = self.options.det_batch_size if spec.task == "detection" else self.options.rec_batch_size

@@ -3,17 +3,21 @@
 SCRFD exports end in `Transpose(2, 3, 0, 1) -> Reshape(-1, C)`: with one picture that lists its anchors row by row; with
 several it would interleave them. The same memory order comes from `Transpose(0, 2, 3, 1) -> Reshape(0, -1, C)`, which
 keeps pictures apart. Every other node must be one that treats each picture alone; one node we cannot vouch for and the
-graph stays as it is.
+graph stays as it is. What its exporter says of its batch is then tried: `answers_apart`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from app.backends.onnx import open_onnx_backends
+from app.errors import InferenceError, ModelFileError
 from app.models.graphs.parts import GraphParts, attribute
 
 _POINTWISE = frozenset(
@@ -29,6 +33,9 @@ _HWNC = (2, 3, 0, 1)
 _NHWC = (0, 2, 3, 1)
 
 _MAP_RANK = 4
+
+_NEAR = 1e-3
+"""Most that an answer may differ, over the largest number in it. Rounding gives some 1e-6."""
 
 _Length = int | Literal["batch"] | None
 """One element of a computed shape: a number, the batch, or something we do not follow."""
@@ -54,6 +61,44 @@ def free_batch(parts: GraphParts) -> GraphParts | None:
         return None
 
 
+def answers_apart(model: bytes, image_hw: tuple[int, int]) -> bool:
+    """Whether a graph of free batch answers two items together as it answers each alone; they are run to see.
+
+    Exporters declare a batch free whatever the graph does with it: a softmax or a mean over the wrong axis, statistics
+    of the batch, or a number of rows fixed at export make an answer depend on what else is in its batch.
+
+    Args:
+        model: The graph, serialized, of float32 input (N, 3, H, W). Run by ONNX Runtime on the CPU.
+        image_hw: Height and width of an item.
+
+    Returns:
+        False also where two items cannot be run at all.
+    """
+    rng = np.random.default_rng(0)
+    # As unlike as two items can be, at the scale of normalised pixels: what they do to each other is seen.
+    items = np.stack([rng.uniform(-1, 1, (3, *image_hw)), rng.uniform(-0.1, 0, (3, *image_hw))]).astype(np.float32)
+    try:
+        (backend,) = open_onnx_backends(model, max_batch_size=len(items))
+    except ModelFileError:
+        return False
+    with contextlib.closing(backend):
+        try:
+            together = backend.run(items)
+            apart = [backend.run(item[None]) for item in items]
+        except InferenceError:
+            return False
+    return all(
+        len(both) == len(items) and both[row].shape == alone.shape[1:] and _are_near(both[row], alone[0])
+        for row, answers in enumerate(apart)
+        for both, alone in zip(together, answers, strict=True)
+    )
+
+
+def _are_near(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two answers differ by no more than the order in which their sums were taken."""
+    return bool(np.allclose(one, other, rtol=0, atol=_NEAR * float(np.abs(other).max(initial=0)), equal_nan=True))
+
+
 class _Proof:
     """Walks the nodes in order and keeps, for every tensor, how it depends on the batch."""
 
@@ -73,10 +118,15 @@ class _Proof:
                 self._shape_maths(node)
             elif node.op_type == "Shape":
                 self._ranks_of(node)
-                rank = self._ranks[node.input[0]]
-                self._shapes[node.output[0]] = ("batch", *[None] * (rank - 1))
+                lengths: tuple[_Length, ...] = ("batch", *[None] * (self._ranks[node.input[0]] - 1))
+                self._shapes[node.output[0]] = lengths[attribute(node, "start", 0) : attribute(node, "end")]
             elif node.op_type == "Reshape" and node.input[0] in self._planes:
                 self._rows(node)
+                continue
+            elif node.op_type == "Reshape" and self._is_for_one(node):
+                reshaped = self._reshape(node, [0, *self._elements(node.input[1])[1:]])
+                self._ranks[node.output[0]] = len(self._elements(node.input[1]))
+                self._nodes.append(reshaped)
                 continue
             else:
                 self._ranks[node.output[0]] = self._rank_after(node)
@@ -97,7 +147,10 @@ class _Proof:
         if (
             (op in _POINTWISE and self._broadcasts(node, ranks))
             # Trained statistics, one a channel; an output more and it would be training.
-            or (op == "BatchNormalization" and len(ranks) == 1 and len(node.output) == 1)
+            or (
+                op == "BatchNormalization"
+                and (len(ranks), len(node.output), attribute(node, "training_mode", 0)) == (1, 1, 0)
+            )
             or (op in _SPATIAL and is_one_map and len(node.output) == 1)
             or (op == "Concat" and attribute(node, "axis") > 0 and len(ranks) == len(node.input))
             or (op in {"Resize", "Upsample"} and is_one_map and self._keeps_batch(node))
@@ -111,9 +164,30 @@ class _Proof:
     def _rank_of_rows(self, node: onnx.NodeProto) -> int:
         """Rank after a Reshape that takes the batch for its first axis, and so keeps each picture's values together."""
         target = self._elements(node.input[1])
-        if len(target) < 2 or target[0] not in {"batch", 0}:
+        # With `allowzero` a 0 is a length, and not that of the input.
+        kept = {"batch"} if attribute(node, "allowzero", 0) else {"batch", 0}
+        if len(target) < 2 or target[0] not in kept:
             raise _NotProvableError
         return len(target)
+
+    def _is_for_one(self, node: onnx.NodeProto) -> bool:
+        """Whether a Reshape names one picture and all its values: a 0 for the 1 says the same of any number."""
+        self._ranks_of(node)
+        target = self._parts.constant(node.input[1])
+        return target is not None and 2 <= target.size <= _MAP_RANK and target[0] == 1
+
+    def _reshape(self, node: onnx.NodeProto, target: Sequence[_Length]) -> onnx.NodeProto:
+        """Return the Reshape with another target, in which a 0 is the length of the input."""
+        weight = f"{node.output[0]}/rows"
+        self._new_weights[weight] = np.array(target, np.int64)
+        reshaped = onnx.NodeProto()
+        reshaped.CopyFrom(node)
+        reshaped.input[1] = weight
+        for index, entry in enumerate(reshaped.attribute):
+            if entry.name == "allowzero":
+                del reshaped.attribute[index]
+                break
+        return reshaped
 
     def _is_matrix_product(self, node: onnx.NodeProto, ranks: list[int]) -> bool:
         """Whether rows, one an item, are multiplied by a weight."""
@@ -160,21 +234,18 @@ class _Proof:
         """Turn `Transpose -> Reshape([-1, C])` into one that keeps pictures apart."""
         at, was_nhwc = self._planes[node.input[0]]
         target = self._parts.constant(node.input[1])
-        if target is None or target.tolist()[:-1] not in ([-1], [1, -1], [0, -1]) or target[-1] < 1:
+        if target is None or target.size not in {2, 3} or target[-1] < 1 or target[-2] == 0:
             raise _NotProvableError
-        if target.tolist()[0] == 0 and not was_nhwc:
+        # [-1, C], or as many rows as one picture has; before them 1 or 0 may stand for the one picture.
+        batch = [int(length) for length in target[:-2]]
+        if batch not in ([], [1], [0]) or (batch == [0] and (not was_nhwc or attribute(node, "allowzero", 0))):
             raise _NotProvableError
         turned = onnx.NodeProto()
         turned.CopyFrom(self._nodes[at])
         del turned.attribute[:]
         turned.attribute.append(onnx.helper.make_attribute("perm", _NHWC))
         self._nodes[at] = turned
-        weight = f"{node.output[0]}/rows"
-        self._new_weights[weight] = np.array([0, -1, int(target[-1])], np.int64)
-        reshaped = onnx.NodeProto()
-        reshaped.CopyFrom(node)
-        reshaped.input[1] = weight
-        self._nodes.append(reshaped)
+        self._nodes.append(self._reshape(node, [0, -1, int(target[-1])]))
         self._ranks[node.output[0]] = 3
 
     def _shape_maths(self, node: onnx.NodeProto) -> None:

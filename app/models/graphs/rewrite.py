@@ -43,12 +43,13 @@ def split_prelu(parts: GraphParts) -> GraphParts:
     new_weights = {}
     for node in parts.nodes:
         slopes = parts.constant(node.input[1]) if node.op_type == "PRelu" else None
-        # (C, 1, 1) can only broadcast over (N, C, H, W) channel by channel; C = 1 may be one slope for all.
-        if slopes is None or slopes.ndim != 3 or slopes.shape[1:] != (1, 1) or slopes.shape[0] == 1:
+        # (C, 1, 1) can only broadcast over (N, C, H, W) channel by channel; C = 1 may be one slope for all. PyTorch's
+        # exporter of today writes (1, C, 1, 1).
+        if slopes is None or slopes.ndim not in {3, 4} or slopes.size in {0, 1} or slopes.shape[-3] != slopes.size:
             nodes.append(node)
             continue
         source, target = node.input[0], node.output[0]
-        channels = slopes.shape[0]
+        channels = slopes.size
         minus, negated = f"{target}/minus", f"{target}/slopes"
         new_weights[minus] = np.full((channels, 1, 1, 1), -1, slopes.dtype)
         new_weights[negated] = -slopes.reshape(-1, 1, 1, 1)
@@ -72,7 +73,7 @@ EVERYWHERE = (FIX_UPSAMPLING, FIX_FLATTENING)
 
 MERGE_SIBLINGS = Rewrite("merge_siblings", 1, merge_siblings)
 WIDEN_GROUPS = Rewrite("widen_groups", 1, widen_groups)
-SPLIT_PRELU = Rewrite("split_prelu", 1, split_prelu)
+SPLIT_PRELU = Rewrite("split_prelu", 2, split_prelu)
 
 
 def choose_rewrites(provider: str, runtime_version: tuple[int, ...]) -> tuple[Rewrite, ...]:

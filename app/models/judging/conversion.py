@@ -17,7 +17,7 @@ from app.errors import InferenceError, ModelContractError, ModelFileError
 from app.models.families.table import FAMILIES
 from app.models.graphs.half import ALL_HALF, POLICIES, HalfPolicy, computes_in_half, policy_of, to_half, widen
 from app.models.graphs.half_rounding import round_as_half
-from app.models.graphs.parts import GraphError, GraphParts, take_apart
+from app.models.graphs.parts import GraphError, GraphParts, num_bytes, take_apart
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.judging.trials import Agreement, Pictures, Run, Trial, candidates, find_crops, trial_of
 from app.specs import ModelSpec
@@ -87,7 +87,7 @@ def convert_to_half(path: Path, spec: ModelSpec, pictures: Pictures, *, num_thre
         attempts.append(Attempt(policy=policy, model=model, agreement=agreement, fault=fault))
         if fault is None:
             break
-    return Conversion(source_bytes=path.stat().st_size, source_sha256=graph.source_sha256, attempts=attempts)
+    return Conversion(source_bytes=num_bytes(path), source_sha256=graph.source_sha256, attempts=attempts)
 
 
 def crops_of(path: Path, spec: ModelSpec, pictures: Pictures, *, num_threads: int = 1) -> list[Crop]:

@@ -82,15 +82,22 @@ class WeightsFolder:
         A file in `folder` that fails its checksum is put aside, as `NAME.onnx.damaged`.
         """
         for path in self._candidates(spec):
-            if not _is_file(path):
-                continue
-            if self._verified.check(path, spec):
+            if _is_file(path) and all(
+                self._is_sound(path.parent / part.file_name, part) for part in (spec, *spec.data_specs)
+            ):
                 return path
-            if path.parent != self.folder:
-                _log.error("file has another checksum and is not used", model=spec.name, file=str(path))
-            elif _fault_of(path) is None:
-                self._set_aside(path, spec)
         return None
+
+    def _is_sound(self, path: Path, spec: ModelSpec) -> bool:
+        if not _is_file(path):
+            return False
+        if self._verified.check(path, spec):
+            return True
+        if path.parent != self.folder:
+            _log.error("file has another checksum and is not used", model=spec.name, file=str(path))
+        elif _fault_of(path) is None:
+            self._set_aside(path, spec)
+        return False
 
     def fetch(self, spec: ModelSpec, on_progress: Callable[[int, int], None] | None = None) -> Path:
         """Download the file of a model that is not on this machine; blocks, for minutes.
@@ -102,7 +109,13 @@ class WeightsFolder:
         Raises:
             ModelFileError: It cannot be had; the message says what to do.
         """
-        path = self.folder / spec.file_name
+        for part in (spec, *spec.data_specs):
+            path = self.folder / part.file_name
+            if not (_is_file(path) and self._verified.check(path, part)):
+                self._fetch(part, path, on_progress)
+        return self.folder / spec.file_name
+
+    def _fetch(self, spec: ModelSpec, path: Path, on_progress: Callable[[int, int], None] | None) -> None:
         mirror_url = self.mirror.url_of(spec)
         reason = self._why_not_here(spec)
         # What is here and cannot be judged is never overwritten.
@@ -112,14 +125,15 @@ class WeightsFolder:
         if spec.non_commercial:
             accepted = not LicenseRecord(self.folder).asks(spec)
             _log.warning("weights are not for commercial use", model=spec.name, license=spec.license, accepted=accepted)
-        siblings = [other for other in self.registry.values() if other.download and other.download.url == url]
+        files = (part for other in self.registry.values() for part in (other, *other.data_specs))
+        siblings = [part for part in files if part.download and part.download.url == url]
         fetcher = replace(self.fetcher, on_progress=on_progress) if on_progress else self.fetcher
+        others = [part for part in siblings if (part.name, part.file_name) != (spec.name, spec.file_name)]
         try:
-            fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=[s for s in siblings if s.name != spec.name])
+            fetcher.fetch(spec, path, mirror_url=mirror_url, siblings=others)
         except ModelFileError as cause:
             here = "" if reason == _NOT_HERE else f"{reason}; "
             raise self._not_to_be_had(spec, here + cause.message) from cause
-        return path
 
     def export(self, spec: ModelSpec, folder: Path) -> Path:
         """Put the verified file of a model into a folder that another machine takes for its mirror.
@@ -129,17 +143,15 @@ class WeightsFolder:
         """
         mirror = Mirror(url=self.mirror.url)
         there = replace(self, folder=folder, registry_dir=None, mirror=mirror)
-        target = folder / spec.file_name
-        if target.exists() and not self._verified.check(target, spec):
-            raise ModelFileError(f"{spec.file_name} is there with another checksum: {target} stays as it is.")
-        if not target.exists() and self.is_at_hand(spec):
+        parts = (spec, *spec.data_specs)
+        for part in parts:
+            target = folder / part.file_name
+            if target.exists() and not self._verified.check(target, part):
+                raise ModelFileError(f"{part.file_name} is there with another checksum: {target} stays as it is.")
+        if not (folder / spec.file_name).exists() and self.is_at_hand(spec):
             source = replace(self, fetcher=None).locate(spec)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with source.open("rb") as original, whole_file(target) as copy:
-                    shutil.copyfileobj(original, copy)
-            except OSError as cause:
-                raise ModelFileError(f"{target} cannot be written: {cause.strerror}.") from cause
+            for part in parts:
+                _copy(source.parent / part.file_name, folder / part.file_name)
         return there.locate(spec)
 
     def _candidates(self, spec: ModelSpec) -> Iterator[Path]:
@@ -191,6 +203,17 @@ class WeightsFolder:
             "in one of three ways: put it into MODELS_DIR; set MODEL_MIRROR to a folder or URL that has it; or allow "
             "its download with MODEL_DOWNLOAD=1" + ("." if spec.download else ", for models that have an address.")
         )
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as original, whole_file(target) as copy:
+            shutil.copyfileobj(original, copy)
+    except OSError as cause:
+        raise ModelFileError(f"{target} cannot be written: {cause.strerror}.") from cause
 
 
 def _is_file(path: Path) -> bool:

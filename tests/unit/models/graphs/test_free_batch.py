@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from app.backends.onnx import open_onnx_backends
 from app.models.graphs.free_batch import free_batch
 from app.models.graphs.parts import GraphParts, take_apart
 from tests.support.tiny_onnx import model, scrfd_model
@@ -17,7 +18,7 @@ from tests.support.tiny_onnx import model, scrfd_model
 make = helper.make_node
 
 
-def graph(nodes: Sequence[onnx.NodeProto], **weights: Any) -> GraphParts:
+def graph(nodes: Sequence[onnx.NodeProto], *, opset: int = 11, **weights: Any) -> GraphParts:
     """A graph from `x` (1, 3, 8, 8) to `y`."""
     return take_apart(
         model(
@@ -25,6 +26,7 @@ def graph(nodes: Sequence[onnx.NodeProto], **weights: Any) -> GraphParts:
             {name: np.asarray(value) for name, value in weights.items()},
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            opset=opset,
         )
     )
 
@@ -39,9 +41,24 @@ EXACT: Mapping[str, GraphParts] = {
     "a weight a channel": graph([make("Add", ["x", "w"], ["y"])], w=np.ones((1, 3, 1, 1), np.float32)),
     "optional input": graph([make("Clip", ["x", "", "w"], ["y"])], w=np.float32(6)),
     "channels joined": graph([make("Concat", ["x", "x"], ["y"], axis=1)]),
-    "scaled": graph([make("Resize", ["x", "", "s"], ["y"])], s=np.array([1, 1, 2, 2], np.float32)),
-    "flattened": graph([make("Flatten", ["x"], ["f"]), make("Gemm", ["f", "w"], ["y"])], w=np.ones((192, 2))),
+    "scaled": graph([make("Resize", ["x", "", "s"], ["y"])], opset=20, s=np.array([1, 1, 2, 2], np.float32)),
+    "flattened": graph(
+        [make("Flatten", ["x"], ["f"]), make("Gemm", ["f", "w"], ["y"])], w=np.ones((192, 2), np.float32)
+    ),
     "rows": graph([TURN, make("Reshape", ["t", "r"], ["y"])], r=ROWS),
+    "rows of as many as one picture has": graph(
+        [TURN, make("Reshape", ["t", "r"], ["y"])], r=np.array([64, 3], np.int64)
+    ),
+    "rows of one picture, in so many words": graph(
+        [TURN, make("Reshape", ["t", "r"], ["y"])], r=np.array([1, 64, 3], np.int64)
+    ),
+    "rows where a zero is a length": graph([TURN, make("Reshape", ["t", "r"], ["y"], allowzero=1)], opset=20, r=ROWS),
+    "one picture in a row": graph([make("Reshape", ["x", "r"], ["y"], allowzero=1)], opset=20, r=np.array([1, -1])),
+    "reshaped by part of a shape": graph(
+        [make("Shape", ["x"], ["s"], start=0, end=1), make("Concat", ["s", "k"], ["r"], axis=0),
+         make("Reshape", ["x", "r"], ["y"])],
+        opset=20, k=np.array([192]),
+    ),
     "reshaped but for the batch": graph([make("Reshape", ["x", "r"], ["y"])], r=np.array([0, -1])),
     "reshaped by a computed batch, then normalized": graph(
         [make("Shape", ["x"], ["s"]), make("Gather", ["s", "i"], ["n"]), make("Unsqueeze", ["n"], ["u"], axes=[0]),
@@ -61,7 +78,17 @@ DOUBTFUL: Mapping[str, GraphParts] = {
     "another transposition": graph([make("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])]),
     "transposed and left so": graph([make("Transpose", ["x"], ["y"], perm=[2, 3, 0, 1])]),
     "transposed and used": graph([TURN, make("Relu", ["t"], ["y"])]),
-    "rows of a fixed number": graph([TURN, make("Reshape", ["t", "r"], ["y"])], r=np.array([64, 3], np.int64)),
+    "rows of no number": graph([TURN, make("Reshape", ["t", "r"], ["y"])], r=np.array([0, 3], np.int64)),
+    "reshaped by a height": graph(
+        [make("Shape", ["x"], ["s"], start=2, end=3), make("Concat", ["s", "k"], ["r"], axis=0),
+         make("Reshape", ["x", "r"], ["y"])],
+        opset=20, k=np.array([-1]),
+    ),
+    "a zero that is a length": graph([make("Reshape", ["x", "r"], ["y"], allowzero=1)], opset=20, r=np.array([0, -1])),
+    "statistics of the batch": graph(
+        [make("BatchNormalization", ["x", "w", "w", "w", "w"], ["y"], training_mode=1)],
+        opset=20, w=np.ones(3, np.float32),
+    ),
     "rows of a computed number": graph(
         [TURN, make("Shape", ["x"], ["s"]), make("Reshape", ["t", "s"], ["y"])]
     ),
@@ -109,3 +136,21 @@ def test_the_graph_that_is_freed_stays_as_it_was() -> None:
     before = parts.assemble().SerializeToString()
     free_batch(parts)
     assert parts.assemble().SerializeToString() == before
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_freed_graph_answers_several_pictures_as_one_by_one(name: str) -> None:
+    """Run by ONNX Runtime, three pictures at once and each by the graph as it was."""
+    freed = free_batch(EXACT[name])
+    assert freed is not None
+    size = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    pictures = np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32)
+    (together,) = _run(freed.replace(inputs=[size]), pictures)
+    for row, picture in zip(together, pictures, strict=True):
+        (alone,) = _run(EXACT[name], picture[None])
+        np.testing.assert_allclose(row.ravel(), alone.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def _run(parts: GraphParts, batch: Any) -> tuple[Any, ...]:
+    (backend,) = open_onnx_backends(parts.assemble().SerializeToString(), max_batch_size=len(batch))
+    return backend.run(batch)

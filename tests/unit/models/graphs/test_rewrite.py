@@ -38,6 +38,17 @@ def test_splitting_prelu_changes_no_embedding(name: str, shared_models: Path) ->
     assert not any(node.op_type == "PRelu" for node in split_prelu(parts).nodes)
 
 
+def test_slopes_as_todays_exporter_writes_them_are_split() -> None:
+    """PyTorch's `torch.onnx.export` gives them the rank of the map."""
+    parts = take_apart(arcface_model())
+    slopes = parts.constant("slopes")
+    assert slopes is not None
+    parts = parts.replace(new_weights={"slopes": slopes[None]})
+    split = split_prelu(parts)
+    assert not any(node.op_type == "PRelu" for node in split.nodes)
+    np.testing.assert_allclose(run(split, faces(2)), run(parts, faces(2)), rtol=1e-6, atol=1e-6)
+
+
 def test_slopes_of_any_sign_and_values_that_are_not_numbers_come_through() -> None:
     parts = take_apart(arcface_model(slopes=(0.25, -0.5, 1.5, 0.0)))
     batch = faces(2)

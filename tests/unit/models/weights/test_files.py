@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from app.errors import ModelFileError
 from app.models.weights.digests import VerifiedFiles
 from app.models.weights.download import Fetcher
 from app.models.weights.files import Mirror, WeightsFolder
-from app.specs import ModelSpec
+from app.specs import DataSpec, ModelSpec
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import make_spec as make_weights_spec
 
@@ -192,3 +193,40 @@ def test_a_file_that_cannot_be_read_does_not_pass(tmp_path: Path) -> None:
 def test_an_empty_mirror_is_none() -> None:
     assert Mirror.parse("") == Mirror()
     assert Mirror.parse("https://host/x/").url_of(make_spec(name="a.b")) == "https://host/x/a.b.onnx"
+
+
+class TestData:
+    """Files beside the model's that hold weights of it: sought, fetched and carried along with it."""
+
+    DATA = b"more weights"
+
+    def spec(self, **choices: Any) -> ModelSpec:
+        part = DataSpec(file="mine.onnx.data", sha256=hashlib.sha256(self.DATA).hexdigest())
+        return make_spec(**choices).model_copy(update={"data": (part,)})
+
+    def test_a_folder_has_a_model_when_it_has_all_of_it(self, tmp_path: Path) -> None:
+        """A part that is missing or damaged is as bad as the whole."""
+        put(tmp_path / "models")
+        mirror = put(tmp_path / "mirror")
+        put(tmp_path / "mirror", self.DATA, "mine.onnx.data")
+        weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror(folder=tmp_path / "mirror"))
+        assert weights.locate(self.spec()) == mirror
+        put(tmp_path / "mirror", b"damaged", "mine.onnx.data")
+        with pytest.raises(ModelFileError, match=r"mine\.onnx"):
+            WeightsFolder(folder=tmp_path / "models", mirror=weights.mirror).locate(self.spec())
+
+    def test_what_is_missing_is_fetched_from_a_mirror(self, tmp_path: Path) -> None:
+        answers = {"/mine.onnx": Answer(WEIGHTS), "/mine.onnx.data": Answer(self.DATA)}
+        with file_server(answers) as server:
+            weights = WeightsFolder(folder=tmp_path, mirror=Mirror(url=server.url.rstrip("/")), fetcher=Fetcher())
+            path = weights.locate(self.spec())
+            assert path.with_name("mine.onnx.data").read_bytes() == self.DATA
+            path.with_name("mine.onnx.data").unlink()
+            assert weights.locate(self.spec()) == path
+            assert path.with_name("mine.onnx.data").read_bytes() == self.DATA
+
+    def test_an_export_carries_them(self, tmp_path: Path) -> None:
+        put(tmp_path / "models")
+        put(tmp_path / "models", self.DATA, "mine.onnx.data")
+        path = WeightsFolder(folder=tmp_path / "models").export(self.spec(), tmp_path / "stick")
+        assert sorted(file.name for file in path.parent.iterdir()) == ["mine.onnx", "mine.onnx.data"]
