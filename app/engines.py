@@ -92,6 +92,6 @@ def engine_loader(
 
     options = TakeoverOptions(
         max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory,
-        most_canvases=settings.max_in_flight,
+        most_canvases=settings.max_in_flight, load_timeout_s=settings.load_timeout_s,
     )  # fmt: skip
     return EngineLoader(recipes, plain, options, metrics)

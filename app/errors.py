@@ -15,12 +15,13 @@
     │  └─ UnauthorizedError          401    unauthorized
     ├─ CapacityError                 429    overloaded
     │  ├─ QueueFullError             429    queue_full         (+ Retry-After)
-    │  ├─ DeadlineExceededError      504    deadline_exceeded
+    │  ├─ DeadlineExceededError      504    deadline_exceeded  (+ Retry-After while a model loads)
     │  └─ ShuttingDownError          503    shutting_down      (+ Retry-After)
     ├─ ModelError                    503    model_unavailable
     │  ├─ ModelFileError             503    model_file
     │  ├─ ModelContractError         503    model_contract
     │  ├─ ModelBuildingError         503    model_building     (+ Retry-After)
+    │  ├─ ModelStuckError            503    model_stuck
     │  └─ MemoryPressureError        503    memory_pressure    (+ Retry-After)
     └─ BackendError                  500    backend_error
        ├─ BackendUnavailableError    500    backend_unavailable
@@ -167,10 +168,16 @@ class QueueFullError(CapacityError):
 
 
 class DeadlineExceededError(CapacityError):
-    """The request's deadline passed before its answer was ready."""
+    """The request's deadline passed before its answer was ready.
+
+    While a model loads, `details` has `model`, `phase` and `progress` (0 to 1, null where it is not known).
+    """
 
     code = "deadline_exceeded"
-    remedy = "Send fewer pictures a request, or allow more time if you shortened it by `x-request-timeout-ms`."
+    remedy = (
+        "With `Retry-After` a model is being loaded: try again then. Else send fewer pictures a request, or allow more "
+        "time if you shortened it by `x-request-timeout-ms`."
+    )
 
 
 class ShuttingDownError(CapacityError):
@@ -206,6 +213,13 @@ class ModelBuildingError(ModelError):
 
     code = "model_building"
     remedy = "Try again after `Retry-After` seconds; `GET /health/ready` shows the progress."
+
+
+class ModelStuckError(ModelError):
+    """Opening the model hangs, in a library or a driver. Other models serve on; `/health/live` says no."""
+
+    code = "model_stuck"
+    remedy = "Tell the operator: the process has to be restarted; `GET /models` has the reason."
 
 
 class MemoryPressureError(ModelError):

@@ -125,6 +125,12 @@ class Metrics:
             "jetface_model_load_seconds", "Seconds the last load of a model took.", ["model"], registry=registry
         )
 
+        self.load_age = Gauge(
+            "jetface_model_load_age_seconds", "Seconds the load of a model under way has been going; 0: none.",
+            ["model"],
+            registry=registry,
+        )  # fmt: skip
+
         self.engine_state = Gauge(
             "jetface_engine_state", "1 for the state a model's engine is in.", ["model", "state"], registry=registry
         )

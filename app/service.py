@@ -156,6 +156,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         canvases_hw=gpu_canvases_hw(settings),
         # Most requests have one picture; what those of several draw beyond this is copied once more.
         most_canvases=settings.max_in_flight,
+        load_timeout_s=settings.load_timeout_s,
     )
     memory = MemoryGuard(
         settings.min_free_memory_bytes,

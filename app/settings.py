@@ -201,6 +201,10 @@ class Settings(BaseSettings):
         "MIN_FREE_MEMORY_BYTES", default=256 * 2**20, ge=0,
         meaning="Memory that loading a model or building an engine must leave free, bytes, or 503; 0: no check.",
     )  # fmt: skip
+    load_timeout_s: float = _env(
+        "LOAD_TIMEOUT_S", default=900.0, gt=0, le=86400,
+        meaning="A model whose opening takes longer than this, seconds, hangs: it fails, and so does /health/live.",
+    )  # fmt: skip
     shutdown_grace_s: float = _env(
         "SHUTDOWN_GRACE_S", default=20.0, gt=0, le=3600, meaning="Longest drain after SIGTERM, seconds."
     )

@@ -10,17 +10,22 @@ import asyncio
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+import structlog
 from typing_extensions import Self
 
 from app.deadlines import Deadlines
-from app.errors import DeadlineExceededError, ShuttingDownError
+from app.errors import DeadlineExceededError, ModelStuckError, ShuttingDownError
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _SHORT_TURN_S = 0.0005
 """Most a thread keeps the interpreter lock from others that ask for it; Python's own value is 5 ms."""
@@ -178,6 +183,99 @@ class Threads:
         while (call := self._calls.get()) is not None:
             call.run()
             del call  # an idle thread must not hold the picture of its last call
+
+
+class SlowWork:
+    """Work of seconds to minutes on models: a thread a call, so many at a time, and a watchdog.
+
+    Belongs to one event loop. The threads are daemons: work that hangs in a library or on a network must not keep the
+    process from ending.
+    """
+
+    _TELL_EVERY_S = 60.0
+
+    def __init__(self, what: str, *, most: int, timeout_s: float) -> None:
+        """Create a place for work; no thread is started yet.
+
+        Args:
+            what: What is done here, for people: `opening`.
+            most: Calls at a time, >= 1; others wait for their turn.
+            timeout_s: Seconds after which a call is taken to hang. Its turn goes to the next then.
+        """
+        self._what = what
+        self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(most)
+        self._hanging: set[str] = set()
+        self._is_closed = False
+
+    async def call(self, function: Callable[[], T], *, model: str, begun: Callable[[], None] | None = None) -> T:
+        """Call `function` on a thread and wait for it.
+
+        A caller that is cancelled leaves the call to itself: nothing can stop it.
+
+        Args:
+            function: What to call.
+            model: What it is about.
+            begun: Called when its turn has come.
+
+        Raises:
+            ModelStuckError: It hangs, or an earlier call for the same model still does.
+            ShuttingDownError: The place is closed.
+        """
+        async with self._turns:
+            if self._is_closed:
+                raise _shutting_down()
+            if model in self._hanging:
+                raise ModelStuckError(f"The {self._what} of model {model} hangs; the process has to be restarted.")
+            if begun is not None:
+                begun()
+            return await self._watch(self._start(function, model), model)
+
+    def close(self) -> None:
+        """Begin no more calls."""
+        self._is_closed = True
+
+    def _start(self, function: Callable[[], T], model: str) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(settle_future: Callable[[], None]) -> None:
+            self._hanging.discard(model)
+            if not future.done():
+                settle_future()
+
+        def run() -> None:
+            try:
+                settle_future = partial(future.set_result, function())
+            except StopIteration as cause:
+                settle_future = partial(future.set_exception, RuntimeError(repr(cause)))
+            except BaseException as cause:  # noqa: BLE001 - even SystemExit must reach whoever waits
+                settle_future = partial(future.set_exception, cause)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, settle_future)
+
+        threading.Thread(target=run, name=f"{self._what} {model}", daemon=True).start()
+        return future
+
+    async def _watch(self, future: asyncio.Future[T], model: str) -> T:
+        started = time.monotonic()
+        while not future.done():
+            left_s = started + self._timeout_s - time.monotonic()
+            if left_s <= 0:
+                self._hanging.add(model)
+                future.cancel()
+                _log.error(
+                    "work on a model hangs and is given up", work=self._what, model=model, after_s=self._timeout_s
+                )
+                raise ModelStuckError(
+                    f"The {self._what} of model {model} has taken more than {self._timeout_s:g} s and hangs."
+                )
+            await asyncio.wait([future], timeout=min(left_s, self._TELL_EVERY_S))
+            if not future.done():
+                _log.warning(
+                    "work on a model is slow", work=self._what, model=model, s=round(time.monotonic() - started)
+                )
+        return future.result()
 
 
 class _Call(Generic[T]):

@@ -92,7 +92,7 @@ class ModelFacts:
     is_active: bool
     """Whether the settings chose it for a stage."""
     reason: str | None = None
-    """Why its last load failed, one sentence."""
+    """Why its last load failed, or how far the one under way is."""
     backend: str | None = None
     engine: EngineFacts | None = None
     """None where no engines can be built."""

@@ -74,7 +74,10 @@ class StoreView:
         return Verdict(is_ok=True)
 
     def liveness(self) -> Verdict:
-        """No when a run of a model has been going for longer than the watchdog allows."""
+        """No when a run of a model has been going for longer than the watchdog allows, or a load hangs."""
+        for status in self._store.statuses():
+            if status.is_stuck:
+                return Verdict(is_ok=False, reason=status.reason)
         for model in self._store.loaded():
             if model.batcher.oldest_run_s() > self._watchdog_s:
                 return Verdict(is_ok=False, reason=f"{model.spec.name}: a run is stuck.")
@@ -98,7 +101,7 @@ class StoreView:
             source=spec.source,
             state=status.state.value,
             is_active=spec.name in self._active,
-            reason=status.reason,
+            reason=status.progress.words if status.progress else status.reason,
             backend=status.backend,
             engine=self._engine(spec.name),
             is_batch_free=status.is_batch_free,

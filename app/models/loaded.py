@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,62 @@ from app.specs import ModelSpec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+LoadPhase = Literal["waiting", "checking", "downloading", "opening", "warming"]
+"""What a load is at: it waits for its turn; hashes the file that is here; fetches it; prepares the graph and opens it;
+runs it for the shapes that will come."""
+
+_UNKNOWN_ETA_S = 5.0
+"""What callers are told where nothing says how long a load will take: most take less."""
+
+
+class LoadProgress:
+    """How far a load is. Written by whoever does the load, read by anybody."""
+
+    def __init__(self) -> None:
+        self.phase: LoadPhase = "waiting"
+        self._started = self._phase_started = time.monotonic()
+        self._done_bytes = self._total_bytes = 0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the load began."""
+        return time.monotonic() - self._started
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of a download is here, [0, 1]; None in other phases, and where its length is not known."""
+        if self.phase != "downloading" or not self._total_bytes:
+            return None
+        return min(1.0, self._done_bytes / self._total_bytes)
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds after which a second try makes sense: what is left of a download by its rate so far."""
+        fraction = self.fraction
+        if not fraction:
+            return _UNKNOWN_ETA_S
+        took_s = time.monotonic() - self._phase_started
+        return max(1.0, took_s * (1 - fraction) / fraction)
+
+    @property
+    def words(self) -> str:
+        """Where it is, for people."""
+        if self.phase == "waiting":
+            return "it waits for other models"
+        if self.phase != "downloading":
+            return f"{self.phase}, for {time.monotonic() - self._phase_started:.0f} s"
+        of = f" of {self._total_bytes / 2**20:.0f}" if self._total_bytes else ""
+        return f"downloading, {self._done_bytes / 2**20:.0f}{of} MiB"
+
+    def enter(self, phase: LoadPhase) -> None:
+        """Begin a phase."""
+        self.phase, self._phase_started = phase, time.monotonic()
+
+    def note_bytes(self, done_bytes: int, total_bytes: int) -> None:
+        """Note how much of a download is here, and how much there is; 0 where that is not known."""
+        self._done_bytes, self._total_bytes = done_bytes, total_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from app.backends.selection import Selection
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
 from app.batching.observer import MetricsObserver
-from app.errors import ServiceError
+from app.errors import ModelStuckError, ServiceError
 from app.metrics import Metrics
 from app.models.families.looks import canvas_shapes
 from app.models.families.table import FAMILIES
@@ -33,10 +32,12 @@ from app.models.graphs.prepared import PreparedFiles
 from app.models.graphs.rewrite import choose_rewrites
 from app.models.items import ItemMemory
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
 from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
+from app.models.weights.download import DEADLINE_S
 from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
+from app.threads import SlowWork
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +47,43 @@ _LOAD_BYTES_PER_FILE_BYTE = 5
 _RACE_CANVAS_HW = (320, 320)
 """On what backends are compared for a detector of free canvas: a quarter of the default's pixels, as their ratio is
 the same there."""
+
+
+_MOST_DOWNLOADS = 4
+"""Downloads at a time: as many models as a service usually has."""
+
+_CHECK_TIMEOUT_S = 600.0
+"""Longest time the hashing of a file may take: 2 GiB at 4 MB/s, from a network."""
+
+
+class WeightsSupply:
+    """Gets weights for models, off the event loop: a download holds up no model whose file is here already."""
+
+    def __init__(self, weights: WeightsFolder) -> None:
+        self._weights = weights
+        self._checks = SlowWork("checking", most=2, timeout_s=_CHECK_TIMEOUT_S)
+        # A download waits for another process's, and then has as long itself.
+        self._downloads = SlowWork("download", most=_MOST_DOWNLOADS, timeout_s=2 * DEADLINE_S + 60)
+
+    async def locate(self, spec: ModelSpec, progress: LoadProgress) -> Path:
+        """Return the verified file of a model, downloading it if need be; errors as `WeightsFolder.locate`."""
+        progress.enter("waiting")
+        path = await self._checks.call(
+            partial(self._weights.find, spec), model=spec.name, begun=partial(progress.enter, "checking")
+        )
+        if path is not None:
+            return path
+        progress.enter("waiting")
+        return await self._downloads.call(
+            partial(self._weights.fetch, spec, progress.note_bytes),
+            model=spec.name,
+            begun=partial(progress.enter, "downloading"),
+        )
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._checks.close()
+        self._downloads.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +100,8 @@ class LoadOptions:
     """Canvases a detector on a GPU will see, where its graph takes any; it is warmed for these."""
     most_canvases: int = 64
     """Canvases of a detector on a GPU that are made at a time: as many are pinned."""
+    load_timeout_s: float = 900.0
+    """Longest opening of a model, its download aside; one that takes longer hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +136,11 @@ class _Opened:
 
 
 class ModelLoader:
-    """Turns registry entries into models that serve. Loads one at a time, on a thread of its own."""
+    """Turns registry entries into models that serve.
+
+    Files are checked and downloaded beside each other, graphs are opened one at a time: that takes all cores, and its
+    memory is asked for beforehand.
+    """
 
     def __init__(
         self,
@@ -106,25 +150,35 @@ class ModelLoader:
         metrics: Metrics,
         memory: MemoryGuard | None = None,
     ) -> None:
-        self._weights = weights
+        self._supply = WeightsSupply(weights)
         self._selection = selection
         self._options = options
         self._metrics = metrics
         self._memory = memory or MemoryGuard(floor_bytes=0)
         self._prepared = PreparedFiles(weights.folder / "prepared")
         self._counter = RunCounter()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._opening = SlowWork("opening", most=1, timeout_s=options.load_timeout_s)
 
-    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def load(self, spec: ModelSpec, progress: LoadProgress | None = None) -> LoadedModel[Any, Any]:
         """Load one model: find or download its weights, prepare and open the graph, run it once.
+
+        Args:
+            spec: Its registry entry.
+            progress: Where it is told how far the load is.
 
         Raises:
             ModelFileError: The weights cannot be had or read.
             MemoryPressureError: Too little memory would stay free.
             ModelContractError: The graph is not what the entry says.
             BackendError: The backend did not open the graph, or the probe run failed.
+            ModelStuckError: Opening it hangs.
         """
-        opened = await asyncio.get_running_loop().run_in_executor(self._thread, self._open, spec)
+        progress = progress or LoadProgress()
+        path = await self._supply.locate(spec, progress)
+        progress.enter("waiting")
+        opened = await self._opening.call(
+            partial(self._open, spec, path), model=spec.name, begun=partial(progress.enter, "opening")
+        )
         batcher: Batcher[Any, Any] = Batcher(
             spec.name,
             opened.lanes,
@@ -135,10 +189,10 @@ class ModelLoader:
             probe_items=opened.probe_items,
         )
         if any(lane.start for lane in opened.lanes):
+            progress.enter("warming")
             try:
-                await batcher.start()
+                await started_in_time(batcher, self._options.load_timeout_s)
             except BaseException:
-                await batcher.close(drain=False)
                 opened.items.close()
                 raise
         watch_model(self._metrics, spec.name, batcher, opened.items)
@@ -150,10 +204,10 @@ class ModelLoader:
 
     def close(self) -> None:
         """Take no more work; a load under way ends in its own time."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._supply.close()
+        self._opening.close()
 
-    def _open(self, spec: ModelSpec) -> _Opened:
-        path = self._weights.locate(spec)
+    def _open(self, spec: ModelSpec, path: Path) -> _Opened:
         need_bytes = _LOAD_BYTES_PER_FILE_BYTE * num_bytes(path)
         self._memory.require(need_bytes, work="load", subject=f"model {spec.name}")
         candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
@@ -242,6 +296,22 @@ class ModelLoader:
         fixed_hw = graph.input_hw or (spec.input.height_px, spec.input.width_px)
         sizes_hw = (fixed_hw,) if all(fixed_hw) else self._options.canvases_hw
         return [(*size_hw, 3) if graph.takes_pixels else (3, *size_hw) for size_hw in sizes_hw]
+
+
+async def started_in_time(batcher: Batcher[Any, Any], timeout_s: float) -> None:
+    """Start a batcher's lanes, or close it.
+
+    Raises:
+        ModelStuckError: They take longer than `timeout_s`: their device hangs.
+    """
+    try:
+        await asyncio.wait_for(batcher.start(), timeout_s)
+    except asyncio.TimeoutError:
+        await batcher.close(drain=False, grace_s=0)
+        raise ModelStuckError(f"Warming model {batcher.name} has taken more than {timeout_s:g} s and hangs.") from None
+    except BaseException:
+        await batcher.close(drain=False)
+        raise
 
 
 def watch_model(metrics: Metrics, name: str, batcher: Batcher[Any, Any], items: ItemMemory) -> None:

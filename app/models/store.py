@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +12,17 @@ from typing import Any
 
 import structlog
 
-from app.errors import ModelBuildingError, ModelError, NotFoundError, ServiceError, ShuttingDownError
+from app.errors import (
+    DeadlineExceededError,
+    ModelBuildingError,
+    ModelError,
+    ModelStuckError,
+    NotFoundError,
+    ServiceError,
+    ShuttingDownError,
+)
 from app.metrics import Metrics
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
 from app.specs import ModelSpec
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +52,14 @@ class ModelStatus:
     cpu_nodes: tuple[str, ...] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     load_s: float | None = None
+    progress: LoadProgress | None = None
+    """How far its load is; None unless it is `loading`."""
+    is_stuck: bool = False
+    """Whether its last load hangs: only another process can try again."""
+
+
+_ANSWER_S = 0.05
+"""How long before its deadline a request that waits for a load is told so: later the deadline itself ends it."""
 
 
 class ModelStore:
@@ -54,7 +71,7 @@ class ModelStore:
     def __init__(
         self,
         registry: Mapping[str, ModelSpec],
-        load: Callable[[ModelSpec], Awaitable[LoadedModel[Any, Any]]],
+        load: Callable[[ModelSpec, LoadProgress], Awaitable[LoadedModel[Any, Any]]],
         metrics: Metrics,
     ) -> None:
         self._registry = registry
@@ -65,14 +82,19 @@ class ModelStore:
         self._statuses: dict[str, ModelStatus] = {}
         self._closed = False
 
-    async def get(self, name: str) -> LoadedModel[Any, Any]:
+    async def get(self, name: str, *, deadline: float = math.inf) -> LoadedModel[Any, Any]:
         """Return the model, loading it first if need be.
 
         A caller that is cancelled while it waits leaves the load to the others.
 
+        Args:
+            name: A registry entry.
+            deadline: `loop.time()` after which the model is of no use to the caller.
+
         Raises:
             NotFoundError: No such registry entry.
             ModelError: The load failed.
+            DeadlineExceededError: It was still being loaded at the deadline; says how far, and when to come back.
             ShuttingDownError: The store is closed.
         """
         load = self._loads.get(name)
@@ -82,6 +104,11 @@ class ModelStore:
             load = self._loads[name] = asyncio.create_task(self._load_once(self.spec(name)), name=f"load {name}")
             # A failed load must be retried by the next call, and its error read even when every caller has gone.
             load.add_done_callback(lambda task: self._forget_failed(name, task))
+        if deadline != math.inf and not load.done():
+            left_s = deadline - asyncio.get_running_loop().time() - _ANSWER_S
+            await asyncio.wait([load], timeout=max(0.0, left_s))
+            if not load.done():
+                raise self._still_loading(name)
         try:
             return await asyncio.shield(load)
         except ServiceError as error:
@@ -92,15 +119,15 @@ class ModelStore:
                 raise ShuttingDownError("The service is shutting down.", retry_after_s=1) from None
             raise
 
-    async def get_timed(self, name: str) -> tuple[LoadedModel[Any, Any], float]:
+    async def get_timed(self, name: str, *, deadline: float = math.inf) -> tuple[LoadedModel[Any, Any], float]:
         """Return the model as `get` does, and the seconds this call waited for its load; 0 when it was there.
 
-        Errors are those of `get`.
+        Arguments and errors are those of `get`.
         """
         if (model := self._serving.get(name)) is not None:
             return model, 0.0
         started = time.perf_counter()
-        model = await self.get(name)
+        model = await self.get(name, deadline=deadline)
         return model, time.perf_counter() - started
 
     def serving(self, name: str) -> LoadedModel[Any, Any] | None:
@@ -151,22 +178,27 @@ class ModelStore:
         self._serving.clear()
 
     async def _load_once(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+        progress = LoadProgress()
         if self.status(spec.name).state is not ModelState.BUILDING:
-            self._enter(ModelStatus(spec=spec, state=ModelState.LOADING))
+            self._enter(ModelStatus(spec=spec, state=ModelState.LOADING, progress=progress))
+            self._metrics.watch(self._metrics.load_age.labels(spec.name), lambda: progress.age_s)
             _log.info("model loading", model=spec.name)
         started = time.perf_counter()
         try:
-            model = await self._load(spec)
+            model = await self._load(spec, progress)
         except ModelBuildingError as building:
             self._enter(ModelStatus(spec=spec, state=ModelState.BUILDING, reason=building.message))
             raise
         except Exception as cause:
             error = cause if isinstance(cause, ServiceError) else ModelError("The model could not be loaded.")
-            self._enter(ModelStatus(spec=spec, state=ModelState.FAILED, reason=error.message))
+            is_stuck = isinstance(error, ModelStuckError)
+            self._enter(ModelStatus(spec=spec, state=ModelState.FAILED, reason=error.message, is_stuck=is_stuck))
             _log.error("model failed to load", model=spec.name, reason=error.message, exc_info=cause)
             if error is cause:
                 raise
             raise error from cause
+        finally:
+            self._metrics.watch(self._metrics.load_age.labels(spec.name), lambda: 0.0)
         load_s = time.perf_counter() - started
         self._metrics.model_load_seconds.labels(spec.name).set(load_s)
         self._metrics.set_backend(spec.name, model.backend)
@@ -183,6 +215,16 @@ class ModelStore:
         self._serving[spec.name] = model
         _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
         return model
+
+    def _still_loading(self, name: str) -> DeadlineExceededError:
+        progress = self.status(name).progress or LoadProgress()
+        return DeadlineExceededError(
+            f"The deadline passed while model {name} was being loaded: {progress.words}.",
+            retry_after_s=progress.retry_after_s,
+            model=name,
+            phase=progress.phase,
+            progress=progress.fraction,
+        )
 
     def _enter(self, status: ModelStatus) -> None:
         self._statuses[status.spec.name] = status

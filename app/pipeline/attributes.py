@@ -131,7 +131,7 @@ class _Call:
     took_s: float = 0.0
 
     async def run(self, name: str, items: Sequence[Any]) -> list[Any]:
-        model, load_s = await self.store.get_timed(name)
+        model, load_s = await self.store.get_timed(name, deadline=self.deadline)
         self.load_s += load_s
         outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
         self.queued_s += outcome.queued_s

@@ -104,7 +104,7 @@ class Detector:
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
-        model, load_s = await self._store.get_timed(self.model_name)
+        model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
         started = time.perf_counter()
         if canvases is None:
             canvases = Canvases(model, self._options)

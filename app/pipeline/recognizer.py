@@ -61,7 +61,7 @@ class Recognizer:
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
-        model, load_s = await self._store.get_timed(self.model_name)
+        model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
         started = time.perf_counter()
         outcome = await model.batcher.submit(list(crops), group=group, deadline=deadline)
         return RecognizerOutcome(

@@ -28,7 +28,7 @@ from app.imaging.header import PictureHeader
 from app.imaging.loader import PictureLoader
 from app.imaging.sources import EncodedPicture
 from app.metrics import Metrics
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
 from app.models.loading import item_key
 from app.models.store import ModelStore
 from app.pipeline.attributes import AttributeModels, Attributes
@@ -64,7 +64,7 @@ class ReadyDecoder(Decoder):
 def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool, run_s: float = 0.0) -> Extractor:
     """Return the pipeline a GPU would have, its models answering after `run_s`."""
 
-    async def load(spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def load(spec: ModelSpec, _progress: LoadProgress) -> LoadedModel[Any, Any]:
         answer = (_FACE,) if spec.name == _DETECTOR else _EMBEDDING
 
         def run(items: Sequence[Any]) -> list[Any]:

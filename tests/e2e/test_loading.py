@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server
 
 NUM_FIRST_REQUESTS = 32
@@ -93,3 +95,44 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, body_of: Callable[..., A
         assert part in log
     for way in ("MODELS_DIR", "MODEL_MIRROR", "MODEL_DOWNLOAD"):
         assert way in log
+
+
+def test_a_slow_download_is_told_and_holds_up_no_other_model(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """The recognizer comes slowly: 504 says how far it is, while the detector, which is here, answers."""
+    models = Path(weights["MODEL_MIRROR"])
+    folder = tmp_path / "models"
+    folder.mkdir()
+    det, rec = weights["DET_MODEL"], weights["REC_MODEL"]
+    (folder / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
+    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=4)
+    with file_server({f"/{rec}.onnx": slow}) as mirror:
+        variables = {**weights, "MODELS_DIR": str(folder), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1"}
+        variables["REQUEST_TIMEOUT_S"] = "2"
+        with (
+            running_server(tmp_path, variables) as server,
+            httpx.Client(base_url=server.url, trust_env=False) as client,
+        ):
+            body = body_of("ifrest_Stallone.jpg")
+            assert client.post("/detect", json=body, timeout=60).status_code == 200
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(httpx.post, f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+                server.wait_until_logged("downloading model")
+                assert client.post("/detect", json=body, timeout=60).status_code == 200
+                assert not waiting.done()
+                answer = waiting.result()
+            assert answer.status_code == 504
+            error = answer.json()["error"]
+            assert error["code"] == "deadline_exceeded"
+            assert f"while model {rec} was being loaded: downloading, " in error["message"]
+            assert error["details"]["model"] == rec
+            assert error["details"]["phase"] == "downloading"
+            assert 0.4 < error["details"]["progress"] < 0.6
+            assert int(answer.headers["retry-after"]) >= 1
+            ready = client.get("/health/ready").json()["models"][rec]
+            assert ready["state"] == "loading"
+            assert ready["reason"].startswith("downloading, ")
+            while states(server)[rec] != "serving":
+                time.sleep(0.05)
+            assert client.post("/extract", json=body, timeout=60).status_code == 200

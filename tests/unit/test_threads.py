@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import DeadlineExceededError, ImageDecodeError, ShuttingDownError
-from app.threads import Mailbox, Threads, short_turns
+from app.errors import DeadlineExceededError, ImageDecodeError, ModelStuckError, ShuttingDownError
+from app.threads import Mailbox, SlowWork, Threads, short_turns
 
 
 @pytest.fixture
@@ -247,3 +248,76 @@ def test_turns_are_short_where_wanted_and_as_before_afterwards() -> None:
     with short_turns(are_wanted=True):
         assert sys.getswitchinterval() < usual_s
     assert sys.getswitchinterval() == usual_s
+
+
+class TestSlowWork:
+    """Loads and what is like them."""
+
+    async def test_so_many_run_at_a_time_and_others_wait(self) -> None:
+        place = SlowWork("opening", most=2, timeout_s=30)
+        works = [Busy() for _ in range(3)]
+        begun: list[int] = []
+        calls = [
+            asyncio.create_task(place.call(work, model=str(index), begun=lambda index=index: begun.append(index)))
+            for index, work in enumerate(works)
+        ]
+        await until(works[0].begun)
+        await until(works[1].begun)
+        await asyncio.sleep(0.02)
+        assert begun == [0, 1]
+        works[1].may_end.set()
+        await until(works[2].begun)
+        for work in works:
+            work.may_end.set()
+        await asyncio.gather(*calls)
+
+    async def test_what_it_returns_and_raises_arrives(self) -> None:
+        place = SlowWork("opening", most=1, timeout_s=30)
+
+        def fail() -> None:
+            raise ImageDecodeError("No.")
+
+        def stop() -> None:
+            raise StopIteration
+
+        assert await place.call(lambda: 7, model="m") == 7
+        with pytest.raises(ImageDecodeError):
+            await place.call(fail, model="m")
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await place.call(stop, model="m")
+
+    async def test_what_hangs_is_given_up_and_its_turn_goes_on(self) -> None:
+        """The same model is refused for as long as its thread is held; another one is not."""
+        place = SlowWork("opening", most=1, timeout_s=0.1)
+        stuck = Busy()
+        try:
+            with pytest.raises(ModelStuckError, match=r"opening of model m has taken more than 0\.1 s"):
+                await place.call(stuck, model="m")
+            assert await place.call(lambda: 7, model="other") == 7
+            with pytest.raises(ModelStuckError, match="hangs"):
+                await place.call(lambda: 7, model="m")
+        finally:
+            stuck.may_end.set()
+        for _ in range(200):
+            with contextlib.suppress(ModelStuckError):
+                assert await place.call(lambda: 8, model="m") == 8
+                break
+            await asyncio.sleep(0.01)
+        else:
+            pytest.fail("it is refused though nothing hangs any more")
+
+    async def test_a_caller_may_go(self) -> None:
+        place = SlowWork("opening", most=1, timeout_s=30)
+        work = Busy()
+        call = asyncio.create_task(place.call(work, model="m"))
+        await until(work.begun)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        work.may_end.set()
+
+    async def test_a_closed_place_begins_nothing(self) -> None:
+        place = SlowWork("opening", most=1, timeout_s=30)
+        place.close()
+        with pytest.raises(ShuttingDownError):
+            await place.call(lambda: 7, model="m")

@@ -20,7 +20,7 @@ from app.models.families.table import FAMILIES, probe_item
 from app.models.items import ItemMemory
 from app.models.lanes import Head
 from app.models.loaded import LoadedModel
-from app.models.loading import item_key, watch_model
+from app.models.loading import item_key, started_in_time, watch_model
 
 
 class EngineLane:
@@ -51,13 +51,16 @@ class EngineLane:
         """Return what a batcher takes."""
         return Lane(run=self._run, close=self._close, start=self._start, takes_ahead=True)
 
-    async def serve(self, backend: str, metrics: Metrics, *, max_waiting: int) -> LoadedModel[Any, Any]:
+    async def serve(
+        self, backend: str, metrics: Metrics, *, max_waiting: int, timeout_s: float
+    ) -> LoadedModel[Any, Any]:
         """Open the engine and return a model that this lane alone serves.
 
         Args:
             backend: What an operator sees.
             metrics: Where it is shown what the model does.
             max_waiting: Most items in its queue.
+            timeout_s: Longest time it may take to open and warm.
         """
         recipe, name = self._recipe, self._recipe.spec.name
         batcher: Batcher[Any, Any] = Batcher(
@@ -70,9 +73,8 @@ class EngineLane:
             probe_items=[self.probe_item],
         )
         try:
-            await batcher.start()
+            await started_in_time(batcher, timeout_s)
         except BaseException:
-            await batcher.close(drain=False)
             self._items.close()
             raise
         watch_model(metrics, name, batcher, self._items)

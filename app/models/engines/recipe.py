@@ -100,7 +100,7 @@ class EngineRecipes:
         self.source = source
         self.options = options
         self.plans = plans
-        self._weights = weights
+        self.weights = weights
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
@@ -108,15 +108,19 @@ class EngineRecipes:
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    def recipe(self, spec: ModelSpec) -> EngineRecipe:
-        """Find the weights, prepare the graph and say what its engine is made of. Blocks, a download included.
+    def recipe(self, spec: ModelSpec, weights: Path | None = None) -> EngineRecipe:
+        """Prepare the graph and say what its engine is made of. Blocks.
+
+        Args:
+            spec: The model.
+            weights: Its verified file; None finds it, a download included.
 
         Raises:
             ModelError: The weights cannot be had, or are not those of the entry.
             EngineBuildError: The graph can be written nowhere.
         """
-        path = self._weights.locate(spec)
-        prepared = PreparedFiles(self._weights.folder / "prepared")
+        path = weights or self.weights.locate(spec)
+        prepared = PreparedFiles(self.weights.folder / "prepared")
         graph = prepare_graph(
             path,
             spec,

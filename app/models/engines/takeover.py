@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -24,8 +25,10 @@ from app.models.engines.board import EngineBoard
 from app.models.engines.lane import EngineLane
 from app.models.engines.recipe import EngineRecipe, EngineRecipes
 from app.models.items import ItemMemory
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
+from app.models.loading import WeightsSupply
 from app.specs import ModelSpec
+from app.threads import SlowWork
 
 _log = structlog.get_logger(__name__)
 
@@ -33,8 +36,8 @@ _log = structlog.get_logger(__name__)
 class PlainLoader(Protocol):
     """Loads models on anything but engines."""
 
-    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
-        """Load one model."""
+    async def load(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
+        """Load one model, and say how far that is."""
         ...
 
 
@@ -60,6 +63,8 @@ class TakeoverOptions:
     """Whether another backend answers while an engine is built."""
     most_canvases: int = 64
     """As in `LoadOptions`."""
+    load_timeout_s: float = 900.0
+    """As in `LoadOptions`; the look-up of an engine, its cast graph included, and its opening each have as long."""
     may_build: Callable[[EngineRecipe], None] = lambda recipe: None  # noqa: ARG005 - asked before each build
     """Raises ServiceError when this is no time to build."""
     child: Callable[[EngineJob, Callable[[Step], None]], EngineChild] = EngineChild
@@ -94,7 +99,8 @@ class EngineLoader:
         self._built: set[str] = set()
         self._children: dict[str, EngineChild] = {}
         self._is_closed = False
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="engine-files")
+        self._supply = WeightsSupply(recipes.weights)
+        self._files = SlowWork("engine look-up", most=1, timeout_s=options.load_timeout_s)
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine-builder")
 
     def follow(self, store: Store) -> None:
@@ -105,40 +111,46 @@ class EngineLoader:
         """Return where a model's engine is."""
         return self._board.status(name)
 
-    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def load(self, spec: ModelSpec, progress: LoadProgress | None = None) -> LoadedModel[Any, Any]:
         """Load a model on its engine if that is there, else on what answers meanwhile, and see to its engine.
+
+        Args:
+            spec: Its registry entry.
+            progress: Where it is told how far the load is.
 
         Raises:
             ModelBuildingError: The engine is being built and nothing answers meanwhile; `retry_after_s` says how long.
             ModelError: The weights cannot be had; or there is no engine, and nothing else that could answer.
             BackendError: The backend did not open the graph.
         """
+        progress = progress or LoadProgress()
         if spec.name in self._builds:
             raise self._board.building(spec.name)
         if self.status(spec.name).state == "rejected":
-            return await self._load_plain(spec)
+            return await self._load_plain(spec, progress)
         if self._plain is not None and self._options.serves_meanwhile and not self._recipes.plans.has_any(spec.name):
             # There is nothing to find: whoever waits need not wait until the graph is cast, too.
-            return await self._serve_meanwhile(self._plain, spec, None)
+            return await self._serve_meanwhile(self._plain, spec, None, progress)
         try:
-            recipe, kept = await self._look_up(spec)
+            recipe, kept = await self._look_up(spec, progress)
         except ServiceError as error:
             if self._plain is None:
                 raise error if isinstance(error, ModelError) else ModelError(error.message) from error
-            model = await self._plain.load(spec)
+            model = await self._plain.load(spec, progress)
             self._reject(spec.name, f"There is no graph for an engine: {error.message}")
             return model
         if kept := self._unkept.pop(spec.name, kept):
+            progress.enter("opening")
             try:
                 return await self._open(recipe, kept)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, something else can answer
                 if spec.name in self._built:
                     self._reject(spec.name, self._unopened(recipe, error))
-                    return await self._load_plain(spec)
+                    return await self._load_plain(spec, progress)
                 _log.warning("engine does not open and is built anew", model=spec.name, exc_info=error)
                 self._unopened(recipe, error)
         if self._plain is not None and self._options.serves_meanwhile:
-            return await self._serve_meanwhile(self._plain, spec, recipe)
+            return await self._serve_meanwhile(self._plain, spec, recipe, progress)
         self._begin(spec, recipe, None)
         raise self._board.building(spec.name)
 
@@ -152,32 +164,38 @@ class EngineLoader:
             else:
                 build.cancel()  # it may be at a download or a cast, which end in their own time
         await asyncio.gather(*builds.values(), return_exceptions=True)
-        self._files.shutdown(wait=False, cancel_futures=True)
+        self._supply.close()
+        self._files.close()
         self._builder.shutdown(wait=False, cancel_futures=True)
         self._recipes.close()
 
-    async def _look_up(self, spec: ModelSpec) -> tuple[EngineRecipe, KeptPlan | None]:
+    async def _look_up(self, spec: ModelSpec, progress: LoadProgress) -> tuple[EngineRecipe, KeptPlan | None]:
+        weights = await self._supply.locate(spec, progress)
+
         def find() -> tuple[EngineRecipe, KeptPlan | None]:
-            recipe = self._recipes.recipe(spec)
+            recipe = self._recipes.recipe(spec, weights)
             return recipe, self._recipes.plans.find(recipe.key)
 
-        return await asyncio.get_running_loop().run_in_executor(self._files, find)
+        progress.enter("waiting")
+        return await self._files.call(find, model=spec.name, begun=partial(progress.enter, "opening"))
 
     async def _serve_meanwhile(
-        self, plain: PlainLoader, spec: ModelSpec, recipe: EngineRecipe | None
+        self, plain: PlainLoader, spec: ModelSpec, recipe: EngineRecipe | None, progress: LoadProgress
     ) -> LoadedModel[Any, Any]:
-        model = await plain.load(spec)
+        model = await plain.load(spec, progress)
         self._begin(spec, recipe, model)
         return model
 
-    async def _load_plain(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def _load_plain(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
         if self._plain is None:
             raise ModelError(f"There is no engine for the model. {self.status(spec.name).reason or ''}".rstrip())
-        return await self._plain.load(spec)
+        return await self._plain.load(spec, progress)
 
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
         engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory(self._options.most_canvases))
-        model = await engine.serve(self._backend, self._metrics, max_waiting=self._options.max_waiting)
+        model = await engine.serve(
+            self._backend, self._metrics, max_waiting=self._options.max_waiting, timeout_s=self._options.load_timeout_s
+        )
         self._board.enter(recipe.spec.name, EngineStatus(state="serving"))
         return model
 
@@ -193,7 +211,7 @@ class EngineLoader:
     async def _build(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
         name = spec.name
         try:
-            recipe = recipe or (await self._look_up(spec))[0]
+            recipe = recipe or (await self._look_up(spec, LoadProgress()))[0]
             self._options.may_build(recipe)
             kept = await self._run_child(recipe)
             if model is None:

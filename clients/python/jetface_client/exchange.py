@@ -52,6 +52,7 @@ _ERROR_BY_CODE: Mapping[str, type[ServiceError]] = {
     "model_unavailable": ModelUnavailableError,
     "model_file": ModelUnavailableError,
     "model_contract": ModelUnavailableError,
+    "model_stuck": ModelUnavailableError,
 }
 _DEADLINE_CODES = frozenset({"deadline_exceeded", "request_timeout"})
 _BUSY_STATUSES = frozenset({429, 502, 503, 504})

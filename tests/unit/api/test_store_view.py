@@ -15,9 +15,9 @@ from app.api.store_view import StoreView
 from app.backends.engines.states import EngineStatus
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.errors import InferenceError, ModelBuildingError, ModelFileError, ServiceError
+from app.errors import InferenceError, ModelBuildingError, ModelFileError, ModelStuckError, ServiceError
 from app.metrics import Metrics
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
 from app.models.store import ModelStore
 from app.specs import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
@@ -36,8 +36,9 @@ class Model:
         self.may_run = threading.Event()
         self.may_run.set()
 
-    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def load(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
         """Load, or fail."""
+        del progress
         self.num_loads += 1
         if self.load_error is not None:
             raise self.load_error
@@ -97,6 +98,13 @@ async def test_a_model_that_was_never_needed_is_ready(view: StoreView) -> None:
     assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
     (facts,) = view.models()
     assert (facts.name, facts.state, facts.is_active, facts.input_hw) == (NAME, "unloaded", True, (64, 96))
+
+
+async def test_a_load_that_hangs_fails_liveness(view: StoreView, store: ModelStore, model: Model) -> None:
+    model.load_error = ModelStuckError("The opening of model tiny hangs.")
+    with contextlib.suppress(ModelStuckError):
+        await store.get(NAME)
+    assert view.liveness() == Verdict(is_ok=False, reason="The opening of model tiny hangs.")
 
 
 async def test_nodes_that_stay_on_the_cpu_are_told_until_another_backend_takes_over(

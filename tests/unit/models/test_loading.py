@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +20,17 @@ from app.backends.openers import Opener
 from app.backends.protocol import Backend
 from app.backends.selection import Selection, select_backend
 from app.domain import Blob, Tensor
-from app.errors import InferenceError, ModelFileError
+from app.errors import InferenceError, ModelFileError, ModelStuckError
 from app.metrics import Metrics
 from app.models.families.canvases import DetectorItem
+from app.models.loaded import LoadProgress
 from app.models.loading import LoadOptions, ModelLoader
-from app.models.weights.files import WeightsFolder
+from app.models.weights.download import Fetcher
+from app.models.weights.files import Mirror, WeightsFolder
 from app.specs import ModelSpec
+from tests.support.file_server import Answer, file_server
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
+from tests.support.weights import make_spec as make_weights_spec
 
 
 @dataclass
@@ -204,3 +209,54 @@ async def test_auto_measures_and_says_what_it_found(folder: Path, spec: ModelSpe
     assert model.backend in line["run_ms"]
     await model.close(grace_s=5)
     loader.close()
+
+
+async def test_a_slow_download_holds_up_no_model_that_is_here(folder: Path) -> None:
+    """More of them than there are downloads at a time; how far each is can be followed."""
+    here = stored(folder, arcface_spec(), arcface_model())
+    body = bytes(2**20)
+    with file_server({f"/away{index}.onnx": Answer(body, pause_s=20) for index in range(6)}) as server:
+        away = [make_weights_spec(body, name=f"away{index}") for index in range(6)]
+        weights = WeightsFolder(folder=folder, mirror=Mirror.parse(server.url), fetcher=Fetcher())
+        options = LoadOptions(num_cores=1, det_batch_size=4, rec_batch_size=4, max_waiting=16)
+        loader = ModelLoader(weights, select_backend("onnxruntime"), options, Metrics())
+        progress = [LoadProgress() for _ in away]
+        loads = [asyncio.create_task(loader.load(spec, each)) for spec, each in zip(away, progress, strict=True)]
+        for _ in range(1000):
+            if sum(each.fraction == 0.5 for each in progress) == 4:
+                break
+            await asyncio.sleep(0.01)
+        assert sum(each.phase == "waiting" for each in progress) == 2
+        model = await loader.load(here)
+        assert not any(load.done() for load in loads)
+        await model.close(grace_s=5)
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        loader.close()
+
+
+async def test_a_backend_that_hangs_holds_up_no_other_model_for_ever(folder: Path) -> None:
+    stuck = threading.Event()
+
+    class Hanging(SlowedOpener):
+        def open(self, model: bytes | Path, **choices: Any) -> Sequence[Backend]:
+            """Hang, with the first model."""
+            if not self.opened:
+                self.opened.append(SlowedBackend(open_onnx_backends(model)[0], 0))
+                stuck.wait(30)
+            return super().open(model, **choices)
+
+    first, second = stored(folder, arcface_spec(), arcface_model()), stored(folder, scrfd_spec(), scrfd_model())
+    options = LoadOptions(num_cores=1, det_batch_size=4, rec_batch_size=4, max_waiting=16, load_timeout_s=0.5)
+    loader = ModelLoader(WeightsFolder(folder=folder), Candidates(openers=(Hanging("odd"),)), options, Metrics())
+    loads = [asyncio.create_task(loader.load(spec)) for spec in (first, second)]
+    try:
+        with pytest.raises(ModelStuckError):
+            await loads[0]
+        await (await loads[1]).close(grace_s=5)
+        with pytest.raises(ModelStuckError):
+            await loader.load(first)
+    finally:
+        stuck.set()
+        loader.close()

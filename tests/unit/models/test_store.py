@@ -10,9 +10,9 @@ import pytest
 
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.errors import ModelFileError, NotFoundError, ShuttingDownError
+from app.errors import DeadlineExceededError, ModelFileError, ModelStuckError, NotFoundError, ShuttingDownError
 from app.metrics import Metrics
-from app.models.loaded import LoadedModel
+from app.models.loaded import LoadedModel, LoadProgress
 from app.models.store import ModelState, ModelStore
 from app.specs import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
@@ -29,9 +29,11 @@ class Loads:
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.error: Exception | None = None
+        self.progress: LoadProgress | None = None
 
-    async def load(self, spec: ModelSpec) -> LoadedModel[Any, Any]:
+    async def load(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
         """Return a model whose results are its items."""
+        self.progress = progress
         self.count += 1
         await self.may_end.wait()
         if self.error is not None:
@@ -117,6 +119,41 @@ async def test_a_caller_that_goes_leaves_the_load_to_the_others(store: ModelStor
     loads.may_end.set()
     assert (await stays).spec is SPEC
     assert loads.count == 1
+
+
+async def test_who_cannot_wait_longer_is_told_how_far_the_load_is(store: ModelStore, loads: Loads) -> None:
+    """A 504 that says why, and when to come back; the load goes on."""
+    loads.may_end.clear()
+    deadline = asyncio.get_running_loop().time() + 0.1
+    first = asyncio.create_task(store.get(NAME, deadline=deadline))
+    await asyncio.sleep(0.01)
+    assert loads.progress is not None
+    with pytest.raises(DeadlineExceededError, match="being loaded: it waits for other models"):
+        await first
+    loads.progress.enter("downloading")
+    loads.progress.note_bytes(25 * 2**20, 100 * 2**20)
+    await asyncio.sleep(0.01)
+    with pytest.raises(DeadlineExceededError, match="being loaded: downloading, 25 of 100 MiB") as caught:
+        await store.get(NAME, deadline=deadline)
+    assert asyncio.get_running_loop().time() < deadline + 5
+    assert caught.value.details == {"model": NAME, "phase": "downloading", "progress": 0.25}
+    assert (caught.value.retry_after_s or 0) >= 1
+    loads.progress.enter("opening")
+    with pytest.raises(DeadlineExceededError, match="opening, for 0 s"):
+        await store.get(NAME, deadline=deadline)
+    loads.may_end.set()
+    assert (await store.get(NAME, deadline=asyncio.get_running_loop().time() + 10)).spec is SPEC
+    assert loads.count == 1
+
+
+async def test_a_load_that_hangs_is_known_by_its_state(store: ModelStore, loads: Loads) -> None:
+    loads.error = ModelStuckError("It hangs.")
+    with pytest.raises(ModelStuckError):
+        await store.get(NAME)
+    assert store.status(NAME).is_stuck
+    loads.error = None
+    await store.get(NAME)
+    assert not store.status(NAME).is_stuck
 
 
 async def test_an_unknown_name_is_not_found(store: ModelStore) -> None:
