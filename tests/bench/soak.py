@@ -1,0 +1,206 @@
+"""A mixed load for an hour: what the service's memory does, and which part of it.
+
+python -m tests.bench.soak --minutes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+
+from tests.bench.client import get, post, read_answer
+from tests.bench.memory import bomb
+from tests.support.server import running_server
+from tests.support.shared import shared_dir
+
+CLIENTS = 8
+"""More than the two cores of the smallest machine: there is a queue, and requests of all kinds are in flight together."""
+
+WARM_UP_SHARE = 0.2
+"""Of the run: caches, arenas and pools fill; growth is judged from there on."""
+
+_MIB = 2**20
+
+
+@dataclass(slots=True)
+class Memory:
+    """Memory of a process and its children at one time, bytes."""
+
+    minute: float
+    rss: int = 0
+    heap: int = 0
+    """Of the main arena of malloc."""
+    anonymous: int = 0
+    """All other memory without a file: arenas of threads, large blocks, stacks."""
+    files: int = 0
+    """Code, and weights that are mapped."""
+
+    @classmethod
+    def of(cls, pid: int, minute: float) -> Memory:
+        """Read `/proc/PID/smaps` of a process tree."""
+        memory = cls(minute)
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            for mapping in process.memory_maps(grouped=False):
+                memory.rss += mapping.rss
+                if mapping.path == "[heap]":
+                    memory.heap += mapping.rss
+                elif mapping.path.startswith("["):
+                    memory.anonymous += mapping.rss
+                else:
+                    memory.files += mapping.rss
+        return memory
+
+
+@dataclass(slots=True)
+class Soak:
+    """What came back, and what memory did."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    readings: list[Memory] = field(default_factory=list)
+
+    def growth_percent(self) -> float:
+        """Return by how much the last fifth lies above the first one after the warm-up, by medians."""
+        warm = [memory.rss for memory in self.readings[int(len(self.readings) * WARM_UP_SHARE) :]]
+        width = max(1, len(warm) // 5)
+        return 100 * (statistics.median(warm[-width:]) / statistics.median(warm[:width]) - 1)
+
+
+def mixed(images: Path, seed: int) -> Iterator[tuple[str, bytes | None]]:
+    """Yield requests of every kind without end, each with its name; None: connect, send half a picture, and go."""
+    rng = np.random.default_rng(seed)
+    draw = random.Random(seed)
+    portrait = cv2.imread(str(images / "ifrest_Stallone.jpg"))
+    six = (images / "t1.jpg").read_bytes()
+    crowd = (images / "deepface_selfie-many-people.jpg").read_bytes()
+    bomb_request = bomb()
+
+    def varied(extension: str) -> bytes:
+        width, height = rng.integers(64, 1600, 2).tolist()
+        return bytes(cv2.imencode(extension, cv2.resize(portrait, (width, height)))[1].tobytes())
+
+    def one() -> tuple[str, bytes | None]:
+        kind = draw.random()
+        if kind < 0.60:
+            return "one face, any size", post("/extract", varied(".jpg"), "image/jpeg")
+        if kind < 0.68:
+            return "PNG", post("/detect", varied(".png"), "image/png")
+        if kind < 0.78:
+            return "six faces, crops back", post("/extract?return_face_data=true", six, "image/jpeg")
+        if kind < 0.80:
+            return "a crowd", post("/extract", crowd, "image/jpeg")
+        if kind < 0.88:
+            pictures = [b64encode(varied(".jpg")).decode() for _ in range(draw.randint(2, 6))]
+            body = f'{{"images": {{"data": {pictures!r}}}}}'.replace("'", '"').encode()
+            return "several in JSON", post("/extract", body, "application/json")
+        if kind < 0.92:
+            return "no picture", post("/extract", os.urandom(draw.randint(1, 100_000)), "image/jpeg")
+        if kind < 0.93:
+            return "a bomb", bomb_request
+        if kind < 0.96:
+            return "metrics", get("/metrics")
+        if kind < 0.98:
+            return "no such route", get(f"/{draw.random()}")
+        return "gone half-way", None
+
+    while True:
+        yield one()
+
+
+async def drive(port: int, pid: int, images: Path, *, seconds: float, every_s: float) -> Soak:
+    """Let `CLIENTS` send mixed requests, and read the memory meanwhile."""
+    soak = Soak()
+    started = time.monotonic()
+    end = started + seconds
+
+    async def client(seed: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
+        requests = mixed(images, seed)
+        while True:
+            name, request = await asyncio.to_thread(next, requests)
+            if time.monotonic() > end:
+                break
+            closes = True
+            try:
+                if request is None:
+                    writer.write(post("/extract", bytes(100_000), "image/jpeg")[:50_000])
+                    await writer.drain()
+                    soak.statuses[f"{name}: -"] += 1
+                else:
+                    writer.write(request)
+                    status, _, closes = await read_answer(reader)
+                    soak.statuses[f"{name}: {status}"] += 1
+            except (ConnectionError, asyncio.IncompleteReadError) as cause:
+                soak.statuses[f"{name}: {type(cause).__name__}"] += 1
+            if closes:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
+        writer.close()
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            reading = await asyncio.to_thread(Memory.of, pid, (time.monotonic() - started) / 60)
+            soak.readings.append(reading)
+            await asyncio.sleep(every_s)
+
+    await asyncio.gather(watch(), *(client(seed) for seed in range(CLIENTS)))
+    return soak
+
+
+def table(readings: Sequence[Memory], rows: int = 12) -> str:
+    """Return about `rows` readings, evenly spread, as Markdown; MiB."""
+    step = max(1, len(readings) // rows)
+    lines = ["| minute | resident | heap | other anonymous | files |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {each.minute:.1f} | {each.rss / _MIB:.0f} | {each.heap / _MIB:.0f} | {each.anonymous / _MIB:.0f} | "
+        f"{each.files / _MIB:.0f} |"
+        for each in [*readings[::step], readings[-1]]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the table, what came back, and the growth after the warm-up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the service")
+    args = parser.parse_args()
+    shared = shared_dir()
+    variables = {
+        "MODEL_MIRROR": str(shared / "models"),
+        "DET_MODEL": "det_500m",
+        "REC_MODEL": "w600k_mbf_dequantized",
+        "LOG_LEVEL": "WARNING",
+        **dict(pair.split("=", 1) for pair in args.set),
+    }
+    load = os.getloadavg()[0]
+    sys.stdout.write(f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before the start, {args.set}\n\n")
+    seconds = 60 * args.minutes
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), variables) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        every_s = min(15.0, seconds / 60)
+        soak = asyncio.run(drive(port, server.process.pid, shared / "images", seconds=seconds, every_s=every_s))
+    sys.stdout.write(table(soak.readings))
+    for name, count in sorted(soak.statuses.items()):
+        sys.stdout.write(f"{name}: {count}\n")
+    sys.stdout.write(f"{soak.statuses.total()} requests; after the warm-up {soak.growth_percent():+.1f} %\n")
+
+
+if __name__ == "__main__":
+    main()
