@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt
 
-.PHONY: help run test check lint bench chaos audit lock lock-images docs clean
+.PHONY: help run test check lint bench chaos soak audit lock lock-images docs clean
 
 
 help: ## list the targets
@@ -77,6 +77,9 @@ bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insigh
 
 chaos: $(VENV)/.dev ## let clients and machines misbehave, print what it does to others; see tests/chaos/
 	$(BIN)/python -m tests.chaos
+
+soak: $(VENV)/.dev ## an hour of mixed requests (MINUTES=60): what the service's memory does
+	$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60)
 
 $(VENV)-audit/.ready: requirements/audit.txt
 	@$(PYTHON) -m venv $(VENV)-audit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from app.backends.engines.tensorrt import FACTORY as TENSORRT_FACTORY
 from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
 from app.backends.selection import Selection, select_backend
 from app.choice import choose_models
+from app.device.meminfo import trim_memory
 from app.device.telemetry import Telemetry
 from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options
 from app.errors import ServiceError
@@ -216,11 +218,13 @@ async def running(service: Service) -> AsyncIterator[Service]:
         for name in (service.chosen.names if service.settings.model_preload else ())
     ]
     service.telemetry.start()
+    trimming = asyncio.create_task(_trim_memory(service.settings.memory_trim_s), name="trim memory")
     with short_turns(are_wanted=not service.backend.is_on_cpu):
         try:
             yield service
         finally:
             service.telemetry.stop()
+            trimming.cancel()
             if service.engines:
                 await service.engines.close()
             await service.store.close(grace_s=CLOSE_GRACE_S)
@@ -240,6 +244,16 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
 async def _preload(store: ModelStore, name: str) -> None:
     with contextlib.suppress(ServiceError):  # the store has logged it
         await store.get(name)
+
+
+async def _trim_memory(interval_s: float) -> None:
+    """Give freed memory back every `interval_s` seconds; 0: never."""
+    while interval_s:
+        await asyncio.sleep(interval_s)
+        started_s = time.monotonic()
+        if not await asyncio.to_thread(trim_memory):
+            return
+        _log.debug("memory trimmed", took_ms=round(1000 * (time.monotonic() - started_s), 1))
 
 
 def _extractor(

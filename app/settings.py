@@ -264,6 +264,10 @@ class Settings(BaseSettings):
         "TELEMETRY_INTERVAL_S", default=5.0, ge=0, le=3600,
         meaning="Seconds between two readings of the machine's sensors; 0: none.",
     )  # fmt: skip
+    memory_trim_s: float = _env(
+        "MEMORY_TRIM_S", default=30.0, ge=0, le=86400,
+        meaning="Seconds after which freed memory is given back to the system, again and again; 0: never.",
+    )  # fmt: skip
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env(
         "LOG_LEVEL", default="INFO", meaning="Least severity that is logged."
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import random
@@ -16,7 +17,7 @@ import tempfile
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tests.support.server import running_server
 from tests.support.shared import shared_dir
 
 CLIENTS = 8
-"""More than the two cores of the smallest machine: there is a queue, and requests of all kinds are in flight together."""
+"""More than the smallest machine has cores: there is a queue, and requests of all kinds are in flight together."""
 
 WARM_UP_SHARE = 0.2
 """Of the run: caches, arenas and pools fill; growth is judged from there on."""
@@ -87,40 +88,34 @@ def mixed(images: Path, seed: int) -> Iterator[tuple[str, bytes | None]]:
     rng = np.random.default_rng(seed)
     draw = random.Random(seed)
     portrait = cv2.imread(str(images / "ifrest_Stallone.jpg"))
-    six = (images / "t1.jpg").read_bytes()
-    crowd = (images / "deepface_selfie-many-people.jpg").read_bytes()
+    six = post("/extract?return_face_data=true", (images / "t1.jpg").read_bytes(), "image/jpeg")
+    crowd = post("/extract", (images / "deepface_selfie-many-people.jpg").read_bytes(), "image/jpeg")
     bomb_request = bomb()
 
     def varied(extension: str) -> bytes:
         width, height = rng.integers(64, 1600, 2).tolist()
         return bytes(cv2.imencode(extension, cv2.resize(portrait, (width, height)))[1].tobytes())
 
-    def one() -> tuple[str, bytes | None]:
-        kind = draw.random()
-        if kind < 0.60:
-            return "one face, any size", post("/extract", varied(".jpg"), "image/jpeg")
-        if kind < 0.68:
-            return "PNG", post("/detect", varied(".png"), "image/png")
-        if kind < 0.78:
-            return "six faces, crops back", post("/extract?return_face_data=true", six, "image/jpeg")
-        if kind < 0.80:
-            return "a crowd", post("/extract", crowd, "image/jpeg")
-        if kind < 0.88:
-            pictures = [b64encode(varied(".jpg")).decode() for _ in range(draw.randint(2, 6))]
-            body = f'{{"images": {{"data": {pictures!r}}}}}'.replace("'", '"').encode()
-            return "several in JSON", post("/extract", body, "application/json")
-        if kind < 0.92:
-            return "no picture", post("/extract", os.urandom(draw.randint(1, 100_000)), "image/jpeg")
-        if kind < 0.93:
-            return "a bomb", bomb_request
-        if kind < 0.96:
-            return "metrics", get("/metrics")
-        if kind < 0.98:
-            return "no such route", get(f"/{draw.random()}")
-        return "gone half-way", None
+    def several() -> bytes:
+        pictures = [b64encode(varied(".jpg")).decode() for _ in range(draw.randint(2, 6))]
+        return post("/extract", json.dumps({"images": {"data": pictures}}).encode(), "application/json")
 
+    kinds: dict[str, tuple[int, Callable[[], bytes | None]]] = {
+        "one face, any size": (60, lambda: post("/extract", varied(".jpg"), "image/jpeg")),
+        "PNG": (8, lambda: post("/detect", varied(".png"), "image/png")),
+        "six faces, crops back": (10, lambda: six),
+        "a crowd": (2, lambda: crowd),
+        "several in JSON": (8, several),
+        "no picture": (4, lambda: post("/extract", os.urandom(draw.randint(1, 100_000)), "image/jpeg")),
+        "a bomb": (1, lambda: bomb_request),
+        "metrics": (3, lambda: get("/metrics")),
+        "no such route": (2, lambda: get(f"/{draw.random()}")),
+        "gone half-way": (2, lambda: None),
+    }
+    names, weights = list(kinds), [weight for weight, _ in kinds.values()]
     while True:
-        yield one()
+        (name,) = draw.choices(names, weights)
+        yield name, kinds[name][1]()
 
 
 async def drive(port: int, pid: int, images: Path, *, seconds: float, every_s: float) -> Soak:

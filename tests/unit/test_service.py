@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 
 from app.errors import MemoryPressureError, ServiceError
 from app.service import Service, build_service, open_service
@@ -84,3 +85,9 @@ def test_cuda_is_told_in_its_own_words_to_keep_no_cache(
         monkeypatch.setenv("CUDA_CACHE_DISABLE", value)
     build_service(settings.model_copy(update={"cuda_cache_disable": value == "true"})).pool.close()
     assert os.environ.get("CUDA_CACHE_DISABLE") == expected
+
+
+def test_freed_memory_is_given_back_again_and_again(settings: Settings, tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as captured:
+        in_service(settings.model_copy(update={"memory_trim_s": 0.01}), tmp_path, lambda _service: asyncio.sleep(2))
+    assert len([entry for entry in captured if entry["event"] == "memory trimmed"]) >= 2
