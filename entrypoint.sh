@@ -11,4 +11,4 @@ mapfile -t arguments <<<"$arguments"
 # ends it here, with one line that says what mends it; all else goes to the log.
 jetface doctor --preflight
 
-exec uvicorn --factory app.main:create_app --loop asyncio "${arguments[@]}"
+exec uvicorn --factory app.main:create_app "${arguments[@]}"

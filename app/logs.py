@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
@@ -23,6 +24,9 @@ _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error")
 
 _SILENT_LOGGER = "uvicorn.access"
 """Uvicorn's line a request; ours says more, and less for health checks."""
+
+TELL_EVERY_S = 10.0
+"""Least time between two log lines about what comes in numbers."""
 
 _CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "python_multipart")
 """Libraries that tell more than an operator asked for; only their warnings pass unless LOG_LEVEL is DEBUG."""
@@ -45,6 +49,36 @@ def masked(text: str) -> str:
     if "@" in text:
         text = _BARE_USER.sub("***@", _URL_USER.sub(r"\1***@", text))
     return _URL_TOKEN.sub(r"\1***", text) if "=" in text else text
+
+
+class Seldom:
+    """Counts what comes in numbers, refusals say: an overloaded service has better things to do than to log each."""
+
+    def __init__(self) -> None:
+        """Begin at none."""
+        self._num_untold = 0
+        self._told_at = float("-inf")
+
+    def count(self) -> int:
+        """Count one more; return how many there were since the last were told, or 0: not yet."""
+        self._num_untold += 1
+        now = time.monotonic()
+        if now - self._told_at < TELL_EVERY_S:
+            return 0
+        num_untold, self._num_untold, self._told_at = self._num_untold, 0, now
+        return num_untold
+
+
+class _NotEachAccept(logging.Filter):
+    """Lets asyncio say now and then that it has no descriptor for a connection, not a thousand times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = Seldom()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is written."""
+        return not record.getMessage().startswith("socket.accept() out of system resource") or self._seldom.count() > 0
 
 
 def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
@@ -102,6 +136,8 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
     silent = logging.getLogger(_SILENT_LOGGER)
     silent.handlers = []
     silent.propagate = False
+    asyncio_logger = logging.getLogger("asyncio")
+    asyncio_logger.filters = [_NotEachAccept()]
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.WARNING)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -9,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 
 from app import __version__
 from app.api.app import create_api
-from app.api.connections import METRICS_KEY
+from app.api.connections import CONNECTIONS_KEY, Connections
 from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
@@ -32,6 +34,13 @@ STARTUP_FAILURE = 3
 
 Source: uvicorn, `config.STARTUP_FAILURE`.
 """
+
+
+RESERVED_DESCRIPTORS = 256
+"""What is left to all but connections: the files of models, pictures that are fetched, and the connections that are
+accepted before the first of them is counted."""
+
+_log = structlog.get_logger(__name__)
 
 
 def create_app(
@@ -56,6 +65,22 @@ def create_app(
         raise SystemExit(STARTUP_FAILURE) from error
 
 
+def _most_connections(wanted: int) -> int:
+    """Return how many connections there are descriptors for, `wanted` at most. Raises the soft limit first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    num_descriptors = wanted + RESERVED_DESCRIPTORS
+    may_have = num_descriptors if hard == unlimited else min(hard, num_descriptors)
+    if soft != unlimited and soft < may_have:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (may_have, hard))
+        soft = may_have
+    if soft == unlimited or soft >= num_descriptors:
+        return wanted
+    fewer = soft - min(RESERVED_DESCRIPTORS, soft // 2)
+    _log.warning("few descriptors: fewer connections", connections=fewer, wanted=wanted, cure="raise `ulimit -Hn`")
+    return fewer
+
+
 def _of_one_worker(settings: Settings) -> Settings:
     """Return the settings with what one worker gets of the service's cores and limits."""
     if settings.workers == 1:
@@ -64,6 +89,7 @@ def _of_one_worker(settings: Settings) -> Settings:
     return settings.model_copy(
         update={
             "max_in_flight": share_of(settings.max_in_flight, settings.workers),
+            "max_connections": share_of(settings.max_connections, settings.workers),
             "decode_budget_pixels": pixels,
             "cpu_threads": share_of(settings.cpu_threads or usable_cores(), settings.workers),
         }
@@ -72,7 +98,8 @@ def _of_one_worker(settings: Settings) -> Settings:
 
 def _application(service: Service) -> FastAPI:
     settings = service.settings
-    places = Places(settings.max_in_flight)
+    connections = Connections(_most_connections(settings.max_connections), service.metrics)
+    places = Places(settings.max_in_flight, most_received=max(connections.most // 2, 1))
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
     workers = (
         Workers(folder_of_siblings(settings.port), settings.workers, service.metrics.registry)
@@ -84,7 +111,7 @@ def _application(service: Service) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
             async with workers or nullcontext(), running(service):
-                yield {METRICS_KEY: service.metrics}
+                yield {CONNECTIONS_KEY: connections}
 
     return create_api(
         extractor=service.extractor,

@@ -55,6 +55,13 @@ class Metrics:
         self.received = Gauge(
             "jetface_requests_received", "Requests whose bodies arrive; they take no place yet.", registry=registry
         )
+        self.connections = Gauge("jetface_connections", "Connections open.", registry=registry)
+        self.connections_limit = Gauge(
+            "jetface_connections_limit", "MAX_CONNECTIONS, or what there are descriptors for.", registry=registry
+        )
+        self.connections_evicted = Counter(
+            "jetface_connections_evicted", "Silent connections closed to make room for new ones.", registry=registry
+        )
         self.request_timeout = Gauge(
             "jetface_request_timeout_seconds", "REQUEST_TIMEOUT_S: the deadline of a request.", registry=registry
         )

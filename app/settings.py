@@ -194,6 +194,10 @@ class Settings(BaseSettings):
     max_in_flight: int = _env(
         "MAX_IN_FLIGHT", default=64, ge=1, le=65536, meaning="Most requests being served at once; then 429."
     )
+    max_connections: int = _env(
+        "MAX_CONNECTIONS", default=4096, ge=16, le=1_000_000,
+        meaning="Most connections open at once, fewer where `ulimit -Hn` is low; then one that is idle makes way.",
+    )  # fmt: skip
     request_timeout_s: float = _env(
         "REQUEST_TIMEOUT_S", default=30.0, gt=0, le=3600, meaning="Deadline of a request, seconds; then 504."
     )

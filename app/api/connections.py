@@ -2,7 +2,7 @@
 
 uvicorn with httptools keeps whatever comes as headers and waits for them for ever: a client without a key can fill the
 memory with one endless header, or every file descriptor with connections that say nothing. Both end here, before a
-request exists that the application could refuse.
+request exists that the application could refuse. So does the acceptance of more connections than there are descriptors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from app.api.context import new_id
 from app.api.errors import envelope, status_of
 from app.api.inlet import Pieces
 from app.api.outlet import HeadWithBody
-from app.errors import HeadTooLongError, MalformedRequestError, RequestTimeoutError, ServiceError
+from app.errors import HeadTooLongError, MalformedRequestError, QueueFullError, RequestTimeoutError, ServiceError
+from app.logs import Seldom
 from app.metrics import Metrics
 
 _log = structlog.get_logger("jetface.api")
@@ -29,19 +30,28 @@ MAX_HEAD_BYTES = 2**16
 """Longest URL and headers of a request, trailers included."""
 
 HEAD_TIMEOUT_S = 10.0
-"""Longest time a connection may take for the headers of its next request while none is being answered."""
+"""Longest time the headers of a request may take from its first byte on; those of the first, from the connection on.
+
+Between two requests a connection may be silent for uvicorn's `timeout_keep_alive`.
+"""
 
 MAX_PIPELINED = 16
 """Most requests that may wait behind the one being answered on a connection."""
 
 SEND_STALL_S = 30.0
-"""Longest time a client may leave a large answer untouched."""
+"""Longest time a client may leave a large answer untouched, or nearly so."""
+
+MIN_SENT_BYTES = 2**15
+"""Least of a large answer that a client reads in that time: 1 KiB a second, as bodies have to come."""
+
+ACCEPTED_AT_ONCE = 16
+"""Most connections accepted before others are served again: each costs a tenth of a millisecond."""
 
 _OFFERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers by which a client offers another protocol. A connection whose offer is not taken is kept, as by default."""
 
-METRICS_KEY = "jetface.metrics"
-"""Where the lifespan leaves the metrics: of the application, a connection is handed the lifespan's state alone."""
+CONNECTIONS_KEY = "jetface.connections"
+"""Where the lifespan leaves its `Connections`: a connection is handed the lifespan's state, and no more of ours."""
 
 
 WHEN_GONE = "jetface.when_gone"
@@ -56,6 +66,82 @@ READ_AHEAD_BYTES = 2**18
 
 uvicorn's own limit, a quarter of this, stops and starts the reading within most photographs.
 """
+
+
+class ServingLoop(asyncio.SelectorEventLoop):
+    """asyncio's event loop, but new connections do not keep all others waiting.
+
+    asyncio accepts as many at once as may wait in the kernel: 2,048. Were they fewer there, the kernel would let go of
+    those that come in a burst, and their clients would try again a second later.
+    """
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        *rest: Any,
+    ) -> None:
+        """Begin to accept. Where a version of Python has no such method, nothing but the haste changes."""
+        at_once = min(backlog, ACCEPTED_AT_ONCE)
+        super()._start_serving(protocol_factory, sock, sslcontext, server, at_once, *rest)  # type: ignore[misc]
+
+
+class Connections:
+    """The open connections of a process, fewer than it has descriptors for. Belongs to the event loop.
+
+    When there is room for no more, the one whose client has been silent for the longest time makes way, of those that
+    owe us the next request or the rest of one: a new one is heard, however many say nothing. Only where all of them are
+    waiting for us, it is refused.
+    """
+
+    def __init__(self, most: int = 4096, metrics: Metrics | None = None) -> None:
+        """Make room.
+
+        Args:
+            most: Most connections, >= 1.
+            metrics: Where connections and what is refused on them are counted.
+        """
+        self.most = most
+        self.metrics = metrics
+        self._seldom = Seldom()
+        self._silent: dict[BoundedProtocol, None] = {}
+        """In order of when they last said something."""
+        self.num_open = 0
+        if metrics is not None:
+            metrics.watch(metrics.connections, lambda: self.num_open)
+            metrics.connections_limit.set(most)
+
+    def has_room(self) -> bool:
+        """Count a connection that has been accepted; False: it has to go at once."""
+        self.num_open += 1
+        if self.num_open <= self.most:
+            return True
+        if not self._silent:
+            if num_refused := self._seldom.count():
+                _log.warning("connections are refused: all are in use", refused=num_refused, most_connections=self.most)
+            return False
+        oldest = next(iter(self._silent))
+        del self._silent[oldest]
+        oldest.transport.abort()
+        if self.metrics is not None:
+            self.metrics.connections_evicted.inc()
+        if num_evicted := self._seldom.count():
+            _log.warning("silent connections make way for new ones", closed=num_evicted, most_connections=self.most)
+        return True
+
+    def leave(self, connection: BoundedProtocol) -> None:
+        """Count a connection that has been closed."""
+        self.num_open -= 1
+        self._silent.pop(connection, None)
+
+    def heard(self, connection: BoundedProtocol, *, all_of_it: bool = False) -> None:
+        """Note that a client has said something, or `all_of_it`: it waits for us now."""
+        self._silent.pop(connection, None)
+        if not all_of_it:
+            self._silent[connection] = None
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -76,19 +162,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_upgrade = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        self._is_between_requests = False
+        self._connections: Connections = self.app_state.get(CONNECTIONS_KEY) or Connections()
         self._when_gone: Callable[[], object] | None = None
         self._extensions: dict[str, dict[object, object]] = {WHEN_GONE: {"call": self.call_when_gone}}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Start the clock for the first request."""
+        """Start the clock for the first request, if there is room."""
         super().connection_made(transport)
         self._answers = HeadWithBody(transport)
-        self._await_head()
+        if self._connections.has_room():
+            self._await_head()
+        else:
+            self._refuse(QueueFullError("Too many connections are open.", retry_after_s=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks, and tell the request that is being answered."""
         self._stop(self._head_timer)
         self._stop(self._send_timer)
+        self._connections.leave(self)
         super().connection_lost(exc)
         self._extensions.clear()
         if self._when_gone is not None:
@@ -101,7 +193,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; a header that has not ended yet is counted too, before the parser keeps more of it."""
         self._unparsed_bytes += len(data)
-        self._unset_keepalive_if_required()
+        was_between_requests = self._is_between_requests
+        if was_between_requests:
+            self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -109,6 +203,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stay(data[num_read:])
         except httptools.HttpParserError:
             self.send_400_response("")
+        if was_between_requests and self._is_between_requests and self.timeout_keep_alive_task is None:
+            self._await_head()  # some of it has come
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_head_too_long())
 
@@ -135,6 +231,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # it begins once more, see `_stay`
         self._unparsed_bytes = 0
         self._stop(self._head_timer)
+        self._is_between_requests = False
         if len(self.pipeline) >= MAX_PIPELINED:
             self._give_up(MalformedRequestError("Too many requests came before the first was answered."))
         super().on_headers_complete()
@@ -151,6 +248,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.cycle.body) > READ_AHEAD_BYTES:
             self.flow.pause_reading()
         self.cycle.message_event.set()
+        self._connections.heard(self)
 
     def on_message_complete(self) -> None:
         """What follows is another request."""
@@ -158,13 +256,23 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unparsed_bytes = 0
         super().on_message_complete()
+        self._connections.heard(self, all_of_it=not self.cycle.response_complete)
+        if self.cycle.response_complete and not self.transport.is_closing():
+            # It was answered before its body was there, and what came of that has stopped the clock.
+            self._stop(self._head_timer)
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._is_between_requests = True
 
     def on_response_complete(self) -> None:
-        """Start the clock for the next request, unless it is there already."""
+        """Wait for the next request, unless it is there already; uvicorn has a clock for that."""
         self._answers.flush()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._await_head()
+            self._connections.heard(self)
+            self._is_between_requests = True
 
     def pause_writing(self) -> None:
         """Watch that the client goes on reading."""
@@ -212,6 +320,8 @@ class BoundedProtocol(HttpToolsProtocol):
         raise error
 
     def _await_head(self) -> None:
+        self._is_between_requests = False
+        self._connections.heard(self)
         self._stop(self._head_timer)
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._end_waiting)
 
@@ -227,18 +337,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end_stall(self, num_unread: int) -> None:
         now_unread = self.transport.get_write_buffer_size()
-        if now_unread < num_unread:
+        if now_unread <= num_unread - MIN_SENT_BYTES:
             self._watch_sending(now_unread)
         else:
             self.transport.abort()
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer without a request, and close."""
-        metrics = self.app_state.get(METRICS_KEY)
-        if isinstance(metrics, Metrics):
-            metrics.refusals.labels(error.code).inc()
+        if self._connections.metrics is not None:
+            self._connections.metrics.refusals.labels(error.code).inc()
         request_id = new_id()
-        _log.info("request refused", code=error.code, reason=error.message, request_id=request_id)
+        if not isinstance(error, QueueFullError):
+            _log.info("request refused", code=error.code, reason=error.message, request_id=request_id)
         body = to_json(envelope(error, request_id))
         head = (
             f"content-type: {JSON_TYPE}\r\ncontent-length: {len(body)}\r\n"

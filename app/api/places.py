@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Protocol
 
 import structlog
 
-from app.errors import QueueFullError, RequestTimeoutError, ServiceError, ShuttingDownError
+from app.errors import QueueFullError, ServiceError, ShuttingDownError
+from app.logs import Seldom
 
 _log = structlog.get_logger("jetface.api")
-
-TELL_EVERY_S = 10.0
-"""Least time between two log lines about refusals."""
 
 _NEWEST_WEIGHT = 0.1
 """Of the newest request in the running mean: the last twenty or so count."""
@@ -56,8 +53,7 @@ class Places:
         self._most_received = most_received
         self._longest_wait_s = longest_wait_s
         self._share_s = 0.0
-        self._num_refused = 0
-        self._told_at = float("-inf")
+        self._seldom = Seldom()
         self._received: set[Claimant] = set()
         self._in_flight: dict[Claimant, float] = {}
         self._idle = asyncio.Event()
@@ -99,12 +95,8 @@ class Places:
             )
 
     def _count_refusal(self) -> None:
-        """Tell of refusals, but not of each: an overloaded service has better things to do than to log."""
-        self._num_refused += 1
-        now = time.monotonic()
-        if now - self._told_at >= TELL_EVERY_S:
-            _log.warning("requests are refused: every place is taken", refused=self._num_refused, places=self._limit)
-            self._num_refused, self._told_at = 0, now
+        if num_refused := self._seldom.count():
+            _log.warning("requests are refused: every place is taken", refused=num_refused, places=self._limit)
 
     @contextlib.contextmanager
     def held_by(self, claimant: Claimant) -> Iterator[None]:
@@ -144,15 +136,20 @@ class Places:
         slowest = min(self._received, key=lambda claimant: claimant.stalls_at)
         if slowest.stalls_at == float("inf"):
             self._count_refusal()
-            raise QueueFullError("Too many requests are being received; come back later.", retry_after_s=1)
+            raise _too_many_received()
         self._received.remove(slowest)
-        slowest.end(RequestTimeoutError("The body arrived too slowly, and others wait to send theirs."))
+        self._count_refusal()
+        slowest.end(_too_many_received())
 
     async def abandon(self) -> None:
         """Give up what is in flight: each request fails with `ShuttingDownError`. Returns when all are answered."""
         for claimant in (*self._received, *self._in_flight):
             claimant.end(shutting_down())
         await self._idle.wait()
+
+
+def _too_many_received() -> QueueFullError:
+    return QueueFullError("Too many requests are being received; come back later, or send faster.", retry_after_s=1)
 
 
 def shutting_down() -> ShuttingDownError:

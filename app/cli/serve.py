@@ -11,10 +11,11 @@ from app.settings import Settings, read_settings
 
 APPLICATION = "app.main:create_app"
 PROTOCOL = "app.api.connections:BoundedProtocol"
+LOOP = "app.api.connections:ServingLoop"
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """Return what uvicorn is started with beyond `--factory app.main:create_app --loop asyncio`.
+    """Return what uvicorn is started with beyond `--factory app.main:create_app`.
 
     With several workers uvicorn spawns them, never forks, starts another in place of one that died, and hands each the
     one socket it listens on: a connection goes to a worker that is free to take it. The access log is ours, with the
@@ -24,6 +25,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "host": settings.host,
         "port": settings.port,
         "workers": settings.workers,
+        "loop": LOOP,
         "http": PROTOCOL,
         "ws": "none",
         "timeout_graceful_shutdown": SERVER_GRACE_S,
@@ -55,4 +57,4 @@ def serve(*, dry_run: bool) -> None:
         return
     import uvicorn  # noqa: PLC0415 - a dry run, once per start of a container, need not pay for it
 
-    uvicorn.run(APPLICATION, factory=True, loop="asyncio", **options)
+    uvicorn.run(APPLICATION, factory=True, **options)

@@ -25,6 +25,7 @@ class Connection:
         """Wrap a connected socket; `connected` makes these."""
         self._sock = sock
         self._unread = bytearray()
+        self.port: int = sock.getpeername()[1]
 
     async def send(self, data: bytes) -> None:
         """Write all of it.

@@ -217,3 +217,14 @@ class TestMasked:
         text = capsys.readouterr().err
         assert "hunter" not in text
         assert text.count("models.example") >= 6
+
+
+def test_connections_without_a_descriptor_are_told_of_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asyncio tells of each, in the words that are used here."""
+    configure_logs("INFO", "text")
+    logger = logging.getLogger("asyncio")
+    for _ in range(1000):
+        logger.error("socket.accept() out of system resource\nsocket: ...")
+    logger.error("another")
+    err = capsys.readouterr().err
+    assert (err.count("socket.accept()"), err.count("another")) == (1, 1)

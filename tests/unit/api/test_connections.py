@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -13,7 +15,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.api.connections import MAX_HEAD_BYTES, MAX_PIPELINED, METRICS_KEY, BoundedProtocol
+from app.api.connections import (
+    ACCEPTED_AT_ONCE,
+    CONNECTIONS_KEY,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED,
+    BoundedProtocol,
+    Connections,
+    ServingLoop,
+)
 from app.metrics import Metrics
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.raw_http import Connection, connected
@@ -62,14 +72,15 @@ def metrics() -> Metrics:
 
 
 @contextlib.asynccontextmanager
-async def served(application: ASGIApp, metrics: Metrics) -> AsyncIterator[Connection]:
+async def served(application: ASGIApp, metrics: Metrics, *, most: int = 4096) -> AsyncIterator[Connection]:
     """A connection to the application behind the protocol."""
     config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
+    app_state = {CONNECTIONS_KEY: Connections(most, metrics)}
     server = await loop.create_server(
-        lambda: Hasty(config=config, server_state=state, app_state={METRICS_KEY: metrics}), "127.0.0.1", 0
+        lambda: Hasty(config=config, server_state=state, app_state=app_state), "127.0.0.1", 0
     )  # fmt: skip
     port = server.sockets[0].getsockname()[1]
     async with connected(port) as opened:
@@ -292,3 +303,117 @@ async def test_a_connection_serves_one_request_after_another_behind_the_limits(m
         assert [(await connection.answer())[0] for _ in range(3)] == [200] * 3
     assert (harness.places.num_taken, harness.extractor.num_cancelled) == (0, 0)
     harness.pool.close()
+
+
+def evicted(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("jetface_connections_evicted_total")
+
+
+async def test_the_connection_that_was_silent_longest_makes_way_for_a_new_one(
+    application: Application, metrics: Metrics
+) -> None:
+    async with served(application, metrics, most=2) as first, connected(first.port) as second:
+        for connection in (first, second, first):
+            await connection.send(GET + END)
+            assert (await connection.answer())[0] == 200
+        async with connected(first.port) as third:
+            await third.send(GET + END)
+            assert (await third.answer())[0] == 200
+            assert await second.rest() == b""
+            await first.send(GET + END)
+            assert (await first.answer())[0] == 200
+            assert (evicted(metrics), metrics.registry.get_sample_value("jetface_connections")) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"",
+        GET,
+        b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\na",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+    ids=["nothing", "half a head", "half a body", "a head whose body comes in chunks"],
+)
+async def test_who_began_a_request_and_fell_silent_makes_way(
+    application: Application, metrics: Metrics, beginning: bytes
+) -> None:
+    async with served(application, metrics, most=1) as silent:
+        await silent.send(beginning)
+        await asyncio.sleep(0.05)
+        async with connected(silent.port) as new:
+            await new.send(GET + END)
+            assert (await new.answer())[0] == 200
+        assert await silent.rest() == b""
+
+
+async def test_a_connection_is_refused_where_all_others_wait_for_an_answer(
+    application: Application, metrics: Metrics
+) -> None:
+    async with served(application, metrics, most=1) as busy:
+        await busy.send(b"GET /?0.5 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: application.num_started)
+        async with connected(busy.port) as new:
+            status, error = await new.refusal()
+            assert (status, error["code"]) == (429, "queue_full")
+        assert (await busy.answer())[0] == 200
+        assert evicted(metrics) == 0
+
+
+async def test_between_two_requests_a_connection_may_be_silent_for_longer_than_within_one(
+    connection: Connection,
+) -> None:
+    await connection.send(GET + END)
+    assert (await connection.answer())[0] == 200
+    await asyncio.sleep(3 * Hasty.head_timeout_s)
+    await connection.send(GET)
+    await asyncio.sleep(0.1)
+    await connection.send(END)
+    assert (await connection.answer())[0] == 200
+    await connection.send(b"\r\n" + GET)
+    assert (await connection.refusal())[0] == 408
+
+
+async def test_the_rest_of_a_refused_body_does_not_end_the_connection(metrics: Metrics) -> None:
+    """It ends the wait for the next request only where it is not whole in time itself."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"no", 429)(scope, receive, send)
+
+    async with served(refuse, metrics) as connection:
+        for _ in range(2):
+            await connection.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nab")
+            assert (await connection.answer())[0] == 429
+            await connection.send(b"cd")
+            await asyncio.sleep(3 * Hasty.head_timeout_s)
+        await connection.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nab")
+        assert (await connection.answer())[0] == 429
+        await connection.send(b"c")
+        assert await connection.rest() == b""
+
+
+def test_few_connections_are_accepted_before_others_are_served() -> None:
+    """The kernel keeps the rest, as many as before."""
+    loop = ServingLoop()
+    made: list[int] = []
+    turns = 0
+
+    class Counting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(turns)
+            transport.close()
+
+    async def run() -> None:
+        nonlocal turns
+        server = await loop.create_server(Counting, "127.0.0.1", 0, backlog=256)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(100)]
+        while len(made) < len(clients):
+            turns += 1
+            await asyncio.sleep(0)
+        for client in clients:
+            client.close()
+        server.close()
+
+    with contextlib.closing(loop):
+        loop.run_until_complete(run())
+    assert max(Counter(made).values()) <= ACCEPTED_AT_ONCE

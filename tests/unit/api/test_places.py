@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.api.places import Places
-from app.errors import QueueFullError, RequestTimeoutError, ServiceError
+from app.errors import QueueFullError, ServiceError
 
 
 class Sender:
@@ -87,7 +87,7 @@ async def test_the_slowest_makes_way_when_there_is_no_room_to_receive() -> None:
     places = Places(1, most_received=2)
     slow, slower, new = Sender(10), Sender(5), Sender(20)
     with places.held_by(slow), places.held_by(slower), places.held_by(new):
-        assert isinstance(slower.cause, RequestTimeoutError)
+        assert isinstance(slower.cause, QueueFullError)
         assert (slow.cause, new.cause) == (None, None)
         assert places.num_received == 2
 
