@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.shared import REPOSITORY
 
 if sys.version_info >= (3, 11):
@@ -64,11 +62,3 @@ def test_importing_starts_nothing(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "path", sorted({*(REPOSITORY / "app").rglob("*.py")} - {REPOSITORY / "app/settings.py"}), ids=lambda path: path.name
-)
-def test_files_stay_small(path: Path) -> None:
-    """A file past about 250 lines holds more than one thing; the settings alone are one long list."""
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 270
