@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from app.cli.serve import LOOP
 from tests.support.server import free_port, running, running_server, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -101,7 +102,7 @@ def test_the_shell_becomes_the_server(tmp_path: Path) -> None:
         command = process.cmdline()
         assert "uvicorn" in " ".join(command)
         assert process.children() == []
-        assert command[command.index("--loop") + 1] == "asyncio"
+        assert command[command.index("--loop") + 1] == LOOP
         assert command[command.index("--workers") + 1] == "1"
         assert "--reload" not in command
 
