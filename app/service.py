@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,7 @@ from app.pipeline.pictures import PICTURES_AT_ONCE
 from app.pipeline.pool import WorkPool
 from app.pipeline.recognizer import Recognizer
 from app.settings import Settings
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from app.specs import Registry, default_registry_dir, read_registry
 from app.threads import short_turns
 
 _log = structlog.get_logger("jetface")
@@ -99,14 +99,15 @@ class Service:
         return starter_notice(self.chosen.names)
 
 
-def open_weights(settings: Settings) -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
+def open_weights(settings: Settings) -> tuple[Registry, WeightsFolder]:
     """Return the registry, the user's own entries included, and where its weights are.
 
-    Raises:
-        RegistryError: A registry file cannot be read.
+    An entry that cannot be read is logged, and an error for who asks for it.
     """
     registry_dir = default_registry_dir()
     registry = read_registry((registry_dir, settings.models_dir))
+    for error in registry.unreadable.values():
+        _log.warning("registry entry cannot be read and is left out", reason=str(error))
     return registry, WeightsFolder(
         folder=settings.models_dir,
         registry_dir=registry_dir,
@@ -125,7 +126,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         source: What builds engines in place of the TensorRT that was found; in tests.
 
     Raises:
-        RegistryError: A registry file cannot be read, or a model is named that is not in it or does something else.
+        RegistryError: A model is named whose registry entry is missing, cannot be read, or does something else.
         BackendError: The backend that was asked for cannot be had.
     """
     if settings.cuda_cache_disable:

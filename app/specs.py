@@ -1,13 +1,13 @@
 """What the registry says of a model: `models/*.toml`, one file a model, read into frozen values.
 
 A model is data. Code knows families (`scrfd`, `arcface`), never file names; a new model of a known family is a new
-TOML. A new family is a new row of `_TASK_BY_FAMILY` and code in `app.models` that runs it.
+TOML. A new family is a new row of `TASK_BY_FAMILY` and code in `app.models` that runs it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -32,7 +32,7 @@ RESERVED_NAMES = frozenset({"auto", "none"})
 Task = Literal["detection", "recognition", "gender_age", "mask", "liveness"]
 Family = Literal["scrfd", "yunet", "arcface", "sface", "genderage", "seeta_mask", "minifasnet"]
 
-_TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
+TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
     {
         "scrfd": "detection",
         "yunet": "detection",
@@ -43,6 +43,7 @@ _TASK_BY_FAMILY: Mapping[Family, Task] = MappingProxyType(
         "minifasnet": "liveness",
     }
 )
+"""What models of a family do."""
 
 _ROW_LENGTH_BY_FAMILY: Mapping[Family, int] = MappingProxyType({"genderage": 202, "seeta_mask": 2, "minifasnet": 3})
 """Numbers a family answers each picture with, where its architecture fixes them."""
@@ -168,8 +169,8 @@ class ModelSpec(_Entry):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelSpec:
-        if _TASK_BY_FAMILY[self.family] != self.task:
-            raise ValueError(f"family {self.family} does {_TASK_BY_FAMILY[self.family]}, not {self.task}")
+        if TASK_BY_FAMILY[self.family] != self.task:
+            raise ValueError(f"family {self.family} does {TASK_BY_FAMILY[self.family]}, not {self.task}")
         order = _UNSCALED_ORDER_BY_FAMILY.get(self.family)
         if order and (self.input.mean, self.input.std, self.input.channel_order) != (0, 1, order):
             raise ValueError(f'family {self.family} wants mean = 0, std = 1, channel_order = "{order}"')
@@ -216,22 +217,78 @@ def read_spec(path: Path) -> ModelSpec:
         raise RegistryError(f"{path.name}: {where}: {first['msg']}") from cause
 
 
-def read_registry(directories: Iterable[Path]) -> Mapping[str, ModelSpec]:
+class Registry(Mapping[str, ModelSpec]):
+    """Entries by name. One that cannot be read is an error for whoever asks for it by name, and for nobody else."""
+
+    def __init__(self, entries: Mapping[str, ModelSpec], unreadable: Mapping[str, RegistryError]) -> None:
+        """Hold entries.
+
+        Args:
+            entries: Those that can be read.
+            unreadable: What is wrong with the others, by the name they would have.
+        """
+        self._entries = entries
+        self.unreadable = unreadable
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        """Return an entry.
+
+        Raises:
+            KeyError: There is none of that name.
+            RegistryError: There is, and it cannot be read.
+        """
+        if name in self.unreadable:
+            raise RegistryError(str(self.unreadable[name]))
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is an entry of that name which can be read."""
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of those that can be read."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return how many can be read."""
+        return len(self._entries)
+
+
+def read_registry(directories: Iterable[Path]) -> Registry:
     """Read `*.toml` of each directory; later directories add to and override earlier ones by name.
+
+    A file that cannot be read hides what it would have overridden, and so do two of one directory that share a name.
 
     Args:
         directories: The shipped registry first, then the user's weights folder. Missing ones are skipped.
-
-    Raises:
-        RegistryError: A file cannot be read, or two files of one directory share a name.
     """
-    registry: dict[str, ModelSpec] = {}
+    entries: dict[str, ModelSpec] = {}
+    unreadable: dict[str, RegistryError] = {}
     for directory in directories:
-        found: dict[str, ModelSpec] = {}
+        found: set[str] = set()
         for path in sorted(directory.glob("*.toml")):
-            spec = read_spec(path)
-            if spec.name in found:
-                raise RegistryError(f"{path.name}: another file in the same folder is named {spec.name} too")
-            found[spec.name] = spec
-        registry.update(found)
-    return MappingProxyType(registry)
+            fault = None
+            try:
+                spec = read_spec(path)
+                name = spec.name
+            except RegistryError as error:
+                name, fault = _name_meant(path), error
+            if name in found:
+                fault = RegistryError(f"{path.name}: another file in the same folder is named {name} too")
+            found.add(name)
+            entries.pop(name, None)
+            if fault is None:
+                unreadable.pop(name, None)
+                entries[name] = spec
+            else:
+                unreadable[name] = fault
+    return Registry(MappingProxyType(entries), MappingProxyType(unreadable))
+
+
+def _name_meant(path: Path) -> str:
+    """Return the name an entry that cannot be read would have, as far as can be told: else that of its file."""
+    try:
+        name = tomllib.loads(path.read_text(encoding="utf-8")).get("name")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return path.stem
+    return name if isinstance(name, str) else path.stem

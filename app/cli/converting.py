@@ -72,9 +72,9 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
     """
     registry, weights = open_weights(settings)
     weights = replace(weights, fetcher=None)
-    if name not in registry:
+    spec = registry.get(name)
+    if spec is None:
         raise click.UsageError(f"there is no model {name}: `jetface models list` shows all")
-    spec = registry[name]
     path = weights.locate(spec)
     if out.resolve() == path.resolve():
         raise click.UsageError(f"{out} holds the weights themselves: name another file")

@@ -15,7 +15,7 @@ from app.backends.cpu import usable_cores
 from app.backends.memory import free_memory_bytes, memory_limit_bytes
 from app.cli.settings import effective_settings
 from app.device.cores import online_cores, present_cores
-from app.device.findings import Finding, Severity
+from app.device.findings import Finding, Severity, worst_first
 from app.device.gpu import find_gpu
 from app.device.jetson import find_jetson
 from app.device.meminfo import total_memory_bytes
@@ -24,6 +24,7 @@ from app.device.place_checks import Place
 from app.device.preflight import preflight
 from app.device.sysfs import read_text
 from app.settings import Settings
+from app.specs import default_registry_dir, read_registry
 
 _SHOWN_PACKAGES = (
     "numpy",
@@ -80,7 +81,7 @@ def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Fi
 
 def examine(settings: Settings, root: Path) -> Examination:
     """Look at everything. A section that cannot be made is named with the reason, and costs no other."""
-    found = Examination(find_faults(settings, root, is_starting=False))
+    found = Examination(worst_first([*find_faults(settings, root, is_starting=False), *_registry_faults(settings)]))
     makers: dict[str, Callable[[], Any]] = {
         "machine": lambda: _machine(root),
         "software": lambda: _software(root),
@@ -92,6 +93,18 @@ def examine(settings: Settings, root: Path) -> Examination:
     for name, make in makers.items():
         _try(found, name, make)
     return found
+
+
+def _registry_faults(settings: Settings) -> Iterator[Finding]:
+    registry = read_registry((default_registry_dir(), settings.models_dir))
+    for name, error in registry.unreadable.items():
+        yield Finding(
+            name="registry-entry",
+            severity=Severity.WARNING,
+            what=f"A registry entry cannot be read: {error}.",
+            why=f"The model {name} is left out; the service does not start where a setting names it.",
+            cure="Mend the file in MODELS_DIR, or take it away.",
+        )
 
 
 def _try(found: Examination, name: str, make: Callable[[], Any]) -> None:

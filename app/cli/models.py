@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -13,7 +13,7 @@ from app.cli.convert import convert
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
-from app.specs import ModelSpec, RegistryError
+from app.specs import Family, ModelSpec, RegistryError
 
 if TYPE_CHECKING:
     from app.models.weights.files import WeightsFolder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """List the models of the registry, verify their weights, download them, or cast them for a GPU."""
+    """List the models of the registry, add yours, verify weights, download them, or cast them for a GPU."""
 
 
 models.add_command(convert)
@@ -42,6 +42,32 @@ def list_models() -> None:
     click.echo("\nPacks, for `jetface models pull`:")
     for pack, names in packs_of(registry).items():
         click.echo(f"{pack:<{width}}  {', '.join(names)}")
+
+
+@models.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.onnx")
+@click.option("--family", type=click.Choice(get_args(Family)), help="Which kind of model it is.")
+@click.option("--name", help="Default: that of the file.")
+@click.option("--license", default="Not stated", show_default=True, help="What its makers allow.")
+@click.option("--non-commercial", is_flag=True, help="They forbid commercial use.")
+@click.option("--source", help="Who made it, and where it is published.")
+@click.option("--mean", type=float, help="Subtracted from pixels; default: as usual for the family.")
+@click.option("--std", type=float, help="Pixels are divided by it; default: as usual for the family.")
+@click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="Default: as usual for the family.")
+@click.option("--box-enlargement", type=float, help="Of a liveness model: its picture by the box.")
+@click.option("--score-threshold", type=float, help="Of a detector: its default threshold.")
+@click.option("--match-threshold", type=float, help="Of a recognizer: least similarity of one person.")
+def add(file: Path, **options: Any) -> None:
+    """Add a model of yours: write its registry entry into MODELS_DIR, and copy the file there.
+
+    Checksums, input, embedding length and outputs are read from the graph, which is run once. All that is missing or
+    wrong is told at once, and nothing is written then.
+    """
+    from app.cli.adding import Wanted, add_model  # noqa: PLC0415 - as in `_open`
+
+    settings = read_settings()
+    configure_quiet_logs(settings)
+    add_model(settings, file, Wanted(**options))
 
 
 @models.command()

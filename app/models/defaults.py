@@ -45,12 +45,13 @@ class ModelChooser:
             task: What the model is to do.
 
         Raises:
-            RegistryError: No entry of that name does this task; the line lists those that do.
+            RegistryError: The entry cannot be read; or none of that name does this task: the line lists those that do.
         """
         words = _WORDS.get(task, ("none",))
         if name in words:
             return self._best(task) if name == "auto" else None
-        if name not in self.registry or self.registry[name].task != task:
+        spec = self.registry.get(name)
+        if spec is None or spec.task != task:
             able = sorted(known for known, spec in self.registry.items() if spec.task == task)
             allowed = f"{', '.join(words)} or one of {', '.join(able)}"
             raise RegistryError(f"{variable}={name!r} is not allowed: {allowed}")
@@ -68,7 +69,7 @@ class ModelChooser:
         for name in PREFERENCE[task]:
             if name in self.registry and self.is_at_hand(self.registry[name]):
                 return name
-        return STARTERS[task]
+        return self.registry[STARTERS[task]].name
 
 
 def starter_notice(names: Sequence[str]) -> str | None:

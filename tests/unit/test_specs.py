@@ -141,5 +141,31 @@ def test_a_users_folder_adds_and_overrides(tmp_path: Path) -> None:
 def test_two_files_of_one_folder_may_not_share_a_name(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, name="twin.toml")
-    with pytest.raises(RegistryError, match="named mine too"):
-        read_registry([tmp_path])
+    registry = read_registry([tmp_path])
+    assert "mine" not in registry
+    with pytest.raises(RegistryError, match=r"twin\.toml: .* named mine too"):
+        registry["mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (ENTRY.replace("std = 127.5", "std = 0.0"), "mine"),
+        ("name = ", "other"),
+        ("[tool.ruff]", "other"),
+        ("name = 5", "other"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_an_error_for_who_asks_for_it(tmp_path: Path, text: str, name: str) -> None:
+    """By the name it would have; the others are served, and nothing is told but that it is there."""
+    write(tmp_path / "shipped", ENTRY.replace('"mine"', f'"{name}"'), "shipped.toml")
+    write(tmp_path / "shipped", ENTRY.replace('"mine"', '"another"'), "another.toml")
+    write(tmp_path / "user", text, "other.toml")
+    registry = read_registry([tmp_path / "shipped", tmp_path / "user"])
+    assert list(registry) == ["another"]
+    assert len(registry) == 1
+    assert "other.toml" in str(registry.unreadable[name])
+    with pytest.raises(RegistryError, match=r"other\.toml"):
+        registry.get(name)
+    write(tmp_path / "best", ENTRY.replace('"mine"', f'"{name}"'), "best.toml")
+    assert name in read_registry([tmp_path / "shipped", tmp_path / "user", tmp_path / "best"])

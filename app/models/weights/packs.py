@@ -22,11 +22,11 @@ def expand(names: Iterable[str], registry: Mapping[str, ModelSpec]) -> list[Mode
     A name that is both is the model.
 
     Raises:
-        RegistryError: Some are neither; the line names them all.
+        RegistryError: Some are neither, and the line names them all; or the entry of one cannot be read.
     """
     packs = packs_of(registry)
     names = list(names)
-    unknown = [name for name in names if name not in registry and name not in packs]
+    unknown = [name for name in names if registry.get(name) is None and name not in packs]
     if unknown:
         raise RegistryError(f"neither model nor pack: {', '.join(unknown)}; see `jetface models list`")
     meant = (model for name in names for model in ((name,) if name in registry else packs[name]))
