@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from app.drain import Drain
 from app.errors import ServiceError
 from app.logs import configure_logs, masked
 from app.models.engines.recipe import EngineSource
-from app.service import Service, build_service, running
+from app.service import Service, build_service, open_registry, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
 from app.workers import Workers, folder_of_siblings, share_of
@@ -121,6 +122,7 @@ def _application(service: Service) -> FastAPI:
             watchdog_s=settings.watchdog_s,
             must_be_loaded=settings.model_preload,
             engine_status=service.engines.status if service.engines else None,
+            read_registry=partial(open_registry, settings),
         ),
         loader=service.loader,
         pool=service.pool,

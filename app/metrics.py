@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Info, ProcessCollector
@@ -193,6 +194,15 @@ class Metrics:
         elif model in self._building:
             self.engine_progress.remove(model)
         self._building = self._building - {model} if progress is None else self._building | {model}
+
+    def forget_model(self, model: str) -> None:
+        """Show nothing more of a model's queue and runs: it is not loaded any more."""
+        for gauge in (self.queue_length, self.oldest_run, self.pinned_bytes, self.shared_buckets):
+            with contextlib.suppress(KeyError):
+                gauge.remove(model)
+        backend = self._backend_by_model.pop(model, None)
+        if backend is not None:
+            self.model_backend.remove(model, backend)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Let `gauge` ask `read` at each scrape instead of being set."""

@@ -58,6 +58,9 @@ DEFAULT_SCORE_THRESHOLD = 0.6
 DEFAULT_MATCH_THRESHOLD = 0.35
 """Least similarity of one person for a recognizer whose registry entry names none: above what the recognizers that were
 measured need for one false match in 10,000 at 512 numbers a face (docs/models.md); not measured for any other."""
+_LEAST_SWEEP_S, _MOST_SWEEP_S = 0.1, 30.0
+"""Between two looks for idle models: a quarter of `MODEL_TTL_S` within these."""
+
 CLOSE_GRACE_S = 1.0
 """Longest wait for runs under way when a service is closed: by then its callers have their answers."""
 
@@ -99,18 +102,23 @@ class Service:
         return starter_notice(self.chosen.names)
 
 
-def open_weights(settings: Settings) -> tuple[Registry, WeightsFolder]:
-    """Return the registry, the user's own entries included, and where its weights are.
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry as it is now, the user's own entries included.
 
     An entry that cannot be read is logged, and an error for who asks for it.
     """
-    registry_dir = default_registry_dir()
-    registry = read_registry((registry_dir, settings.models_dir))
+    registry = read_registry((default_registry_dir(), settings.models_dir))
     for error in registry.unreadable.values():
         _log.warning("registry entry cannot be read and is left out", reason=str(error))
+    return registry
+
+
+def open_weights(settings: Settings) -> tuple[Registry, WeightsFolder]:
+    """Return the registry and where its weights are, as `open_registry` does."""
+    registry = open_registry(settings)
     return registry, WeightsFolder(
         folder=settings.models_dir,
-        registry_dir=registry_dir,
+        registry_dir=default_registry_dir(),
         mirror=Mirror.parse(settings.model_mirror),
         fetcher=Fetcher() if settings.model_download else None,
         registry=registry,
@@ -174,7 +182,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         engines = engine_loader(
             settings, recipes, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
         )
-    store = ModelStore(registry, (engines or model_loader).load, metrics)
+    store = ModelStore(registry, (engines or model_loader).load, metrics, release=engines.release if engines else None)
     if engines:
         engines.follow(store)
     pool = WorkPool(num_cores)
@@ -220,12 +228,15 @@ async def running(service: Service) -> AsyncIterator[Service]:
     ]
     service.telemetry.start()
     trimming = asyncio.create_task(_trim_memory(service.settings.memory_trim_s), name="trim memory")
+    sweeping = asyncio.create_task(_unload_idle(service), name="unload idle models")
     with short_turns(are_wanted=not service.backend.is_on_cpu):
         try:
             yield service
         finally:
             service.telemetry.stop()
             trimming.cancel()
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
             if service.engines:
                 await service.engines.close()
             await service.store.close(grace_s=CLOSE_GRACE_S)
@@ -240,6 +251,18 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
     """Build and run a service without HTTP; arguments and errors are those of `build_service`."""
     async with running(build_service(settings, root=root)) as service:
         yield service
+
+
+async def _unload_idle(service: Service) -> None:
+    """Unload models that were not needed for `MODEL_TTL_S`, for ever; one whose engine is being built stays."""
+    ttl_s = service.settings.model_ttl_s
+    while ttl_s > 0:
+        await asyncio.sleep(min(max(ttl_s / 4, _LEAST_SWEEP_S), _MOST_SWEEP_S))
+        for model in service.store.loaded():
+            name = model.spec.name
+            is_building = service.engines is not None and service.engines.is_building(name)
+            if model.users.idle_s >= ttl_s and not is_building:
+                await service.store.unload(name, reason=f"No request needed it for {ttl_s:g} s.")
 
 
 async def _preload(store: ModelStore, name: str) -> None:

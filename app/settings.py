@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     model_preload: bool = _env(
         "MODEL_PRELOAD", default=False, meaning="1: load and warm models before ready; 0: on the first request."
     )
+    model_ttl_s: float = _env(
+        "MODEL_TTL_S", default=0.0, ge=0, le=31_536_000,
+        meaning="A model that no request needed for this long, seconds, gives its memory back; 0: none does.",
+    )  # fmt: skip
     det_model: str = _env(
         "DET_MODEL", "DET_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name or auto",
         meaning="Detector: a registry name, or `auto`: the best one whose weights are at hand.",

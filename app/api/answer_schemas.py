@@ -194,6 +194,7 @@ class ModelAnswer(_Answer):
         description="Whether a run may take several items. False: its graph may mix them, so each is run alone. Null: "
         "not loaded yet.",
     )
+    sha256: str | None = Field(default=None, description="Of the file that serves; null where none does.")
     cpu_nodes: list[str] = Field(
         default_factory=list, description="Nodes that run on the CPU although a GPU was asked for: operator and name."
     )

@@ -97,6 +97,8 @@ class ModelFacts:
     engine: EngineFacts | None = None
     """None where no engines can be built."""
     is_batch_free: bool | None = None
+    sha256: str | None = None
+    """Of the file that serves; None where it is not loaded."""
     """Whether a run may take several items; False where the graph may mix them; None before it is loaded."""
     cpu_nodes: Sequence[str] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
@@ -130,6 +132,24 @@ class ModelsView(Protocol):
 
     def liveness(self) -> Verdict:
         """Whether no run of a model has been stuck for longer than the watchdog allows."""
+        ...
+
+    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+        """Load a model.
+
+        Raises:
+            NotFoundError: No such entry.
+            ModelError: It cannot be loaded.
+            DeadlineExceededError: It is still being loaded.
+        """
+        ...
+
+    async def unload(self, name: str) -> ModelFacts:
+        """Give a model's memory back; raises NotFoundError where there is no such entry."""
+        ...
+
+    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+        """Load a model anew, by its file and the registry as they are now; errors are those of `load`."""
         ...
 
     async def self_check(self, *, deadline: float) -> Verdict:

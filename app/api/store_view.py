@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from app.api.services import EngineFacts, ModelFacts, Verdict
 from app.backends.engines.states import EngineStatus
-from app.errors import ServiceError
+from app.errors import DeadlineExceededError, ModelContractError, NotFoundError, ServiceError
 from app.models.store import ModelState, ModelStatus, ModelStore
+from app.specs import ModelSpec, RegistryError
+
+_ANSWER_S = 0.05
+"""How long before its deadline a caller is told that a load goes on without it."""
+
+_RELOAD_RETRY_S = 5.0
 
 RETRY_AFTER_S = 30.0
 """A model whose load failed is tried again by the readiness check after this long: a service that is not ready gets no
@@ -28,6 +34,7 @@ class StoreView:
         watchdog_s: float,
         must_be_loaded: bool = False,
         engine_status: Callable[[str], EngineStatus] | None = None,
+        read_registry: Callable[[], Mapping[str, ModelSpec]] | None = None,
     ) -> None:
         """Create a view.
 
@@ -37,13 +44,15 @@ class StoreView:
             watchdog_s: A run longer than this, seconds, is stuck.
             must_be_loaded: Whether a service whose active models are not loaded yet is not ready.
             engine_status: Where the engine of a model is, by name; None where no engines can be built.
+            read_registry: Reads the registry anew; None where it never changes.
         """
+        self._read_registry = read_registry
         self._store = store
         self._active = tuple(active)
         self._watchdog_s = watchdog_s
         self._must_be_loaded = must_be_loaded
         self._engine_status = engine_status
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._retried_at = 0.0
 
     def models(self) -> Sequence[ModelFacts]:
@@ -64,7 +73,8 @@ class StoreView:
         for status in statuses:
             if status.state is ModelState.BUILDING:
                 return Verdict(is_ok=False, reason=status.reason)
-        loading = [status for status in statuses if status.state is not ModelState.SERVING]
+        # One that was unloaded has served, and does again with the next request.
+        loading = [each for each in statuses if each.state is not ModelState.SERVING and not _was_unloaded(each)]
         if self._must_be_loaded and loading:
             return Verdict(is_ok=False, reason=f"{loading[0].spec.name}: not loaded yet.")
         for model in self._store.loaded():
@@ -82,6 +92,45 @@ class StoreView:
             if model.batcher.oldest_run_s() > self._watchdog_s:
                 return Verdict(is_ok=False, reason=f"{model.spec.name}: a run is stuck.")
         return Verdict(is_ok=True)
+
+    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+        """Load a model that is not loaded yet; one that the registry does not know yet is looked for in it."""
+        try:
+            self._store.spec(name)
+        except (NotFoundError, ModelContractError):
+            return await self.reload(name, deadline=deadline)
+        await self._store.get(name, deadline=deadline)
+        return self._facts(self._store.status(name))
+
+    async def unload(self, name: str) -> ModelFacts:
+        """Give a model's memory back."""
+        await self._store.unload(name, reason="An operator unloaded it; the next request loads it again.")
+        return self._facts(self._store.status(name))
+
+    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+        """Load a model anew by its file and its registry entry as they are now; it goes on when its caller is late."""
+        registry: Mapping[str, ModelSpec] = {}
+        if self._read_registry is not None:
+            registry = await asyncio.to_thread(self._read_registry)
+            try:
+                registry[name]
+            except KeyError:
+                raise NotFoundError("No model of that name is in the registry.") from None
+            except RegistryError as cause:
+                raise ModelContractError(f"The registry entry of the model cannot be read: {cause}.") from cause
+        reload = asyncio.ensure_future(self._store.reload(registry, name))
+        self._background.add(reload)
+        reload.add_done_callback(self._background.discard)
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time() - _ANSWER_S)
+        await asyncio.wait([reload], timeout=left_s)
+        if not reload.done():
+            reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # read; the store has logged it
+            raise DeadlineExceededError(
+                f"The deadline passed while model {name} was being loaded anew; the former serves until then.",
+                retry_after_s=_RELOAD_RETRY_S, model=name,
+            )  # fmt: skip
+        await reload
+        return self._facts(self._store.status(name))
 
     async def self_check(self, *, deadline: float) -> Verdict:
         """Every loaded model ran well the last time, or does now; nothing is loaded for it."""
@@ -105,6 +154,7 @@ class StoreView:
             backend=status.backend,
             engine=self._engine(spec.name),
             is_batch_free=status.is_batch_free,
+            sha256=status.sha256,
             cpu_nodes=status.cpu_nodes,
             input_hw=(spec.input.height_px, spec.input.width_px) if spec.input.height_px else None,
             embedding_length=spec.embedding_length,
@@ -138,3 +188,7 @@ class StoreView:
         task = asyncio.create_task(finish())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _was_unloaded(status: ModelStatus) -> bool:
+    return status.state is ModelState.UNLOADED and status.reason is not None

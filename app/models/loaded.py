@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
@@ -73,6 +74,40 @@ class LoadProgress:
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
 
 
+class Users:
+    """Who holds a model, from getting it until its answers are there: it is not closed under them.
+
+    Entered by each of them. Belongs to the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._num = 0
+        self._freed: asyncio.Event | None = None
+        self._free_since = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since nobody holds the model; 0 while somebody does."""
+        return 0.0 if self._num else time.monotonic() - self._free_since
+
+    async def wait_until_free(self) -> None:
+        """Return when nobody holds the model."""
+        while self._num:
+            self._freed = asyncio.Event()
+            await self._freed.wait()
+
+    def __enter__(self) -> None:
+        """Begin to hold the model."""
+        self._num += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of it."""
+        self._num -= 1
+        self._free_since = time.monotonic()
+        if self._freed is not None and not self._num:
+            self._freed.set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel(Generic[Item, Result]):
     """What the store hands out. `batcher` takes items of many requests and settles each."""
@@ -80,6 +115,8 @@ class LoadedModel(Generic[Item, Result]):
     spec: ModelSpec
     backend: str
     """Name an operator sees: `onnxruntime-cpu`, `onnxruntime-cuda`, ..."""
+    sha256: str | None = None
+    """Of the file that it was made of; None where it was made of none."""
     batcher: Batcher[Item, Result]
     input_hw: tuple[int, int] | None = None
     """Height and width the graph is fixed to; None when it takes any canvas."""
@@ -89,6 +126,9 @@ class LoadedModel(Generic[Item, Result]):
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
     items: ItemMemory = field(default_factory=ItemMemory)
     """Where its items are made; whoever loads it has pinned memory there by then, or an engine that takes over will."""
+
+    users: Users = field(default_factory=Users)
+    """Entered by each request that uses the model, with no wait between getting it and that."""
 
     def new_item(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return an uint8 array for an item to be drawn in: pinned memory where a GPU reads it. Not cleared."""

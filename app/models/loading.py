@@ -129,6 +129,7 @@ class _Opened:
     probe_items: Sequence[Any]
     input_hw: tuple[int, int] | None
     is_batch_free: bool
+    sha256: str
     cpu_nodes: tuple[str, ...]
     items: ItemMemory
     num_shared: Callable[[], int]
@@ -199,7 +200,7 @@ class ModelLoader:
         self._metrics.watch(self._metrics.shared_buckets.labels(spec.name), opened.num_shared)
         return LoadedModel(
             spec=spec, backend=opened.backend, batcher=batcher, input_hw=opened.input_hw,
-            is_batch_free=opened.is_batch_free, cpu_nodes=opened.cpu_nodes, items=opened.items,
+            is_batch_free=opened.is_batch_free, sha256=opened.sha256, cpu_nodes=opened.cpu_nodes, items=opened.items,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -227,6 +228,7 @@ class ModelLoader:
             probe_items=[probed.probe_item],
             input_hw=runner.graph.input_hw,
             is_batch_free=runner.graph.is_batch_free,
+            sha256=runner.graph.source_sha256,
             cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
             items=items,
             num_shared=lambda: first.num_shared if isinstance(first, SharesBuckets) else 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,9 +13,11 @@ from typing import Any
 
 import structlog
 
+from app.device.meminfo import trim_memory
 from app.errors import (
     DeadlineExceededError,
     ModelBuildingError,
+    ModelContractError,
     ModelError,
     ModelStuckError,
     NotFoundError,
@@ -23,7 +26,7 @@ from app.errors import (
 )
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, LoadProgress
-from app.specs import ModelSpec
+from app.specs import ModelSpec, RegistryError
 
 _log = structlog.get_logger(__name__)
 
@@ -45,18 +48,24 @@ class ModelStatus:
     spec: ModelSpec
     state: ModelState
     reason: str | None = None
-    """Why the last load failed, or what it waits for, one sentence; None unless the state is `failed` or `building`."""
+    """Why the last load failed, what it waits for, or why it was unloaded, one sentence; None where it never was, and
+    where it serves."""
     backend: str | None = None
     is_batch_free: bool | None = None
     """Whether a run may take several items; False where the graph may mix them; None before the model is loaded."""
     cpu_nodes: tuple[str, ...] = ()
     """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
+    sha256: str | None = None
+    """Of the file that serves."""
     load_s: float | None = None
     progress: LoadProgress | None = None
     """How far its load is; None unless it is `loading`."""
     is_stuck: bool = False
     """Whether its last load hangs: only another process can try again."""
 
+
+_RETIRED_GRACE_S = 10.0
+"""Longest wait for runs of a model that goes; probes are all that may still run then."""
 
 _ANSWER_S = 0.05
 """How long before its deadline a request that waits for a load is told so: later the deadline itself ends it."""
@@ -73,11 +82,24 @@ class ModelStore:
         registry: Mapping[str, ModelSpec],
         load: Callable[[ModelSpec, LoadProgress], Awaitable[LoadedModel[Any, Any]]],
         metrics: Metrics,
+        release: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """Create a store; nothing is loaded.
+
+        Args:
+            registry: All entries by name.
+            load: Loads one, and says how far that is.
+            metrics: Where states are shown.
+            release: Ends what still works on a model that is to go; None where nothing does.
+        """
         self._registry = registry
         self._load = load
         self._metrics = metrics
-        self._loads: dict[str, asyncio.Task[LoadedModel[Any, Any]]] = {}
+        self._release = release
+        self._loads: dict[str, asyncio.Future[LoadedModel[Any, Any]]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        """Who unloads or reloads a model, one at a time."""
+        self._retired: set[asyncio.Task[None]] = set()
         self._serving: dict[str, LoadedModel[Any, Any]] = {}
         self._statuses: dict[str, ModelStatus] = {}
         self._closed = False
@@ -97,13 +119,21 @@ class ModelStore:
             DeadlineExceededError: It was still being loaded at the deadline; says how far, and when to come back.
             ShuttingDownError: The store is closed.
         """
+        while True:
+            model = await self._get_loaded(name, deadline)
+            # It may have gone while this call waited for its turn of the loop.
+            if self._serving.get(name) is model or self._closed:
+                return model
+
+    async def _get_loaded(self, name: str, deadline: float) -> LoadedModel[Any, Any]:
         load = self._loads.get(name)
         if load is None:
             if self._closed:
                 raise ShuttingDownError("The service is shutting down.")
-            load = self._loads[name] = asyncio.create_task(self._load_once(self.spec(name)), name=f"load {name}")
+            task = asyncio.create_task(self._load_once(self.spec(name)), name=f"load {name}")
+            load = self._loads[name] = task
             # A failed load must be retried by the next call, and its error read even when every caller has gone.
-            load.add_done_callback(lambda task: self._forget_failed(name, task))
+            task.add_done_callback(lambda task: self._forget_failed(name, task))
         if deadline != math.inf and not load.done():
             left_s = deadline - asyncio.get_running_loop().time() - _ANSWER_S
             await asyncio.wait([load], timeout=max(0.0, left_s))
@@ -139,11 +169,14 @@ class ModelStore:
 
         Raises:
             NotFoundError: No such entry.
+            ModelContractError: It cannot be read.
         """
         try:
             return self._registry[name]
         except KeyError:
             raise NotFoundError("No model of that name is in the registry.") from None
+        except RegistryError as cause:
+            raise ModelContractError(f"The registry entry of the model cannot be read: {cause}.") from cause
 
     def status(self, name: str) -> ModelStatus:
         """Return the state of one registry entry."""
@@ -162,6 +195,72 @@ class ModelStore:
         """Return the models that serve."""
         return list(self._serving.values())
 
+    async def unload(self, name: str, *, reason: str) -> None:
+        """Give a model's memory back; the next call that needs it loads it again.
+
+        Those who hold the model keep it until they are done, and are waited for; a load under way is, too.
+
+        Args:
+            name: A registry entry. Where it is not loaded nothing is done.
+            reason: One sentence, for its status.
+
+        Raises:
+            NotFoundError: No such entry.
+        """
+        self.spec(name)
+        async with self._turn(name):
+            load = self._loads.get(name)
+            if load is None:
+                return
+            await asyncio.wait([load])
+            model = self._serving.pop(name, None)
+            self._loads.pop(name, None)
+            if model is None:
+                return
+            self._enter(ModelStatus(spec=self.spec(name), state=ModelState.UNLOADED, reason=reason))
+            self._metrics.forget_model(name)
+            _log.info("model unloaded", model=name, reason=reason)
+            await asyncio.shield(self._retire(model))
+
+    async def reload(self, registry: Mapping[str, ModelSpec], name: str) -> LoadedModel[Any, Any]:
+        """Load a model anew, from the file and the registry entry as they are now, and let it take over.
+
+        The former serves until then, and on where the new one cannot be loaded: both are in memory for a while.
+
+        Args:
+            registry: All entries, read anew; they count from now on for whatever is loaded. Those that are gone, or
+                cannot be read any more, stay as they were.
+            name: One of them.
+
+        Raises:
+            NotFoundError: No such entry.
+            ModelError: The load failed.
+            BackendError: The backend did not open the graph.
+        """
+        self._registry = {**self._registry, **registry}
+        spec = self.spec(name)
+        async with self._turn(name):
+            if (load := self._loads.get(name)) is not None:
+                await asyncio.wait([load])
+            if self._release is not None:
+                await self._release(name)
+            former = self._serving.get(name)
+            if former is None or self._closed:
+                return await self.get(name)
+            _log.info("model reloading", model=name)
+            started = time.perf_counter()
+            try:
+                model = await self._load(spec, LoadProgress())
+            except Exception as cause:
+                error = cause if isinstance(cause, ServiceError) else ModelError("The model could not be loaded.")
+                _log.error("model failed to reload: the former serves on", model=name, exc_info=cause)
+                raise error from cause
+            self._loads[name] = asyncio.get_running_loop().create_future()
+            self._loads[name].set_result(model)
+            self._serve(model, time.perf_counter() - started)
+            self._retire(former)
+            return model
+
     async def close(self, *, grace_s: float) -> None:
         """Unload everything. What waits in the queues is still run; loads under way are given up.
 
@@ -173,6 +272,9 @@ class ModelStore:
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
+        for task in self._retired:
+            task.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
         await asyncio.gather(*(model.close(grace_s=grace_s) for model in self.loaded()))
         self._loads.clear()
         self._serving.clear()
@@ -199,22 +301,41 @@ class ModelStore:
             raise error from cause
         finally:
             self._metrics.watch(self._metrics.load_age.labels(spec.name), lambda: 0.0)
-        load_s = time.perf_counter() - started
-        self._metrics.model_load_seconds.labels(spec.name).set(load_s)
-        self._metrics.set_backend(spec.name, model.backend)
+        self._serve(model, time.perf_counter() - started)
+        return model
+
+    def _serve(self, model: LoadedModel[Any, Any], load_s: float) -> None:
+        """Let a model answer from now on."""
+        name = model.spec.name
+        self._metrics.model_load_seconds.labels(name).set(load_s)
+        self._metrics.set_backend(name, model.backend)
         self._enter(
             ModelStatus(
-                spec=spec,
-                state=ModelState.SERVING,
-                backend=model.backend,
-                is_batch_free=model.is_batch_free,
-                cpu_nodes=model.cpu_nodes,
-                load_s=load_s,
+                spec=model.spec, state=ModelState.SERVING, backend=model.backend, is_batch_free=model.is_batch_free,
+                cpu_nodes=model.cpu_nodes, sha256=model.sha256, load_s=load_s,
             )
-        )
-        self._serving[spec.name] = model
-        _log.info("model serving", model=spec.name, backend=model.backend, load_s=round(load_s, 3))
-        return model
+        )  # fmt: skip
+        self._serving[name] = model
+        _log.info("model serving", model=name, backend=model.backend, sha256=model.sha256, load_s=round(load_s, 3))
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    def _retire(self, model: LoadedModel[Any, Any]) -> asyncio.Task[None]:
+        """Close a model that the store has let go of, when nobody holds it any more."""
+
+        async def close() -> None:
+            try:
+                await model.users.wait_until_free()
+            finally:
+                await model.close(grace_s=_RETIRED_GRACE_S)
+            gc.collect()
+            await asyncio.to_thread(trim_memory)
+
+        task = asyncio.create_task(close(), name=f"retire {model.spec.name}")
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+        return task
 
     def _still_loading(self, name: str) -> DeadlineExceededError:
         progress = self.status(name).progress or LoadProgress()
@@ -231,6 +352,6 @@ class ModelStore:
         for state in ModelState:
             self._metrics.model_state.labels(status.spec.name, state.value).set(state is status.state)
 
-    def _forget_failed(self, name: str, task: asyncio.Task[LoadedModel[Any, Any]]) -> None:
-        if task.cancelled() or task.exception() is not None:
-            self._loads.pop(name, None)
+    def _forget_failed(self, name: str, task: asyncio.Future[LoadedModel[Any, Any]]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._loads.get(name) is task:
+            del self._loads[name]

@@ -133,7 +133,8 @@ class _Call:
     async def run(self, name: str, items: Sequence[Any]) -> list[Any]:
         model, load_s = await self.store.get_timed(name, deadline=self.deadline)
         self.load_s += load_s
-        outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
+        with model.users:
+            outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
         self.queued_s += outcome.queued_s
         self.took_s += outcome.ran_s
         return outcome.results

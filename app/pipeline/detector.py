@@ -53,13 +53,13 @@ class Canvases:
         """Seconds it took to draw them."""
         self.letterboxes: list[Letterbox] = []
         self.images: list[Image] = []
-        self._model = model
+        self.model = model
         self._options = options
 
     def draw(self, image: Image) -> None:
         """Place the picture on each canvas; a graph of fixed size is looked at once, at that size."""
         started = time.perf_counter()
-        model, options = self._model, self._options
+        model, options = self.model, self._options
         image_hw = (image.shape[0], image.shape[1])
         if model.input_hw is not None:
             self.letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False)]
@@ -106,20 +106,21 @@ class Detector:
         """
         model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
         started = time.perf_counter()
-        if canvases is None:
-            canvases = Canvases(model, self._options)
-            await self._pool.run(canvases.draw, image)
-        # Each look but the last is asked for more than is wanted: what `merge_looks` decides needs it.
-        thresholds = [np.float32(score_threshold)]
-        while len(thresholds) < len(canvases.images):
-            thresholds.insert(0, FINER_LOOK_SHARE * thresholds[0])
-        item = tuple(
-            DetectorItem(canvas=canvas, score_threshold=float(threshold))
-            for canvas, threshold in zip(canvases.images, thresholds, strict=True)
-        )
-        # They are the item's: pinned memory comes back for others with its run, not with the end of the request.
-        canvases.images = []
-        outcome = await model.batcher.submit([item], group=group, deadline=deadline)
+        with model.users:
+            if canvases is None or canvases.model is not model:
+                canvases = Canvases(model, self._options)
+                await self._pool.run(canvases.draw, image)
+            # Each look but the last is asked for more than is wanted: what `merge_looks` decides needs it.
+            thresholds = [np.float32(score_threshold)]
+            while len(thresholds) < len(canvases.images):
+                thresholds.insert(0, FINER_LOOK_SHARE * thresholds[0])
+            item = tuple(
+                DetectorItem(canvas=canvas, score_threshold=float(threshold))
+                for canvas, threshold in zip(canvases.images, thresholds, strict=True)
+            )
+            # They are the item's: pinned memory comes back for others with its run, not with the end of the request.
+            canvases.images = []
+            outcome = await model.batcher.submit([item], group=group, deadline=deadline)
         (found_by_look,) = outcome.results
         looks = [to_source(found, box) for found, box in zip(found_by_look, canvases.letterboxes, strict=True)]
         merged = looks[0]

@@ -63,7 +63,8 @@ class Recognizer:
         """
         model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
         started = time.perf_counter()
-        outcome = await model.batcher.submit(list(crops), group=group, deadline=deadline)
+        with model.users:
+            outcome = await model.batcher.submit(list(crops), group=group, deadline=deadline)
         return RecognizerOutcome(
             embeddings=outcome.results,
             load_s=load_s,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from app.specs import default_registry_dir
 from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server
 
@@ -136,3 +139,77 @@ def test_a_slow_download_is_told_and_holds_up_no_other_model(
             while states(server)[rec] != "serving":
                 time.sleep(0.05)
             assert client.post("/extract", json=body, timeout=60).status_code == 200
+
+
+KEY = {"x-api-key": "k"}
+
+
+def resident_bytes(client: httpx.Client) -> float:
+    """Memory of the process, as its metrics say."""
+    metrics = client.get("/metrics", headers=KEY).text
+    return float(re.findall(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)[0])
+
+
+def test_a_model_is_unloaded_loaded_and_reloaded_by_whoever_has_the_key(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """A new entry and a changed file are seen; memory comes back; a model that cannot be loaded leaves the former."""
+    det, rec = weights["DET_MODEL"], weights["REC_MODEL"]
+    folder = tmp_path / "models"
+    folder.mkdir()
+    body = body_of("ifrest_Stallone.jpg")
+    with (
+        running_server(tmp_path, {**weights, "MODELS_DIR": str(folder), "API_KEYS": "k"}) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=120) as client,
+    ):
+        for action in ("load", "unload", "reload"):
+            assert client.post(f"/models/{det}/{action}").status_code == 401
+            assert client.post(f"/models/huge/{action}", headers=KEY).status_code == 404
+        loaded = client.post(f"/models/{rec}/load", headers=KEY).raise_for_status().json()
+        assert loaded["state"] == "serving"
+        sha256 = hashlib.sha256((Path(weights["MODEL_MIRROR"]) / f"{rec}.onnx").read_bytes()).hexdigest()
+        assert loaded["sha256"] == sha256
+        client.post("/extract", json=body, headers=KEY).raise_for_status()
+        before = resident_bytes(client)
+        unloaded = client.post(f"/models/{rec}/unload", headers=KEY).raise_for_status().json()
+        assert (unloaded["state"], unloaded["sha256"], unloaded["backend"]) == ("unloaded", None, None)
+        assert resident_bytes(client) < before - 10 * 2**20
+        assert client.get("/health/ready").status_code == 200
+        client.post("/extract", json=body, headers=KEY).raise_for_status()
+
+        entry = (default_registry_dir() / f"{det}.toml").read_text()
+        (folder / "mine.toml").write_text(entry.replace(f'"{det}"', '"mine"'))
+        (folder / "mine.onnx").symlink_to(Path(weights["MODEL_MIRROR"]) / f"{det}.onnx")
+        assert client.post("/models/mine/load", headers=KEY).raise_for_status().json()["state"] == "serving"
+
+        (folder / "mine.toml").write_text(entry.replace(f'"{det}"', '"mine"').replace('sha256 = "5e', 'sha256 = "00'))
+        refused = client.post("/models/mine/reload", headers=KEY)
+        assert refused.status_code == 503
+        assert "another checksum" in refused.json()["error"]["message"]
+        assert client.get("/models/mine", headers=KEY).json()["state"] == "serving"
+        (folder / "mine.toml").write_text("this is no TOML")
+        client.post(f"/models/{rec}/reload", headers=KEY).raise_for_status()
+        refused = client.post("/models/mine/reload", headers=KEY)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_contract")
+        assert "mine.toml" in refused.json()["error"]["message"]
+        client.post("/extract", json=body, headers=KEY).raise_for_status()
+
+
+def test_an_idle_model_gives_its_memory_back_and_comes_again(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """With `MODEL_TTL_S`; the service stays ready, though its models were to be loaded before."""
+    variables = {**weights, "MODEL_TTL_S": "1", "MODEL_PRELOAD": "1", "METRICS_OPEN": "1"}
+    with (
+        running_server(tmp_path, variables, wait=False) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=120) as client,
+    ):
+        server.wait_until_live()
+        for _ in range(2):
+            client.post("/extract", json=body_of("ifrest_Stallone.jpg")).raise_for_status()
+            deadline = time.monotonic() + 60
+            while set(states(server).values()) != {"unloaded"}:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert client.get("/health/ready").status_code == 200
+        assert "No request needed it for 1 s." in server.read_log()

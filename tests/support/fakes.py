@@ -41,7 +41,7 @@ from app.domain import (
     StageTimes,
 )
 from app.drain import Drain
-from app.errors import ImageDecodeError, ServiceError
+from app.errors import ImageDecodeError, NotFoundError, ServiceError
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.metrics import Metrics
 from app.pipeline.pool import WorkPool
@@ -217,6 +217,8 @@ class FakeModels:
         self.live = Verdict(is_ok=True)
         self.checked = Verdict(is_ok=True)
         self.others: tuple[ModelFacts, ...] = ()
+        self.changes: list[str] = []
+        """Models that were loaded or unloaded."""
 
     def models(self) -> Sequence[ModelFacts]:
         """Return the three, and those that a test adds."""
@@ -245,6 +247,23 @@ class FakeModels:
     def liveness(self) -> Verdict:
         """Return what the test set."""
         return self.live
+
+    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+        """Return one of them."""
+        del deadline
+        for facts in self.models():
+            if facts.name == name:
+                self.changes.append(name)
+                return facts
+        raise NotFoundError("No model of that name is in the registry.")
+
+    async def unload(self, name: str) -> ModelFacts:
+        """Return one of them."""
+        return await self.load(name, deadline=0)
+
+    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+        """Return one of them."""
+        return await self.load(name, deadline=deadline)
 
     async def self_check(self, *, deadline: float) -> Verdict:
         """Return what the test set; `deadline` does not matter here."""

@@ -80,7 +80,7 @@ class EngineLane:
         watch_model(metrics, name, batcher, self._items)
         return LoadedModel(
             spec=recipe.spec, backend=backend, batcher=batcher, input_hw=recipe.graph.input_hw,
-            is_batch_free=recipe.graph.is_batch_free, items=self._items,
+            sha256=recipe.graph.source_sha256, is_batch_free=recipe.graph.is_batch_free, items=self._items,
         )  # fmt: skip
 
     @property

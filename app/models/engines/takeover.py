@@ -154,6 +154,22 @@ class EngineLoader:
         self._begin(spec, recipe, None)
         raise self._board.building(spec.name)
 
+    def is_building(self, name: str) -> bool:
+        """Tell whether an engine is being built for a model."""
+        return name in self._builds
+
+    async def release(self, name: str) -> None:
+        """End the build for a model and forget what came of it: the next load looks at its file anew."""
+        build = self._builds.get(name)
+        if build is not None:
+            if name in self._children:
+                self._children[name].stop("the model is loaded anew")
+            build.cancel()
+            await asyncio.gather(build, return_exceptions=True)
+        self._unkept.pop(name, None)
+        self._built.discard(name)
+        self._board.enter(name, EngineStatus())
+
     async def close(self) -> None:
         """End builds under way and take no more."""
         self._is_closed = True

@@ -171,3 +171,106 @@ async def test_closing_gives_up_loads_and_refuses_new_ones(store: ModelStore, lo
         await waiting
     with pytest.raises(ShuttingDownError):
         await store.get(NAME)
+
+
+async def answers(model: LoadedModel[Any, Any]) -> list[Any]:
+    outcome = await model.batcher.submit([1], group=0, deadline=asyncio.get_running_loop().time() + 5)
+    return outcome.results
+
+
+async def test_what_is_unloaded_is_loaded_again_by_the_next_call(store: ModelStore, loads: Loads) -> None:
+    former = await store.get(NAME)
+    await store.unload(NAME, reason="Nobody needs it.")
+    assert store.serving(NAME) is None
+    assert (store.status(NAME).state, store.status(NAME).reason) == (ModelState.UNLOADED, "Nobody needs it.")
+    with pytest.raises(ShuttingDownError):
+        await answers(former)
+    assert await answers(await store.get(NAME)) == [1]
+    assert loads.count == 2
+
+
+async def test_to_unload_what_is_not_loaded_does_nothing(store: ModelStore, loads: Loads) -> None:
+    await store.unload(NAME, reason="x")
+    assert store.status(NAME).reason is None
+    loads.error = ModelFileError("The weights are gone.")
+    with pytest.raises(ModelFileError):
+        await store.get(NAME)
+    await store.unload(NAME, reason="x")
+    assert store.status(NAME).state is ModelState.FAILED
+    with pytest.raises(NotFoundError):
+        await store.unload("huge", reason="x")
+
+
+async def test_a_model_is_not_closed_under_those_who_hold_it(store: ModelStore) -> None:
+    """Between getting a model and its answer a request draws; it must find the model open after that."""
+    model = await store.get(NAME)
+    with model.users:
+        unloading = asyncio.create_task(store.unload(NAME, reason="x"))
+        await asyncio.sleep(0.05)
+        assert store.serving(NAME) is None
+        assert not unloading.done()
+        assert model.users.idle_s == 0
+        assert await answers(model) == [1]
+    await unloading
+    assert model.users.idle_s >= 0
+
+
+async def test_calls_while_it_is_unloaded_and_loaded_lose_nothing(store: ModelStore) -> None:
+    async def call() -> None:
+        model = await store.get(NAME)
+        with model.users:
+            await asyncio.sleep(0.001)
+            assert await answers(model) == [1]
+
+    async def churn() -> None:
+        for turn in range(10):
+            await (store.unload(NAME, reason="x") if turn % 2 else store.reload({NAME: SPEC}, NAME))
+
+    churning = asyncio.create_task(churn())
+    while not churning.done():
+        await asyncio.gather(*(call() for _ in range(8)))
+    await churning
+
+
+async def test_a_reload_sees_a_new_entry_while_the_former_serves(store: ModelStore, loads: Loads) -> None:
+    former = await store.get(NAME)
+    other = SPEC.model_copy(update={"name": "other"})
+    changed = SPEC.model_copy(update={"license": "another"})
+    loads.may_end.clear()
+    reloading = asyncio.create_task(store.reload({NAME: changed, "other": other}, NAME))
+    await asyncio.sleep(0.02)
+    assert store.serving(NAME) is former
+    assert store.status(NAME).state is ModelState.SERVING
+    loads.may_end.set()
+    model = await reloading
+    assert model.spec.license == "another"
+    assert await store.get(NAME) is model
+    assert (await store.get("other")).spec is other
+    assert loads.count == 3
+
+
+async def test_a_reload_that_fails_leaves_the_former_to_serve(store: ModelStore, loads: Loads) -> None:
+    former = await store.get(NAME)
+    loads.error = ModelFileError("The weights are gone.")
+    with pytest.raises(ModelFileError):
+        await store.reload({NAME: SPEC}, NAME)
+    assert store.status(NAME).state is ModelState.SERVING
+    assert await answers(await store.get(NAME)) == [1]
+    assert store.serving(NAME) is former
+
+
+async def test_a_reload_of_what_is_not_loaded_loads_it(store: ModelStore, loads: Loads) -> None:
+    assert (await store.reload({NAME: SPEC}, NAME)).spec is SPEC
+    assert loads.count == 1
+    with pytest.raises(NotFoundError):
+        await store.reload({NAME: SPEC}, "huge")
+
+
+async def test_closing_does_not_wait_for_those_who_hold_what_was_unloaded(store: ModelStore) -> None:
+    model = await store.get(NAME)
+    with model.users:
+        unloading = asyncio.create_task(store.unload(NAME, reason="x"))
+        await asyncio.sleep(0.02)
+        await asyncio.wait_for(store.close(grace_s=1), 5)
+    unloading.cancel()
+    await asyncio.gather(unloading, return_exceptions=True)
