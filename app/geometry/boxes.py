@@ -180,15 +180,20 @@ def merge_looks(finer: Detections, coarser: Detections) -> Detections:
         box = coarser.boxes[index : index + 1]
         if score < _OWN_FACE_SCORE and (_are_parts(box, finer.boxes)[0] & is_better & is_kept).any():
             continue
+        # What else is the same face goes: the finer look may have found it twice.
         if is_twin.any():
-            scores[np.argmax(np.where(is_twin, overlaps[index], 0))] = score
+            twin = np.argmax(np.where(is_twin, overlaps[index], 0))
+            is_kept &= is_better | ~is_same
+            is_kept[twin], scores[twin] = True, score
         else:
             is_part = _are_parts(finer.boxes, box)[:, 0] & (finer.scores < _OWN_FACE_SCORE)
             is_kept &= is_better | ~(is_same | is_part)
             added.append(index)
     merged = Detections(finer.boxes, scores, finer.landmarks)
+    if not is_kept.all():
+        merged = merged.take(is_kept)
     if added:
-        merged = Detections.concatenate([merged.take(is_kept), coarser.take(np.array(added, np.intp))])
+        merged = Detections.concatenate([merged, coarser.take(np.array(added, np.intp))])
     return merged.take(np.argsort(-merged.scores, kind="stable"))
 
 

@@ -10,7 +10,10 @@ from app.specs import ModelSpec, RegistryError, Task
 
 PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
     {
-        "detection": ("scrfd_10g_bnkps", "det_10g", "det_500m", "scrfd_2.5g_bnkps", "det_2.5g", "yunet_2023mar"),
+        "detection": (
+            *("scrfd_10g_bnkps", "det_10g", "det_500m", "scrfd_2.5g_bnkps", "det_2.5g"),
+            *("yunet_n", "yunet_2023mar"),
+        ),
         "recognition": (
             *("glintr100", "w600k_r50", "w600k_mbf", "w600k_mbf_dequantized"),
             *("mobilefacenet128", "sface_2021dec"),

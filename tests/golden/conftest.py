@@ -78,9 +78,8 @@ def serve(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
             Settings(
                 models_dir=folder,
                 model_mirror=str(shared_models),
-                det_model="det_500m",
                 # Not `auto`, which measures and may decide differently from one run to the next.
-                **{"backend": "onnxruntime", **settings},
+                **{"det_model": "det_500m", "backend": "onnxruntime", **settings},
             )
         )
         try:

@@ -11,7 +11,7 @@ from app.main import create_app
 from app.service import build_service
 from app.settings import Settings
 
-OWN = {"det_500m": 0.6, "scrfd_10g_bnkps": 0.6, "starter_det": 0.5, "yunet_2023mar": 0.9}
+OWN = {"det_500m": 0.6, "scrfd_10g_bnkps": 0.6, "starter_det": 0.5, "yunet_2023mar": 0.6, "yunet_n": 0.6}
 
 
 def service_threshold(folder: Path, detector: str, **settings: object) -> float:
@@ -38,6 +38,6 @@ def test_a_users_entry_may_name_one(tmp_path: Path) -> None:
 
 
 async def test_requests_and_info_go_by_it(tmp_path: Path) -> None:
-    app = create_app(Settings(det_model="yunet_2023mar", models_dir=tmp_path, backend="onnxruntime"))
+    app = create_app(Settings(det_model="starter_det", models_dir=tmp_path, backend="onnxruntime"))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://jetface") as client:
-        assert (await client.get("/info")).json()["defaults"]["det_thresh"] == 0.9
+        assert (await client.get("/info")).json()["defaults"]["det_thresh"] == 0.5

@@ -169,6 +169,15 @@ def test_a_face_of_which_the_finer_look_saw_a_part_has_the_coarser_looks_box() -
     np.testing.assert_array_equal(merged.scores, coarser.scores)
 
 
+def test_a_face_that_the_finer_look_found_twice_is_answered_once() -> None:
+    """Both of its boxes are the coarser look's face."""
+    halves, face = found((62, -2, 310, 314, 0.849), (-8, 81, 247, 370, 0.696)), found((10, 15, 292, 355, 0.917))
+    assert len(suppress_overlaps(halves.boxes, halves.scores)) == 2
+    merged = merge_looks(halves, face)
+    np.testing.assert_array_equal(merged.scores, face.scores)
+    np.testing.assert_array_equal(merged.boxes, halves.boxes[:1])
+
+
 @pytest.mark.parametrize("large_score", [0.3, 0.84, 0.99])
 @pytest.mark.parametrize("small_score", [0.61, 0.86])
 def test_a_face_within_a_larger_one_stays_and_never_removes_it(small_score: float, large_score: float) -> None:
