@@ -2,7 +2,8 @@
 
 A server that is told to stop closes its listening socket at once, so a new caller is refused a connection and cannot
 know why. `Drain` stands between SIGTERM and the server: the socket stays open and new requests get
-`ShuttingDownError` until the last request in flight is answered or the grace is over; then the server is told.
+`ShuttingDownError` until the last request in flight is answered or the grace is over; then the server is told. A worker
+that another one replaces retires instead: it takes no new connection and goes on answering on those it has.
 
 The order of events, for the composition root:
 
@@ -16,20 +17,37 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
+from typing import Any, Protocol
 
 import structlog
 
 from app.errors import ShuttingDownError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What drains. SIGHUP only where it would end the process otherwise, without a word to anybody."""
 
 SERVER_GRACE_S = 1
 """What uvicorn is given, after our own drain, to flush the last bytes: its `--timeout-graceful-shutdown`."""
 
 _OVERHEAD_S = 0.5
 """Uvicorn looks at its exit flag every 0.1 s and closes sockets for another 0.1 s; the rest closes the models."""
+
+IMPATIENT_AFTER_S = 2.0
+"""A signal that follows the first sooner than this is the same one: sent to a whole group, or by two supervisors."""
+
+_ACCEPTED_BY_THEN_S = 0.3
+"""A connection that was accepted when its socket was closed is counted among the server's by then."""
+
+
+class Server(Protocol):
+    """What is needed of a running uvicorn.Server to retire it."""
+
+    servers: list[asyncio.base_events.Server]
+    server_state: Any
+    """Has its `connections`."""
 
 
 class Drain:
@@ -38,7 +56,7 @@ class Drain:
     Lives on the event loop's thread, which is the main thread wherever signals are handled.
     """
 
-    def __init__(self, grace_s: float, *, on_expiry: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(self, grace_s: float, *, on_expiry: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Create a drain that has not begun.
 
         Args:
@@ -50,6 +68,10 @@ class Drain:
         self._wait_s = max(grace_s - SERVER_GRACE_S - _OVERHEAD_S, grace_s / 2)
         self._num_in_flight = 0
         self._is_draining = False
+        self._is_retiring = False
+        self._began_at = 0.0
+        self._is_hurried = False
+        self._stop_server: Callable[[], None] = lambda: None
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -59,6 +81,11 @@ class Drain:
     def is_draining(self) -> bool:
         """Whether the process is about to end; never goes back to False."""
         return self._is_draining
+
+    @property
+    def ends_connections(self) -> bool:
+        """Whether each connection ends with its next answer."""
+        return self._is_draining or self._is_retiring
 
     @property
     def num_in_flight(self) -> int:
@@ -85,7 +112,7 @@ class Drain:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT from the server while inside; without a server or off the main thread, do nothing.
+        """Take the signals that end a server while inside; without a server or off the main thread, do nothing.
 
         Must be entered on the event loop's thread, after the server has set its handlers.
         """
@@ -106,7 +133,9 @@ class Drain:
         def on_signal(number: int, _frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.begin, stop, signal.Signals(number).name)
 
-        previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+        self._stop_server = stop
+        taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, on_signal) for number in taken}
         try:
             yield
         finally:
@@ -116,26 +145,57 @@ class Drain:
     def begin(self, stop: Callable[[], None], reason: str) -> None:
         """Refuse new requests from now on, and call `stop` when none is in flight or the grace is over.
 
-        A second call stops waiting: `stop` is called at once.
+        A second call that comes seconds later ends the wait: what is in flight is told so, and `stop` is called. One
+        that comes sooner is taken for the first.
 
         Args:
             stop: Ends the server.
             reason: For the log.
         """
-        if self._task is not None:
+        now = time.monotonic()
+        if self._task is None:
+            self._is_draining = True
+            self._began_at = now
+            self._log.info("draining", reason=reason, in_flight=self._num_in_flight, wait_s=self._wait_s)
+            self._task = asyncio.get_running_loop().create_task(self._wait_then(stop))
+        elif now - self._began_at >= IMPATIENT_AFTER_S and not self._is_hurried:
+            self._is_hurried = True
             self._log.warning("told to stop again: waiting no longer", reason=reason, in_flight=self._num_in_flight)
             self._task.cancel()
-            stop()
+            self._task = asyncio.get_running_loop().create_task(self._give_up_then(stop))
+
+    def retire(self, server: Server) -> None:
+        """Take no new connection, go on answering on those that are open, and stop the server when the last has gone.
+
+        For a server whose listening sockets others listen on as well. Each answer closes its connection; one on which
+        nothing comes is closed when the grace is over, and what is in flight then is drained.
+        """
+        if self.ends_connections:
             return
-        self._is_draining = True
-        self._log.info("draining", reason=reason, in_flight=self._num_in_flight, wait_s=self._wait_s)
-        self._task = asyncio.get_running_loop().create_task(self._wait_then(stop))
+        self._is_retiring = True
+        for listener in server.servers:
+            listener.close()
+        self._log.info("retiring", connections=len(server.server_state.connections))
+        self._retirement = asyncio.get_running_loop().create_task(self._outlast(server))
+
+    async def _outlast(self, server: Server) -> None:
+        ends_at = time.monotonic() + self._wait_s
+        await asyncio.sleep(_ACCEPTED_BY_THEN_S)
+        while server.server_state.connections and time.monotonic() < ends_at:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0.05)
+        self.begin(self._stop_server, "retired")
 
     async def _wait_then(self, stop: Callable[[], None]) -> None:
         try:
             await asyncio.wait_for(self._idle.wait(), self._wait_s)
         except asyncio.TimeoutError:
             self._log.warning("grace is over with requests in flight", in_flight=self._num_in_flight)
-            if self._on_expiry is not None:
-                await self._on_expiry()
+            await self._give_up_then(stop)
+            return
+        stop()
+
+    async def _give_up_then(self, stop: Callable[[], None]) -> None:
+        if self._on_expiry is not None:
+            with contextlib.suppress(asyncio.TimeoutError):  # the server gives the last bytes another second
+                await asyncio.wait_for(self._on_expiry(), _OVERHEAD_S)
         stop()

@@ -28,14 +28,7 @@ from app.models.engines.recipe import EngineSource
 from app.service import Service, build_service, open_registry, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
-from app.workers import Workers, folder_of_siblings, share_of
-
-STARTUP_FAILURE = 3
-"""Exit code of a service that cannot start. uvicorn's own: a worker that ends so is not started once more.
-
-Source: uvicorn, `config.STARTUP_FAILURE`.
-"""
-
+from app.workers import STARTUP_FAILURE, Worker, share_of
 
 RESERVED_DESCRIPTORS = 256
 """What is left to all but connections: the files of models, pictures that are fetched, and the connections that are
@@ -45,12 +38,17 @@ _log = structlog.get_logger(__name__)
 
 
 def create_app(
-    settings: Settings | None = None, *, root: Path = Path("/"), source: EngineSource | None = None
+    settings: Settings | None = None,
+    *,
+    worker: Worker | None = None,
+    root: Path = Path("/"),
+    source: EngineSource | None = None,
 ) -> FastAPI:
     """Build the HTTP application: what uvicorn is given as its factory.
 
     Args:
         settings: The effective configuration; None reads the environment.
+        worker: This process, where it is one of several that serve together; `WORKERS` counts for nothing without.
         root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
         source: What builds engines in place of the TensorRT that was found; in tests.
 
@@ -58,9 +56,11 @@ def create_app(
         SystemExit: The settings cannot be served; the one line an operator needs is on stderr.
     """
     try:
-        settings = _of_one_worker(settings or read_settings())
+        settings = settings or read_settings()
+        if worker is not None:
+            settings = _of_one_worker(settings)
         configure_logs(settings.log_level, settings.log_format)
-        return _application(build_service(settings, root=root, source=source))
+        return _application(build_service(settings, root=root, source=source), worker)
     except (SettingsError, RegistryError, ServiceError) as error:
         sys.stderr.write(masked(f"Error: {error}\n"))
         raise SystemExit(STARTUP_FAILURE) from error
@@ -84,8 +84,6 @@ def _most_connections(wanted: int) -> int:
 
 def _of_one_worker(settings: Settings) -> Settings:
     """Return the settings with what one worker gets of the service's cores and limits."""
-    if settings.workers == 1:
-        return settings
     pixels = max(share_of(settings.decode_budget_pixels, settings.workers), settings.max_image_pixels)
     return settings.model_copy(
         update={
@@ -97,21 +95,17 @@ def _of_one_worker(settings: Settings) -> Settings:
     )
 
 
-def _application(service: Service) -> FastAPI:
+def _application(service: Service, worker: Worker | None) -> FastAPI:
     settings = service.settings
     connections = Connections(_most_connections(settings.max_connections), service.metrics)
     places = Places(settings.max_in_flight, most_received=max(connections.most // 2, 1))
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
-    workers = (
-        Workers(folder_of_siblings(settings.port), settings.workers, service.metrics.registry)
-        if settings.workers > 1
-        else None
-    )
+    registry = service.metrics.registry
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
-            async with workers or nullcontext(), running(service):
+            async with running(service), worker.serving(registry, drain) if worker else nullcontext():
                 yield {CONNECTIONS_KEY: connections}
 
     return create_api(
@@ -130,7 +124,7 @@ def _application(service: Service) -> FastAPI:
         drain=drain,
         places=places,
         options=_api_options(service),
-        exposition=workers.exposition if workers else None,
+        exposition=worker.exposition if worker else None,
         lifespan=lifespan,
     )
 

@@ -261,11 +261,19 @@ class Settings(BaseSettings):
     # Process
     host: str = _env(
         "HOST", default="0.0.0.0", pattern=r"^\S+$", allowed="address",  # noqa: S104 - a server's default
-        meaning="Address to listen on.",
+        meaning="Address to listen on; `::` is all of IPv6 and IPv4.",
+    )  # fmt: skip
+    uds: Path | None = _env(
+        "UDS", default=None, allowed="path or empty",
+        meaning="Unix socket to listen on instead of HOST and PORT; who may enter its folder may ask.",
     )  # fmt: skip
     workers: int = _env(
         "WORKERS", "NUM_WORKERS", default=1, ge=1, le=64,
         meaning="Service processes, each with its own models, sharing the port, the cores and the limits below.",
+    )  # fmt: skip
+    worker_timeout_s: float = _env(
+        "WORKER_TIMEOUT_S", default=30.0, ge=2, le=3600,
+        meaning="With several WORKERS: one whose event loop stands still for so long, seconds, is killed and replaced.",
     )  # fmt: skip
     port: int = _env("PORT", default=18080, ge=1, le=65535, meaning="Port to listen on.")
     telemetry_interval_s: float = _env(

@@ -86,7 +86,7 @@ class ObserveRequests:
                 status = int(message["status"])
                 headers = [*message["headers"], (b"x-request-id", context.id.encode())]
                 headers.append((b"server-timing", context.server_timing().encode()))
-                if self._drain.is_draining or context.must_close:
+                if self._drain.ends_connections or context.must_close:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             elif context.must_close and not message.get("more_body", False):

@@ -72,6 +72,7 @@ def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Fi
         engine_dir=_engine_dir(settings),
         host=settings.host,
         port=settings.port,
+        uds=settings.uds,
         is_starting=is_starting,
         free_memory_bytes=free_memory_bytes(root),
         floor_memory_bytes=settings.min_free_memory_bytes,

@@ -25,6 +25,8 @@ class Place:
     """None: engines are not kept."""
     host: str
     port: int
+    uds: Path | None = None
+    """The Unix socket that is listened on instead."""
     is_starting: bool
     """Whether the service is about to start: the port must be free then; otherwise the service itself may hold it."""
     free_memory_bytes: float
@@ -89,6 +91,9 @@ def check_memory(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
 
 def check_port(place: Place) -> Iterator[Finding]:
     """Try to listen where the service would."""
+    if place.uds is not None:
+        yield from _check_path(place, place.uds)
+        return
     try:
         addresses = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -99,9 +104,34 @@ def check_port(place: Place) -> Iterator[Finding]:
         with socket.socket(family, kind, protocol) as listener:
             # As the server does: a connection that lingers after the last service is no other service.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if place.host == "::":
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind(address)
     except OSError as error:
         yield _port_taken(place) if error.errno == errno.EADDRINUSE else _cannot_listen(place, error.strerror)
+
+
+def _check_path(place: Place, path: Path) -> Iterator[Finding]:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(str(path))
+        reason: str | None = "a service answers there" if place.is_starting else None
+    except (FileNotFoundError, ConnectionRefusedError):  # a socket that nobody listens on is replaced
+        reason = None
+        if path.exists() and not path.is_socket():
+            reason = "it is not a socket"
+        elif not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            reason = "its folder is not there, or cannot be written"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason is not None:
+        yield Finding(
+            name="address-unusable",
+            severity=Severity.STOP,
+            what=f"UDS={path} cannot be listened on: {reason}.",
+            why="The service cannot start.",
+            cure="Set UDS to a path of at most 107 bytes in a folder that it may write; end the service that is there.",
+        )
 
 
 def _port_taken(place: Place) -> Finding:

@@ -128,9 +128,9 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
 
 
 def service_pid(server: Server) -> int:
-    """Return the process that uvicorn runs in, below an init and the shell where there are such."""
+    """Return the process that serves, below an init and the shell where there are such."""
     root = psutil.Process(server.process.pid)
-    return next(found.pid for found in (root, *root.children(True)) if "uvicorn" in " ".join(found.cmdline()))
+    return next(found.pid for found in (root, *root.children(True)) if "serve" in found.cmdline())
 
 
 def cpu_s(pid: int) -> tuple[float, float]:

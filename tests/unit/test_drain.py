@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.drain import SERVER_GRACE_S, Drain
+from app.drain import IMPATIENT_AFTER_S, SERVER_GRACE_S, Drain
 from app.errors import ShuttingDownError
 from tests.support.server import Server, free_port, running, service_environ
 
@@ -77,16 +77,29 @@ class TestSignals:
             assert service.process.wait(timeout=5) == 0
             assert time.monotonic() - started < 3
 
-    def test_a_second_signal_ends_the_wait(self, tmp_path: Path) -> None:
-        """Who asks twice does not want to wait: uvicorn's own short grace is all that is left."""
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_ends_the_wait(self, tmp_path: Path, number: signal.Signals) -> None:
+        """Who asks again seconds later does not want to wait: what is in flight is given up, and told so."""
         with slow_service(tmp_path, grace_s=60, nap_s=30) as service:
-            with naps(service, 1) as answers:
+            with naps(service, 3) as answers:
                 service.process.send_signal(signal.SIGTERM)
                 service.wait_until_logged("draining")
-                service.process.send_signal(signal.SIGTERM)
+                time.sleep(IMPATIENT_AFTER_S + 0.1)
+                service.process.send_signal(number)
+                assert [answer.result().json() for answer in answers] == [{"expired": True}] * 3
                 assert service.process.wait(timeout=SERVER_GRACE_S + 3) == 0
-                assert answers[0].exception() is not None or answers[0].result().status_code >= 500
-            assert "waiting no longer" in service.read_log()
+            assert service.read_log().count("waiting no longer") == 1
+
+    def test_a_signal_that_comes_twice_at_once_is_one(self, tmp_path: Path) -> None:
+        """A group is told as a whole, and then by its parent once more: what is in flight is answered."""
+        with slow_service(tmp_path, grace_s=20, nap_s=2) as service:
+            with naps(service, 3) as answers:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                    service.process.send_signal(number)
+                    time.sleep(0.2)
+                assert [answer.result().json() for answer in answers] == [{"expired": False}] * 3
+            assert service.process.wait(timeout=5) == 0
+            assert "waiting no longer" not in service.read_log()
 
 
 class TestDrain:

@@ -1,41 +1,105 @@
-"""`jetface serve` and the arguments that `entrypoint.sh` takes from it."""
+"""`jetface serve`: what it says, and where it listens."""
 
 from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
 
 import pytest
 import uvicorn
 from click.testing import CliRunner
 
 from app.cli.main import main
-from app.cli.serve import APPLICATION, as_arguments, uvicorn_options
-from app.settings import Settings
+from app.cli.serve import bind_address, bind_path, uvicorn_options
+from tests.support.server import free_port
 
 
-def test_dry_run_prints_arguments_uvicorn_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One argument a line, so that no value is split or expanded by the shell; uvicorn's own parser takes them."""
-    monkeypatch.setenv("PORT", "1234")
-    monkeypatch.setenv("HOST", "::1")
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PORT": "1234", "HOST": "::1"}, "would listen on http://[::1]:1234, WORKERS=1\n"),
+        ({"PORT": "1234", "WORKERS": "3"}, "would listen on http://0.0.0.0:1234, WORKERS=3\n"),
+        ({"UDS": "/run/jetface.sock"}, "would listen on unix:/run/jetface.sock, WORKERS=1\n"),
+    ],
+)
+def test_a_dry_run_says_where_it_would_listen(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     result = CliRunner().invoke(main, ["serve", "--dry-run"])
-    assert result.exit_code == 0
-    arguments = result.stdout.splitlines()
-    context = uvicorn.main.make_context("uvicorn", [*arguments, APPLICATION])
-    assert context.params["host"] == "::1"
-    assert context.params["port"] == 1234
-    assert context.params["workers"] == 1
-    assert context.params["access_log"] is False
-    assert context.params["reload"] is False
+    assert (result.exit_code, result.stdout) == (0, said)
 
 
-def test_both_ways_to_start_agree() -> None:
-    """Each option of `uvicorn.run` reaches the program under its own name with an equal value."""
-    options = uvicorn_options(Settings())
-    context = uvicorn.main.make_context("uvicorn", [*as_arguments(options), APPLICATION])
-    assert {name: context.params[name] for name in options} == options
-
-
-def test_dry_run_refuses_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing on stdout, so that the entrypoint cannot start with half of the arguments."""
+def test_a_dry_run_refuses_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_FORMAT", "xml")
     result = CliRunner().invoke(main, ["serve", "--dry-run"])
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+def test_uvicorn_has_every_option() -> None:
+    """And does with it what we mean."""
+    config = uvicorn.Config("app.main:create_app", factory=True, **uvicorn_options())
+    assert config.timeout_graceful_shutdown == 1
+    assert (config.access_log, config.server_header, config.proxy_headers) == (False, False, False)
+
+
+class TestAddresses:
+    """What is bound for a `HOST` and a `PORT`."""
+
+    @pytest.mark.parametrize("caller", ["127.0.0.1", "::1"])
+    def test_two_colons_are_ipv6_and_ipv4(self, caller: str) -> None:
+        (listener,) = bind_address("::", port := free_port())
+        with listener:
+            listener.listen()
+            socket.create_connection((caller, port), timeout=5).close()
+
+    def test_one_address_is_that_alone(self) -> None:
+        (listener,) = bind_address("::1", port := free_port())
+        with listener:
+            listener.listen()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def test_a_name_is_all_its_addresses_that_there_are(self) -> None:
+        listeners = bind_address("localhost", free_port())
+        try:
+            assert ("127.0.0.1", listeners[0].getsockname()[1]) in [each.getsockname()[:2] for each in listeners]
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    @pytest.mark.parametrize(("host", "cause"), [("192.0.2.1", errno.EADDRNOTAVAIL), ("127.0.0.1", errno.EADDRINUSE)])
+    def test_what_cannot_be_had_is_said(self, host: str, cause: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            with pytest.raises(OSError, match=r"in use|assign") as raised:
+                bind_address(host, other.getsockname()[1])
+            assert raised.value.errno == cause
+
+
+class TestPaths:
+    """What is bound for a `UDS`."""
+
+    def test_a_socket_that_nobody_listens_on_is_replaced(self, tmp_path: Path) -> None:
+        """A killed service leaves it."""
+        path = tmp_path / "socket"
+        for _ in range(2):
+            (listener,) = bind_path(path)
+            listener.close()
+        assert path.is_socket()
+        assert path.stat().st_mode & 0o777 == 0o666
+
+    def test_a_service_that_answers_keeps_its_socket(self, tmp_path: Path) -> None:
+        (listener,) = bind_path(tmp_path / "socket")
+        with listener:
+            listener.listen()
+            with pytest.raises(OSError, match="in use"):
+                bind_path(tmp_path / "socket")
+
+    def test_a_file_is_not_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "socket").write_text("mine")
+        with pytest.raises(OSError, match="in use"):
+            bind_path(tmp_path / "socket")
+        assert (tmp_path / "socket").read_text() == "mine"
