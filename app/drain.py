@@ -70,7 +70,7 @@ class Drain:
         self._is_draining = False
         self._is_retiring = False
         self._began_at = 0.0
-        self._is_hurried = False
+        self._is_over = False
         self._stop_server: Callable[[], None] = lambda: None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -158,8 +158,8 @@ class Drain:
             self._began_at = now
             self._log.info("draining", reason=reason, in_flight=self._num_in_flight, wait_s=self._wait_s)
             self._task = asyncio.get_running_loop().create_task(self._wait_then(stop))
-        elif now - self._began_at >= IMPATIENT_AFTER_S and not self._is_hurried:
-            self._is_hurried = True
+        elif now - self._began_at >= IMPATIENT_AFTER_S and not self._is_over:
+            self._is_over = True
             self._log.warning("told to stop again: waiting no longer", reason=reason, in_flight=self._num_in_flight)
             self._task.cancel()
             self._task = asyncio.get_running_loop().create_task(self._give_up_then(stop))
@@ -190,12 +190,14 @@ class Drain:
             await asyncio.wait_for(self._idle.wait(), self._wait_s)
         except asyncio.TimeoutError:
             self._log.warning("grace is over with requests in flight", in_flight=self._num_in_flight)
+            self._is_over = True
             await self._give_up_then(stop)
-            return
-        stop()
+        else:
+            self._is_over = True
+            stop()
 
     async def _give_up_then(self, stop: Callable[[], None]) -> None:
         if self._on_expiry is not None:
             with contextlib.suppress(asyncio.TimeoutError):  # the server gives the last bytes another second
                 await asyncio.wait_for(self._on_expiry(), _OVERHEAD_S)
-        stop()
+        stop()  # once: uvicorn takes a second call for an order to drop everything
