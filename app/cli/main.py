@@ -12,6 +12,7 @@ from app.cli.doctor import doctor
 from app.cli.embed import embed
 from app.cli.engine import engine
 from app.cli.errors import errors
+from app.cli.evaluate import evaluate
 from app.cli.extract import extract
 from app.cli.models import models
 from app.cli.serve import serve
@@ -54,6 +55,7 @@ main.add_command(embed)
 main.add_command(models)
 main.add_command(engine)
 main.add_command(bench)
+main.add_command(evaluate)
 main.add_command(doctor)
 main.add_command(verify)
 main.add_command(settings)
