@@ -53,6 +53,7 @@ def portraits(service: Any, shared_faces: Path) -> Mapping[str, list[Face]]:
         with_embedding=False,
         with_gender_age=True,
         with_mask=True,
+        with_liveness=True,
         with_quality=True,
     )
     people: dict[str, list[Face]] = {}
@@ -80,6 +81,30 @@ def test_ages_are_those_of_grown_people(portraits: Mapping[str, list[Face]]) -> 
     assert len(ages) == 800
     assert 0 < min(ages) < max(ages) < 100
     assert 25 < sum(ages) / len(ages) < 55
+
+
+def test_gender_and_age_differ_between_portraits_of_one_person(portraits: Mapping[str, list[Face]]) -> None:
+    """Measured: 12 of 200 people have a portrait told otherwise than their others; ages differ by 12 years, median."""
+    told = [[face.gender_age for face in faces if face.gender_age] for faces in portraits.values()]
+    num_mixed = sum(len({each.is_male for each in person}) > 1 for person in told)
+    spans = sorted(max(each.age_years for each in person) - min(each.age_years for each in person) for person in told)
+    assert len(spans) == 200
+    assert 6 <= num_mixed <= 18
+    assert 8 <= spans[100] <= 16
+
+
+def test_most_portraits_are_live_and_fewer_of_turned_heads(portraits: Mapping[str, list[Face]]) -> None:
+    """Measured: 743 of 800; 95.3 % of those who look ahead, 85.0 % of those turned by 30 degrees and more."""
+    faces = [face for person in portraits.values() for face in person]
+    ahead = [face for face in faces if face.quality and abs(face.quality.pose.yaw) < 10]
+    turned = [face for face in faces if face.quality and abs(face.quality.pose.yaw) >= 30]
+    assert share_live(faces) == pytest.approx(0.929, abs=0.02)
+    assert share_live(ahead) == pytest.approx(0.953, abs=0.02)
+    assert share_live(turned) == pytest.approx(0.850, abs=0.04)
+
+
+def share_live(faces: list[Face]) -> float:
+    return sum(face.liveness is not None and face.liveness.is_live for face in faces) / len(faces)
 
 
 def test_bare_faces_wear_no_mask(portraits: Mapping[str, list[Face]]) -> None:
