@@ -1,8 +1,9 @@
 """One structured line per event, with the id of the request it belongs to.
 
 Every logger of the process, uvicorn's and the libraries' included, writes to stderr in one format. A line says what
-happened and carries facts as `key=value`; no picture, key or header value is ever one of them. What looks like the
-password of a URL is masked in every line, tracebacks included.
+happened and carries facts as `key=value`; no picture or key is ever one of them, and of headers none but the request's
+id and the address that a trusted proxy says. What looks like the password of a URL is masked in every line, tracebacks
+included.
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ def _api_options(service: Service) -> ApiOptions:
             timeout_s=settings.request_timeout_s,
         ),
         access=_access(settings),
+        root_path=settings.root_path,
         match_threshold=service.match_threshold,
     )
 

@@ -6,6 +6,7 @@ The README's table and the env files in `deploy/` are generated from this class 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterable
@@ -276,6 +277,18 @@ class Settings(BaseSettings):
         meaning="With several WORKERS: one whose event loop stands still for so long, seconds, is killed and replaced.",
     )  # fmt: skip
     port: int = _env("PORT", default=18080, ge=1, le=65535, meaning="Port to listen on.")
+    root_path: str = _env(
+        "ROOT_PATH", default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$", allowed="path such as /faces, or empty",
+        meaning="Path below which a proxy serves the service, whether or not it takes the path off; empty: none.",
+    )  # fmt: skip
+    keep_alive_s: int = _env(
+        "KEEP_ALIVE_S", default=75, ge=1, le=3600,
+        meaning="Longest silence between two requests of a connection, seconds; longer than a proxy keeps its own.",
+    )  # fmt: skip
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = _env(
+        "FORWARDED_ALLOW_IPS", default=(), allowed="comma list of addresses and networks, *, or empty",
+        meaning="Proxies believed whom they speak for, X-Forwarded-For, in the log; *: all; empty: none.",
+    )  # fmt: skip
     telemetry_interval_s: float = _env(
         "TELEMETRY_INTERVAL_S", default=5.0, ge=0, le=3600,
         meaning="Seconds between two readings of the machine's sensors; 0: none.",
@@ -293,6 +306,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "liveness_model", "max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", "cors_origins",
+        "forwarded_allow_ips",
         mode="before",
     )  # fmt: skip
     @classmethod
@@ -353,6 +367,18 @@ class Settings(BaseSettings):
     def _host_or_network(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(_HOST_OR_NETWORK.fullmatch(entry) for entry in value):
             raise ValueError("hosts")
+        return value
+
+    @field_validator("root_path", mode="before")
+    @classmethod
+    def _no_slash_at_the_end(cls, value: object) -> object:
+        return value.rstrip("/") if isinstance(value, str) else value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value if value != ("*",) else ():
+            ipaddress.ip_network(entry)
         return value
 
     @field_validator("api_keys")

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from app.api.addressing import HeadAsGet, IgnoreTrailingSlash
+from app.api.addressing import BelowRootPath, HeadAsGet, OwnPath
 from app.api.answers import Answers
 from app.api.bodies import Bodies
 from app.api.compare import compare_router
@@ -103,7 +103,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         health_router(services, drain),
         models_router(services),
         metrics_router(services),
-        page_router(read_page()),
+        page_router(read_page(options.root_path)),
     )
     for router in routers:
         app.include_router(router)
@@ -118,13 +118,16 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)
     # Around all of the framework: what is refused here, or served directly, costs none of it.
-    stack: ASGIApp = HeadAsGet(app.build_middleware_stack())
+    stack: ASGIApp = app.build_middleware_stack()
+    if options.root_path:
+        stack = BelowRootPath(stack, root_path=options.root_path)
+    stack = HeadAsGet(stack)
     stack = DirectRoutes(stack, _routes(pictures))
     stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
     stack = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
     paths = [route.path for route in _routes(routers)]
     stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
-    stack = IgnoreTrailingSlash(stack)
+    stack = OwnPath(stack, root_path=options.root_path, paths=paths)
     if options.access.cors_origins:
         # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
         # No credentials: a key travels in a header that the page sets, and there are no cookies.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 
@@ -20,6 +21,9 @@ from app.logs import request_context
 from app.metrics import Metrics
 
 _log = structlog.get_logger("jetface.api")
+
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+"""What an address is written with, and nothing else that a client might make a proxy say."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -116,7 +120,8 @@ class ObserveRequests:
         # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.
         is_plenty = route.startswith(("/health", "/metrics")) or status == HTTPStatus.TOO_MANY_REQUESTS
         log = _log.debug if is_plenty else _log.info
-        log("answered", method=method, route=route, status=status, took_ms=round(took_s * 1e3, 1))
+        client = _address(scope)
+        log("answered", method=method, route=route, status=status, took_ms=round(took_s * 1e3, 1), client=client)
 
     def _route(self, scope: Scope) -> str:
         """Return the route's template: labels must not grow with what clients make up."""
@@ -124,6 +129,15 @@ class ObserveRequests:
         if isinstance(template, str):
             return template
         return scope["path"] if scope["path"] in self._paths else "unmatched"
+
+
+def _address(scope: Scope) -> str | None:
+    """Return the caller's address; None on a socket of this machine, or where a proxy says what is none.
+
+    Behind a proxy that is trusted the server has put what that says in place of the proxy's own.
+    """
+    host = str((scope.get("client") or ("",))[0])
+    return host if _ADDRESS.fullmatch(host) else None
 
 
 async def _linger(receive: Receive, send: Send) -> None:

@@ -14,12 +14,13 @@ from app.errors import NotFoundError
 
 _PACKAGE = "app.page"
 _PLACE_OF_DIGEST = b"{assets}"
+_HEAD = b'<meta charset="utf-8">'
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     # Pictures are shown from memory; crops arrive as data.
     "img-src 'self' blob: data:; media-src blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may do: run its own files and talk to this service, nothing else."""
 
@@ -52,8 +53,13 @@ class Page:
     """Changes when any asset does."""
 
 
-def read_page() -> Page:
-    """Read the page from the installed package."""
+def read_page(root_path: str = "") -> Page:
+    """Read the page from the installed package.
+
+    Args:
+        root_path: Where a proxy serves the service. What the page names is found below it, whether the page's own
+            address ends in a slash or not.
+    """
     folder = resources.files(_PACKAGE)
     files = sorted(folder.joinpath("assets").iterdir(), key=lambda file: file.name)
     assets = {file.name: Asset(file.read_bytes(), _media_type(file.name)) for file in files}
@@ -62,6 +68,8 @@ def read_page() -> Page:
         digest.update(name.encode() + b"\0" + hashlib.sha256(asset.content).digest())
     version = digest.hexdigest()[:16]
     index = folder.joinpath("index.html").read_bytes().replace(_PLACE_OF_DIGEST, version.encode())
+    if root_path:
+        index = index.replace(_HEAD, b'%s\n<base href="%s/">' % (_HEAD, root_path.encode()), 1)
     return Page(index=Asset(index, "text/html; charset=utf-8"), assets=assets, digest=version)
 
 

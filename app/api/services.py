@@ -225,5 +225,7 @@ class ApiOptions:
     defaults: RequestDefaults = field(default_factory=RequestDefaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
+    root_path: str = ""
+    """Path below which a proxy serves the service, without a slash at its end; empty: none."""
     match_threshold: float = 0.35
     """Least similarity of one person where a request names none."""

@@ -36,10 +36,11 @@ _LAST_CALL_S = SERVER_GRACE_S + 0.5
 _log = structlog.get_logger("jetface.serve")
 
 
-def uvicorn_options() -> dict[str, Any]:
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Return what uvicorn is configured with, beside the application.
 
-    The access log is ours, with the request id. Nothing depends on who a proxy says that it speaks for.
+    The access log is ours, with the request id. Whom a proxy speaks for is believed of those that are trusted, and
+    logged; nothing else depends on it.
     """
     return {
         "loop": LOOP,
@@ -49,7 +50,9 @@ def uvicorn_options() -> dict[str, Any]:
         "timeout_graceful_shutdown": SERVER_GRACE_S,
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,
+        "timeout_keep_alive": settings.keep_alive_s,
+        "proxy_headers": bool(settings.forwarded_allow_ips),
+        "forwarded_allow_ips": ",".join(settings.forwarded_allow_ips) or "127.0.0.1",
     }
 
 
@@ -108,7 +111,7 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], worker: Worker 
             last_call.start()
             await super().shutdown(sockets)
 
-    server = Server(uvicorn.Config(partial(create_app, settings, worker=worker), factory=True, **uvicorn_options()))
+    server = Server(uvicorn.Config(partial(create_app, settings, worker=worker), factory=True, **uvicorn_options(settings)))
     if worker is not None:
         worker.server = server
     code: Any = 0

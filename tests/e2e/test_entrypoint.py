@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -186,3 +187,24 @@ def test_an_idle_service_ends_at_once(tmp_path: Path, tini: str) -> None:
     with running_server(tmp_path, {}, prefix=(tini, "--")) as server:
         assert server.stop(timeout_s=5) == 0
         assert "draining" in server.read_log()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client"),
+    [
+        pytest.param("", "127.0.0.1", id="nobody is trusted"),
+        pytest.param("127.0.0.0/8,192.0.2.7", "203.0.113.9", id="the proxies are"),
+        pytest.param("192.0.2.7", "127.0.0.1", id="another is"),
+    ],
+)
+def test_behind_a_proxy_the_log_has_the_callers_address(tmp_path: Path, trusted: str, client: str) -> None:
+    variables = {"FORWARDED_ALLOW_IPS": trusted, "ROOT_PATH": "/faces/", "LOG_FORMAT": "json"}
+    with running_server(tmp_path, variables) as server:
+        forwarded = {"x-forwarded-for": "nonsense, 203.0.113.9, 192.0.2.7"}
+        answer = httpx.get(f"{server.url}/faces/info", headers=forwarded, trust_env=False)
+        assert answer.status_code == 200
+        httpx.get(f"{server.url}/models", headers={"x-forwarded-for": "key=value"}, trust_env=False)
+        server.wait_until_logged('"/models"')
+        lines = [json.loads(line) for line in server.read_log().splitlines() if '"answered"' in line]
+        assert [line["client"] for line in lines if line["route"] == "/info"] == [client]
+        assert "key=value" not in server.read_log()

@@ -283,6 +283,7 @@ class Harness:
         match_threshold: float = 0.35,
         max_in_flight: int = 64,
         grace_s: float = 5.0,
+        root_path: str = "",
         extractor: FakeExtractor | None = None,
     ) -> None:
         self.extractor = extractor or FakeExtractor()
@@ -305,6 +306,7 @@ class Harness:
                 access=access or Access(),
                 defaults=defaults or RequestDefaults(),
                 match_threshold=match_threshold,
+                root_path=root_path,
             ),
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from app.api.services import Access
 from tests.support.fakes import Harness, jpeg_of
 
-PICTURE = {"content": jpeg_of(), "headers": {"content-type": "image/jpeg"}}
+PICTURE: dict[str, Any] = {"content": jpeg_of(), "headers": {"content-type": "image/jpeg"}}
 READ = [
     "/", "/health", "/health/live", "/health/ready", "/info", "/models", "/models/det_500m", "/metrics", "/docs",
     "/redoc", "/openapi.json",
@@ -88,3 +90,56 @@ async def test_a_slash_does_not_lead_past_the_door() -> None:
             assert (await client.get(path)).status_code == 401
             assert (await client.head(path)).status_code == 401
         assert (await client.get("/health/ready/")).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", ["/faces", ""], ids=["the proxy leaves its path", "the proxy takes its path off"])
+class TestBelowThePathOfAProxy:
+    async def test_everything_is_found_and_what_is_open_needs_no_key(self, prefix: str) -> None:
+        harness = Harness(root_path="/faces", access=Access(api_keys=("secret",)))
+        async with harness.client() as client:
+            for path in ("/", "/health", "/health/live", "/health/ready/", "/docs", "/redoc", "/openapi.json"):
+                assert (await client.get(prefix + path)).status_code == 200, path
+                assert (await client.head(prefix + path)).status_code == 200, path
+            for path in ("/info", "/models", "/metrics"):
+                assert (await client.get(prefix + path)).status_code == 401, path
+                answer = await client.get(prefix + path, headers={"x-api-key": "secret"})
+                assert answer.status_code == 200, path
+            answer = await client.post(f"{prefix}/extract", **with_key(PICTURE))
+            assert (answer.status_code, len(answer.json()["data"])) == (200, 1)
+            assert (await client.get(f"{prefix}/nothing", headers={"x-api-key": "secret"})).status_code == 404
+            metrics = (await client.get("/metrics", headers={"x-api-key": "secret"})).text
+            assert 'jetface_requests_total{method="POST",route="/extract",status="200"} 1.0' in metrics
+            assert "faces/" not in metrics
+
+    async def test_page_and_documentation_name_what_is_there(self, prefix: str) -> None:
+        async with Harness(root_path="/faces").client() as client:
+            page = (await client.get(prefix + "/")).text
+            assert '<base href="/faces/">' in page
+            assets = re.findall(r'(?:href|src)="(static/[^"]+)"', page)
+            docs = (await client.get(f"{prefix}/docs")).text + (await client.get(f"{prefix}/redoc")).text
+            named = re.findall(r"""["'](/[^"']+\.(?:js|css|png|json))["']""", docs)
+            assert len(assets) >= 3
+            assert "/faces/openapi.json" in named
+            for path in (*(f"/faces/{asset}" for asset in assets), *named):
+                assert path.startswith("/faces/")
+                assert (await client.get(prefix + path.removeprefix("/faces"))).status_code == 200, path
+            assert (await client.get(f"{prefix}/openapi.json")).json()["servers"] == [{"url": "/faces"}]
+
+
+@pytest.mark.parametrize("root_path", ["/extract", "/models", "/health"])
+async def test_the_path_of_a_proxy_may_be_that_of_a_route(root_path: str) -> None:
+    async with Harness(root_path=root_path).client() as client:
+        for prefix in (root_path, ""):
+            for path in ("/health/live", "/models", "/docs"):
+                assert (await client.get(prefix + path)).status_code == 200, prefix + path
+            assert (await client.post(f"{prefix}/extract", **PICTURE)).status_code == 200
+
+
+async def test_only_whole_names_are_taken_for_the_path_of_the_proxy() -> None:
+    async with Harness(root_path="/faces").client() as client:
+        for path in ("/facesextract", "/faces2/health", "/other/health", "/faces/faces/health"):
+            assert (await client.get(path)).status_code == 404, path
+
+
+def with_key(request: dict[str, Any]) -> dict[str, Any]:
+    return {**request, "headers": {**request["headers"], "x-api-key": "secret"}}
