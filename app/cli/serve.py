@@ -111,7 +111,8 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], worker: Worker 
             last_call.start()
             await super().shutdown(sockets)
 
-    server = Server(uvicorn.Config(partial(create_app, settings, worker=worker), factory=True, **uvicorn_options(settings)))
+    factory = partial(create_app, settings, worker=worker)
+    server = Server(uvicorn.Config(factory, factory=True, **uvicorn_options(settings)))
     if worker is not None:
         worker.server = server
     code: Any = 0

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from app.cli.main import main
 from app.cli.serve import bind_address, bind_path, uvicorn_options
+from app.settings import Settings
 from tests.support.server import free_port
 
 
@@ -41,7 +42,7 @@ def test_a_dry_run_refuses_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_uvicorn_has_every_option() -> None:
     """And does with it what we mean."""
-    config = uvicorn.Config("app.main:create_app", factory=True, **uvicorn_options())
+    config = uvicorn.Config("app.main:create_app", factory=True, **uvicorn_options(Settings()))
     assert config.timeout_graceful_shutdown == 1
     assert (config.access_log, config.server_header, config.proxy_headers) == (False, False, False)
 
