@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from click.testing import CliRunner
 
+from app.cli.main import main
 from app.specs import default_registry_dir
 from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server
+from tests.support.shared import require_shared
+from tests.unit.models.graphs.test_parts import MIXING, split
 
 NUM_FIRST_REQUESTS = 32
 
@@ -213,3 +217,40 @@ def test_an_idle_model_gives_its_memory_back_and_comes_again(
                 time.sleep(0.1)
         assert client.get("/health/ready").status_code == 200
         assert "No request needed it for 1 s." in server.read_log()
+
+
+def test_models_of_ones_own_are_served_as_exporters_write_them(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """With functions, with weights beside the file, and with a batch that is declared and mixes: added by the command.
+
+    A file in the folder that is no entry is told and costs nothing.
+    """
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "broken.toml").write_text('name = "broken"')
+    (tmp_path / "mixing.onnx").write_bytes(MIXING["the mean of the batch"])
+    files = {
+        "rec_functions": require_shared("cases", "graphs", "rec_functions.onnx"),
+        "beside": split(tmp_path, "beside"),
+        "mixing": tmp_path / "mixing.onnx",
+    }
+    for name, file in files.items():
+        added = CliRunner().invoke(
+            main, ["models", "add", str(file), "--family", "arcface", "--name", name], env={"MODELS_DIR": str(folder)}
+        )
+        assert added.exit_code == 0, added.stderr
+    variables = {**weights, "MODELS_DIR": str(folder), "REC_MODEL": "rec_functions"}
+    with running_server(tmp_path, variables) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        body = body_of("ifrest_Stallone.jpg")
+        (face,) = client.post("/extract", json=body, timeout=60).raise_for_status().json()["data"][0]["faces"]
+        assert len(face["vec"]) == 128
+        assert client.get("/models/mixing").json()["is_batch_free"] is None
+        for name in ("beside", "mixing"):
+            client.post(f"/models/{name}/load", timeout=60).raise_for_status()
+        found = {name: client.get(f"/models/{name}").json()["is_batch_free"] for name in files}
+        assert client.get("/models/broken").status_code == 404
+        log = server.read_log()
+    assert found == {"rec_functions": True, "beside": True, "mixing": False}
+    assert "broken.toml: task: Field required" in log
+    assert re.search(r"runs one item at a time.*mixing|mixing.*runs one item at a time", log)
