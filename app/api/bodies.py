@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
-import orjson
-import ormsgpack
+import numpy as np
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.context import MSGPACK_TYPES, context_of
-from app.api.schemas import AnswerFormat, Images, PicturesBody, validate
+from app.api.schemas import AnswerFormat, CompareFields, Images, PicturesBody, validate
 from app.api.services import RequestLimits
+from app.api.structure import Cut, Structure, parse_json, parse_msgpack
 from app.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.pipeline.pool import WorkPool
@@ -32,7 +30,15 @@ OTHER_FIELD = "other"
 """Multipart field of the pictures that `/compare` compares the first ones with."""
 
 _BOUNDARY = re.compile(rb"[ !#-\[\]-~]{1,70}")
+_FILE_NAMES = re.compile(r"(files?|images?)(\[\d*\])?")
+_OTHER_NAMES = re.compile(r"others?(\[\d*\])?")
+"""Names under which other services take files, one or several."""
+
 _MAX_FIELDS = 64
+_MAX_ESCAPES = 2**13
+_MAX_PLACES = 2**12
+_MAX_PART_HEADERS = 8
+_MAX_PART_HEAD_BYTES = 2**14
 _MAX_FIELD_BYTES = 2**20
 _MAX_KNOWN = 256
 _MAX_KNOWN_BYTES = 1024
@@ -84,9 +90,9 @@ class Bodies:
         if encoding is not None and encoding.strip().lower() != "identity":
             raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
         if media_type == JSON_TYPE:
-            found = await self._read_fields(request, _parse_json, options_model, body_model)
+            found = await self._read_fields(request, parse_json, options_model, body_model)
         elif media_type in MSGPACK_TYPES:
-            found = await self._read_fields(request, _parse_msgpack, options_model, body_model)
+            found = await self._read_fields(request, parse_msgpack, options_model, body_model)
         elif media_type == MULTIPART_TYPE:
             found = await self._read_form(request, content_type, options_model)
         elif media_type in PICTURE_TYPES:
@@ -98,7 +104,7 @@ class Bodies:
             )
         context.wants_msgpack = context.wants_msgpack or found.options.msgpack
         if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
-            raise RequestError("Too many pictures in one request.", max_images=self._limits.max_images)
+            raise _too_many_pictures(self._limits.max_images)
         return found
 
     def _options_of_query(self, request: Request, options_model: type[Options]) -> Options:
@@ -106,7 +112,7 @@ class Bodies:
         key = (options_model, request.scope["query_string"])
         options = self._known.get(key)
         if not isinstance(options, options_model):
-            options = validate(options_model, _query(request))
+            options = validate(options_model, _joined(_query(request)))
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             if len(key[1]) <= _MAX_KNOWN_BYTES:
@@ -116,24 +122,22 @@ class Bodies:
     async def _read_fields(
         self,
         request: Request,
-        parse: Callable[[bytes], object],
+        parse: Callable[..., Structure],
         options_model: type[Options],
         body_model: type[PicturesBody],
     ) -> PictureRequest[Options]:
         body = await self._read_bytes(request)
 
         def understand() -> PictureRequest[Options]:
-            value = parse(body)
-            if not isinstance(value, Mapping):
-                raise RequestError("The body is not an object.")
-            fields = validate(body_model, value)
+            structure = parse(body, max_images=self._limits.max_images)
+            fields = validate(body_model, _restored(structure, self._limits.max_images))
             if not isinstance(fields, options_model):  # pragma: no cover - every body model extends its options
                 raise TypeError(f"{body_model.__name__} has no options")
             others: Images | None = getattr(fields, "others", None)
             return PictureRequest(
-                _pictures(fields.images, "images", fields.img_req_headers),
+                _pictures(fields.images, "images", fields.img_req_headers, structure),
                 fields,
-                None if others is None else _pictures(others, "others", fields.img_req_headers),
+                None if others is None else _pictures(others, "others", fields.img_req_headers, structure),
             )
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
@@ -141,30 +145,17 @@ class Bodies:
     async def _read_form(
         self, request: Request, content_type: str, options_model: type[Options]
     ) -> PictureRequest[Options]:
-        parser = _Form(
-            _form_headers(content_type),
-            self._stream(request),
-            max_files=self._limits.max_images,
-            max_fields=_MAX_FIELDS,
-            max_part_size=_MAX_FIELD_BYTES,
-        )
-        # The body's own limit bounds what is held in memory; nothing is written to disk.
-        parser.spool_max_size = self._limits.max_body_bytes + 1
-        try:
-            form = await parser.parse()
-        except MultiPartException as cause:
-            raise RequestError(cause.message) from None
-        pictures: dict[str, list[PictureSource]] = {FILE_FIELD: [], OTHER_FIELD: []}
-        fields: dict[str, Any] = {**_query(request)}
-        for name, part in form.multi_items():
-            if not isinstance(part, UploadFile):
-                fields[name] = part
-            elif name in pictures:
-                pictures[name].append(EncodedPicture(await part.read()))
-        await form.close()
-        if not pictures[FILE_FIELD]:
-            raise RequestError(f"{FILE_FIELD}: a multipart body has at least one file part of this name.")
-        return PictureRequest(pictures[FILE_FIELD], validate(options_model, fields), pictures[OTHER_FIELD] or None)
+        boundary = _boundary(content_type)
+        query = _query(request)
+        takes_others = issubclass(options_model, CompareFields)
+        body = await self._read_bytes(request)
+
+        def understand() -> PictureRequest[Options]:
+            form = _Form(body, boundary, query, max_files=self._limits.max_images, takes_others=takes_others)
+            options = validate(options_model, _joined(form.fields))
+            return PictureRequest(form.pictures(FILE_FIELD), options, form.pictures(OTHER_FIELD) or None)
+
+        return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
 
     async def _read_bytes(self, request: Request) -> bytes:
         pieces: list[bytes] = []
@@ -174,13 +165,6 @@ class Bodies:
             num_bytes += len(piece)
             pieces.append(piece)
         return b"".join(pieces)
-
-    async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
-        num_bytes, has_more = 0, True
-        while has_more:
-            piece, has_more = await self._read_piece(request, num_bytes)
-            num_bytes += len(piece)
-            yield piece
 
     async def _read_piece(self, request: Request, num_before: int) -> tuple[bytes, bool]:
         """Return the next bytes of a body, and whether more come. Counts: a declared length may be missing or a lie."""
@@ -193,67 +177,219 @@ class Bodies:
         return piece, message.get("more_body", False)
 
 
-class _Form(MultiPartParser):
-    """Starlette's parser, which takes a form that was cut off for a whole one: pictures would be lost unnoticed."""
+class _Form:
+    """A form that was read whole: where its files lie, and its fields.
 
-    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int) -> None:
-        super().__init__(headers, self._until_the_end(stream), **limits)
-        self._has_ended = False
+    The boundary is looked for in the body as it lies. A parser that is fed goes through what looks like the beginning
+    of one byte by byte, and keeps each file once more.
+    """
 
-    def on_end(self) -> None:
-        """Note the closing boundary."""
-        self._has_ended = True
+    def __init__(
+        self, body: bytes, boundary: bytes, fields: list[tuple[str, str]], *, max_files: int, takes_others: bool
+    ) -> None:
+        """Find the parts.
 
-    async def _until_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        async for chunk in stream:
-            yield chunk
-        if not self._has_ended:
-            raise MultiPartException("The form is cut off: its closing boundary is missing.")
+        Args:
+            body: The whole of it.
+            boundary: What its Content-Type says.
+            fields: Those of the query; the form's come after them.
+            max_files: Most files.
+            takes_others: Whether there are two kinds of files.
+
+        Raises:
+            RequestError: Cut off or otherwise broken, too many parts, a field too long, a file that nothing takes.
+        """
+        self.fields = fields
+        self._body = body
+        self._files: dict[str, list[tuple[int, int]]] = {FILE_FIELD: [], OTHER_FIELD: []}
+        num_fields = num_files = 0
+        for head, start, end in _parts(body, boundary):
+            name, is_file = _name_of_part(head)
+            kind = _kind_of_file(name, takes_others=takes_others)
+            if kind is not None:
+                num_files += 1
+                if num_files > max_files:
+                    raise _too_many_pictures(max_files)
+                self._files[kind].append((start, end))
+            elif is_file:
+                raise RequestError(
+                    f"{_shown(name)}: no file is taken under this name; pictures are parts named {FILE_FIELD}."
+                )
+            else:
+                num_fields += 1
+                if num_fields > _MAX_FIELDS:
+                    raise RequestError("Too many fields in the form.", max_fields=_MAX_FIELDS)
+                if end - start > _MAX_FIELD_BYTES:
+                    raise RequestError(f"{_shown(name)}: too long.", max_field_bytes=_MAX_FIELD_BYTES)
+                fields.append((name, body[start:end].decode("utf-8", "replace")))
+        if not self._files[FILE_FIELD]:
+            raise RequestError(f"{FILE_FIELD}: a multipart body has at least one file part of this name.")
+
+    def pictures(self, kind: str) -> list[PictureSource]:
+        """Return the files of `FILE_FIELD` or `OTHER_FIELD`, in the order in which they came."""
+        return [EncodedPicture(self._body[start:end]) for start, end in self._files[kind]]
 
 
-def _form_headers(content_type: str) -> Headers:
-    """Return a form's Content-Type with its boundary alone.
-
-    Of the rest the parser would look at `charset`, and decode the fields by any codec of Python's: one is made to
-    fail, others take time by the square of the length.
+def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the head of each part of a form, and where its content begins and ends.
 
     Raises:
-        RequestError: There is no boundary, or one that no client makes.
+        RequestError: Not a form of this boundary, or cut off.
+    """
+    delimiter = b"\r\n--" + boundary
+    found = _places(body, delimiter)
+    start = len(delimiter) - 2 if body.startswith(delimiter[2:]) else next(found, -1) + len(delimiter)
+    while not body.startswith(b"--", start):
+        line_end = body.find(b"\r\n", start, start + _MAX_PART_HEAD_BYTES)
+        head_end = body.find(b"\r\n\r\n", line_end, line_end + _MAX_PART_HEAD_BYTES)
+        if line_end < 0 or head_end < 0 or body[start:line_end].strip(b" \t"):
+            raise RequestError("The form is broken, or the head of a part is too long.")
+        end = next((place for place in found if place >= head_end + 4), -1)
+        if end < 0:
+            raise RequestError("The form is cut off: its closing boundary is missing.")
+        yield body[line_end:head_end], head_end + 4, end
+        start = end + len(delimiter)
+
+
+def _places(body: bytes, delimiter: bytes) -> Iterator[int]:
+    """Yield where the delimiter of a form's parts is.
+
+    A search of bytes takes up to 4 ms for a megabyte that was made for it, under the interpreter's lock; numpy's
+    comparisons take less, and let go of it.
+
+    Raises:
+        RequestError: There is too much that looks like one.
+    """
+    if len(body) <= _LARGE_BODY_BYTES:
+        place = body.find(delimiter)
+        while place >= 0:
+            yield place
+            place = body.find(delimiter, place + len(delimiter))
+        return
+    first = int.from_bytes(delimiter[:4], "little")
+    places = []
+    for shift in range(4):
+        is_first = np.frombuffer(body, "<u4", (len(body) - shift) // 4, shift) == first
+        if np.count_nonzero(is_first) > _MAX_PLACES:
+            raise RequestError("The form has too many lines that begin as a boundary does.")
+        places += (4 * np.flatnonzero(is_first) + shift).tolist()
+    yield from (place for place in sorted(places) if body.startswith(delimiter, place))
+
+
+def _name_of_part(head: bytes) -> tuple[str, bool]:
+    """Return the name that the head of a part says, and whether it names a file too.
+
+    Raises:
+        RequestError: It has no name.
+    """
+    for line in head.split(b"\r\n", _MAX_PART_HEADERS):
+        field, _, value = line.partition(b":")
+        if field.strip().lower() == b"content-disposition":
+            _, said = parse_options_header(value.strip())
+            if b"name" in said:
+                return said[b"name"].decode("utf-8", "replace"), b"filename" in said
+    raise RequestError("Each part of a form needs a Content-Disposition with a name.")
+
+
+def _kind_of_file(name: str, *, takes_others: bool) -> str | None:
+    """Return the field that pictures under a part's name belong to; None: they are no pictures."""
+    if _FILE_NAMES.fullmatch(name):
+        return FILE_FIELD
+    return OTHER_FIELD if takes_others and _OTHER_NAMES.fullmatch(name) else None
+
+
+def _shown(name: str) -> str:
+    """Return a name that the client made up, as far as it may be repeated."""
+    return "".join(re.findall(r"[A-Za-z0-9_.\[\]-]", name[:64])) or "file"
+
+
+def _boundary(content_type: str) -> bytes:
+    """Return a form's boundary.
+
+    Raises:
+        RequestError: There is none, or one that no client makes.
     """
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary):
         raise RequestError("A multipart body needs a boundary of 1 to 70 characters in its Content-Type.")
-    return Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary)])
+    return boundary
 
 
-def _query(request: Request) -> dict[str, str]:
-    """Return the query; of what is named more than once, the last."""
-    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+def _query(request: Request) -> list[tuple[str, str]]:
+    """Return the fields of the query.
 
-
-def _parse_json(body: bytes) -> object:
+    Raises:
+        RequestError: There are too many, or too much of it is escaped.
+    """
+    query: bytes = request.scope["query_string"]
+    if query.count(b"%") > _MAX_ESCAPES:
+        raise RequestError("Too much of the query is escaped; send it in a form.", max_escapes=_MAX_ESCAPES)
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # Its own message may repeat a piece of the body.
-        raise RequestError("The body is not JSON, or is nested too deep.") from None
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise RequestError("Too many fields in the query.", max_fields=_MAX_FIELDS) from None
 
 
-def _parse_msgpack(body: bytes) -> object:
-    try:
-        return ormsgpack.unpackb(body)
-    except ormsgpack.MsgpackDecodeError:
-        raise RequestError("The body is not msgpack, or is nested too deep.") from None
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return fields by name; what is named more than once is joined: `a` and `b` to `a,b`, `[1]` and `[2]` to `[1,2]`.
+
+    Where one value alone is meant, several are refused when they are checked.
+    """
+    joined: dict[str, Any] = {}
+    for name, value in fields:
+        before = joined.get(name)
+        if before is None:
+            joined[name] = value
+        elif before.endswith("]") and value.startswith("["):
+            joined[name] = f"{before[:-1]},{value[1:]}"
+        else:
+            joined[name] = f"{before},{value}"
+    return joined
 
 
-def _pictures(images: Images, name: str, headers: Mapping[str, str]) -> list[PictureSource]:
+def _restored(structure: Structure, max_images: int) -> dict[str, Any]:
+    """Return a body's fields with what was cut out of them, as far as it can belong there.
+
+    Raises:
+        RequestError: Not an object, or too many pictures: counted before any is looked at.
+    """
+    if not isinstance(structure.value, dict):
+        raise RequestError("The body is not an object.")
+    fields = structure.value
+    for images in (fields.get("images"), fields.get("others")):
+        if isinstance(images, dict):
+            lists = {name: items for name in ("data", "urls") if isinstance(items := images.get(name), list)}
+            if any(len(items) > max_images for items in lists.values()):
+                raise _too_many_pictures(max_images)
+            for name, items in lists.items():
+                images[name] = list(map(structure.found if name == "data" else structure.text, items))
+    if structure.cuts:
+        headers = fields.get("img_req_headers")
+        if isinstance(headers, dict):
+            fields["img_req_headers"] = {name: structure.text(value) for name, value in headers.items()}
+        fields = {name: structure.text(value) for name, value in fields.items()}
+    return fields
+
+
+def _too_many_pictures(max_images: int) -> RequestError:
+    return RequestError("Too many pictures in one request.", max_images=max_images)
+
+
+def _pictures(images: Images, name: str, headers: Mapping[str, str], structure: Structure) -> list[PictureSource]:
     """Return the sources a body names; URLs win over data, as in InsightFace-REST."""
     if images.urls:
         return [RemotePicture(url, headers) for url in images.urls]
     if images.data is None and images.urls is None:
         raise RequestError(f"{name}: either data or urls is needed.")
-    return [
-        EncodedPicture(picture) if isinstance(picture, bytes) else Base64Picture(picture)
-        for picture in images.data or ()
-    ]
+    return [_picture(picture, structure) for picture in images.data or ()]
+
+
+def _picture(picture: str | bytes | Cut, structure: Structure) -> PictureSource:
+    if isinstance(picture, bytes):
+        return EncodedPicture(picture)
+    if isinstance(picture, str):
+        return Base64Picture(picture)
+    if picture.is_text:
+        return Base64Picture(structure.base64(picture))
+    return EncodedPicture(structure.body[picture.start : picture.end])

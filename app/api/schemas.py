@@ -10,10 +10,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import orjson
 from annotated_types import Ge, Le, MaxLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
+from app.api.structure import Cut, parse_json
 from app.errors import RequestError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,13 +38,23 @@ Coordinate = Annotated[float, Ge(-_COORDINATE), Le(_COORDINATE), Field(allow_inf
 EmbeddingFormat = Literal["float", "base64"]
 Url = Annotated[str, MaxLen(8192)]
 HeaderName = Annotated[str, Field(max_length=128, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+_MAX_HEADERS = 64
 HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\t -~]*$")]
+
+
+_FIRST_FAULT_ENDS: Any = Field(fail_fast=True)
+"""Ends the check of a list; else an error would be built for each of its items."""
+
+_MAX_NAMES = 2**11
+"""Most names in a list of them. There are not twenty, but each may come more than once."""
 
 
 def _comma_list(value: object) -> object:
     """Forms and queries say `a,b`; JSON may too."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        value = [part.strip() for part in value.split(",", _MAX_NAMES) if part.strip()]
+    if isinstance(value, list) and len(value) > _MAX_NAMES:
+        raise ValueError("too many names")
     return value
 
 
@@ -42,9 +62,16 @@ def _json_text(value: object) -> object:
     """Forms and queries carry nested lists as JSON."""
     if isinstance(value, str):
         try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            raise ValueError("not JSON") from None
+            return parse_json(value.encode()).value
+        except (RequestError, UnicodeEncodeError):
+            raise ValueError("not JSON, or too much of it") from None
+    return value
+
+
+def _few_headers(value: object) -> object:
+    """Count before any is looked at."""
+    if isinstance(value, Mapping) and len(value) > _MAX_HEADERS:
+        raise ValueError(f"more than {_MAX_HEADERS} headers")
     return value
 
 
@@ -62,9 +89,13 @@ class _Wire(BaseModel):
 class Images(_Wire):
     """The pictures of a JSON or msgpack body."""
 
-    data: Annotated[list[str | bytes] | None, Field(description="Base64 strings; in msgpack also bytes.")] = None
+    data: Annotated[
+        Annotated[list[str | bytes | SkipJsonSchema[InstanceOf[Cut]]], _FIRST_FAULT_ENDS] | None,
+        Field(description="Base64 strings; in msgpack also bytes."),
+    ] = None
     urls: Annotated[
-        list[Url] | None, Field(description="http(s) URLs, or paths below ROOT_IMAGES_DIR; `data` is ignored then.")
+        Annotated[list[Url], _FIRST_FAULT_ENDS] | None,
+        Field(description="http(s) URLs, or paths below ROOT_IMAGES_DIR; `data` is ignored then."),
     ] = None
 
 
@@ -73,7 +104,10 @@ class PicturesBody(_Wire):
 
     images: Images
     img_req_headers: Annotated[
-        dict[HeaderName, HeaderValue], MaxLen(64), Field(description="Headers for downloads of `images.urls`.")
+        dict[HeaderName, HeaderValue],
+        MaxLen(_MAX_HEADERS),
+        BeforeValidator(_few_headers),
+        Field(description="Headers for downloads of `images.urls`."),
     ] = Field(default_factory=dict)
 
 
@@ -119,7 +153,7 @@ class ExtractFields(FaceSelection):
         default="float", description="`vec` as numbers, or as base64 of little-endian float32."
     )
     fields: Annotated[
-        Annotated[frozenset[ExtractField], BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[ExtractField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
         Field(description="Compute and return these keys of a face only; overrides the flags above."),
     ] = None
 
@@ -147,7 +181,7 @@ class DetectFields(FaceSelection):
     """Options of `/detect`."""
 
     fields: Annotated[
-        Annotated[frozenset[DetectField], BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[DetectField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
         Field(description="Return these keys of a face only."),
     ] = None
 
@@ -168,8 +202,9 @@ def _is_box(value: list[Coordinate]) -> list[Coordinate]:
     return value
 
 
-FacePoints = Annotated[list[list[Coordinate]], AfterValidator(_is_five_points)]
-FaceBox = Annotated[list[Coordinate], AfterValidator(_is_box)]
+Coordinates = Annotated[list[Coordinate], _FIRST_FAULT_ENDS]
+FacePoints = Annotated[list[Coordinates], _FIRST_FAULT_ENDS, AfterValidator(_is_five_points)]
+FaceBox = Annotated[Coordinates, AfterValidator(_is_box)]
 RecognizeField = Literal["embedding", "norm", "box"]
 
 
@@ -177,16 +212,18 @@ class RecognizeFields(AnswerFormat):
     """Options of `/recognize`. Without `landmarks` and `boxes` every picture is an aligned crop."""
 
     landmarks: Annotated[
-        Annotated[list[list[FacePoints]], BeforeValidator(_json_text)] | None,
+        Annotated[list[Annotated[list[FacePoints], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(_json_text)]
+        | None,
         Field(description="Per picture, per face: five points [x, y], source pixels."),
     ] = None
     boxes: Annotated[
-        Annotated[list[list[FaceBox]], BeforeValidator(_json_text)] | None,
+        Annotated[list[Annotated[list[FaceBox], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(_json_text)]
+        | None,
         Field(description="Per picture, per face: [x1, y1, x2, y2], source pixels; not together with `landmarks`."),
     ] = None
     embedding_format: EmbeddingFormat = "float"
     fields: Annotated[
-        Annotated[frozenset[RecognizeField], BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[RecognizeField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
         Field(description="Return these keys of a face only."),
     ] = None
 

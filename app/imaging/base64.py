@@ -12,7 +12,7 @@ _PREFIX_LIMIT = 256
 """A `data:` prefix names a media type and some parameters; it is not searched for further than this."""
 
 
-def decode_base64(text: str) -> bytes:
+def decode_base64(text: str | memoryview) -> bytes:
     """Decode the base64 of a picture.
 
     Args:
@@ -24,8 +24,10 @@ def decode_base64(text: str) -> bytes:
     Raises:
         ImageDecodeError: Anything else.
     """
-    if text.startswith("data:"):
-        head, mark, _ = text[:_PREFIX_LIMIT].partition(";base64,")
+    begin = text[:_PREFIX_LIMIT]
+    prefix = begin if isinstance(begin, str) else bytes(begin).decode("latin-1")
+    if prefix.startswith("data:"):
+        head, mark, _ = prefix.partition(";base64,")
         if not mark:
             raise _not_base64()
         text = text[len(head) + len(mark) :]
@@ -35,12 +37,12 @@ def decode_base64(text: str) -> bytes:
         raise _not_base64() from None
 
 
-def _decode(text: str) -> bytes:
+def _decode(text: str | memoryview) -> bytes:
     try:
         return pybase64.b64decode(text, validate=True)
     except binascii.Error:
         # Some encoders break lines (RFC 2045). Rare, so that only they pay for a copy.
-        encoded = text.encode("ascii")
+        encoded = text.encode("ascii") if isinstance(text, str) else bytes(text)
         without_breaks = encoded.translate(None, b"\r\n\t ")
         if len(without_breaks) == len(encoded):
             raise

@@ -18,7 +18,8 @@ class EncodedPicture:
 class Base64Picture:
     """The bytes of a picture file as base64; a `data:...;base64,` prefix is accepted."""
 
-    text: str
+    text: str | memoryview
+    """A view is of the body that the text came in: it is long, and not copied."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ def bytes_of(source: PictureSource) -> bytes:
         found = source.data
     elif isinstance(source, Base64Picture):
         try:
-            found = base64.b64decode(source.text.partition("base64,")[2] or source.text, validate=True)
+            text = source.text if isinstance(source.text, str) else bytes(source.text).decode("latin-1")
+            found = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
         except (binascii.Error, ValueError):
             raise ImageDecodeError("The picture is not base64.") from None
     else:
