@@ -73,6 +73,12 @@ class Metrics:
         for code in _error_codes(ServiceError):
             # There from the start: Prometheus sees no increase in a series that begins at 1.
             self.refusals.labels(code)
+        self.ignored = Counter(
+            "jetface_ignored", "What requests said in vain though it may have been meant; `x-ignored` names it.",
+            ["what"], registry=registry,
+        )  # fmt: skip
+        for what in ("field", "trailing"):
+            self.ignored.labels(what)
         self.stage_seconds = LoopHistogram(
             "jetface_stage_seconds", "Seconds a picture spent in a stage.", ["stage"],
             buckets=_STAGE_BUCKETS_S, registry=registry,

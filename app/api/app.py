@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.addressing import BelowRootPath, HeadAsGet, OwnPath
 from app.api.answers import Answers
@@ -20,7 +20,7 @@ from app.api.bodies import Bodies
 from app.api.compare import compare_router
 from app.api.detect import detect_router
 from app.api.direct import DirectRoutes
-from app.api.documents import describe_bodies, keep_redoc_offline
+from app.api.documents import GuardDocuments, describe_bodies, keep_redoc_offline
 from app.api.door import Door
 from app.api.draw import draw_router
 from app.api.errors import from_http_exception
@@ -28,7 +28,7 @@ from app.api.extract import extract_router
 from app.api.health import health_router
 from app.api.info import info_router
 from app.api.metrics import metrics_router
-from app.api.middleware import ErrorAnswers, ObserveRequests
+from app.api.middleware import NO_SNIFFING, ErrorAnswers, ObserveRequests
 from app.api.models import models_router
 from app.api.page import page_router, read_page
 from app.api.places import Places
@@ -121,6 +121,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     stack: ASGIApp = app.build_middleware_stack()
     if options.root_path:
         stack = BelowRootPath(stack, root_path=options.root_path)
+    stack = GuardDocuments(stack)
     stack = HeadAsGet(stack)
     stack = DirectRoutes(stack, _routes(pictures))
     stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
@@ -136,10 +137,25 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
             allow_origins=options.access.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
-            expose_headers=["retry-after", "server-timing", "x-request-id"],
+            expose_headers=["retry-after", "server-timing", "x-ignored", "x-request-id"],
         )
+        stack = _unsniffed(stack)
     app.middleware_stack = stack
     return app
+
+
+def _unsniffed(app: ASGIApp) -> ASGIApp:
+    """Mark what a middleware answers by itself as all other answers are marked."""
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start" and NO_SNIFFING not in message["headers"]:
+                message = {**message, "headers": [*message["headers"], NO_SNIFFING]}
+            await send(message)
+
+        await app(scope, receive, send_marked)
+
+    return marked
 
 
 def _routes(routers: Iterable[APIRouter]) -> list[APIRoute]:

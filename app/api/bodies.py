@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
+from pydantic import BaseModel
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from app.api.context import MSGPACK_TYPES, context_of
+from app.api.context import MSGPACK_TYPES, TRAILING_BYTES, context_of
 from app.api.schemas import AnswerFormat, CompareFields, Images, PicturesBody, validate
 from app.api.services import RequestLimits
 from app.api.structure import Cut, Structure, parse_json, parse_msgpack
@@ -36,6 +40,11 @@ _OTHER_NAMES = re.compile(r"others?(\[\d*\])?")
 
 _MAX_FIELDS = 64
 _MAX_ESCAPES = 2**13
+_MAX_MISSPELT = 16
+_MAX_OPTION_CHARS = 64
+_OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LEAST_LIKENESS = 0.75
+"""Of two names, as `difflib` measures it: `thresh` to `threshold` 0.8, `landmarks` to `return_landmarks` 0.72."""
 _MAX_PLACES = 2**12
 _MAX_PART_HEADERS = 8
 _MAX_PART_HEAD_BYTES = 2**14
@@ -66,7 +75,7 @@ class Bodies:
     def __init__(self, limits: RequestLimits, pool: WorkPool) -> None:
         self._limits = limits
         self._pool = pool
-        self._known: dict[tuple[type[AnswerFormat], bytes], AnswerFormat] = {}
+        self._known: dict[tuple[type[AnswerFormat], bytes], tuple[AnswerFormat, list[str]]] = {}
 
     async def read(
         self, request: Request, options_model: type[Options], body_model: type[PicturesBody]
@@ -110,13 +119,15 @@ class Bodies:
     def _options_of_query(self, request: Request, options_model: type[Options]) -> Options:
         """Return the options a query means; callers ask for the same again and again, so what it means is kept."""
         key = (options_model, request.scope["query_string"])
-        options = self._known.get(key)
+        options, ignored = self._known.get(key, (None, []))
         if not isinstance(options, options_model):
-            options = validate(options_model, _joined(_query(request)))
+            fields = _joined(_query(request))
+            options, ignored = validate(options_model, fields), _misspelt(fields, options_model)
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             if len(key[1]) <= _MAX_KNOWN_BYTES:
-                self._known[key] = options
+                self._known[key] = options, ignored
+        context_of(request).ignored += ignored
         return options
 
     async def _read_fields(
@@ -126,11 +137,16 @@ class Bodies:
         options_model: type[Options],
         body_model: type[PicturesBody],
     ) -> PictureRequest[Options]:
+        context = context_of(request)
         body = await self._read_bytes(request)
 
         def understand() -> PictureRequest[Options]:
             structure = parse(body, max_images=self._limits.max_images)
-            fields = validate(body_model, _restored(structure, self._limits.max_images))
+            given = _restored(structure, self._limits.max_images)
+            context.ignored += _misspelt(given, body_model)
+            if structure.num_bytes < len(body):
+                context.ignored.append(f"{TRAILING_BYTES}{len(body) - structure.num_bytes}")
+            fields = validate(body_model, given)
             if not isinstance(fields, options_model):  # pragma: no cover - every body model extends its options
                 raise TypeError(f"{body_model.__name__} has no options")
             others: Images | None = getattr(fields, "others", None)
@@ -147,12 +163,15 @@ class Bodies:
     ) -> PictureRequest[Options]:
         boundary = _boundary(content_type)
         query = _query(request)
+        context = context_of(request)
         takes_others = issubclass(options_model, CompareFields)
         body = await self._read_bytes(request)
 
         def understand() -> PictureRequest[Options]:
             form = _Form(body, boundary, query, max_files=self._limits.max_images, takes_others=takes_others)
-            options = validate(options_model, _joined(form.fields))
+            fields = _joined(form.fields)
+            context.ignored += _misspelt(fields, options_model)
+            options = validate(options_model, fields)
             return PictureRequest(form.pictures(FILE_FIELD), options, form.pictures(OTHER_FIELD) or None)
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
@@ -329,6 +348,22 @@ def _query(request: Request) -> list[tuple[str, str]]:
         return parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise RequestError("Too many fields in the query.", max_fields=_MAX_FIELDS) from None
+
+
+def _misspelt(given: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
+    """Return what `x-ignored` says of fields that no option is called, but that look like one misspelt."""
+    unknown = itertools.islice((name for name in given if name not in model.model_fields), _MAX_MISSPELT)
+    likely = ((name, _likely_option(name, model)) for name in unknown if len(name) <= _MAX_OPTION_CHARS)
+    return [f"{name};like={option}" for name, option in likely if option]
+
+
+@lru_cache(1024)
+def _likely_option(name: str, model: type[BaseModel]) -> str | None:
+    """Return the option that somebody may have meant by a name; callers say the same again and again."""
+    if not _OPTION_NAME.fullmatch(name):
+        return None
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
+    return next(iter(difflib.get_close_matches(plain, model.model_fields, n=1, cutoff=_LEAST_LIKENESS)), None)
 
 
 def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.answers import JSON_TYPE, to_json
 from app.api.context import new_id
@@ -159,6 +159,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unparsed_bytes = 0
         self._refusal: ServiceError | None = None
+        self._last_words: ServiceError | None = None
+        """What follows the answers of the requests before it; nothing is read any more."""
         self._is_upgrade = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -192,6 +194,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; a header that has not ended yet is counted too, before the parser keeps more of it."""
+        if self._last_words is not None:
+            return
         self._unparsed_bytes += len(data)
         was_between_requests = self._is_between_requests
         if was_between_requests:
@@ -234,6 +238,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_between_requests = False
         if len(self.pipeline) >= MAX_PIPELINED:
             self._give_up(MalformedRequestError("Too many requests came before the first was answered."))
+        num_hosts = [name for name, _ in self.headers].count(b"host")
+        if num_hosts > 1 or (num_hosts == 0 and self.parser.get_http_version() == "1.1"):
+            # Two servers that each take another of them for the right one serve a request twice over.
+            self._give_up(MalformedRequestError("A request of HTTP/1.1 has one Host header."))
         super().on_headers_complete()
         self.cycle.transport = self._answers
 
@@ -269,7 +277,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, unless it is there already; uvicorn has a clock for that."""
         self._answers.flush()
+        was_last = not self.pipeline
         super().on_response_complete()
+        if was_last and self._last_words is not None and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._write_refusal(self._last_words)
+            return
         if self.cycle.response_complete and not self.transport.is_closing():
             self._connections.heard(self)
             self._is_between_requests = True
@@ -343,7 +356,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer without a request, and close."""
+        """Answer without a request, and close: behind the answers of the whole requests that came before."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._write_refusal(error)
+        elif not cycle.more_body:
+            self._last_words = error
+        elif self.pipeline:  # its own body is what is wrong, and it has not begun
+            self.pipeline.popleft()
+            self._last_words = error
+        elif cycle.response_started:
+            self.transport.close()
+        else:
+            self._write_refusal(error)
+
+    def _write_refusal(self, error: ServiceError) -> None:
         if self._connections.metrics is not None:
             self._connections.metrics.refusals.labels(error.code).inc()
         request_id = new_id()
@@ -352,7 +379,7 @@ class BoundedProtocol(HttpToolsProtocol):
         body = to_json(envelope(error, request_id))
         head = (
             f"content-type: {JSON_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(STATUS_LINE[status_of(type(error))] + head.encode() + body)
         self.transport.close()

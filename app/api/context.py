@@ -24,6 +24,9 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 """Media types that mean msgpack, in `Accept` and in `Content-Type`."""
 
+TRAILING_BYTES = "trailing;bytes="
+"""How `x-ignored` tells of bytes behind a message of msgpack."""
+
 DISCARDED_BODY_BYTES = 2**20
 """Longest body that is read past after a refusal."""
 
@@ -43,6 +46,8 @@ class RequestContext:
     stage_s: dict[str, float] = field(default_factory=dict)
     is_answer_started: bool = False
     is_body_read: bool = True
+    ignored: list[str] = field(default_factory=list)
+    """What of the request was not looked at and may have been meant; each can be said in a header."""
     body_bytes: int | None = None
     """Declared length of the body; None when it was not declared, or will not come."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from importlib import resources
 from typing import Any
 
@@ -9,12 +12,20 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import schemas
 from app.api.answer_schemas import ErrorAnswer
 from app.api.bodies import FILE_FIELD, JSON_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
 from app.api.schemas import CompareFields
 
+_PAGES = frozenset({"/docs", "/redoc", "/docs/oauth2-redirect"})
+_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_DOCUMENT_POLICY = (
+    b"default-src 'none'; script-src %b; connect-src 'self'; img-src 'self' data:; font-src 'self' data:; "
+    # Both write their styles into the page, and Redoc searches in a worker of its own making.
+    b"style-src 'self' 'unsafe-inline'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _REF = "#/components/schemas/{model}"
 _REDOC = "redoc.standalone.js"
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
@@ -83,6 +94,38 @@ def keep_redoc_offline(app: FastAPI) -> None:
 
     # Before the mount that has the file as its maker ships it.
     app.router.routes.insert(0, Route(f"/static-offline-docs/{_REDOC}", redoc))
+
+
+class GuardDocuments:
+    """Lets the pages that describe the API run their own scripts and talk to this service, and nothing else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Guard what `app` answers as HTML under the paths of these pages."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; the answer is held back until it is known what its page has inside."""
+        if scope["type"] != "http" or scope["path"] not in _PAGES:
+            await self._app(scope, receive, send)
+            return
+        held: list[Message] = []
+
+        async def send_guarded(message: Message) -> None:
+            held.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                policy = _policy(b"".join(each.get("body", b"") for each in held))
+                held[0]["headers"] = [*held[0]["headers"], (b"content-security-policy", policy)]
+                for each in held:
+                    await send(each)
+
+        await self._app(scope, receive, send_guarded)
+
+
+def _policy(page: bytes) -> bytes:
+    """Return a Content-Security-Policy that names the scripts inside a page by what they hash to."""
+    digests = [base64.b64encode(hashlib.sha256(script).digest()) for script in _INLINE_SCRIPT.findall(page)]
+    scripts = b" ".join([b"'self'", *(b"'sha256-%b'" % digest for digest in digests)])
+    return _DOCUMENT_POLICY % scripts
 
 
 def _extra(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:

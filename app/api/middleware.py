@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.answers import small_answer
-from app.api.context import RequestContext, open_context
+from app.api.context import TRAILING_BYTES, RequestContext, open_context
 from app.api.errors import envelope, headers_of, status_of
 from app.drain import Drain
 from app.errors import CapacityError, MemoryPressureError, ModelBuildingError, QueueFullError, ServiceError
@@ -29,6 +29,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 CLIENT_GONE_STATUS = 499
 """What is counted when nobody waits for the answer any more (as nginx counts it)."""
+
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+"""Keeps browsers from taking an answer for another type than it says."""
 
 LINGER_S = 2.0
 """Longest time that the rest of a body is read past after its refusal, for the answer to be read."""
@@ -90,6 +93,9 @@ class ObserveRequests:
                 status = int(message["status"])
                 headers = [*message["headers"], (b"x-request-id", context.id.encode())]
                 headers.append((b"server-timing", context.server_timing().encode()))
+                headers.append(NO_SNIFFING)
+                if context.ignored:
+                    headers.append((b"x-ignored", self._tell_ignored(context.ignored)))
                 if self._drain.ends_connections or context.must_close:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
@@ -108,6 +114,13 @@ class ObserveRequests:
             self._count(scope, context, status)
         if lingers:
             await _linger(receive, send)
+
+    def _tell_ignored(self, ignored: list[str]) -> bytes:
+        """Count and log what was not looked at, and return it as a header says it."""
+        for each in ignored:
+            self._metrics.ignored.labels("trailing" if each.startswith(TRAILING_BYTES) else "field").inc()
+        _log.info("ignored", what=ignored)
+        return ", ".join(ignored).encode()
 
     def _count(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = self._route(scope)

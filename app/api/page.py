@@ -28,7 +28,6 @@ _SAFETY = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
 }
 _REVALIDATE = "no-cache"
 _FOR_GOOD = "public, max-age=31536000, immutable"

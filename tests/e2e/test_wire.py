@@ -118,7 +118,7 @@ NO_HTTP = {
     "a later version": b"GET / HTTP/1.2\r\n" + HOST + b"\r\n",
     "bare line feeds": b"GET / HTTP/1.1\nHost: x\n\n",
     "a zero byte": b"GET / HTTP/1.1\r\nX-A: a\0b\r\n\r\n",
-    "a folded header": b"GET / HTTP/1.1\r\nX-A: a\r\n b\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\r\n b\r\n\r\n",
     "a space before the colon": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
     "no path": b"GET extract HTTP/1.1\r\n\r\n",
     "bytes as path": b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
@@ -136,9 +136,9 @@ async def test_what_is_no_http_is_400(connection: Connection, kind: str) -> None
 
 
 LONG_HEADS = {
-    "url": b"GET /?" + b"a" * 2**17 + b" HTTP/1.1\r\n\r\n",
-    "header": b"GET / HTTP/1.1\r\nX-A: " + b"a" * 2**17 + b"\r\n\r\n",
-    "headers": b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 20_000 + b"\r\n",
+    "url": b"GET /?" + b"a" * 2**17 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "header": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 2**17 + b"\r\n\r\n",
+    "headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 20_000 + b"\r\n",
     "chunk": CHUNKED + b"3;" + b"a" * 2**20,
     "trailers": CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 20_000,
 }
@@ -221,7 +221,9 @@ async def test_who_asks_before_sending_is_told_to_go_on(connection: Connection) 
 
 
 async def test_requests_sent_ahead_are_answered_in_order(connection: Connection) -> None:
-    await connection.send(b"".join(b"GET /models/%d HTTP/1.1\r\n\r\n" % number + LIVE for number in range(8)))
+    await connection.send(
+        b"".join(b"GET /models/%d HTTP/1.1\r\nHost: x\r\n\r\n" % number + LIVE for number in range(8))
+    )
     assert [(await connection.answer())[0] for _ in range(16)] == [404, 200] * 8
 
 
@@ -252,8 +254,8 @@ async def trickle(connection: Connection, data: bytes) -> None:
 
 
 SLOW = {
-    "headers that trickle": (b"GET / HTTP/1.1\r\nX-A: ", b"a" * 200, 408),
-    "headers that stop": (b"GET / HTTP/1.1\r\nX-A: ", b"", 408),
+    "headers that trickle": (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"a" * 200, 408),
+    "headers that stop": (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"", 408),
     "a body that trickles": (JPEG + b"Content-Length: 1000\r\n\r\n", b"a" * 200, 408),
     "a body that stops": (JPEG + b"Content-Length: 1000\r\n\r\na", b"", 408),
     "chunks that trickle": (CHUNKED, b"1\r\na\r\n" * 40, 408),

@@ -98,7 +98,7 @@ async def connection(application: Application, metrics: Metrics) -> AsyncIterato
 
 async def test_ordinary_requests_share_a_connection(connection: Connection) -> None:
     for body in (b"", b"x" * 3 * MAX_HEAD_BYTES):
-        await connection.send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         answer = await connection.until(b"aa")
         assert answer.startswith(b"HTTP/1.1 200")
 
@@ -108,7 +108,7 @@ async def test_ordinary_requests_share_a_connection(connection: Connection) -> N
     [
         GET + b"X-A: " + b"a" * MAX_HEAD_BYTES + END + END,
         GET + b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8) + END,
-        b"GET /?" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET /?" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         GET + b"X-A: " + b"a" * 2 * MAX_HEAD_BYTES,  # never ends
         b"GET /?" + b"a" * 2 * MAX_HEAD_BYTES,
         END * MAX_HEAD_BYTES,
@@ -123,7 +123,7 @@ async def test_a_long_head_is_431_and_no_request(connection: Connection, applica
 
 
 async def test_endless_trailers_end_the_request(connection: Connection, application: Application) -> None:
-    await connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+    await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
     await connection.flood(b"X-A: b\r\n" * (MAX_HEAD_BYTES // 8))
     assert (await connection.refusal())[0] == 431
     assert (application.num_started, application.num_gone) == (1, 1)
@@ -137,12 +137,12 @@ async def test_what_is_no_http_gets_the_envelope(connection: Connection, head: b
 
 
 async def test_leave_to_send_and_answers_without_a_body_do_not_wait(connection: Connection) -> None:
-    await connection.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
     assert await connection.until(END + END) == b"HTTP/1.1 100 Continue\r\n\r\n"
     await connection.send(b"body")
     assert await connection.answer() == (200, b"aa")
     for _ in range(2):
-        await connection.send(b"HEAD / HTTP/1.1\r\n\r\n")
+        await connection.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"content-length: 2" in await connection.until(END + END)
 
 
@@ -161,7 +161,7 @@ async def test_slow_headers_are_408(connection: Connection, application: Applica
 
 async def test_a_slow_answer_is_waited_for_even_with_half_a_request_behind_it(connection: Connection) -> None:
     """The clock stands still while the client waits for us."""
-    await connection.send(b"GET /2?0.6 HTTP/1.1\r\n\r\n" + GET)
+    await connection.send(b"GET /2?0.6 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
     answer = await connection.until(b"aa")
     assert answer.startswith(b"HTTP/1.1 200")
     await connection.send(END)
@@ -169,7 +169,7 @@ async def test_a_slow_answer_is_waited_for_even_with_half_a_request_behind_it(co
 
 
 async def test_a_body_that_trickles_in_after_the_answer_is_not_waited_for(connection: Connection) -> None:
-    await connection.send(b"GET / HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+    await connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
     await connection.until(b"aa")
     with contextlib.suppress(ConnectionError):
         for _ in range(10):
@@ -187,18 +187,77 @@ async def test_few_requests_wait_behind_one(connection: Connection, application:
 
 async def test_more_close_the_connection(connection: Connection, application: Application) -> None:
     await connection.flood((GET + END) * 1000)
+    for _ in range(MAX_PIPELINED + 1):
+        assert (await connection.until(b"aa")).startswith(b"HTTP/1.1 200")
     assert (await connection.refusal())[0] == 400
-    assert application.num_started <= 1
+    assert application.num_started == MAX_PIPELINED + 1
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"no HTTP\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        GET + b"Host: y\r\n\r\n",
+        GET + b"X-A: " + b"a" * MAX_HEAD_BYTES + END + END,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+        b"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example\r\n\r\n\x16\x03\x01",
+    ],
+    ids=["no HTTP", "no host", "two hosts", "long head", "broken body", "a tunnel"],
+)
+@pytest.mark.parametrize("num_good", [1, 3])
+async def test_what_is_malformed_leaves_the_answers_before_it_alone(
+    connection: Connection, application: Application, behind: bytes, num_good: int
+) -> None:
+    good = b"POST /5?0.2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+    await connection.flood(good * num_good + behind + (GET + END) * 3)
+    for _ in range(num_good):
+        assert await connection.answer() == (200, b"aaaaa")
+    status, error = await connection.refusal()
+    assert (status, error["code"]) in {(400, "malformed_request"), (431, "head_too_long")}
+    assert application.bodies == [b"body"] * num_good
+    assert application.num_started == num_good
+
+
+async def test_what_is_malformed_within_its_own_answer_ends_it(metrics: Metrics) -> None:
+    async def begin_to_answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"aaaa", "more_body": True})
+        await asyncio.sleep(0.5)
+
+    async with served(begin_to_answer, metrics) as connection:
+        await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await connection.until(b"aaaa")
+        await connection.flood(b"no chunk\r\n")
+        assert await connection.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhOST: b\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost:\r\n", 200),
+        (b"GET / HTTP/1.0\r\n", 200),  # as simple health checks ask
+    ],
+)
+async def test_a_request_has_one_host(connection: Connection, head: bytes, status: int) -> None:
+    await connection.send(head + END)
+    answer = await connection.until(END + END)
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert (b"x-content-type-options: nosniff" in answer) == (status == 400)  # the rest is the application's
 
 
 async def test_an_answer_that_nobody_reads_is_given_up(connection: Connection) -> None:
-    await connection.send(b"GET /%d HTTP/1.1\r\n\r\n" % LARGE)
+    await connection.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % LARGE)
     await asyncio.sleep(1.0)
     assert len(await connection.rest()) < LARGE
 
 
 async def test_an_answer_that_is_read_slowly_arrives(connection: Connection) -> None:
-    await connection.send(b"GET /%d HTTP/1.1\r\n\r\n" % LARGE)
+    await connection.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % LARGE)
     num_bytes = 0
     while num_bytes < LARGE:
         await asyncio.sleep(0.1)
@@ -234,7 +293,7 @@ async def test_an_offer_of_another_protocol_is_not_taken_and_its_request_is_answ
     connection: Connection, application: Application, offer: str, pieces: int
 ) -> None:
     """Body and all, however it is cut; and the next one on the same connection."""
-    head = b"POST /3 HTTP/1.1\r\n" + OFFERS[offer] + b"Content-Length: 4\r\n\r\n"
+    head = b"POST /3 HTTP/1.1\r\nHost: x\r\n" + OFFERS[offer] + b"Content-Length: 4\r\n\r\n"
     sent = head + b"body" + GET + END
     cuts = {1: [], 2: [len(head)], 3: [len(head) - 1, len(head) + 2]}[pieces]
     for start, stop in zip([0, *cuts], [*cuts, len(sent)], strict=True):
@@ -253,7 +312,7 @@ async def test_whoever_offers_may_also_say_that_it_was_the_last_request(connecti
 async def test_offers_do_not_pile_up(connection: Connection, application: Application) -> None:
     await connection.flood((GET + OFFERS["a web socket"] + END) * 1000)
     assert (await connection.refusal())[0] == 400
-    assert application.num_started <= 1
+    assert application.num_started == MAX_PIPELINED + 1
 
 
 async def test_a_tunnel_is_refused(connection: Connection) -> None:
@@ -275,7 +334,10 @@ async def test_a_client_that_goes_while_its_work_is_done_ends_it(metrics: Metric
     harness = Harness()
     harness.extractor.delay_s = 60
     jpeg = jpeg_of()
-    request = b"POST /extract HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg
+    request = (
+        b"POST /extract HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+        + jpeg
+    )
     async with served(harness.app, metrics) as connection:
         await connection.send(request)
         await until(lambda: harness.extractor.num_calls)
@@ -291,7 +353,9 @@ async def test_a_client_that_goes_while_its_work_is_done_ends_it(metrics: Metric
 async def test_a_connection_serves_one_request_after_another_behind_the_limits(metrics: Metrics) -> None:
     harness = Harness()
     jpeg = jpeg_of()
-    request = b"POST /detect HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg
+    request = (
+        b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg
+    )
     async with served(harness.app, metrics) as connection:
         for pieces in (1, 2, 3):
             step = -(-len(request) // pieces)
@@ -330,8 +394,8 @@ async def test_the_connection_that_was_silent_longest_makes_way_for_a_new_one(
     [
         b"",
         GET,
-        b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\na",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
     ids=["nothing", "half a head", "half a body", "a head whose body comes in chunks"],
 )
@@ -382,11 +446,11 @@ async def test_the_rest_of_a_refused_body_does_not_end_the_connection(metrics: M
 
     async with served(refuse, metrics) as connection:
         for _ in range(2):
-            await connection.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nab")
+            await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
             assert (await connection.answer())[0] == 429
             await connection.send(b"cd")
             await asyncio.sleep(3 * Hasty.head_timeout_s)
-        await connection.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nab")
+        await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
         assert (await connection.answer())[0] == 429
         await connection.send(b"c")
         assert await connection.rest() == b""

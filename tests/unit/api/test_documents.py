@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
 import httpx
@@ -26,3 +28,14 @@ async def test_redoc_is_a_script(client: httpx.AsyncClient) -> None:
     assert script.headers["content-type"].startswith("text/javascript")
     assert b"redocly logo" in script.content
     assert b"cdn.redoc.ly" not in script.content
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect", "/docs/"])
+async def test_pages_run_their_own_scripts_and_no_other(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    assert rules["default-src"] == "'none'"
+    assert "unsafe" not in rules["script-src"]
+    for script in re.findall("<script>(.*?)</script>", answer.text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules["script-src"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,65 @@ def test_links_are_followed_and_then_judged(folder: PictureFolder) -> None:
     for path in ("outside", "up/secret", "loop"):
         with pytest.raises(UrlRefusedError, match="no such picture"):
             folder.read(path)
+
+
+def test_links_lead_on_as_long_as_they_stay_below_the_root(folder: PictureFolder) -> None:
+    (folder.root / "below" / "back").symlink_to("../below/./a.jpg")
+    (folder.root / "all").symlink_to("below")
+    (folder.root / "chain").symlink_to("all/back")
+    (folder.root / "out").symlink_to("below/../../root/below/a.jpg")
+    assert folder.read("below/back") == folder.read("all/a.jpg") == folder.read("chain") == b"picture"
+    with pytest.raises(UrlRefusedError, match="no such picture"):
+        folder.read("out")
+    for number in range(60):
+        (folder.root / f"{number}").symlink_to(f"{number + 1}")
+    with pytest.raises(UrlRefusedError, match="no such picture"):
+        folder.read("0")
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret", "../none", "below/../../secret", "below/../../none/x", "none/../../secret"]
+)
+def test_a_path_that_leads_out_is_refused_before_the_file_system_is_asked(
+    folder: PictureFolder, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """How long it takes would tell whether something is there."""
+    monkeypatch.setattr(os, "open", lambda *_args, **_kwargs: pytest.fail("asked"))
+    with pytest.raises(UrlRefusedError, match="no such picture"):
+        folder.read(path)
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(folder: PictureFolder) -> None:
+    """Two names change places again and again, one of them of a link that leads out."""
+    (folder.root / "below" / "secret").write_bytes(b"picture")
+    (folder.root / "turn").symlink_to(folder.root.parent)
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            (folder.root / "below").rename(folder.root / "aside")
+            (folder.root / "turn").rename(folder.root / "below")
+            (folder.root / "below").rename(folder.root / "turn")
+            (folder.root / "aside").rename(folder.root / "below")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(2000):
+            with contextlib.suppress(UrlRefusedError):
+                assert folder.read("below/secret") == b"picture"
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_no_descriptor_is_left(folder: PictureFolder) -> None:
+    (folder.root / "up").symlink_to("..")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in ("below/a.jpg", "below", "none", "below/none", "up/secret", "a\0b", "../x"):
+        with contextlib.suppress(UrlRefusedError):
+            folder.read(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_root_that_is_a_link_works(folder: PictureFolder) -> None:
