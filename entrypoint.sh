@@ -3,9 +3,8 @@
 # server, so that signals reach it. Run it under an init (tini) where it would be process 1.
 set -euo pipefail
 
-# A bad setting ends it here with exit code 2. Cores that are off, a GPU out of reach, the wrong wheel, a port in use, ...:
-# what would keep the service from starting ends it here, too, with one line that says what mends it; all else goes to
-# the log.
+# A bad setting, a model that is not there, a GPU out of reach, the wrong wheel, a port in use, ...: what would keep the
+# service from starting ends it here, with exit code 3 and one line that says what mends it; all else goes to the log.
 jetface doctor --preflight
 
 exec jetface serve

@@ -21,6 +21,7 @@ from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
+from app.device.findings import STARTUP_FAILURE
 from app.drain import Drain
 from app.errors import ServiceError
 from app.logs import configure_logs, masked
@@ -28,7 +29,7 @@ from app.models.engines.recipe import EngineSource
 from app.service import Service, build_service, open_registry, running
 from app.settings import Settings, SettingsError, read_settings
 from app.specs import RegistryError
-from app.workers import STARTUP_FAILURE, Worker, share_of
+from app.workers import Worker, share_of
 
 RESERVED_DESCRIPTORS = 256
 """What is left to all but connections: the files of models, pictures that are fetched, and the connections that are

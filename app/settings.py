@@ -6,10 +6,11 @@ The README's table and the env files in `deploy/` are generated from this class 
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -29,6 +30,13 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://([0-9a-z._-]+|\[[0-9a-f:.]
 
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""
+
+
+_LEAST_LIKENESS = 0.85
+"""By `difflib`: APIKEY for API_KEYS is 0.86, HOSTNAME for HOST 0.67."""
+
+_OF_OTHERS = frozenset({"PORT", "HOST", "IMAGE", "GPU", "PUBLISH", "DOCKERFILE", "RENDER_GID", "DATA", "VERSION"})
+"""What follows JETFACE_ in variables that are not the service's."""
 
 
 class SettingsError(ValueError):
@@ -395,6 +403,22 @@ def variable_names(field: str) -> tuple[str, ...]:
     if not isinstance(alias, AliasChoices):  # pragma: no cover - every field is declared through _env
         raise TypeError(f"{field} has no variable")
     return tuple(str(choice) for choice in alias.choices)
+
+
+def misspelt_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return variables that are set and mean nothing, but are spelt nearly as one of ours: that one by their names."""
+    ours = {name for field in Settings.model_fields for name in variable_names(field)}
+    found = {}
+    for name, value in environ.items():
+        upper = name.upper()
+        bare = upper.removeprefix("JETFACE_")
+        # Kubernetes sets JETFACE_PORT to an address where a service is called so; the others are Compose's.
+        if not value or upper in ours or (bare != upper and (bare in _OF_OTHERS or "://" in value)):
+            continue
+        near = [bare] if bare in ours else difflib.get_close_matches(bare, ours, n=1, cutoff=_LEAST_LIKENESS)
+        if near:
+            found[name] = near[0]
+    return found
 
 
 def allowed_values(field: str) -> str:

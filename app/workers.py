@@ -29,18 +29,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from typing_extensions import Self
 
+from app.device.findings import STARTUP_FAILURE
 from app.drain import Drain, Server
 
 _log = structlog.get_logger("jetface.workers")
 
 PUBLISH_EVERY_S = 5.0
 """How old the figures of the other workers may be."""
-
-STARTUP_FAILURE = 3
-"""Exit code of a service, and of a worker, that cannot start: it is not started again.
-
-Source: uvicorn, `config.STARTUP_FAILURE`.
-"""
 
 START_TIMEOUT_S = 600.0
 """Longest time from the start of a worker until it serves; models are loaded behind the open port."""

@@ -11,7 +11,7 @@ import click
 import structlog
 
 from app.cli.quiet import configure_quiet_logs
-from app.device.findings import Finding, Severity, would_stop
+from app.device.findings import STARTUP_FAILURE, Finding, Severity, would_stop
 from app.logs import configure_logs
 from app.settings import Settings, read_settings
 
@@ -29,12 +29,12 @@ _log = structlog.get_logger("jetface.preflight")
 )  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), default="/", hidden=True, help="Where /proc and /sys are.")
 def doctor(*, as_json: bool, preflight: bool, root: Path) -> None:
-    """Examine this machine for what the service needs. Exit code 1 when it could not start."""
-    from app.cli.examination import examine, find_faults  # noqa: PLC0415 - not for `jetface --help`
+    """Examine this machine for what the service needs. Exit code 3 when it could not start, as `jetface serve` ends."""
+    from app.cli.examination import examine  # noqa: PLC0415 - not for `jetface --help`
 
     settings = read_settings()
     if preflight:
-        _log_findings(settings, find_faults(settings, root, is_starting=True))
+        check_start(settings, root)
         return
     configure_quiet_logs(settings)
     found = examine(settings, root)
@@ -43,10 +43,24 @@ def doctor(*, as_json: bool, preflight: bool, root: Path) -> None:
     else:
         click.echo("\n".join(_markdown(found)))
     if would_stop(found.findings):
-        raise SystemExit(1)
+        raise SystemExit(STARTUP_FAILURE)
 
 
-def _log_findings(settings: Settings, findings: Sequence[Finding]) -> None:
+class _WouldNotStart(click.ClickException):
+    exit_code = STARTUP_FAILURE
+
+
+def check_start(settings: Settings, root: Path = Path("/")) -> None:
+    """Log what is wrong with this machine and these settings.
+
+    Raises:
+        click.ClickException: The service would not start; one line that says why and what mends it, exit code 3.
+    """
+    from app.cli.examination import find_faults  # noqa: PLC0415 - as above
+
+    # What a start says of itself it says when it comes.
+    configure_logs("CRITICAL", settings.log_format)
+    findings = find_faults(settings, root, is_starting=True)
     configure_logs(settings.log_level, settings.log_format)
     stops = [each for each in findings if each.severity is Severity.STOP]
     for each in findings:
@@ -54,7 +68,7 @@ def _log_findings(settings: Settings, findings: Sequence[Finding]) -> None:
             log = {Severity.STOP: _log.error, Severity.WARNING: _log.warning, Severity.NOTE: _log.info}[each.severity]
             log(each.what, finding=each.name, why=each.why, cure=each.cure)
     if stops:
-        raise click.ClickException(f"{stops[0].what} {stops[0].why} {stops[0].cure}")
+        raise _WouldNotStart(f"{stops[0].what} {stops[0].why} {stops[0].cure}")
 
 
 def _markdown(found: Examination) -> Iterator[str]:

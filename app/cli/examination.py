@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ from app.device.package_checks import Packages
 from app.device.place_checks import Place
 from app.device.preflight import preflight
 from app.device.sysfs import read_text
-from app.settings import Settings
-from app.specs import default_registry_dir, read_registry
+from app.logs import masked
+from app.settings import Settings, misspelt_variables
+from app.specs import RegistryError, default_registry_dir, read_registry
 
 _SHOWN_PACKAGES = (
     "numpy",
@@ -66,7 +68,16 @@ def verdict(findings: list[Finding]) -> str:
 
 
 def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Finding]:
-    """Check the machine for what the settings want of it."""
+    """Decide whether the service would start here, and what is wrong else: the one place that does, for all commands.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are.
+        is_starting: Whether the service is about to start: else it may be what holds the port.
+
+    Returns:
+        The worst first; with one that is a `stop` it would not start.
+    """
     place = Place(
         models_dir=settings.models_dir,
         engine_dir=_engine_dir(settings),
@@ -77,12 +88,63 @@ def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Fi
         free_memory_bytes=free_memory_bytes(root),
         floor_memory_bytes=settings.min_free_memory_bytes,
     )
-    return preflight(Packages(), place, backend=settings.backend, machine=platform.machine(), root=root)
+    found = preflight(Packages(), place, backend=settings.backend, machine=platform.machine(), root=root)
+    found += [*_registry_faults(settings), *_environment_faults(settings)]
+    is_safe = not any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in found)
+    return worst_first([*found, *_start_faults(settings, root, imports_runtime=is_safe)])
+
+
+def _start_faults(settings: Settings, root: Path, *, imports_runtime: bool) -> Iterator[Finding]:
+    """Build the service as a start does, and let it go: what it refuses is known to nobody else.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are.
+        imports_runtime: Whether ONNX Runtime may be imported in this process; else its models are chosen, no more.
+    """
+    from app.choice import choose_models  # noqa: PLC0415 - as in `_tensorrt`
+    from app.errors import ServiceError  # noqa: PLC0415 - as in `_tensorrt`
+    from app.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
+    from app.service import build_service, open_weights  # noqa: PLC0415 - as in `_tensorrt`
+
+    try:
+        if imports_runtime:
+            build_service(settings, root=root)
+        else:
+            registry, weights = open_weights(settings)
+            choose_models(settings, ModelChooser(registry, weights.is_at_hand))
+    except (RegistryError, ServiceError, OSError) as error:
+        yield Finding(
+            name="start-refused",
+            severity=Severity.STOP,
+            what=masked(f"{error}".rstrip(".") + "."),
+            why="The service cannot start.",
+            cure="Mend what it names; `jetface settings` shows what is in force, `jetface models list` what there is.",
+        )
+
+
+def _environment_faults(settings: Settings) -> Iterator[Finding]:
+    if not settings.api_keys:
+        yield Finding(
+            name="open-to-all",
+            severity=Severity.WARNING,
+            what="The service is open to all: no API_KEYS.",
+            why="Whoever reaches the port may send pictures, and load and unload models.",
+            cure="Set API_KEYS to a long random word, or keep the port to those who may: HOST=127.0.0.1, a firewall.",
+        )
+    for name, meant in misspelt_variables(os.environ).items():
+        yield Finding(
+            name="variable-misspelt",
+            severity=Severity.WARNING,
+            what=f"{name} is set, and means nothing here.",
+            why=f"{meant} was probably meant, which is not set by it.",
+            cure=f"Name it {meant}, or unset it.",
+        )
 
 
 def examine(settings: Settings, root: Path) -> Examination:
     """Look at everything. A section that cannot be made is named with the reason, and costs no other."""
-    found = Examination(worst_first([*find_faults(settings, root, is_starting=False), *_registry_faults(settings)]))
+    found = Examination(find_faults(settings, root, is_starting=False))
     makers: dict[str, Callable[[], Any]] = {
         "machine": lambda: _machine(root),
         "software": lambda: _software(root),

@@ -18,6 +18,7 @@ from app.cli.models import models
 from app.cli.serve import serve
 from app.cli.settings import settings
 from app.cli.verify import verify
+from app.device.findings import STARTUP_FAILURE
 from app.errors import ServiceError
 from app.logs import masked
 from app.settings import SettingsError
@@ -28,14 +29,22 @@ class _Misconfigured(click.ClickException):
     exit_code = 2
 
 
+class _WouldNotStart(click.ClickException):
+    exit_code = STARTUP_FAILURE
+
+
 class _OneLineErrors(click.Group):
-    """Ends in one line on stderr where the operator can mend it: exit code 2 for settings, 1 for the rest."""
+    """Ends in one line on stderr where the operator can mend it: exit code 2 for settings, 1 for the rest.
+
+    Of commands that start the service, or say whether it would start, a bad setting is one reason more why it does not.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (SettingsError, RegistryError) as cause:
-            raise _Misconfigured(masked(str(cause))) from cause
+            is_start = ctx.invoked_subcommand in {serve.name, doctor.name}
+            raise (_WouldNotStart if is_start else _Misconfigured)(masked(str(cause))) from cause
         except ServiceError as cause:
             raise click.ClickException(masked(cause.message)) from cause
 

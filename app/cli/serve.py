@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import structlog
 
+from app.cli.doctor import check_start
+from app.device.findings import STARTUP_FAILURE
 from app.drain import SERVER_GRACE_S
 from app.logs import configure_logs
 from app.settings import Settings, read_settings
@@ -57,17 +59,18 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Check the settings, say what would be started, and start nothing.")
+@click.option("--dry-run", is_flag=True, help="Say whether it would start, and where it would listen; start nothing.")
 @click.option("--worker", "post", metavar="POST", hidden=True, help="Be a worker of a service.")
 def serve(*, dry_run: bool, post: str | None) -> None:
     """Serve over HTTP until SIGTERM or Ctrl+C; SIGHUP restarts several WORKERS one by one.
 
-    Exit code 0 after a stop, 2 where a setting has a bad value, 3 where the service cannot start.
+    Exit code 0 after a stop, 3 where the service cannot start, or would not.
     """
-    from app.workers import STARTUP_FAILURE, Post, Supervisor, Worker  # noqa: PLC0415 - not for other commands
+    from app.workers import Post, Supervisor, Worker  # noqa: PLC0415 - not for other commands
 
     settings = read_settings()
     if dry_run:
+        check_start(settings)
         click.echo(f"would listen on {_where(settings)}, WORKERS={settings.workers}")
         return
     for number in (signal.SIGTTIN, signal.SIGTTOU):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+STARTUP_FAILURE = 3
+"""Exit code of a service that cannot start; of `serve --dry-run`, `doctor` and `doctor --preflight` where it could not.
+uvicorn's own: a worker that ends so is not started once more. Source: uvicorn, `config.STARTUP_FAILURE`."""
+
 
 class Severity(str, Enum):
     """How bad a finding is; the worst first."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import http.client
+import json
 import os
 import shutil
 import socket
@@ -14,6 +16,9 @@ from pathlib import Path
 from app.device.findings import Finding, Severity
 
 _GIBIBYTE = 2**30
+
+_ASK_TIMEOUT_S = 2.0
+_LONGEST_ANSWER_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +142,25 @@ def _check_path(place: Place, path: Path) -> Iterator[Finding]:
 def _port_taken(place: Place) -> Finding:
     return Finding(
         name="port-in-use",
-        severity=Severity.STOP if place.is_starting else Severity.NOTE,
+        severity=Severity.NOTE if not place.is_starting and _is_ours(place) else Severity.STOP,
         what=f"Port {place.port} of {place.host} is in use.",
         why="The service cannot listen on it, unless it is the service that does.",
         cure=f"sudo ss -ltnp 'sport = :{place.port}' says by whom; end it, or set PORT to another.",
     )
+
+
+def _is_ours(place: Place) -> bool:
+    """Ask whoever listens whether it is the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(place.host, place.host)  # noqa: S104 - listened on
+    connection = http.client.HTTPConnection(host, place.port, timeout=_ASK_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/live")
+        answer = json.loads(connection.getresponse().read(_LONGEST_ANSWER_BYTES))
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return isinstance(answer, dict) and answer.get("status") in {"alive", "failed"}
 
 
 def _cannot_listen(place: Place, reason: str | None) -> Finding:

@@ -47,7 +47,7 @@ def tini() -> str:
     ],
 )
 def test_a_bad_setting_is_one_line(variable: str, value: str, line: str) -> None:
-    """The start stops with exit code 2, and stderr holds nothing else."""
+    """The start stops with exit code 3, and stderr holds nothing else."""
     done = subprocess.run(
         [REPOSITORY / "entrypoint.sh"],
         env=service_environ({variable: value}),
@@ -56,7 +56,7 @@ def test_a_bad_setting_is_one_line(variable: str, value: str, line: str) -> None
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"{line}\n")
 
 
 def test_a_port_in_use_is_one_line_with_what_mends_it(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_port_in_use_is_one_line_with_what_mends_it(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     *_, line = done.stderr.splitlines()
     assert line.startswith(f"Error: Port {port} of 127.0.0.1 is in use.")
     assert "set PORT to another" in line
@@ -125,7 +125,7 @@ def test_it_works_from_any_folder(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert done.stderr.startswith("Error: PORT=")
 
 

@@ -23,9 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import Self
 
 import app.workers
+from app.device.findings import STARTUP_FAILURE
 from app.drain import Drain
 from app.metrics import Metrics
-from app.workers import STARTUP_FAILURE, Post, Sheet, Worker, share_of
+from app.workers import Post, Sheet, Worker, share_of
 
 
 class Counted:

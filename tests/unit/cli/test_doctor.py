@@ -18,6 +18,7 @@ from app.cli import examination
 from app.cli.main import main
 from app.settings import Settings
 from tests.support import machines
+from tests.support.file_server import Answer, file_server
 
 SECTIONS = ("Findings", "Machine", "Software", "Backend", "Models", "Engines", "Settings")
 
@@ -31,6 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("MODEL_DOWNLOAD", "0")
     monkeypatch.setenv("BACKEND", "onnxruntime")
     monkeypatch.setenv("HOST", "127.0.0.1")
+    monkeypatch.setenv("API_KEYS", "k")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("PORT", str(listener.getsockname()[1]))
 
@@ -94,19 +96,86 @@ def test_a_warning_starts_and_says_that_it_could_be_more(run: Run) -> None:
     assert "`gpu-unreachable`" in result.stdout
 
 
-def test_what_stops_the_service_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stops_the_service_is_exit_code_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "192.0.2.1")
     result = run()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "would not start.**" in result.stdout
     assert "**stop**, `address-unusable`" in result.stdout
 
 
-@pytest.mark.usefixtures("port_in_use")
-def test_beside_the_running_service_its_port_is_no_fault(run: Run) -> None:
-    result = run()
+def test_beside_the_running_service_its_port_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with file_server({"/health/live": Answer(b'{"status": "alive"}')}) as service:
+        monkeypatch.setenv("PORT", service.url.rpartition(":")[2])
+        result = run()
     assert result.exit_code == 0
     assert "**note**, `port-in-use`" in result.stdout
+
+
+def test_somebody_elses_port_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with file_server({"/health/live": Answer(b"[]")}) as other:
+        monkeypatch.setenv("PORT", other.url.rpartition(":")[2])
+        result = run()
+    assert result.exit_code == 3
+    assert "**stop**, `port-in-use`" in result.stdout
+
+
+def test_a_service_that_is_open_to_all_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("API_KEYS")
+    result = run()
+    assert result.exit_code == 0
+    assert "open to all: no API_KEYS" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "APIKEYS", "JETFACE_API_KEYS", "Api_Key"])
+def test_a_variable_that_is_nearly_ours_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """And its value, which may be a key, is not."""
+    monkeypatch.setenv(name, "hunter2")
+    for arguments in ((), ("--preflight",)):
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert f"{name} is set, and means nothing here." in result.output
+        assert "API_KEYS was probably meant" in result.output
+        assert "hunter2" not in result.output
+
+
+REFUSED = {
+    "unknown model": ({"DET_MODEL": "nobody"}, "DET_MODEL='nobody' is not allowed"),
+    "model of another task": ({"REC_MODEL": "starter_det"}, "REC_MODEL='starter_det' is not allowed"),
+    "model whose entry cannot be read": ({"DET_MODEL": "broken"}, "broken.toml"),
+    "backend that is not here": ({"BACKEND": "tensorrt"}, "tensorrt"),
+    "provider that is not here": ({"ORT_PROVIDERS": "migraphx"}, "ORT_PROVIDERS"),
+    "setting that is no value": ({"PORT": "http"}, "PORT='http' is not allowed"),
+    "address of another machine": ({"HOST": "192.0.2.1"}, "192.0.2.1"),
+}
+"""What the service does not start with."""
+
+COMMANDS = [("doctor",), ("doctor", "--json"), ("doctor", "--preflight"), ("serve", "--dry-run")]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(
+    "arguments", [("doctor",), ("doctor", "--json"), ("doctor", "--preflight"), ("serve", "--dry-run")]
+)
+def test_all_commands_agree_on_what_does_not_start(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str, arguments: tuple[str, ...]
+) -> None:
+    del run  # its environment is wanted
+    variables, said = REFUSED[case]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/broken.toml").write_text('name = "broken"\nthis is no TOML')
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 3
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_all_commands_agree_on_what_starts(run: Run, arguments: tuple[str, ...]) -> None:
+    del run
+    assert CliRunner().invoke(main, arguments).exit_code == 0
 
 
 def test_a_backend_that_cannot_be_had_is_told_with_its_cure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +192,7 @@ def test_a_runtime_that_crashes_is_not_imported_here(run: Run, monkeypatch: pyte
     (package / "__init__.py").write_text("import os\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     result = run()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "crashed with SIGABRT" in result.stdout
     assert "not tried here" in result.stdout
 
@@ -188,7 +257,7 @@ class TestPreflight:
     @pytest.mark.usefixtures("port_in_use")
     def test_what_would_stop_the_start_stops_it_with_one_line(self, run: Run) -> None:
         result = run("--preflight")
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert (result.exit_code, result.stdout) == (3, "")
         (line,) = result.stderr.splitlines()
         assert line.startswith("Error: Port ")
         assert "PORT" in line
@@ -197,11 +266,11 @@ class TestPreflight:
     def test_a_second_cause_is_logged(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BACKEND", "tensorrt")
         result = run("--preflight", files=machines.SERVER_WITHOUT_TOOLKIT)
-        assert result.exit_code == 1
+        assert result.exit_code == 3
         assert "gpu-unreachable" in result.stderr or "GPU" in result.stderr
         assert result.stderr.count("Error: ") == 1
 
     def test_a_bad_setting_is_one_line(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PORT", "http")
         result = run("--preflight")
-        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert (result.exit_code, result.stderr.count("\n")) == (3, 1)

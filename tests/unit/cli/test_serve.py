@@ -21,7 +21,7 @@ from tests.support.server import free_port
     [
         ({"PORT": "1234", "HOST": "::1"}, "would listen on http://[::1]:1234, WORKERS=1\n"),
         ({"PORT": "1234", "WORKERS": "3"}, "would listen on http://0.0.0.0:1234, WORKERS=3\n"),
-        ({"UDS": "/run/jetface.sock"}, "would listen on unix:/run/jetface.sock, WORKERS=1\n"),
+        ({"UDS": "/tmp/jetface-dry-run.sock"}, "would listen on unix:/tmp/jetface-dry-run.sock, WORKERS=1\n"),
     ],
 )
 def test_a_dry_run_says_where_it_would_listen(
@@ -36,7 +36,7 @@ def test_a_dry_run_says_where_it_would_listen(
 def test_a_dry_run_refuses_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_FORMAT", "xml")
     result = CliRunner().invoke(main, ["serve", "--dry-run"])
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert result.stdout == ""
 
 
