@@ -159,7 +159,7 @@ def _api_options(service: Service) -> ApiOptions:
         ),
         access=_access(settings),
         root_path=settings.root_path,
-        match_threshold=service.match_threshold,
+        match_threshold=lambda: service.match_threshold,
     )
 
 

@@ -36,7 +36,7 @@ def compare_router(services: Services) -> APIRouter:
         fields = asked.options
         if asked.others is None and len(asked.pictures) != 2:
             raise RequestError("images: two pictures are compared, or those of images with those of others.")
-        threshold = services.options.match_threshold if fields.threshold is None else fields.threshold
+        threshold = services.options.match_threshold() if fields.threshold is None else fields.threshold
         score = fields.detection_threshold
         options = ExtractOptions(
             score_threshold=services.options.defaults.det_thresh if score is None else score, limit_faces=1

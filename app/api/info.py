@@ -32,7 +32,7 @@ def info_router(services: Services) -> APIRouter:
                 "inference_backend": about.inference_backend,
                 "det_name": _name_of(active, "detection"),
                 "rec_name": recognizer.name if recognizer else None,
-                "match_threshold": services.options.match_threshold if recognizer else None,
+                "match_threshold": services.options.match_threshold() if recognizer else None,
                 "false_match_rate": recognizer.false_match_rate if recognizer else None,
                 "ga_name": _name_of(active, "gender_age"),
                 "mask_detector": _name_of(active, "mask"),

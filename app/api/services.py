@@ -227,5 +227,5 @@ class ApiOptions:
     access: Access = field(default_factory=Access)
     root_path: str = ""
     """Path below which a proxy serves the service, without a slash at its end; empty: none."""
-    match_threshold: float = 0.35
-    """Least similarity of one person where a request names none."""
+    match_threshold: Callable[[], float] = lambda: 0.35
+    """Returns the least similarity of one person where a request names none; a model loaded anew may change it."""

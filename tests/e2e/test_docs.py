@@ -83,8 +83,9 @@ def test_every_route_has_an_example() -> None:
     """Also those that nobody needs to be told of: a reader copies before reading."""
     shown = {example.route for example in EXAMPLES}
     missing = Harness().app.openapi()["paths"].keys() - shown
-    # /models/x answers one entry of /models; the other is /multipart/draw_detections under another name.
-    assert missing == {"/models/{name}", "/draw_detections"}
+    # /models/x answers one entry of /models; the last is /multipart/draw_detections under another name.
+    of_a_model = {f"/models/{{name}}{action}" for action in ("", "/load", "/unload", "/reload")}
+    assert missing == {*of_a_model, "/draw_detections"}
 
 
 @pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda page: page.name)

@@ -306,7 +306,7 @@ class Harness:
                 limits=limits or RequestLimits(),
                 access=access or Access(),
                 defaults=defaults or RequestDefaults(),
-                match_threshold=match_threshold,
+                match_threshold=lambda: match_threshold,
                 root_path=root_path,
             ),
         )

@@ -48,3 +48,19 @@ def test_a_users_entry_may_name_one(tmp_path: Path) -> None:
     entry = shipped.replace('"starter_rec"', '"mine"', 1).replace("match_threshold = 0.32", "match_threshold = 0.28")
     (tmp_path / "mine.toml").write_text(entry, "utf-8")
     assert build_service(settings_of(tmp_path, "mine")).match_threshold == 0.28
+
+
+async def test_a_model_that_is_loaded_anew_brings_its_own(tmp_path: Path) -> None:
+    """An entry that was changed counts from the reload on."""
+    shipped = Path(__file__).parents[2].joinpath("models/starter_rec.toml").read_text("utf-8")
+    entry = shipped.replace('"starter_rec"', '"mine"', 1).replace("[input]", 'file = "starter_rec.onnx"\n[input]', 1)
+    (tmp_path / "mine.toml").write_text(entry, "utf-8")
+    app = create_app(settings_of(tmp_path, "mine"))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://jetface", timeout=60) as client,
+    ):
+        (tmp_path / "mine.toml").write_text(entry.replace("match_threshold = 0.32", "match_threshold = 0.5"), "utf-8")
+        assert (await client.get("/info")).json()["models"]["match_threshold"] == 0.32
+        (await client.post("/models/mine/reload")).raise_for_status()
+        assert (await client.get("/info")).json()["models"]["match_threshold"] == 0.5
