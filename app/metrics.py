@@ -159,6 +159,12 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+        self.body_bytes = Gauge(
+            "jetface_body_bytes_in_flight", "Bytes of bodies above 256 KiB that are kept.", registry=registry
+        )
+        self.body_bytes_limit = Gauge(
+            "jetface_body_bytes_limit", "BODY_BUDGET_BYTES: longer bodies beyond it wait.", registry=registry
+        )
         self.decode_pixels = Gauge(
             "jetface_decode_pixels_in_flight", "Pixels of pictures decoded and not yet released.", registry=registry
         )

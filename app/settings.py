@@ -192,6 +192,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = _env(
         "MAX_BODY_BYTES", default=64 * 2**20, ge=1024, meaning="Longest request body, bytes; then 413."
     )
+    body_budget_bytes: int = _env(
+        "BODY_BUDGET_BYTES", default=0, ge=0,
+        meaning="Most bytes of bodies above 256 KiB at once; others wait, then 429. 0: a quarter of the memory.",
+    )  # fmt: skip
     max_images: int = _env("MAX_IMAGES", default=128, ge=1, le=65536, meaning="Most pictures in a request; then 422.")
     max_image_pixels: int = _env(
         "MAX_IMAGE_PIXELS", default=50_000_000, ge=1, meaning="Most pixels a picture's header may claim."

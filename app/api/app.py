@@ -70,6 +70,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         exposition: What `/metrics` answers; None for `metrics` alone.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
+    bodies = Bodies(options.limits, pool)
     services = Services(
         extractor=extractor,
         models=models,
@@ -78,7 +79,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         metrics=metrics,
         exposition=exposition or (lambda: generate_latest(metrics.registry)),
         options=options,
-        bodies=Bodies(options.limits, pool),
+        bodies=bodies,
         answers=Answers(pool),
     )
     app = FastAPIOffline(
@@ -114,6 +115,8 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
     metrics.watch(metrics.received, lambda: places.num_received)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
+    metrics.watch(metrics.body_bytes, lambda: bodies.budget.held)
+    metrics.body_bytes_limit.set(bodies.budget.capacity)
     metrics.in_flight_limit.set(places.limit)
     metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)

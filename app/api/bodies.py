@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,11 +17,12 @@ from pydantic import BaseModel
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from app.api.context import MSGPACK_TYPES, TRAILING_BYTES, context_of
+from app.api.context import MSGPACK_TYPES, TRAILING_BYTES, RequestContext, context_of
 from app.api.schemas import AnswerFormat, CompareFields, Images, PicturesBody, validate
 from app.api.services import RequestLimits
 from app.api.structure import Cut, Structure, parse_json, parse_msgpack
-from app.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
+from app.errors import BodyTooLargeError, DeadlineExceededError, QueueFullError, RequestError, UnsupportedMediaError
+from app.imaging.budget import Budget
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.pipeline.pool import WorkPool
 
@@ -53,6 +55,9 @@ _MAX_KNOWN = 256
 _MAX_KNOWN_BYTES = 1024
 """Most queries whose meaning is kept, and the longest of them."""
 
+_PATIENCE = 0.9
+"""Part of the time a request has left that its body waits for room: 429 is to come before 504."""
+
 _LARGE_BODY_BYTES = 2**18
 """A quarter of a megabyte parses in less time than a hop to another thread is worth."""
 
@@ -75,6 +80,7 @@ class Bodies:
     def __init__(self, limits: RequestLimits, pool: WorkPool) -> None:
         self._limits = limits
         self._pool = pool
+        self.budget = Budget(limits.body_budget_bytes)
         self._known: dict[tuple[type[AnswerFormat], bytes], tuple[AnswerFormat, list[str]]] = {}
 
     async def read(
@@ -181,9 +187,29 @@ class Bodies:
         num_bytes, has_more = 0, True
         while has_more:
             piece, has_more = await self._read_piece(request, num_bytes)
+            if num_bytes <= _LARGE_BODY_BYTES < num_bytes + len(piece):
+                await self._reserve(context_of(request))
             num_bytes += len(piece)
             pieces.append(piece)
         return b"".join(pieces)
+
+    async def _reserve(self, context: RequestContext) -> None:
+        """Wait until there is room for the whole of a body, for most of the time that its request has.
+
+        All of it at once: of bodies that had a part each, all might wait for the rest. Not before some of it has come:
+        a client that declares much and sends little would keep others out.
+
+        Raises:
+            QueueFullError: There was none.
+        """
+        declared = context.header(b"content-length")
+        num_bytes = min(int(declared or self._limits.max_body_bytes), self.budget.capacity)
+        now = asyncio.get_running_loop().time()
+        try:
+            await self.budget.acquire(num_bytes, deadline=now + _PATIENCE * (context.deadline - now))
+        except DeadlineExceededError:
+            raise QueueFullError("Too much is being received; come back later.", retry_after_s=1) from None
+        context.at_end = partial(self.budget.release, num_bytes)
 
     async def _read_piece(self, request: Request, num_before: int) -> tuple[bytes, bool]:
         """Return the next bytes of a body, and whether more come. Counts: a declared length may be missing or a lie."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class RequestContext:
     stage_s: dict[str, float] = field(default_factory=dict)
     is_answer_started: bool = False
     is_body_read: bool = True
+    at_end: Callable[[], object] | None = None
+    """Called when the request has been answered or given up: gives back what it held."""
     ignored: list[str] = field(default_factory=list)
     """What of the request was not looked at and may have been meant; each can be said in a header."""
     body_bytes: int | None = None

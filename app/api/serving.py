@@ -181,6 +181,8 @@ class _Exchange:
 
     def _close(self) -> None:
         """From here on nothing cancels the task but those outside."""
+        if self._context.at_end is not None:
+            self._context.at_end()
         self._stop_timer()
         if self._when_gone is not None:
             self._when_gone["call"](None)

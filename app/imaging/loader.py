@@ -12,7 +12,7 @@ import numpy as np
 from app.domain import Image
 from app.errors import UrlRefusedError
 from app.imaging.base64 import decode_base64
-from app.imaging.budget import PixelBudget
+from app.imaging.budget import Budget
 from app.imaging.decode import Decoder
 from app.imaging.header import PictureHeader
 from app.imaging.sniff import has_quick_header, sniff
@@ -50,7 +50,7 @@ class Fetcher(Protocol):
 class LoadedPicture:
     """A decoded picture whose pixels count against the budget until its block is left. Belongs to one task."""
 
-    def __init__(self, pixels: Image, budget: PixelBudget, held_pixels: int) -> None:
+    def __init__(self, pixels: Image, budget: Budget, held_pixels: int) -> None:
         self.pixels = pixels
         """(H, W, 3) uint8 BGR, EXIF orientation applied."""
         self.source_hw: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
@@ -89,12 +89,12 @@ class PictureLoader:
             fetcher: What fetches pictures that lie elsewhere; None refuses them.
         """
         self.decoder = decoder or Decoder.best()
-        self.budget = PixelBudget(budget_pixels)
+        self.budget = Budget(budget_pixels)
         self._threads = threads
         # A picture larger than the budget could be decoded only by overdrawing it.
         self._max_pixels = min(max_image_pixels, budget_pixels)
         self._fetcher = fetcher
-        metrics.watch(metrics.decode_pixels, lambda: self.budget.held_pixels)
+        metrics.watch(metrics.decode_pixels, lambda: self.budget.held)
         metrics.decode_pixels_limit.set(budget_pixels)
 
     def load(
@@ -131,7 +131,7 @@ class PictureLoader:
         data, header = await self._read(source, deadline)
         cost = self.decoder.cost(header)
         # A decode that costs more than the whole budget waits until it is alone.
-        working_pixels = min(cost.working_pixels, self.budget.capacity_pixels)
+        working_pixels = min(cost.working_pixels, self.budget.capacity)
         kept_pixels = min(cost.kept_pixels, working_pixels)
         await self.budget.acquire(working_pixels, deadline=deadline)
 

@@ -137,3 +137,17 @@ print(_most_connections(4096))
     lines = [line for line in done.stdout.splitlines() if "descriptors" not in line]
     assert lines == ["1000 1256", "768 1024", "32"]
     assert "few descriptors" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, 2**26), ({"workers": 4}, 2**24), ({"body_budget_bytes": 10**7}, 10**7)]
+)
+def test_bodies_may_take_a_quarter_of_what_the_control_group_allows(
+    serve: Serve, settings: dict[str, Any], expected: int
+) -> None:
+    async def limit(client: httpx.AsyncClient, _root: Path) -> int:
+        lines = (await client.get("/metrics")).text.splitlines()
+        return int(float(next(line for line in lines if line.startswith("jetface_body_bytes_limit ")).split()[1]))
+
+    group = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{2**28}\n"}
+    assert serve(group, limit, **settings) == expected

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
 import ormsgpack
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from app.api.services import Access
+from app.api.services import Access, RequestLimits
 from app.imaging.sources import EncodedPicture
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz
@@ -208,3 +209,69 @@ async def test_blanks_around_a_key_do_not_matter(blanks: str) -> None:
             assert (await client.get("/info", headers=headers)).status_code == 200
         for wrong in ("k ey", "", blanks):
             assert (await client.get("/info", headers={"x-api-key": f"{blanks}{wrong}{blanks}"})).status_code == 401
+
+
+class TestBudget:
+    """Bodies over 256 KiB share a budget: 1 MiB here."""
+
+    LARGE = bytes(700_000)
+
+    @pytest.fixture
+    def harness(self) -> Harness:
+        return Harness(limits=RequestLimits(body_budget_bytes=2**20, timeout_s=20))
+
+    def held(self, harness: Harness) -> float | None:
+        return harness.metrics.registry.get_sample_value("jetface_body_bytes_in_flight")
+
+    async def test_a_body_waits_until_there_is_room(self, client: httpx.AsyncClient, harness: Harness) -> None:
+        harness.extractor.delay_s = 0.3
+        answers = [asyncio.create_task(client.post("/detect", content=self.LARGE, headers=JPEG)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        assert self.held(harness) == len(self.LARGE)
+        assert harness.places.num_taken == 1  # who waits for room takes no place
+        assert (await client.post("/detect", content=PICTURE, headers=JPEG)).status_code == 200
+        assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * 3
+        assert self.held(harness) == 0
+
+    async def test_who_waits_in_vain_is_429_before_the_deadline(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        harness.extractor.delay_s = 1.0
+        first = asyncio.create_task(client.post("/detect", content=self.LARGE, headers=JPEG))
+        await asyncio.sleep(0.1)
+        headers = {**JPEG, "x-request-timeout-ms": "300"}
+        second = await client.post("/detect", content=self.LARGE, headers=headers)
+        assert second.status_code == 429
+        assert int(second.headers["retry-after"]) >= 1
+        assert (await first).status_code == 200
+        assert self.held(harness) == 0
+
+    async def test_who_goes_or_is_refused_gives_back(self, client: httpx.AsyncClient, harness: Harness) -> None:
+        harness.extractor.delay_s = 5.0
+        tasks = [asyncio.create_task(client.post("/detect", content=self.LARGE, headers=JPEG)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert self.held(harness) == 0
+        assert (await client.post("/detect", content=b"{" + self.LARGE, headers=JSON)).status_code == 422
+        assert self.held(harness) == 0
+
+    async def test_one_that_is_longer_than_the_budget_waits_until_it_is_alone(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        """So does one of unknown length."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(8):
+                yield bytes(2**18)
+
+        harness.extractor.delay_s = 0.1
+        for content in (bytes(2**21), pieces()):
+            answers = await asyncio.gather(
+                client.post("/detect", content=self.LARGE, headers=JPEG),
+                client.post("/detect", content=content, headers=JPEG),
+            )
+            assert [answer.status_code for answer in answers] == [200] * 2
+        assert self.held(harness) == 0
+        assert harness.metrics.registry.get_sample_value("jetface_body_bytes_limit") == 2**20

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DeadlineExceededError
-from app.imaging.budget import PixelBudget
+from app.imaging.budget import Budget
 
 SOON_S = 0.02
 
@@ -26,17 +26,17 @@ async def turn() -> None:
 
 
 async def test_what_fits_is_had_at_once() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(6, deadline=in_s())
     await budget.acquire(4, deadline=in_s())
-    assert budget.held_pixels == 10
+    assert budget.held == 10
     budget.release(10)
-    assert budget.held_pixels == 0
+    assert budget.held == 0
 
 
 async def test_the_first_to_come_is_the_first_served() -> None:
     """A large picture is not starved by small ones behind it, though they would fit."""
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(5, deadline=in_s())
     order: list[int] = []
 
@@ -54,45 +54,45 @@ async def test_the_first_to_come_is_the_first_served() -> None:
     budget.release(9)
     await asyncio.gather(*tasks)
     assert order == [9, 1, 2]
-    assert budget.held_pixels == 3
+    assert budget.held == 3
 
 
 async def test_more_than_there_ever_will_be_is_an_error() -> None:
     with pytest.raises(ValueError, match="exceed"):
-        await PixelBudget(10).acquire(11, deadline=in_s())
+        await Budget(10).acquire(11, deadline=in_s())
 
 
 async def test_a_deadline_ends_the_wait_and_lets_the_next_pass() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(8, deadline=in_s())
     late = asyncio.create_task(budget.acquire(5, deadline=in_s(SOON_S)))
     small = asyncio.create_task(budget.acquire(2, deadline=in_s()))
     with pytest.raises(DeadlineExceededError):
         await late
     await small
-    assert budget.held_pixels == 10
+    assert budget.held == 10
 
 
 async def test_a_deadline_in_the_past_takes_nothing() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     with pytest.raises(DeadlineExceededError):
         await budget.acquire(1, deadline=in_s(-1))
-    assert budget.held_pixels == 0
+    assert budget.held == 0
 
 
 async def test_a_cancelled_waiter_lets_the_next_pass() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(8, deadline=in_s())
     large = asyncio.create_task(budget.acquire(5, deadline=in_s()))
     small = asyncio.create_task(budget.acquire(2, deadline=in_s()))
     await turn()
     large.cancel()
     await small
-    assert (budget.held_pixels, budget.num_waiting) == (10, 0)
+    assert (budget.held, budget.num_waiting) == (10, 0)
 
 
 async def test_cancelled_in_the_very_turn_of_the_grant_gives_back() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(8, deadline=in_s())
     waiter = asyncio.create_task(budget.acquire(5, deadline=in_s()))
     await turn()
@@ -100,11 +100,11 @@ async def test_cancelled_in_the_very_turn_of_the_grant_gives_back() -> None:
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
-    assert budget.held_pixels == 0
+    assert budget.held == 0
 
 
 async def test_cancelled_in_the_very_turn_of_the_deadline_takes_nothing() -> None:
-    budget = PixelBudget(10)
+    budget = Budget(10)
     await budget.acquire(8, deadline=in_s())
     loop = asyncio.get_running_loop()
     deadline = in_s(SOON_S)
@@ -113,7 +113,7 @@ async def test_cancelled_in_the_very_turn_of_the_deadline_takes_nothing() -> Non
     loop.call_at(deadline, waiter.cancel)
     with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
         await waiter
-    assert budget.held_pixels == 8
+    assert budget.held == 8
 
 
 @settings(max_examples=30, deadline=None)
@@ -122,17 +122,17 @@ def test_under_chaos_it_never_exceeds_and_ends_empty(seed: int) -> None:
     """Random sizes, cancellations and deadlines: everybody ends, nothing is lost."""
     choose = random.Random(seed)
 
-    async def use(budget: PixelBudget) -> None:
+    async def use(budget: Budget) -> None:
         pixels = choose.randint(1, 10)
         await budget.acquire(pixels, deadline=in_s(choose.choice([0.0, 0.001, 0.002, 1.0])))
-        assert budget.held_pixels <= budget.capacity_pixels
+        assert budget.held <= budget.capacity
         try:
             await asyncio.sleep(choose.choice([0, 0, 0.001]))
         finally:
             budget.release(pixels)
 
     async def run() -> None:
-        budget = PixelBudget(10)
+        budget = Budget(10)
         tasks = [asyncio.create_task(use(budget)) for _ in range(30)]
         for task in choose.sample(tasks, 10):
             await asyncio.sleep(choose.choice([0, 0, 0.001]))
@@ -140,6 +140,6 @@ def test_under_chaos_it_never_exceeds_and_ends_empty(seed: int) -> None:
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         wrong = [each for each in ended if not isinstance(each, None | asyncio.CancelledError | DeadlineExceededError)]
         assert wrong == []
-        assert (budget.held_pixels, budget.num_waiting) == (0, 0)
+        assert (budget.held, budget.num_waiting) == (0, 0)
 
     asyncio.run(run())

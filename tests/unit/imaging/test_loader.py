@@ -80,7 +80,7 @@ async def loader(threads: Threads, metrics: Metrics) -> AsyncIterator[PictureLoa
     """Return a loader with the default limits; nothing may be left in its budget."""
     made = PictureLoader(threads, max_image_pixels=50_000_000, budget_pixels=100_000_000, metrics=metrics)
     yield made
-    assert made.budget.held_pixels == 0
+    assert made.budget.held == 0
     await made.aclose()
 
 
@@ -127,7 +127,7 @@ async def test_an_error_in_the_block_gives_the_pixels_back(loader: PictureLoader
     with pytest.raises(KeyError):
         async with loader.load(EncodedPicture(PNG), deadline=in_s()):
             raise KeyError
-    assert loader.budget.held_pixels == 0
+    assert loader.budget.held == 0
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_what_cannot_be_decoded_leaves_nothing_behind(
         async with loader.load(source, deadline=in_s()):
             pass
     await asyncio.sleep(0.01)
-    assert loader.budget.held_pixels == 0
+    assert loader.budget.held == 0
 
 
 async def test_a_picture_above_the_limit_or_the_whole_budget_is_refused(threads: Threads, metrics: Metrics) -> None:
@@ -195,9 +195,9 @@ class TestLeaving:
             task.cancel()
         with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
             await task
-        assert loader.budget.held_pixels == 2 * 120 * 160
+        assert loader.budget.held == 2 * 120 * 160
         decoder.may_end.set()
-        while loader.budget.held_pixels:  # noqa: ASYNC110 - the budget has no event, and needs none
+        while loader.budget.held:  # noqa: ASYNC110 - the budget has no event, and needs none
             await asyncio.sleep(0.001)
 
 
