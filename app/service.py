@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -186,10 +188,18 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     if engines:
         engines.follow(store)
     pool = WorkPool(num_cores)
+    decode_pixels = _decode_pixels(settings.workers, root)
+    if decode_pixels < settings.decode_budget_pixels:
+        _log.warning(
+            "less is decoded at once than DECODE_BUDGET_PIXELS says: a quarter of the memory there is",
+            budget_pixels=decode_pixels,
+        )
     loader = PictureLoader(
         pool.threads,
         max_image_pixels=settings.max_image_pixels,
-        budget_pixels=settings.decode_budget_pixels,
+        budget_pixels=min(settings.decode_budget_pixels, decode_pixels),
+        max_decode_pixels=decode_pixels,
+        accept_tiff=settings.accept_tiff,
         metrics=metrics,
         decoder=Decoder.best(use_nvjpeg=settings.use_nvjpeg),
         fetcher=_remote_pictures(settings, pool),
@@ -305,6 +315,12 @@ def _extractor(
         metrics,
         max_faces=settings.max_faces,
     )
+
+
+def _decode_pixels(workers: int, root: Path) -> int:
+    """Return how many pixels of three bytes fit a quarter of each worker's memory: what decoding may take."""
+    memory_bytes = memory_limit_bytes(root)
+    return sys.maxsize if math.isinf(memory_bytes) else int(memory_bytes / max(1, workers) / 4 / 3)
 
 
 def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:

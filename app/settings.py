@@ -203,6 +203,9 @@ class Settings(BaseSettings):
     decode_budget_pixels: int = _env(
         "DECODE_BUDGET_PIXELS", default=100_000_000, ge=1, meaning="Most pixels being decoded at once, all requests."
     )
+    accept_tiff: bool = _env(
+        "ACCEPT_TIFF", default=False, meaning="Read TIFF, too; off, because its decoders have a record of holes."
+    )
     use_nvjpeg: bool = _env(
         "USE_NVJPEG",
         meaning="Decode JPEG by nvImageCodec where installed: for hosts with few free cores (on a Jetson unverified).",

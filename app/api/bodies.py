@@ -26,10 +26,11 @@ from app.imaging.budget import Budget
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.pipeline.pool import WorkPool
 
-PICTURE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif"})
+PICTURE_TYPES = ("application/octet-stream", "image/*")
+"""Of a picture as it is: what it says beyond that is not looked at, for the bytes decide."""
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
-ACCEPTED_TYPES = (JSON_TYPE, *sorted(MSGPACK_TYPES), MULTIPART_TYPE, *sorted(PICTURE_TYPES))
+ACCEPTED_TYPES = (JSON_TYPE, *sorted(MSGPACK_TYPES), MULTIPART_TYPE, *PICTURE_TYPES)
 
 FILE_FIELD = "file"
 OTHER_FIELD = "other"
@@ -110,7 +111,7 @@ class Bodies:
             found = await self._read_fields(request, parse_msgpack, options_model, body_model)
         elif media_type == MULTIPART_TYPE:
             found = await self._read_form(request, content_type, options_model)
-        elif media_type in PICTURE_TYPES:
+        elif media_type == "application/octet-stream" or media_type.startswith("image/"):
             body = await self._read_bytes(request)
             found = PictureRequest([EncodedPicture(body)], self._options_of_query(request, options_model))
         else:

@@ -143,7 +143,7 @@ def _extra(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
                 JSON_TYPE: {"schema": reference},
                 "application/msgpack": {"schema": reference},
                 MULTIPART_TYPE: {"schema": form},
-                **dict.fromkeys(sorted(PICTURE_TYPES), binary),
+                **dict.fromkeys(PICTURE_TYPES, binary),
             },
         },
         "parameters": [

@@ -31,7 +31,8 @@ from app.specs import RegistryError, default_registry_dir, read_registry
 _SHOWN_PACKAGES = (
     "numpy",
     "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt-cu12", "tensorrt-cu13", "cuda-python", "cuda-bindings", "nvidia-ml-py", "pyturbojpeg", "uvicorn",
+    "tensorrt-cu12", "tensorrt-cu13", "cuda-python", "cuda-bindings", "nvidia-ml-py", "simplejpeg", "pi-heif",
+    "uvicorn",
 )  # fmt: skip
 
 _RUNTIME_FINDINGS = ("runtime-import", "cores-offline")
@@ -201,7 +202,6 @@ def _software(root: Path) -> dict[str, Any]:
         "packages": {name: versions[name] for name in _SHOWN_PACKAGES if name in versions},
         "tensorrt": _tensorrt(),
         "cuda": _cuda_version(root),
-        "turbojpeg": _turbojpeg(),
     }
 
 
@@ -221,17 +221,6 @@ def _cuda_version(root: Path) -> str | None:
 
     text = read_text(root / "usr/local/cuda/version.json")
     return str(orjson.loads(text)["cuda"]["version"]) if text else None
-
-
-def _turbojpeg() -> str:
-    from app.errors import BackendUnavailableError  # noqa: PLC0415 - as in `_tensorrt`
-    from app.imaging.turbojpeg import TurboJpeg  # noqa: PLC0415 - as in `_tensorrt`
-
-    try:
-        TurboJpeg()
-    except BackendUnavailableError as error:
-        return f"{error.message} OpenCV decodes JPEG, slower."
-    return "works"
 
 
 def _backend(settings: Settings, root: Path, findings: list[Finding]) -> dict[str, Any]:

@@ -1,25 +1,33 @@
-"""Encoded bytes to pixels: JPEG through the GPU or libturbojpeg where they are to be had, the rest through OpenCV."""
+"""Encoded bytes to pixels: JPEG by libjpeg-turbo or the GPU, HEIC by libheif, AVIF by Pillow, the rest by OpenCV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from io import BytesIO
 
 import cv2
 import numpy as np
+import pi_heif
+import PIL.AvifImagePlugin
+import PIL.Image
+import simplejpeg
 import structlog
 
 from app.domain import Image
 from app.errors import BackendUnavailableError, ImageDecodeError
-from app.imaging.header import PictureHeader, damaged
+from app.imaging.bitmaps import first_gif_frame
+from app.imaging.header import PictureFormat, PictureHeader, damaged, truncated
+from app.imaging.memory import PictureMemory
 from app.imaging.nvjpeg import NvJpeg
 from app.imaging.orientation import turn_upright
-from app.imaging.turbojpeg import TurboJpeg
 
 _BYTES_PER_PIXEL = 3
 
-T = TypeVar("T")
+_END_OF_JPEG = b"\xff\xd9"
+_PREMATURE = "remature end"
+"""In what libjpeg says of a picture that ends too early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +43,48 @@ class DecodeCost:
 class Decoder:
     """Decodes every accepted format to the same kind of picture. Thread-safe; pixels are made without the lock."""
 
-    def __init__(self, turbojpeg: TurboJpeg | None, nvjpeg: NvJpeg | None = None) -> None:
+    def __init__(self, nvjpeg: NvJpeg | None = None) -> None:
         """Create a decoder.
 
         Args:
-            turbojpeg: Decodes JPEG; None leaves it to OpenCV.
-            nvjpeg: Decodes JPEG before those, in full size and as far as it can.
+            nvjpeg: Decodes JPEG before the CPU does, as far as it can.
         """
         # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        self._turbojpeg = turbojpeg
+        # Pictures are decoded side by side, one a thread; how large they may be is said by the header's limits.
+        pi_heif.options.DECODE_THREADS = PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+        PIL.Image.MAX_IMAGE_PIXELS = None
         self._nvjpeg = nvjpeg
+        self._memory = PictureMemory()
 
     @classmethod
-    def best(
-        cls, library: str | None = None, *, use_nvjpeg: bool = False, open_nvjpeg: Callable[[], NvJpeg] = NvJpeg
-    ) -> Decoder:
-        """Use libturbojpeg if it is installed, and the GPU if that is wanted; say in the log what cannot be had.
+    def best(cls, *, use_nvjpeg: bool = False, open_nvjpeg: Callable[[], NvJpeg] = NvJpeg) -> Decoder:
+        """Use the GPU for JPEG if that is wanted; say in the log where it cannot be had.
 
         Args:
-            library: Path of libturbojpeg; None looks where the system keeps its libraries.
             use_nvjpeg: Whether the GPU is wanted.
             open_nvjpeg: Opens it.
         """
-        return cls(
-            _open(lambda: TurboJpeg(library), "JPEG is decoded by OpenCV, with twice the memory for large pictures"),
-            _open(open_nvjpeg, "USE_NVJPEG is on, but JPEG is decoded on the CPU") if use_nvjpeg else None,
-        )
+        if not use_nvjpeg:
+            return cls()
+        try:
+            return cls(open_nvjpeg())
+        except BackendUnavailableError as error:
+            structlog.get_logger(__name__).warning(
+                "USE_NVJPEG is on, but JPEG is decoded on the CPU", reason=error.message
+            )
+            return cls()
 
     @property
     def name(self) -> str:
-        """What decodes, for the log."""
-        ways = {"nvjpeg": self._nvjpeg, "turbojpeg": self._turbojpeg, "opencv": self}
-        return "+".join(name for name, way in ways.items() if way is not None)
+        """What decodes JPEG, for the log."""
+        return "turbojpeg" if self._nvjpeg is None else "nvjpeg+turbojpeg"
 
     def cost(self, header: PictureHeader) -> DecodeCost:
         """Foresee the memory of a decode; never less than is needed by more than rounding."""
         # OpenCV decodes into memory of its own and copies it into an array; a quarter turn needs a second array too.
-        copies = 2 if header.is_transposed or not self._is_for_turbojpeg(header) else 1
+        copies = 2 if header.is_transposed or not _is_usual_jpeg(header) else 1
         side = int(header.num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
         return DecodeCost(working_pixels=copies * header.num_pixels + side, kept_pixels=header.num_pixels)
 
@@ -91,30 +103,60 @@ class Decoder:
         Raises:
             ImageDecodeError: Truncated, damaged, or not what its header claims.
         """
-        image = self._decode_on_gpu(data, header)
-        if image is None and self._turbojpeg is not None and self._is_for_turbojpeg(header):
-            image = self._turbojpeg.decode(data, header.stored_hw)
-        if image is None:
-            image = _decode_by_opencv(data, header)
+        if not _is_usual_jpeg(header):
+            image = _WAYS[header.format](data, header)
+        else:
+            gpu_image = None if self._nvjpeg is None else self._nvjpeg.decode(data, header.stored_hw)
+            image = self._decode_jpeg(data, header) if gpu_image is None else gpu_image
+            if gpu_image is not None and (image[-1] == image[-1, 0]).all():
+                # The GPU fills what is missing with one colour and says nothing.
+                _check_whole(data, "GRAY")
         return turn_upright(image, header.orientation)
 
-    def _decode_on_gpu(self, data: bytes, header: PictureHeader) -> Image | None:
-        """Return None where there is no GPU for it, or for CMYK, which is not for it."""
-        if self._nvjpeg is None or header.format != "jpeg" or header.num_channels == 4:
-            return None
-        return self._nvjpeg.decode(data, header.stored_hw)
+    def _decode_jpeg(self, data: bytes, header: PictureHeader) -> Image:
+        data = _with_end(data)
+        decode = partial(
+            simplejpeg.decode_jpeg, data, colorspace="BGR", buffer=self._memory.take((*header.stored_hw, 3))
+        )
+        try:
+            image = decode(strict=True)
+        except ValueError as cause:
+            if _PREMATURE in str(cause):
+                raise truncated() from cause
+            try:
+                # Every viewer passes over other damage.
+                image = decode(strict=False)
+            except ValueError:
+                raise damaged() from cause
+        return _checked(image, header)
 
-    def _is_for_turbojpeg(self, header: PictureHeader) -> bool:
-        """TurboJPEG converts CMYK to nothing but CMYK."""
-        return self._turbojpeg is not None and header.format == "jpeg" and header.num_channels != 4
+
+def _is_usual_jpeg(header: PictureHeader) -> bool:
+    """Whether libjpeg-turbo makes BGR of it, right into an array of ours; of CMYK it makes nothing but CMYK."""
+    return header.format == "jpeg" and header.num_channels != 4
 
 
-def _open(way: Callable[[], T], otherwise: str) -> T | None:
+def _with_end(jpeg: bytes) -> bytes:
+    """Return a JPEG that ends with its marker: where that alone is missing, all pixels are there."""
+    return jpeg if jpeg.endswith(_END_OF_JPEG) else jpeg + _END_OF_JPEG
+
+
+def _check_whole(jpeg: bytes, colorspace: str) -> None:
+    """Refuse a truncated JPEG that is decoded by what does not say so. Reads the coded data, makes an eighth of it."""
     try:
-        return way()
-    except BackendUnavailableError as error:
-        structlog.get_logger(__name__).warning(otherwise, reason=error.message)
-        return None
+        simplejpeg.decode_jpeg(_with_end(jpeg), colorspace=colorspace, min_factor=8, strict=True)
+    except ValueError as cause:
+        if _PREMATURE in str(cause):
+            raise truncated() from cause
+
+
+def _decode_cmyk(data: bytes, header: PictureHeader) -> Image:
+    _check_whole(data, "CMYK")
+    return _decode_by_opencv(_with_end(data), header)
+
+
+def _decode_gif(data: bytes, header: PictureHeader) -> Image:
+    return _decode_by_opencv(first_gif_frame(data), header)
 
 
 def _decode_by_opencv(data: bytes, header: PictureHeader) -> Image:
@@ -124,6 +166,50 @@ def _decode_by_opencv(data: bytes, header: PictureHeader) -> Image:
         raise damaged() from cause
     if image is None:
         raise ImageDecodeError("The picture is damaged or truncated.")
+    return _checked(image, header)
+
+
+def _decode_heic(data: bytes, header: PictureHeader) -> Image:
+    try:
+        opened = pi_heif.open_heif(data, convert_hdr_to_8bit=True, bgr_mode=True)
+        image = np.asarray(opened[opened.primary_index])
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+        raise damaged() from cause
+    if image.ndim == 2 or image.shape[2] < 3:
+        gray = image if image.ndim == 2 else image[:, :, 0]
+        image = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+    # Bytes of Python's, which cannot be written to: turning some pictures upright does.
+    return _checked(np.array(image[:, :, :3], order="C"), header)
+
+
+def _decode_avif(data: bytes, header: PictureHeader) -> Image:
+    if data[8:12] == b"avis":
+        # A sequence is read from its tracks, whose size is another matter, unless its still picture is asked for.
+        data = data[:8] + b"avif" + data[12:]
+    try:
+        with PIL.Image.open(BytesIO(data), formats=["AVIF"]) as opened:
+            opened.load()
+            pixels = np.asarray(opened.convert("RGB"))
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+        raise damaged() from cause
+    return _checked(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), header)
+
+
+def _checked(image: np.ndarray, header: PictureHeader) -> Image:
+    """Refuse what is not what the header said."""
     if image.shape != (*header.stored_hw, 3) or image.dtype != np.uint8:
         raise damaged()
     return np.ascontiguousarray(image, np.uint8)
+
+
+_WAYS: Mapping[PictureFormat, Callable[[bytes, PictureHeader], Image]] = {
+    "jpeg": _decode_cmyk,
+    "png": _decode_by_opencv,
+    "webp": _decode_by_opencv,
+    "bmp": _decode_by_opencv,
+    "gif": _decode_gif,
+    "tiff": _decode_by_opencv,
+    "heic": _decode_heic,
+    "avif": _decode_avif,
+}
+"""All but usual JPEGs. AVIF is not for OpenCV, which holds two to three times the memory that Pillow does."""

@@ -7,11 +7,8 @@ from typing import Literal, TypeAlias
 
 from app.errors import ImageDecodeError
 
-PictureFormat: TypeAlias = Literal["jpeg", "png", "webp", "bmp", "gif"]
-"""The formats that are accepted; what else OpenCV could read (TIFF, JPEG 2000, EXR ...) has a worse record of holes."""
-
-ACCEPTED = "JPEG, PNG, WebP, BMP and GIF"
-"""The formats in the words of an error."""
+PictureFormat: TypeAlias = Literal["jpeg", "png", "webp", "bmp", "gif", "heic", "avif", "tiff"]
+"""What can be read; TIFF only where a setting says so. What else OpenCV could read has a worse record of holes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start-of-frame markers; in between are Huffman tables, a reserved one, arithmetic conditioning."""
 
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 """A marker's code behind the last of its fill bytes; FF 00 is no marker."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -38,7 +39,8 @@ class _Frame:
 
     height: int
     width: int
-    num_components: int
+    components: bytes
+    """Their numbers."""
     samples_per_pixel: float
     is_progressive: bool
 
@@ -71,8 +73,8 @@ def read_header(data: bytes) -> PictureHeader:
             if frame is None or end < position + 3:
                 raise damaged()
             # libjpeg keeps every coefficient, two bytes each, when one scan does not hold all there is of a block.
-            is_buffered = frame.is_progressive or data[position + 2] < frame.num_components
-            _check_scans(data, end, has_more=is_buffered)
+            is_buffered = frame.is_progressive or data[position + 2] < len(frame.components)
+            _check_scans(data, position - 2, frame, is_buffered=is_buffered)
             return _header(frame, orientation or 1, is_buffered=is_buffered)
         if marker == _APP1 and orientation is None and data.startswith(EXIF_MARK, position + 2, end):
             orientation = read_orientation(data[position + 2 : end])
@@ -112,22 +114,43 @@ def _read_frame(marker: int, segment: bytes) -> _Frame:
     return _Frame(
         height=height,
         width=width,
-        num_components=num_components,
+        components=segment[6 : 6 + 3 * num_components : 3],
         samples_per_pixel=sum(map(mul, across, down)) / most,
         is_progressive=marker == _SOF_PROGRESSIVE,
     )
 
 
-def _check_scans(data: bytes, position: int, *, has_more: bool) -> None:
-    """Refuse a picture without its end marker, or with more scans than any encoder writes.
+def _check_scans(data: bytes, position: int, frame: _Frame, *, is_buffered: bool) -> None:
+    """Refuse a picture with more scans than any encoder writes, or one that was cut off between two of them.
 
     In the coded data after a scan's header FF is always followed by 00 or a restart marker, so plain searches do.
-    The end is searched from behind: it is found at once in a whole picture.
+
+    Source: ITU-T T.81, B.2.3 and G.1.1.1.
     """
-    if data.rfind(b"\xff\xd9", position) < 0:
-        raise truncated()
-    if has_more and data.count(b"\xff\xda", position) >= MAX_SCANS:
-        raise ImageDecodeError("The picture has too many scans.")
+    if not is_buffered:
+        return
+    missing = {(component, coefficient) for component in frame.components for coefficient in range(64)}
+    has_end = data.rfind(_END, position) >= 0
+    for _ in range(MAX_SCANS):
+        if not has_end:
+            missing -= _finished_by_scan(data[position + 4 : position + 4 + 12])
+        position = data.find(b"\xff\xda", position + 2)
+        if position < 0:
+            if missing and not has_end:
+                raise truncated()
+            return
+    raise ImageDecodeError("The picture has too many scans.")
+
+
+def _finished_by_scan(header: bytes) -> set[tuple[int, int]]:
+    """Return the components and coefficients whose last bit a scan brings; `header` begins with how many there are."""
+    end = 1 + 2 * header[0] if header else 0
+    if len(header) < end + 3:
+        return set()
+    first, last, bits = header[end : end + 3]
+    if bits & 15:
+        return set()
+    return {(component, coefficient) for component in header[1:end:2] for coefficient in range(first, last + 1)}
 
 
 def _header(frame: _Frame, orientation: int, *, is_buffered: bool) -> PictureHeader:
@@ -135,6 +158,6 @@ def _header(frame: _Frame, orientation: int, *, is_buffered: bool) -> PictureHea
         format="jpeg",
         stored_hw=(frame.height, frame.width),
         orientation=orientation,
-        num_channels=frame.num_components,
+        num_channels=len(frame.components),
         side_bytes_per_pixel=2 * frame.samples_per_pixel if is_buffered else 0.0,
     )

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from app.domain import Image
-from app.errors import UrlRefusedError
+from app.errors import ImageTooLargeError, UrlRefusedError
 from app.imaging.base64 import decode_base64
 from app.imaging.budget import Budget
 from app.imaging.decode import Decoder
@@ -74,6 +74,8 @@ class PictureLoader:
         *,
         max_image_pixels: int,
         budget_pixels: int,
+        max_decode_pixels: int | None = None,
+        accept_tiff: bool = False,
         metrics: Metrics,
         decoder: Decoder | None = None,
         fetcher: Fetcher | None = None,
@@ -84,6 +86,8 @@ class PictureLoader:
             threads: Where pictures are decoded; stay the caller's.
             max_image_pixels: Most pixels a picture's header may claim.
             budget_pixels: Most pixels decoded at once.
+            max_decode_pixels: Most that one decode may hold while it works, in pixels of three bytes; None: no limit.
+            accept_tiff: Whether TIFF is read.
             metrics: Shows the pixels in flight.
             decoder: What decodes; None chooses the best that is installed.
             fetcher: What fetches pictures that lie elsewhere; None refuses them.
@@ -93,6 +97,8 @@ class PictureLoader:
         self._threads = threads
         # A picture larger than the budget could be decoded only by overdrawing it.
         self._max_pixels = min(max_image_pixels, budget_pixels)
+        self._max_decode_pixels = max_decode_pixels
+        self._sniff = partial(sniff, max_pixels=self._max_pixels, accept_tiff=accept_tiff)
         self._fetcher = fetcher
         metrics.watch(metrics.decode_pixels, lambda: self.budget.held)
         metrics.decode_pixels_limit.set(budget_pixels)
@@ -130,6 +136,13 @@ class PictureLoader:
     async def _open(self, source: PictureSource, deadline: float, on_decoded: OnDecoded | None) -> LoadedPicture:
         data, header = await self._read(source, deadline)
         cost = self.decoder.cost(header)
+        if self._max_decode_pixels is not None and cost.working_pixels > self._max_decode_pixels:
+            raise ImageTooLargeError(
+                f"Decoding this {header.format.upper()} takes the memory of {cost.working_pixels} pixels; "
+                f"this service has that of {self._max_decode_pixels} for it.",
+                working_pixels=cost.working_pixels,
+                max_decode_pixels=self._max_decode_pixels,
+            )
         # A decode that costs more than the whole budget waits until it is alone.
         working_pixels = min(cost.working_pixels, self.budget.capacity)
         kept_pixels = min(cost.kept_pixels, working_pixels)
@@ -156,10 +169,14 @@ class PictureLoader:
         else:
             encoded = source
         if isinstance(encoded, EncodedPicture) and has_quick_header(encoded.data):
-            return _unwrap(encoded, self._max_pixels)
+            return self._unwrap(encoded)
         if isinstance(encoded, EncodedPicture) and len(encoded.data) <= _SHORT_BYTES:
-            return _unwrap(encoded, self._max_pixels)
-        return await self._threads.call(partial(_unwrap, encoded, self._max_pixels), deadline=deadline)
+            return self._unwrap(encoded)
+        return await self._threads.call(partial(self._unwrap, encoded), deadline=deadline)
+
+    def _unwrap(self, source: EncodedPicture | Base64Picture) -> tuple[bytes, PictureHeader]:
+        data = source.data if isinstance(source, EncodedPicture) else decode_base64(source.text)
+        return data, self._sniff(data)
 
 
 class _Loading(AbstractAsyncContextManager[LoadedPicture]):
@@ -174,8 +191,3 @@ class _Loading(AbstractAsyncContextManager[LoadedPicture]):
 
     async def __aexit__(self, *_: object) -> None:
         self._picture.release()
-
-
-def _unwrap(source: EncodedPicture | Base64Picture, max_pixels: int) -> tuple[bytes, PictureHeader]:
-    data = source.data if isinstance(source, EncodedPicture) else decode_base64(source.text)
-    return data, sniff(data, max_pixels=max_pixels)

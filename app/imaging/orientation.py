@@ -13,7 +13,8 @@ EXIF_MARK = b"Exif\0\0"
 """Begins EXIF data in a JPEG's APP1 segment, and, against the specification, in some WebP files."""
 
 _ORIENTATION_TAG = 0x0112
-_SHORT = 3
+_LETTERS = {1: "B", 3: "H", 4: "I"}
+"""By kind. The specification wants a SHORT; some write a LONG or a BYTE, and viewers take them."""
 _MAX_ENTRIES = 512
 """A first directory holds a few dozen entries; one that claims 65,535 shall not cost their time."""
 
@@ -37,9 +38,10 @@ def read_orientation(exif: bytes) -> int:
         (offset,) = struct.unpack_from(f"{order}I", tiff, 4)
         (num_entries,) = struct.unpack_from(f"{order}H", tiff, offset)
         for index in range(min(num_entries, _MAX_ENTRIES)):
-            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, offset + 2 + 12 * index)
-            if tag == _ORIENTATION_TAG:
-                return value if kind == _SHORT and count == 1 and 1 <= value <= 8 else 1
+            tag, kind, count = struct.unpack_from(f"{order}HHI", tiff, offset + 2 + 12 * index)
+            if tag == _ORIENTATION_TAG and kind in _LETTERS and count == 1:
+                (value,) = struct.unpack_from(f"{order}{_LETTERS[kind]}", tiff, offset + 10 + 12 * index)
+                return int(value) if 1 <= value <= 8 else 1
     except struct.error:
         return 1
     return 1

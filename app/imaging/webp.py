@@ -13,6 +13,9 @@ MAX_CHUNKS = 4096
 _LOSSLESS_BYTES_PER_PIXEL = 4.0
 """libwebp unpacks a lossless picture to ARGB before it converts to what was asked for."""
 
+_ANIMATED_SIDE_BYTES = 6.0
+"""Measured: OpenCV 5.0 holds up to 11.2 bytes a pixel of an animation, six of them the picture and its copy."""
+
 
 def is_webp(data: bytes) -> bool:
     """Whether the first bytes say WebP."""
@@ -38,8 +41,11 @@ def read_header(data: bytes) -> PictureHeader:
     orientation = 1
     side_bytes_per_pixel = _LOSSLESS_BYTES_PER_PIXEL if kind == b"VP8L" else 0.0
     if kind == b"VP8X":
-        orientation, is_simple = _read_extended(data, end)
-        side_bytes_per_pixel = 0.0 if is_simple else _LOSSLESS_BYTES_PER_PIXEL
+        orientation, kinds = _read_extended(data, end)
+        if kinds & {b"VP8L", b"ALPH"}:
+            side_bytes_per_pixel = _LOSSLESS_BYTES_PER_PIXEL
+        if b"ANMF" in kinds:
+            side_bytes_per_pixel = _ANIMATED_SIDE_BYTES
     return PictureHeader(
         format="webp", stored_hw=stored_hw, orientation=orientation, side_bytes_per_pixel=side_bytes_per_pixel
     )
@@ -58,19 +64,19 @@ def _stored_hw(kind: bytes, payload: bytes) -> tuple[int, int]:
     raise damaged()
 
 
-def _read_extended(data: bytes, end: int) -> tuple[int, bool]:
-    """Return the orientation, and whether the picture is one opaque lossy frame."""
-    orientation, is_simple = 1, True
+def _read_extended(data: bytes, end: int) -> tuple[int, set[bytes]]:
+    """Return the orientation, and the kinds of chunks there are."""
+    orientation, kinds = 1, set[bytes]()
     position = 12
     for _ in range(MAX_CHUNKS):
         if position + 8 > end:
-            return orientation, is_simple
+            return orientation, kinds
         kind, length = struct.unpack_from("<4sI", data, position)
         payload = position + 8
         if payload + length > end:
             raise truncated()
         if kind == b"EXIF":
             orientation = read_orientation(data[payload : payload + length])
-        is_simple = is_simple and kind not in {b"VP8L", b"ANMF", b"ALPH"}
+        kinds.add(kind)
         position = payload + length + (length & 1)
     raise damaged()

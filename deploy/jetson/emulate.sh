@@ -8,7 +8,7 @@ repository=$(cd "$here/../.." && pwd)
 
 suite=bookworm
 python_version=3.11 # that of the suite; the lock's markers are read by a Python of the same version
-packages=python3,python3-venv,tini,libturbojpeg0,libgomp1
+packages=python3,python3-venv,tini,libgomp1
 mirror=http://deb.debian.org/debian
 work=/var/tmp/jetface-emulate
 shared=${SHARED_DIR:-$repository/../shared}
@@ -159,7 +159,7 @@ build_userland() {
 # Everything of the lock as wheels for aarch64, held to the lock's checksums; what has no wheel is pure Python, built here.
 download_wheels() {
   local lock=$repository/requirements/run.txt platform platforms=()
-  local wanted sdists=$work/sdists.txt rest=$work/wheels.txt
+  local wanted
   wanted=$(sha256sum <"$lock")
   if [[ $(cat "$wheels/.lock" 2>/dev/null) == "$wanted" ]]; then
     pass "wheels: reused, $(find "$wheels" -name '*.whl' | wc -l)"
@@ -169,14 +169,9 @@ download_wheels() {
   for platform in manylinux2014 manylinux_2_{17,24,26,27,28,31,34,35}; do platforms+=(--platform "${platform}_aarch64"); done
   rm -rf "$wheels"
   mkdir -p "$wheels"
-  # A requirement reaches over the lines that end in a backslash.
-  awk '/^[^ #]/ {chosen = ($0 ~ /^pyturbojpeg==/)} chosen' "$lock" >"$sdists"
-  awk '/^[^ #]/ {chosen = ($0 !~ /^pyturbojpeg==/)} chosen' "$lock" >"$rest"
   pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "$python_version" \
-    "${platforms[@]}" --require-hashes --dest "$wheels" -r "$rest" ||
+    "${platforms[@]}" --require-hashes --dest "$wheels" -r "$lock" ||
     fail "wheels of requirements/run.txt for aarch64: see $work/pip.log"
-  pip wheel --quiet --no-deps --require-hashes --wheel-dir "$wheels" -r "$sdists" ||
-    fail "wheel of PyTurboJPEG: see $work/pip.log"
   pip download --quiet --no-deps --only-binary=:all: --dest "$wheels" pip ||
     fail "wheel of pip: see $work/pip.log"
   printf '%s\n' "$wanted" >"$wheels/.lock"

@@ -53,7 +53,7 @@ class ReadyDecoder(Decoder):
     """Has every picture decoded already."""
 
     def __init__(self) -> None:
-        super().__init__(turbojpeg=None)
+        super().__init__()
         self._pixels = np.zeros((886, 1280, 3), np.uint8)
 
     def decode(self, data: bytes, header: PictureHeader) -> Image:  # noqa: ARG002 - the decoder's

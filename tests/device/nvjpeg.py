@@ -24,7 +24,7 @@ from tests.support.fake_nvimgcodec import Codec
 @click.option("--images", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--seconds", default=5.0, show_default=True)
 def main(*, device: str, images: Path, seconds: float) -> None:
-    """Compare nvImageCodec with what decodes on this host's cores: libturbojpeg where it is installed, else OpenCV."""
+    """Compare nvImageCodec with what decodes on this host's cores: libjpeg-turbo."""
     jpeg = one_face_jpeg(images)
     header = sniff(jpeg, max_pixels=10**8)
     stored_hw = header.stored_hw

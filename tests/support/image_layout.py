@@ -87,7 +87,7 @@ class ImageFolder:
         run = subprocess.check_call
         run([sys.executable, "-m", "venv", builder])
         run([*pip, "install", "--require-hashes", "--requirement", locks / "builder.txt"])
-        only_wheels = ["--no-deps", "--no-build-isolation", "--only-binary=:all:", "--no-binary=pyturbojpeg"]
+        only_wheels = ["--no-deps", "--no-build-isolation", "--only-binary=:all:"]
         run([*pip, "wheel", "--require-hashes", *only_wheels, "--wheel-dir", wheels, "--requirement", requirements])
         run([sys.executable, "-m", "venv", "--without-pip", venv])
         into_venv = ["--python", str(venv / "bin/python"), "install", "--no-index", "--no-deps"]

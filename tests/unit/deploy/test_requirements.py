@@ -22,9 +22,6 @@ pytestmark = pytest.mark.timeout(300)  # it asks an index about a hundred packag
 
 LOCKS = REPOSITORY / "requirements"
 
-SOURCES_ONLY = frozenset({"pyturbojpeg"})
-"""What has no wheel: version 1, pure Python, which the images build themselves."""
-
 _ENTRY = re.compile(r"^(\S+==\S+)((?: ;[^\\\n]*)?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n?)+)", re.MULTILINE)
 
 
@@ -78,7 +75,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     processes = {}
     for name, target in TARGETS.items():
         listed = folder / f"{name}.txt"
-        listed.write_text("\n".join(r for r in wanted(target) if name_of(r) not in SOURCES_ONLY), encoding="utf-8")
+        listed.write_text("\n".join(wanted(target)), encoding="utf-8")
         tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 36))]
         command = [
             sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
@@ -98,11 +95,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_everything_has_a_wheel_with_a_locked_checksum(reports: dict[str, Any], name: str) -> None:
-    expected = {
-        name_of(requirement): hashes
-        for requirement, hashes in wanted(TARGETS[name]).items()
-        if name_of(requirement) not in SOURCES_ONLY
-    }
+    expected = {name_of(requirement): hashes for requirement, hashes in wanted(TARGETS[name]).items()}
     found = {
         entry["metadata"]["name"].lower().replace("_", "-"): entry["download_info"]["archive_info"]["hashes"]["sha256"]
         for entry in reports[name]["install"]
@@ -147,8 +140,10 @@ class TestJetson:
     def test_opencv_is_the_last_for_numpy_1(self) -> None:
         assert "opencv-python-headless==4.11.0.86" in read_lock("jetson")
 
-    def test_turbojpeg_is_the_one_for_libjpeg_turbo_2(self) -> None:
-        assert any(line.startswith("pyturbojpeg==1.") for line in read_lock("jetson"))
+    def test_heic_and_avif_are_read_there_too(self) -> None:
+        """Pillow's wheels bring AVIF from 11.3 on."""
+        names = {name_of(line.split(" ")[0]) for line in read_lock("jetson")}
+        assert {"pi-heif", "pillow", "simplejpeg"} <= names
 
     def test_cuda_python_is_of_the_driver_s_version(self) -> None:
         assert "cuda-python==12.6.2.post1" in read_lock("jetson")

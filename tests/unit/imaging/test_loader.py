@@ -33,7 +33,7 @@ class SlowDecoder(Decoder):
     """Decodes when it is let."""
 
     def __init__(self) -> None:
-        super().__init__(None)
+        super().__init__()
         self.begun = threading.Event()
         self.may_end = threading.Event()
 

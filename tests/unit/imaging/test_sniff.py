@@ -37,6 +37,7 @@ LOSSY = encode(".webp", IMAGE, [cv2.IMWRITE_WEBP_QUALITY, 80])
 LOSSLESS = encode(".webp", IMAGE, [cv2.IMWRITE_WEBP_QUALITY, 101])
 PROGRESSIVE = encode(".jpg", IMAGE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
 SOF = JPEG.index(b"\xff\xc0")
+SCAN = JPEG.index(b"\xff\xda") + 2
 
 
 def header_of(data: bytes) -> PictureHeader:
@@ -74,8 +75,33 @@ class TestFormats:
         ids=["tiff", "svg", "text", "two-bytes", "pdf", "zeros"],
     )
     def test_other_formats_are_refused_with_those_that_are_accepted(self, data: bytes) -> None:
-        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, BMP and GIF"):
+        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF are"):
             header_of(data)
+
+    @pytest.mark.parametrize(
+        ("data", "name"),
+        [
+            (encode(".tiff", IMAGE), "a TIFF picture"),
+            (b"\xff\x0a" + bytes(20), "a JPEG XL picture"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+            (b"  <?xml version='1.0'?><svg/>", "an SVG picture"),
+            (b"<!DOCTYPE html><html>", "an HTML or XML document"),
+            (b"%PDF-1.7", "a PDF document"),
+            (b"PK\3\4" + bytes(20), "a ZIP archive"),
+            (b"\0\0\0\x18ftypmp42" + bytes(20), "a video"),
+            (b"RIFF\0\0\0\0AVI LIST", "an audio or video file"),
+            (b'{"error": "not found"}', "JSON"),
+            (b"aGVsbG8gd29ybGQ=", "text"),
+            (bytes(64), "a file of an unknown kind"),
+        ],
+    )
+    def test_a_refusal_names_what_was_found(self, data: bytes, name: str) -> None:
+        with pytest.raises(ImageDecodeError, match=f"This is {name}"):
+            header_of(data)
+
+    def test_tiff_is_read_where_it_is_wanted(self) -> None:
+        header = sniff(encode(".tiff", IMAGE), max_pixels=10**9, accept_tiff=True)
+        assert (header.format, header.stored_hw) == ("tiff", (37, 53))
 
     def test_nothing_is_said_to_be_empty(self) -> None:
         with pytest.raises(ImageDecodeError, match="is empty"):
@@ -122,8 +148,9 @@ class TestJpeg:
     def test_what_follows_the_end_does_not_matter(self) -> None:
         assert header_of(JPEG + JPEG + b"trailer").stored_hw == (37, 53)
 
-    @given(st.integers(3, len(JPEG) - 1))
-    def test_a_truncated_picture_is_refused(self, length: int) -> None:
+    @given(st.integers(3, SCAN))
+    def test_a_picture_cut_before_its_pixels_is_refused(self, length: int) -> None:
+        """What is missing of the pixels is told by who decodes them."""
         with pytest.raises(ImageDecodeError, match=r"truncated"):
             header_of(JPEG[:length])
 
@@ -200,7 +227,7 @@ class TestWebp:
     def test_lossless_costs_more(self) -> None:
         assert header_of(LOSSY).side_bytes_per_pixel == 0
         assert header_of(LOSSLESS).side_bytes_per_pixel == 4
-        assert header_of(ANIMATED_WEBP).side_bytes_per_pixel == 4
+        assert header_of(ANIMATED_WEBP).side_bytes_per_pixel == 6
         assert header_of(webp_with_exif(LOSSY, exif(1), (37, 53))).side_bytes_per_pixel == 0
 
     @pytest.mark.parametrize(
@@ -240,7 +267,7 @@ class TestBitmaps:
         with pytest.raises(ImageDecodeError, match="damaged"):
             header_of(BMP[:14] + struct.pack("<I", 13) + BMP[18:])
 
-    @pytest.mark.parametrize("data", [BMP[:25], GIF[:12]])
+    @pytest.mark.parametrize("data", [BMP[:25], GIF[:12], GIF[: len(GIF) // 2], GIF[:-2]])
     def test_a_header_cut_short_is_truncated(self, data: bytes) -> None:
         with pytest.raises(ImageDecodeError, match="truncated"):
             header_of(data)
@@ -266,13 +293,18 @@ class TestOrientation:
             assert header.stored_hw == (37, 53)
             assert header.source_hw == ((53, 37) if orientation >= 5 else (37, 53))
 
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("kind", [1, 4], ids=["BYTE", "LONG"])
+    def test_other_kinds_of_numbers_are_read_as_viewers_do(self, order: str, kind: int) -> None:
+        assert header_of(jpeg_with_exif(JPEG, exif(6, order, kind=kind))).orientation == 6
+
     def test_the_first_of_two_counts(self) -> None:
         assert header_of(jpeg_with_exif(jpeg_with_exif(JPEG, exif(3)), exif(6))).orientation == 6
 
     @pytest.mark.parametrize(
         "tiff",
         [
-            b"", b"II", b"XX*\0" + exif(6)[4:], exif(0), exif(9), exif(6, kind=4), exif(6, count=2),
+            b"", b"II", b"XX*\0" + exif(6)[4:], exif(0), exif(9), exif(6, kind=2), exif(6, count=2),
             exif(6, tag=0x0113), exif(6)[:-14], b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(12 * 600),
         ],
     )  # fmt: skip
