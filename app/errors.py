@@ -28,6 +28,7 @@
        ├─ EngineBuildError           500    engine_build
        ├─ EngineLoadError            500    engine_load
        └─ InferenceError             500    inference_failed
+          └─ DeviceMemoryError       503    device_memory      (+ Retry-After)
 
 `message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
 beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/api/errors.py`.
@@ -265,3 +266,13 @@ class InferenceError(BackendError):
 
     code = "inference_failed"
     remedy = "Try again once; then tell the operator the `request_id`."
+
+
+class DeviceMemoryError(InferenceError):
+    """The GPU's memory did not suffice for a run, nor for its halves. What the model held there is given back."""
+
+    code = "device_memory"
+    remedy = (
+        "Try again after `Retry-After` seconds; the operator frees memory of the GPU, or lowers `DET_BATCH_SIZE` and "
+        "`REC_BATCH_SIZE`."
+    )

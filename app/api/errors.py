@@ -30,6 +30,7 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = MappingProxyType(
         errors.ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.ModelError: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.BackendError: HTTPStatus.INTERNAL_SERVER_ERROR,
+        errors.DeviceMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
 """The status of a class is that of its nearest ancestor here."""

@@ -16,7 +16,14 @@ from app.api.answers import small_answer
 from app.api.context import TRAILING_BYTES, RequestContext, open_context
 from app.api.errors import envelope, headers_of, status_of
 from app.drain import Drain
-from app.errors import CapacityError, MemoryPressureError, ModelBuildingError, QueueFullError, ServiceError
+from app.errors import (
+    CapacityError,
+    DeviceMemoryError,
+    MemoryPressureError,
+    ModelBuildingError,
+    QueueFullError,
+    ServiceError,
+)
 from app.logs import request_context
 from app.metrics import Metrics
 
@@ -40,7 +47,7 @@ LINGER_BYTES = 2**24
 """Most that is read past."""
 
 
-_FORESEEN = (CapacityError, ModelBuildingError, MemoryPressureError)
+_FORESEEN = (CapacityError, ModelBuildingError, MemoryPressureError, DeviceMemoryError)
 """Statuses from 500 on that tell of no fault: a traceback for each would bury those that do."""
 
 

@@ -132,7 +132,7 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         ),
     ),
     (
-        r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|std::bad_alloc)",
+        r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|bad_?alloc|Failed to allocate memory|_ALLOC_FAILED)",
         Fault(
             "The device's memory does not suffice",
             "something else uses it, or the batch is too large",

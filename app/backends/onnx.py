@@ -6,14 +6,15 @@ before 1.27 write out of bounds while they load.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from app.backends.audit import RECORD_ENTRY
-from app.backends.batches import stacked
+from app.backends.batches import run_within_memory, stacked
 from app.backends.faults import why_not_opened
 from app.backends.providers import CPU, CudaOptions, TensorrtOptions, provider_options
 from app.domain import Batch, Tensor
@@ -49,16 +50,27 @@ def open_onnx_backends(
         BackendUnavailableError: A provider that was asked for did not start.
     """
     options = [(name, provider_options(name, tensorrt=tensorrt, cuda=cuda)) for name in providers]
-    session = open_session(model, options, num_threads=num_threads)
-    return [OnnxRuntimeBackend(session, max_batch_size=max_batch_size) for _ in range(num_lanes)]
+    opened = partial(open_session, model, options, num_threads=num_threads)
+    session = opened()
+    # On a CPU there is nothing to give back: the memory is the process's.
+    reopen = None if providers[0] == CPU else opened
+    return [OnnxRuntimeBackend(session, max_batch_size=max_batch_size, reopen=reopen) for _ in range(num_lanes)]
 
 
 class OnnxRuntimeBackend:
     """One lane of a session. One thread owns it; the session itself may be shared by several."""
 
-    def __init__(self, session: Any, *, max_batch_size: int) -> None:
-        """Wrap an open `onnxruntime.InferenceSession` with one input."""
+    def __init__(self, session: Any, *, max_batch_size: int, reopen: Callable[[], Any] | None = None) -> None:
+        """Wrap an open `onnxruntime.InferenceSession` with one input.
+
+        Args:
+            session: To be run.
+            max_batch_size: Most items per run.
+            reopen: Opens another one like it, where the device has run out of memory; None keeps this one.
+        """
         self._session: Any | None = session
+        self._reopen = reopen
+        self._is_closed = False
         self._input_name: str = session.get_inputs()[0].name
         self._max_batch_size = max_batch_size
         self.provider: str = session.get_providers()[0]
@@ -69,7 +81,12 @@ class OnnxRuntimeBackend:
         return self._max_batch_size
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Run the graph once, as `Backend.run` says."""
+        """Run the graph once, as `Backend.run` says; in halves where the device's memory does not suffice."""
+        return run_within_memory(self._run, batch, reopen=self._let_go)
+
+    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
+        if self._session is None and self._reopen is not None and not self._is_closed:
+            self._session = self._reopen()
         if self._session is None:
             raise InferenceError("The model is closed.")
         if not 1 <= len(batch) <= self._max_batch_size:
@@ -85,6 +102,11 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Let go of the session; the last lane to do so frees its memory."""
         self._session = None
+        self._is_closed = True
+
+    def _let_go(self) -> None:
+        if self._reopen is not None:
+            self._session = None
 
 
 def open_session(

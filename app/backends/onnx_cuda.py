@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 
 from app.backends.audit import nodes_elsewhere, nodes_in_profile, report
-from app.backends.batches import layout_of
+from app.backends.batches import layout_of, run_within_memory
 from app.backends.buckets import Kept, bucket_of, buckets_up_to, most_kept
 from app.backends.cuda.pinned import PinnedPool, pin_items
 from app.backends.cuda.runtime import CudaError
@@ -173,8 +173,12 @@ class OnnxCudaBackend:
 
         A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
         where that is memory of `pin_items`. The first run of a shape allocates, the second captures, those after that
-        only copy and launch.
+        only copy and launch. Where the device's memory does not suffice the batch is run in halves, once; where that
+        fails too, all sessions are closed, and the next run opens one anew.
         """
+        return run_within_memory(self._run, batch, reopen=self._let_go)
+
+    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
         shape = self._padded(batch)
         is_new = shape not in self._buckets
         try:
@@ -189,7 +193,13 @@ class OnnxCudaBackend:
             # A small device may have no room for one more: what there is serves, at the cost of rows that are empty.
             self._without_room.add(shape)
             _log.warning("batch size shares the buffers of a larger one", shape=shape, reason=str(cause))
-        return self.run(batch)
+        return self._run(batch)
+
+    def _let_go(self) -> None:
+        """Give back all memory of the device but the stream's."""
+        self._buckets.close()
+        self._opened.clear()
+        self._without_room.clear()
 
     def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
         """Pin memory for items, as `PinsItems.pin_items` says."""
@@ -200,9 +210,7 @@ class OnnxCudaBackend:
         """Free all memory on the device; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._buckets.close()
-            self._opened.clear()
-            self._without_room.clear()
+            self._let_go()
             self._stream.close()
 
     def _padded(self, batch: Batch) -> Shape:

@@ -6,6 +6,7 @@ from app.errors import (
     BackendUnavailableError,
     CapacityError,
     DeadlineExceededError,
+    DeviceMemoryError,
     InferenceError,
     ModelError,
     ServiceError,
@@ -16,10 +17,11 @@ from app.errors import (
 def may_be_one_item(error: BaseException) -> bool:
     """Whether a failed batch is worth running again item by item.
 
-    Not when the lane says that the model or the backend cannot be had, nor when it was told to exit: the items are
-    not to blame then.
+    Not when the lane says that the model or the backend cannot be had, that it has tried with less already, nor when it
+    was told to exit: the items are not to blame then.
     """
-    return isinstance(error, Exception) and not isinstance(error, (ModelError, CapacityError, BackendUnavailableError))
+    at_fault = (ModelError, CapacityError, BackendUnavailableError, DeviceMemoryError)
+    return isinstance(error, Exception) and not isinstance(error, at_fault)
 
 
 def own_error(cause: BaseException) -> ServiceError:

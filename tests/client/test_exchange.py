@@ -207,7 +207,14 @@ class TestErrors:
     def test_every_error_of_the_service_has_its_class(self, kind: type[service_errors.ServiceError]) -> None:
         """Those worth another try are tried again, no other; each keeps its code."""
         status = int(status_of(kind))
-        again = kind.code in {"overloaded", "queue_full", "shutting_down", "model_building", "memory_pressure"}
+        again = kind.code in {
+            "overloaded",
+            "queue_full",
+            "shutting_down",
+            "model_building",
+            "memory_pressure",
+            "device_memory",
+        }
         script = Script(refusal(status, kind.code), refusal(status, kind.code), retries=RetryPolicy(num_attempts=2))
         with pytest.raises((ServiceError, DeadlineError)) as raised:
             script.run()

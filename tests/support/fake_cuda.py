@@ -37,6 +37,8 @@ class FakeCuda:
         """Names of methods that fail from now on."""
         self.mallocs_left: int | None = None
         """How often `malloc` still succeeds; None for ever."""
+        self.largest_bytes = _TOTAL_BYTES
+        """Most that `malloc` gives at a time."""
         self._memory: dict[int, tuple[str, ctypes.Array[ctypes.c_char]]] = {}
         self._handles: dict[int, str] = {}
         self._numbers = itertools.count(1)
@@ -71,7 +73,7 @@ class FakeCuda:
     def malloc(self, num_bytes: int) -> int:
         """As `CudaRuntime.malloc`."""
         self._call("malloc")
-        if num_bytes > _TOTAL_BYTES or self.mallocs_left == 0:
+        if num_bytes > self.largest_bytes or self.mallocs_left == 0:
             raise CudaError("malloc: cudaErrorMemoryAllocation, out of memory")
         if self.mallocs_left is not None:
             self.mallocs_left -= 1

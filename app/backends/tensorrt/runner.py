@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from app.backends.batches import layout_of
+from app.backends.batches import layout_of, run_within_memory
 from app.backends.buckets import Kept, bucket_of, most_kept
 from app.backends.cuda.inputs import InputBuffer
 from app.backends.cuda.outputs import OutputBuffers
@@ -165,7 +165,14 @@ class TensorrtBackend:
         Args:
             batch: As the engine wants it: (N, C, H, W) float32, or (N, H, W, C) uint8 where the graph begins with
                 pixels; or its items.
+
+        Raises:
+            DeviceMemoryError: The device has no memory for it, nor for its halves; all contexts are let go.
+            InferenceError: The run failed, or the engine takes no such batch.
         """
+        return run_within_memory(self._run, batch, reopen=self._buckets.close)
+
+    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
         if self._engine is None:
             raise InferenceError("The model is closed.")
         engine, shape = self._engine, self._padded(self._engine.facts, batch)

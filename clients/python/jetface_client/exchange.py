@@ -49,6 +49,7 @@ _ERROR_BY_CODE: Mapping[str, type[ServiceError]] = {
     "shutting_down": BusyError,
     "model_building": BusyError,
     "memory_pressure": BusyError,
+    "device_memory": BusyError,
     "model_unavailable": ModelUnavailableError,
     "model_file": ModelUnavailableError,
     "model_contract": ModelUnavailableError,

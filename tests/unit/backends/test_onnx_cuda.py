@@ -21,7 +21,7 @@ from app.backends.cuda_setup import CudaSetup
 from app.backends.nhwc import may_prefer_nhwc
 from app.backends.onnx import open_session
 from app.backends.onnx_cuda import OnnxCudaBackend, open_cuda_backend
-from app.errors import BackendUnavailableError, InferenceError, ModelFileError
+from app.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, ModelFileError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
 
@@ -256,6 +256,32 @@ def test_a_batch_size_for_which_there_is_no_room_shares_a_larger_one(
         np.testing.assert_allclose(answer, backend.run(batch_of(num_items))[0], rtol=1e-5)
     np.testing.assert_array_equal(backend.run(batch_of(8))[0], expected)
     assert len({graph for session in opening.opened for _, graph in session.graphs}) == 2
+
+
+def test_a_run_without_memory_is_tried_in_halves_and_answers_the_same(backend: OnnxCudaBackend, cuda: FakeCuda) -> None:
+    expected = backend.run(batch_of(7))[0].copy()
+    backend._let_go()
+    cuda.largest_bytes = 4 * FACE_BYTES
+    with capture_logs() as logs:
+        answers = [backend.run(list(batch_of(7)) if as_items else batch_of(7))[0] for as_items in (False, True)]
+    for answer in answers:
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
+    assert [entry["event"] for entry in logs] == ["device is out of memory: batch is run in halves"] * 2
+
+
+@pytest.mark.parametrize("num_items", [1, 5])
+def test_where_halves_find_no_memory_either_the_run_fails_and_the_session_is_opened_anew(
+    backend: OnnxCudaBackend, opening: Opening, cuda: FakeCuda, num_items: int
+) -> None:
+    cuda.largest_bytes = 1
+    with pytest.raises(DeviceMemoryError) as caught:
+        backend.run(batch_of(num_items))
+    assert caught.value.retry_after_s == 1
+    assert set(cuda.held) == {"stream"}
+    num_opened = len(opening.opened)
+    cuda.largest_bytes = 2**30
+    assert backend.run(batch_of(num_items))[0].shape == (num_items, EMBEDDING_LENGTH)
+    assert len(opening.opened) == num_opened + 1
 
 
 def test_another_thread_captures_for_itself(backend: OnnxCudaBackend, opening: Opening) -> None:

@@ -6,7 +6,14 @@ import pytest
 
 import app.errors
 from app.batching.failures import may_be_one_item, own_error
-from app.errors import BackendUnavailableError, InferenceError, ModelFileError, QueueFullError, ServiceError
+from app.errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    InferenceError,
+    ModelFileError,
+    QueueFullError,
+    ServiceError,
+)
 
 KINDS = [kind for kind in vars(app.errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
 
@@ -39,6 +46,7 @@ def test_what_callers_must_not_see_stays_in_the_cause(cause: BaseException) -> N
         (ModelFileError("x"), False),
         (QueueFullError("x"), False),
         (BackendUnavailableError("x"), False),
+        (DeviceMemoryError("x"), False),
         (SystemExit(), False),
     ],
 )
