@@ -9,17 +9,25 @@ included.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import os
 import re
+import select
+import socket
+import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import Processor
+
+_log = structlog.get_logger(__name__)
 
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error")
 
@@ -28,6 +36,10 @@ _SILENT_LOGGER = "uvicorn.access"
 
 TELL_EVERY_S = 10.0
 """Least time between two log lines about what comes in numbers."""
+
+_PIPE_BYTES = 2**20
+"""Room of the pipe to whoever reads the log, where it is one: seconds of a busy service. The kernel's most without
+privileges; its usual 64 KiB are 300 lines."""
 
 _CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "python_multipart")
 """Libraries that tell more than an operator asked for; only their warnings pass unless LOG_LEVEL is DEBUG."""
@@ -82,6 +94,91 @@ class _NotEachAccept(logging.Filter):
         return not record.getMessage().startswith("socket.accept() out of system resource") or self._seldom.count() > 0
 
 
+class _Stderr:
+    """Standard error of a service: where nobody reads it any more, lines are dropped and nobody waits.
+
+    A pipe that is not read is full after 64 KiB, and then each write waits: the event loop's, those of threads that
+    decode, those of libraries in C. So the descriptor is opened anew, to be written without waiting, for the whole
+    process; the open file stays as it is, since other processes have it too.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.on_drop: Callable[[int], object] = lambda _: None
+        self._fd = fd
+        self._num_dropped = 0
+        self._has_untold = False
+        self._rest = b""
+        self._lock = threading.Lock()
+        mode = os.fstat(fd).st_mode
+        self._socket = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(mode) else None
+        self._must_ask = False
+        if stat.S_ISFIFO(mode) or os.isatty(fd):
+            try:
+                anew = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            except OSError:  # it is another user's, or there is no /proc
+                self._must_ask = True
+                return
+            os.dup2(anew, fd)
+            os.close(anew)
+            with contextlib.suppress(OSError):  # more than the operator allows, or no pipe
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def write(self, text: str) -> int:
+        """Write whole lines, or drop them."""
+        data = text.encode("utf-8", "backslashreplace")
+        with self._lock:
+            self._rest = self._put(self._rest)
+            rest = data if self._rest else self._put(data)
+            if rest == data:
+                self._drop(data.count(b"\n"))
+                return len(text)
+            self._rest = rest  # the end of a line that has begun
+            has_untold, self._has_untold = self._has_untold, False
+        if has_untold:
+            _log.warning("log lines were dropped: nobody read them", dropped_lines=self._num_dropped)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: what is written has been."""
+
+    def _drop(self, num_lines: int) -> None:
+        self._num_dropped += num_lines
+        self._has_untold = True
+        self.on_drop(num_lines)
+
+    def _put(self, data: bytes) -> bytes:
+        """Write as much as there is room for; return the rest."""
+        try:
+            while data:
+                if self._socket is not None:
+                    num_written = self._socket.send(data, socket.MSG_DONTWAIT)
+                elif not self._must_ask:
+                    num_written = os.write(self._fd, data)
+                elif select.select([], [self._fd], [], 0)[1]:
+                    num_written = os.write(self._fd, data[: select.PIPE_BUF])
+                else:
+                    break
+                data = data[num_written:]
+        except OSError:  # no room, or nobody there
+            pass
+        return data
+
+
+_stderr: _Stderr | None = None
+
+
+def drop_unread_lines() -> None:
+    """From now on let this process drop what it writes to stderr where nobody reads it; before `configure_logs`."""
+    global _stderr  # noqa: PLW0603 - there is one standard error
+    _stderr = _Stderr(2)
+
+
+def count_dropped_lines(count: Callable[[int], object]) -> None:
+    """Have `count` called with the number of lines that were just dropped, on any thread."""
+    if _stderr is not None:
+        _stderr.on_drop = count
+
+
 def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
     """Route every logger of the process to stderr; a second call replaces the first.
 
@@ -110,14 +207,14 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
         ]
     )
     # Our own lines are written directly: the standard library looks for the caller of each and takes it twice as long.
-    stream = sys.stderr
+    stream = _stderr or sys.stderr
     structlog.configure(
         processors=[*shared, *renderers],
         logger_factory=lambda name: _Lines(name, stream),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(cast("TextIO", stream))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
@@ -150,7 +247,7 @@ def _mask_line(_logger: object, _method: str, line: Any) -> str:
 class _Lines:
     """Writes lines of one logger; the name is one of their facts."""
 
-    def __init__(self, name: str, stream: TextIO) -> None:
+    def __init__(self, name: str, stream: TextIO | _Stderr) -> None:
         self.name = name
         self._stream = stream
 

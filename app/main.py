@@ -26,7 +26,7 @@ from app.backends.memory import memory_limit_bytes
 from app.device.findings import STARTUP_FAILURE
 from app.drain import Drain
 from app.errors import ServiceError
-from app.logs import configure_logs, masked
+from app.logs import configure_logs, count_dropped_lines, masked
 from app.models.engines.recipe import EngineSource
 from app.service import Service, build_service, open_registry, running
 from app.settings import Settings, SettingsError, read_settings
@@ -104,6 +104,7 @@ def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI
     places = Places(settings.max_in_flight, most_received=max(connections.most // 2, 1))
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
     registry = service.metrics.registry
+    count_dropped_lines(service.metrics.log_lines_dropped.inc)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:

@@ -183,6 +183,10 @@ class Metrics:
         for work in ("load", "build"):
             self.memory_refusals.labels(work)
 
+        self.log_lines_dropped = Counter(
+            "jetface_log_lines_dropped", "Log lines dropped because nobody read the log any more.", registry=registry
+        )
+
         self.device = DeviceCollector()
         registry.register(self.device)
 

@@ -20,7 +20,7 @@ import structlog
 from app.cli.doctor import check_start
 from app.device.findings import STARTUP_FAILURE
 from app.drain import SERVER_GRACE_S
-from app.logs import configure_logs
+from app.logs import configure_logs, drop_unread_lines
 from app.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def serve(*, dry_run: bool, post: str | None) -> None:
         return
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)  # they stop a process that touches a terminal it has not
+    drop_unread_lines()
     configure_logs(settings.log_level, settings.log_format)
     if post is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the parent, where a whole group gets it

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from app.atomic import sweep_parts
 from app.backends.audit import Audited
 from app.backends.buckets import SharesBuckets, warm
 from app.backends.memory import MemoryGuard
@@ -209,6 +210,9 @@ class ModelLoader:
         self._opening.close()
 
     def _open(self, spec: ModelSpec, path: Path) -> _Opened:
+        num_swept = sum(map(sweep_parts, (path.parent, self._prepared.folder)))
+        if num_swept:
+            _log.info("files that killed processes left were removed", num_files=num_swept)
         need_bytes = _LOAD_BYTES_PER_FILE_BYTE * num_bytes(path)
         self._memory.require(need_bytes, work="load", subject=f"model {spec.name}")
         candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
