@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 import time
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from click.testing import CliRunner
 
 from app.cli.main import main
 from app.specs import default_registry_dir
+from tests.support.drawn import draw_group, encode
 from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server
 from tests.support.shared import require_shared
@@ -254,3 +257,46 @@ def test_models_of_ones_own_are_served_as_exporters_write_them(
     assert found == {"rec_functions": True, "beside": True, "mixing": False}
     assert "broken.toml: task: Field required" in log
     assert re.search(r"runs one item at a time.*mixing|mixing.*runs one item at a time", log)
+
+
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+def test_sigterm_ends_it_while_a_model_downloads(tmp_path: Path, num_workers: str) -> None:
+    """Within the grace, whoever waits for the model being told; the half of the file is no file."""
+    grace_s = 5.0
+    slow = Answer(b"onnx" * 1000, pause_s=600)
+    with file_server({"/det_500m.onnx": slow}) as mirror, ThreadPoolExecutor(1) as pool:
+        variables = {
+            "DET_MODEL": "det_500m", "REC_MODEL": "none", "MODEL_MIRROR": mirror.url, "MODEL_PRELOAD": "1",
+            "MODEL_DOWNLOAD": "1", "SHUTDOWN_GRACE_S": str(grace_s), "WORKERS": num_workers,
+        }  # fmt: skip
+        with running_server(tmp_path, variables) as server:
+            picture = encode(draw_group())
+            header = {"content-type": "image/png"}
+            waiting = pool.submit(
+                httpx.post, f"{server.url}/detect", content=picture, headers=header, timeout=60, trust_env=False
+            )
+            deadline = time.monotonic() + 60
+            while not mirror.requests:
+                assert time.monotonic() < deadline, server.read_log()
+                time.sleep(0.05)
+            time.sleep(1)
+            started = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - started < grace_s + 1.5
+            answer = waiting.result()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+    assert not (tmp_path / "models" / "det_500m.onnx").exists()
+
+
+def test_sigterm_ends_it_while_loading_hangs(tmp_path: Path, weights: dict[str, str]) -> None:
+    """In a call that nobody can interrupt: the weights lie where reading does not return."""
+    models = tmp_path / "models"
+    models.mkdir()
+    os.mkfifo(models / "det_500m.onnx")
+    variables = {**weights, "DET_MODEL": "det_500m", "REC_MODEL": "none", "MODEL_PRELOAD": "1", "SHUTDOWN_GRACE_S": "5"}
+    with running_server(tmp_path, variables) as server:
+        server.wait_until_logged("model loading")
+        time.sleep(1)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 6
