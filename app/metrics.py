@@ -34,7 +34,7 @@ class Metrics:
     Gauges and counters are thread-safe: prometheus-client locks each child. Histograms are the event loop's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915 - a declaration each
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
