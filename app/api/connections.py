@@ -38,6 +38,11 @@ Between two requests a connection may be silent for uvicorn's `timeout_keep_aliv
 MAX_PIPELINED = 16
 """Most requests that may wait behind the one being answered on a connection."""
 
+FREE_CHUNKS = 2**11
+LEAST_CHUNK_BYTES = 2**8
+"""Most chunks of a body of unknown length, and how many bytes allow one more: each costs the event loop 1 us or two,
+however short it is."""
+
 SEND_STALL_S = 30.0
 """Longest time a client may leave a large answer untouched, or nearly so."""
 
@@ -159,6 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unparsed_bytes = 0
         self._refusal: ServiceError | None = None
+        self._num_chunks = self._num_body_bytes = 0
         self._last_words: ServiceError | None = None
         """What follows the answers of the requests before it; nothing is read any more."""
         self._is_upgrade = False
@@ -214,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Count anew."""
-        self._head_bytes = 0
+        self._head_bytes = self._num_chunks = self._num_body_bytes = 0
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
@@ -248,6 +254,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Bytes of a body are counted where it is read."""
         self._unparsed_bytes = 0
+        self._num_body_bytes += len(body)
         if self.cycle.response_complete:
             return
         if not self.cycle.body:
@@ -257,6 +264,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         self.cycle.message_event.set()
         self._connections.heard(self)
+
+    def on_chunk_header(self) -> None:
+        """Count: a body in chunks of a byte costs a thousand times what it has."""
+        self._num_chunks += 1
+        if self._num_chunks > FREE_CHUNKS + self._num_body_bytes // LEAST_CHUNK_BYTES:
+            self._give_up(MalformedRequestError("The chunks of the body are too short."))
 
     def on_message_complete(self) -> None:
         """What follows is another request."""

@@ -18,6 +18,8 @@ from uvicorn.server import ServerState
 from app.api.connections import (
     ACCEPTED_AT_ONCE,
     CONNECTIONS_KEY,
+    FREE_CHUNKS,
+    LEAST_CHUNK_BYTES,
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
     BoundedProtocol,
@@ -217,6 +219,19 @@ async def test_what_is_malformed_leaves_the_answers_before_it_alone(
     assert (status, error["code"]) in {(400, "malformed_request"), (431, "head_too_long")}
     assert application.bodies == [b"body"] * num_good
     assert application.num_started == num_good
+
+
+async def test_a_body_in_tiny_chunks_is_refused(connection: Connection, application: Application) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await connection.send(head + b"1\r\na\r\n" * FREE_CHUNKS + b"0\r\n\r\n")
+    assert (await connection.until(b"aa")).startswith(b"HTTP/1.1 200")
+    await connection.send(
+        head + (b"%x\r\n" % LEAST_CHUNK_BYTES + b"a" * LEAST_CHUNK_BYTES + b"\r\n") * 9000 + b"0\r\n\r\n"
+    )
+    assert (await connection.until(b"aa")).startswith(b"HTTP/1.1 200")
+    assert [len(body) for body in application.bodies] == [FREE_CHUNKS, 9000 * LEAST_CHUNK_BYTES]
+    await connection.flood(head + b"1\r\na\r\n" * 100_000)
+    assert (await connection.refusal())[0] == 400
 
 
 async def test_what_is_malformed_within_its_own_answer_ends_it(metrics: Metrics) -> None:
