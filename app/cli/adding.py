@@ -171,7 +171,7 @@ def _describe(
             entry["embedding_length"] = 1
     outputs += [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
     if task == "recognition" and answers:
-        entry["embedding_length"] = int(np.prod(answers[0][1:]))
+        entry["embedding_length"] = answers[0][1] if len(answers[0]) > 1 else 1
 
 
 def _answers(parts: GraphParts, sides_px: Sequence[int]) -> list[tuple[int, ...]]:
