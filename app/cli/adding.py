@@ -25,7 +25,7 @@ from app.models.graphs.parts import GraphError, GraphParts, read_data, shape_of,
 from app.models.graphs.prepare import prepare_graph
 from app.service import open_weights
 from app.settings import Settings
-from app.specs import NAME_PATTERN, TASK_BY_FAMILY, Family, ModelSpec, Registry, Task
+from app.specs import DATA_FILE_PATTERN, NAME_PATTERN, TASK_BY_FAMILY, Family, ModelSpec, Registry, Task
 
 _SCALES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     {
@@ -92,6 +92,8 @@ def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
         parts = take_apart(serialized, data)
     except (GraphError, OSError) as cause:
         raise _refusal(file, [*faults, *_family_faults(wanted), f"{file.name}: {cause}"]) from cause
+    below = [part for part in data if not re.fullmatch(DATA_FILE_PATTERN, part)]
+    faults += [f"{part}: weights in a folder below the file's are not taken; export them beside it" for part in below]
     is_there = file.parent.resolve() == folder.resolve()
     entry: dict[str, Any] = {
         "name": name,
@@ -100,7 +102,11 @@ def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
         "non_commercial": wanted.non_commercial,
         "sha256": hashlib.sha256(serialized).hexdigest(),
         "file": file.name if is_there and file.name != f"{name}.onnx" else None,
-        "data": [{"file": part, "sha256": hashlib.sha256(content).hexdigest()} for part, content in data.items()],
+        "data": [
+            {"file": part, "sha256": hashlib.sha256(content).hexdigest()}
+            for part, content in data.items()
+            if part not in below
+        ],
     }
     copies = {} if is_there else {folder / f"{name}.onnx": file, **{folder / part: file.parent / part for part in data}}
     faults += [

@@ -95,7 +95,9 @@ def _is_row(shape: Shape, length: int | None) -> bool:
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
-    kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    number = value.type.tensor_type.elem_type
+    is_known = number in onnx.TensorProto.DataType.values()
+    kind = onnx.TensorProto.DataType.Name(number).lower() if is_known else f"of type {number}"
     return f"{value.name} {_words(shape_of(value))} {kind}"
 
 

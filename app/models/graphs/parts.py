@@ -267,7 +267,8 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
 def _place(tensor: onnx.TensorProto) -> Mapping[str, str]:
     """Return where an external tensor says its bytes are."""
     place = {entry.key: entry.value for entry in tensor.external_data}
-    if not place.get("location"):
+    # Names that are not UTF-8 come as bytes.
+    if not isinstance(place.get("location"), str) or not place["location"]:
         raise GraphError(f"it keeps its weights in other files, and {_shown(tensor.name)} does not say in which")
     return place
 
@@ -295,8 +296,8 @@ def _take_in(tensor: onnx.TensorProto, data: Mapping[str, bytes]) -> int:
     content = data.get(place["location"])
     if content is None:
         raise GraphError("it keeps its weights in other files")
-    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
     try:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
         bits = _PACKED_BITS.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         need_bytes = (math.prod(tensor.dims) * bits + 7) // 8
         offset = int(place.get("offset", 0))

@@ -126,6 +126,8 @@ def prepare_graph(
         shapes = parts.infer_shapes()
     except GraphError as cause:
         raise _unusable(path, spec, cause) from cause
+    except UnicodeDecodeError as cause:
+        raise _unusable(path, spec, GraphError("it holds a name that is not UTF-8")) from cause
     _warn_of_single_items(spec, is_batch_free=is_batch_free)
     parts = parts.replace(outputs=[_value(end, shapes.get(end.name)) for end in parts.outputs])
     facts = {

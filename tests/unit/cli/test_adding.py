@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import helper
@@ -129,3 +130,13 @@ class TestFaults:
         self.check(models_dir, add(path, "--family", "arcface"), "mine.onnx.data: another file of that name")
         path.with_name("mine.onnx.data").unlink()
         self.check(models_dir, add(path, "--family", "arcface"), "'mine.onnx.data', which is not there")
+
+    def test_weights_in_a_folder_below(self, models_dir: Path, tmp_path: Path) -> None:
+        path = split(tmp_path / "export")
+        (path.parent / "sub").mkdir()
+        path.with_name("mine.onnx.data").rename(path.parent / "sub" / "mine.data")
+        built = onnx.load_model(path, load_external_data=False)
+        for tensor in built.graph.initializer:
+            tensor.external_data[0].value = "sub/mine.data"
+        path.write_bytes(built.SerializeToString())
+        self.check(models_dir, add(path, "--family", "arcface"), "sub/mine.data: weights in a folder below")

@@ -17,7 +17,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from structlog.testing import capture_logs
 
 from app.backends.onnx import open_onnx_backends
-from app.errors import ModelFileError
+from app.errors import ModelContractError, ModelFileError
 from app.models.graphs.parts import GraphError, data_files, num_bytes, read_data, take_apart
 from app.models.graphs.prepare import prepare_graph
 from app.models.graphs.prepared import PreparedFiles
@@ -296,6 +296,25 @@ MIXING = {
         make("Constant", [], ["axis"], value_int=0), make("CumSum", ["plain", "axis"], ["embedding"])
     ),
 }
+
+
+def test_junk_in_a_graph_is_refused_in_words(tmp_path: Path) -> None:
+    """Names that are not UTF-8, a type that there is not."""
+    path = tmp_path / "mine.onnx"
+    other = split(tmp_path / "other")
+    junk = (
+        arcface_model().replace(b"embedding", b"embed\xffing"),
+        other.read_bytes().replace(b"mine.onnx.data", b"mine\xffonnx.data"),
+    )
+    for serialized in junk:
+        path.write_bytes(serialized)
+        with pytest.raises(ModelFileError, match=r"UTF-8|does not say in which"):
+            prepare_graph(path, arcface_spec())
+    built = onnx.load_model_from_string(arcface_model())
+    built.graph.input[0].type.tensor_type.elem_type = 112
+    path.write_bytes(built.SerializeToString())
+    with pytest.raises(ModelContractError, match="of type 112"):
+        prepare_graph(path, arcface_spec())
 
 
 class TestDeclaredBatch:
