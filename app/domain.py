@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ Scores: TypeAlias = NDArray[np.float32]
 Landmarks: TypeAlias = NDArray[np.float32]
 """(N, 5, 2) float32: image-left eye, image-right eye, nose, image-left and image-right mouth corner."""
 
+LandmarksFrom: TypeAlias = Literal["detector", "given", "box"]
+"""Who says where landmarks are: the detector; the caller; nobody, they were placed in a box as an upright face has
+them."""
+
 Vector: TypeAlias = NDArray[np.float32]
 """(L,) float32 of unit length."""
 
@@ -54,6 +58,8 @@ class Detections:
     boxes: Boxes
     scores: Scores
     landmarks: Landmarks
+    landmarks_from: NDArray[np.str_] | None = None
+    """(N,) of `LandmarksFrom`; None where all are the detector's."""
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -66,18 +72,27 @@ class Detections:
 
     def take(self, indices: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
         """Return the faces at `indices` (positions, mask or slice), in that order."""
-        return Detections(self.boxes[indices], self.scores[indices], self.landmarks[indices])
+        origins = None if self.landmarks_from is None else self.landmarks_from[indices]
+        return Detections(self.boxes[indices], self.scores[indices], self.landmarks[indices], origins)
 
     @classmethod
     def concatenate(cls, parts: list[Detections]) -> Detections:
         """Join `parts` in order; an empty list gives no face."""
         if not parts:
             return cls.empty()
+        origins = None
+        if any(part.landmarks_from is not None for part in parts):
+            origins = np.concatenate([part.origins() for part in parts])
         return cls(
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.landmarks for part in parts]),
+            origins,
         )
+
+    def origins(self) -> NDArray[np.str_]:
+        """Return (N,) `landmarks_from`, whoever it is."""
+        return np.full(len(self), "detector") if self.landmarks_from is None else self.landmarks_from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,11 +152,11 @@ class Quality:
     """How well a face can be recognized, as far as its pixels and landmarks tell."""
 
     score: float
-    """The worst of what follows, [0, 1]; see `app.geometry.quality`."""
+    """The worst of what follows, times the share that the picture shows, [0, 1]; see `app.geometry.quality`."""
     sharpness: float
     """Variance of the Laplacian of the crop, from 0; about 100 and more for a sharp portrait."""
     brightness: float
-    """Mean of the crop, 0 black to 1 white."""
+    """Mean of the crop, 0 black to 1 white; of this and of sharpness only what shows the picture counts."""
     size_px: float
     """Shorter side of the box, source pixels."""
     pose: HeadPose
@@ -158,6 +173,10 @@ class Face:
     score: float
     landmarks: NDArray[np.float32]
     """(5, 2) float32, source pixels."""
+    landmarks_from: LandmarksFrom | None = None
+    """Who says so; as the next, None where there is only a crop."""
+    visible: float | None = None
+    """Share of the aligned crop that lies within the picture, [0, 1]; the rest of it is black."""
     crop: Crop | None = None
     embedding: Embedding | None = None
     gender_age: GenderAge | None = None

@@ -28,7 +28,8 @@
        ├─ EngineBuildError           500    engine_build
        ├─ EngineLoadError            500    engine_load
        └─ InferenceError             500    inference_failed
-          └─ DeviceMemoryError       503    device_memory      (+ Retry-After)
+          ├─ DeviceMemoryError       503    device_memory      (+ Retry-After)
+          └─ NotFiniteError          500    not_finite
 
 `message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
 beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/api/errors.py`.
@@ -275,4 +276,14 @@ class DeviceMemoryError(InferenceError):
     remedy = (
         "Try again after `Retry-After` seconds; the operator frees memory of the GPU, or lowers `DET_BATCH_SIZE` and "
         "`REC_BATCH_SIZE`."
+    )
+
+
+class NotFiniteError(InferenceError):
+    """A model answered with numbers that are not finite, or with zeros. Fails the slot of the picture it was about."""
+
+    code = "not_finite"
+    remedy = (
+        "Send another picture, or this one saved anew; its neighbors in the request are answered. Where many fail so, "
+        "tell the operator: the model's file or its half precision is at fault."
     )

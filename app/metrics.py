@@ -89,6 +89,9 @@ class Metrics:
         self.faces = LoopHistogram(
             "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
         )
+        self.guessed_faces = Counter(
+            "jetface_guessed_faces", "Faces embedded from landmarks that were guessed from a box.", registry=registry
+        )
 
         self.queue_length = Gauge("jetface_queue_length", "Items waiting for a model.", ["model"], registry=registry)
         self.queue_seconds = LoopHistogram(

@@ -8,6 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["ok", "failed"]
 Millis = Annotated[float, Field(description="Milliseconds.")]
+LandmarksFrom = Annotated[
+    Literal["detector", "given", "box"],
+    Field(
+        description="Whose landmarks aligned the face: the detector's, yours, or an upright face's in the box, a guess "
+        "that embeddings are worse for."
+    ),
+]
+Visible = Annotated[
+    float, Field(ge=0, le=1, description="Share of the aligned face that lies within the picture; the rest is black.")
+]
 Embedding = Annotated[list[float] | str, Field(description="Numbers, or base64 of little-endian float32.")]
 
 
@@ -43,9 +53,11 @@ class FacePose(_Answer):
 class FaceQuality(_Answer):
     """How well a face can be recognized, from its pixels and landmarks alone."""
 
-    score: float = Field(description="The worst of the others, each from 0 to 1.")
-    sharpness: float = Field(description="Variance of the crop's Laplacian; 25 counts half.")
-    brightness: float = Field(description="0 black to 1 white.")
+    score: float = Field(description="The worst of the others, each from 0 to 1, times `visible` of the face.")
+    sharpness: float = Field(
+        description="Variance of the Laplacian of what the crop shows of the picture; 25 counts half."
+    )
+    brightness: float = Field(description="Of what the crop shows of the picture, 0 black to 1 white.")
     size: float = Field(description="Shorter side of the box, source pixels; 80 and more count full.")
     pose: FacePose
 
@@ -67,7 +79,13 @@ class ExtractFace(_Answer):
     live: float | None = Field(default=None, description="Probability of a live face; null where unknown.")
     is_live: bool | None = Field(default=None, description="Whether that is more likely than any kind of picture.")
     quality: FaceQuality | None = None
-    landmarks: list[list[int]] | None = None
+    landmarks: list[list[float]] | None = Field(
+        default=None, description="Whole numbers, rounded; floats with `landmarks_precise`."
+    )
+    landmarks_from: LandmarksFrom | None = Field(
+        default=None, description="With `landmarks`, and always where it is `box`."
+    )
+    visible: Visible | None = Field(default=None, description="With `quality`, and always below 0.95.")
     facedata: str | None = Field(default=None, description="The aligned 112x112 crop as base64 JPEG, quality 95.")
 
 
@@ -110,6 +128,8 @@ class DetectFace(_Answer):
     box: list[float] | None = None
     score: float | None = None
     landmarks: list[list[float]] | None = None
+    landmarks_from: LandmarksFrom | None = None
+    visible: Visible | None = None
 
 
 class DetectPicture(_Answer):
@@ -135,6 +155,8 @@ class RecognizeFace(_Answer):
     embedding: Embedding | None = None
     norm: float | None = None
     box: list[float] | None = None
+    landmarks_from: LandmarksFrom | None = Field(default=None, description="Not of pictures that are aligned crops.")
+    visible: Visible | None = Field(default=None, description="Not of pictures that are aligned crops.")
 
 
 class RecognizePicture(_Answer):

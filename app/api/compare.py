@@ -17,7 +17,7 @@ from app.domain import ExtractOptions
 from app.errors import RequestError
 from app.pipeline.comparison import leading_vector, similarities
 
-_KEYS = frozenset({"box", "score", "landmarks", "norm"})
+_KEYS = frozenset({"box", "score", "landmarks", "landmarks_from", "visible", "norm"})
 
 
 def compare_router(services: Services) -> APIRouter:

@@ -12,7 +12,7 @@ from app.api.schemas import DetectBody, DetectFields
 from app.api.shapes import described_picture, milliseconds, num_faces
 from app.domain import ExtractOptions
 
-_KEYS = frozenset({"box", "score", "landmarks"})
+_KEYS = frozenset({"box", "score", "landmarks", "landmarks_from", "visible"})
 
 
 def detect_router(services: Services) -> APIRouter:

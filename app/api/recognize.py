@@ -13,7 +13,7 @@ from app.api.shapes import described_picture, milliseconds, num_faces
 from app.domain import KnownFaces
 from app.errors import RequestError
 
-_KEYS = frozenset({"embedding", "norm"})
+_KEYS = frozenset({"embedding", "norm", "landmarks_from", "visible"})
 
 
 def recognize_router(services: Services) -> APIRouter:

@@ -29,12 +29,11 @@ from app.errors import RequestError
 Model = TypeVar("Model", bound=BaseModel)
 
 _INT32 = 2**31 - 1
-_COORDINATE = 1e6
-"""Far beyond any picture that is decoded, and safe to calculate with in single precision."""
 
 Count = Annotated[int, Ge(-_INT32), Le(_INT32)]
 Score = Annotated[float, Ge(0), Le(1), Field(allow_inf_nan=False)]
-Coordinate = Annotated[float, Ge(-_COORDINATE), Le(_COORDINATE), Field(allow_inf_nan=False)]
+Coordinate = float
+"""Any number: one that is in no picture fails the slot of the picture it was given for, not the request."""
 EmbeddingFormat = Literal["float", "base64"]
 Url = Annotated[str, MaxLen(8192)]
 HeaderName = Annotated[str, Field(max_length=128, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -127,7 +126,7 @@ class FaceSelection(AnswerFormat):
 
 ExtractField = Literal[
     "bbox", "prob", "num_det", "scale", "size", "norm", "vec", "gender", "age", "mask", "mask_probs", "landmarks",
-    "facedata", "live", "is_live", "quality",
+    "facedata", "live", "is_live", "quality", "landmarks_from", "visible",
 ]  # fmt: skip
 
 
@@ -136,14 +135,19 @@ class ExtractFields(FaceSelection):
 
     embed_only: bool = Field(default=False, description="Pictures are aligned crops; nothing is detected.")
     return_face_data: bool | None = Field(default=None, description="Add `facedata`, the aligned crop as base64 JPEG.")
-    return_landmarks: bool | None = Field(default=None, description="Add `landmarks`, 5 x [x, y].")
+    return_landmarks: bool | None = Field(
+        default=None, description="Add `landmarks`, 5 x [x, y], and `landmarks_from`."
+    )
+    landmarks_precise: bool = Field(
+        default=False, description="Add `landmarks` as floats, as `/recognize` wants them, instead of whole numbers."
+    )
     extract_embedding: bool | None = Field(default=None, description="Compute `vec` and `norm`.")
     extract_ga: bool | None = Field(default=None, description="Gender and age; null when no model is configured.")
     detect_masks: bool | None = Field(default=None, description="Masks; null when no model is configured.")
     detect_liveness: bool = Field(
         default=False, description="Add `live` and `is_live`; null when no model is configured. Not with `embed_only`."
     )
-    return_quality: bool = Field(default=False, description="Add `quality`. Not with `embed_only`.")
+    return_quality: bool = Field(default=False, description="Add `quality` and `visible`. Not with `embed_only`.")
     min_quality: Score = Field(
         default=0.0,
         description="Drop faces whose quality is less, before anything else is done. Not with `embed_only`.",
@@ -174,7 +178,7 @@ class DrawBody(PicturesBody, DrawFields):
     """Body of `/draw_detections`. The first picture is drawn."""
 
 
-DetectField = Literal["box", "score", "landmarks"]
+DetectField = Literal["box", "score", "landmarks", "landmarks_from", "visible"]
 
 
 class DetectFields(FaceSelection):
@@ -197,15 +201,15 @@ def _is_five_points(value: list[list[Coordinate]]) -> list[list[Coordinate]]:
 
 
 def _is_box(value: list[Coordinate]) -> list[Coordinate]:
-    if len(value) != 4 or value[2] <= value[0] or value[3] <= value[1]:
-        raise ValueError("a box is [x1, y1, x2, y2] with x2 > x1 and y2 > y1")
+    if len(value) != 4:
+        raise ValueError("a box is [x1, y1, x2, y2]")
     return value
 
 
 Coordinates = Annotated[list[Coordinate], _FIRST_FAULT_ENDS]
 FacePoints = Annotated[list[Coordinates], _FIRST_FAULT_ENDS, AfterValidator(_is_five_points)]
 FaceBox = Annotated[Coordinates, AfterValidator(_is_box)]
-RecognizeField = Literal["embedding", "norm", "box"]
+RecognizeField = Literal["embedding", "norm", "box", "landmarks_from", "visible"]
 
 
 class RecognizeFields(AnswerFormat):
@@ -277,5 +281,6 @@ def _name(location: tuple[int | str, ...]) -> str:
 
 
 def to_array(value: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return nested lists that were checked as float32 of `shape`; an empty list gives no row."""
-    return np.asarray(value, np.float32).reshape(shape)
+    """Return nested lists that were checked as float32 of `shape`; an empty list gives no row, 1e300 infinity."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32).reshape(shape)

@@ -21,6 +21,9 @@ from app.geometry.alignment import CROP_SIDE_PX
 FACEDATA_QUALITY = 95
 """JPEG quality of `facedata`: OpenCV's own default, which InsightFace-REST used."""
 
+MOSTLY_VISIBLE = 0.95
+"""Share of a crop within the picture below which `/extract` says so unasked."""
+
 _ALWAYS = frozenset({"bbox", "prob", "num_det", "scale", "size"})
 _EMBEDDING = frozenset({"norm", "vec"})
 _GENDER_AGE = frozenset({"gender", "age"})
@@ -38,6 +41,9 @@ class ExtractWish:
     keys: frozenset[str]
     options: ExtractOptions
     is_base64: bool
+    with_warnings: bool
+    """Whether what a caller should know of a face is told though nobody asked."""
+    with_precise_landmarks: bool
 
 
 def extract_wish(fields: ExtractFields, defaults: RequestDefaults) -> ExtractWish:
@@ -62,6 +68,8 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults) -> ExtractWis
             with_quality="quality" in computed,
         ),
         is_base64=fields.embedding_format == "base64",
+        with_warnings=fields.fields is None,
+        with_precise_landmarks=fields.landmarks_precise,
     )
 
 
@@ -72,8 +80,11 @@ def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozense
         (_or_default(fields.extract_ga, defaults.extract_ga), _GENDER_AGE),
         (_or_default(fields.detect_masks, defaults.detect_masks), _MASK),
         (fields.detect_liveness, _LIVENESS),
-        (fields.return_quality, {"quality"}),
-        (_or_default(fields.return_landmarks, defaults.return_landmarks), {"landmarks"}),
+        (fields.return_quality, {"quality", "visible"}),
+        (
+            fields.landmarks_precise or _or_default(fields.return_landmarks, defaults.return_landmarks),
+            {"landmarks", "landmarks_from"},
+        ),
         (_or_default(fields.return_face_data, defaults.return_face_data), {"facedata"}),
     )
     return frozenset(key for is_wanted, keys in flags if is_wanted for key in keys)
@@ -115,8 +126,7 @@ def _failed(result: PictureResult) -> dict[str, Any]:
 
 def _extract_face(number: int, face: Face, result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
     described: dict[str, Any] = {
-        # Truncated, not rounded, as InsightFace-REST does.
-        "bbox": face.box.astype(np.int32),
+        "bbox": np.rint(face.box).astype(np.int32),
         "prob": np.float32(face.score),
         "num_det": number,
         "scale": np.float32(result.detection_scale),
@@ -129,10 +139,21 @@ def _extract_face(number: int, face: Face, result: PictureResult, wish: ExtractW
     if "quality" in wish.keys:
         described["quality"] = None if face.quality is None else _quality(face.quality)
     if "landmarks" in wish.keys:
-        described["landmarks"] = face.landmarks.astype(np.int32)
+        points = face.landmarks if wish.with_precise_landmarks else np.rint(face.landmarks).astype(np.int32)
+        described["landmarks"] = np.ascontiguousarray(points)
     if "facedata" in wish.keys and face.crop is not None:
         described["facedata"] = crop_as_base64_jpeg(face.crop)
-    return _pick(described, wish.keys)
+    described["landmarks_from"] = face.landmarks_from
+    described["visible"] = None if face.visible is None else np.float32(face.visible)
+    return _pick(described, wish.keys | _warnings(face) if wish.with_warnings else wish.keys)
+
+
+def _warnings(face: Face) -> frozenset[str]:
+    """Return the keys that say why an embedding is worth less."""
+    keys = {"landmarks_from"} if face.landmarks_from == "box" else set()
+    if face.visible is not None and face.visible < MOSTLY_VISIBLE:
+        keys.add("visible")
+    return frozenset(keys)
 
 
 def _recognition(face: Face, wish: ExtractWish) -> dict[str, Any]:
@@ -171,7 +192,7 @@ def described_picture(result: PictureResult, keys: frozenset[str], *, is_base64:
 
     Args:
         result: What came of the picture.
-        keys: Of `box`, `score`, `landmarks`, `embedding`, `norm`: those a face has.
+        keys: Of `box`, `score`, `landmarks`, `landmarks_from`, `visible`, `embedding`, `norm`: those a face has.
         is_base64: Embeddings as text instead of numbers.
     """
     slot: dict[str, Any] = {
@@ -193,6 +214,10 @@ def _described_face(face: Face, keys: frozenset[str], *, is_base64: bool) -> dic
         described["score"] = np.float32(face.score)
     if "landmarks" in keys:
         described["landmarks"] = np.ascontiguousarray(face.landmarks)
+    if "landmarks_from" in keys and face.landmarks_from is not None:
+        described["landmarks_from"] = face.landmarks_from
+    if "visible" in keys and face.visible is not None:
+        described["visible"] = np.float32(face.visible)
     if "embedding" in keys and face.embedding is not None:
         described["embedding"] = embedding_value(face.embedding.vector, is_base64=is_base64)
     if "norm" in keys and face.embedding is not None:

@@ -63,7 +63,13 @@ def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
 
 
 def _describe_face(face: Face) -> dict[str, Any]:
-    described: dict[str, Any] = {"box": face.box, "score": face.score, "landmarks": face.landmarks}
+    described: dict[str, Any] = {
+        "box": face.box,
+        "score": face.score,
+        "landmarks": face.landmarks,
+        "landmarks_from": face.landmarks_from,
+        "visible": face.visible,
+    }
     if face.embedding is not None:
         described |= {"norm": face.embedding.norm, "embedding": face.embedding.vector}
     return described

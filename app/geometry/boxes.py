@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -189,7 +190,7 @@ def merge_looks(finer: Detections, coarser: Detections) -> Detections:
             is_part = _are_parts(finer.boxes, box)[:, 0] & (finer.scores < _OWN_FACE_SCORE)
             is_kept &= is_better | ~(is_same | is_part)
             added.append(index)
-    merged = Detections(finer.boxes, scores, finer.landmarks)
+    merged = replace(finer, scores=scores)
     if not is_kept.all():
         merged = merged.take(is_kept)
     if added:

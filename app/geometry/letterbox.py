@@ -109,7 +109,8 @@ def to_source(detections: Detections, letterbox: Letterbox) -> Detections:
     """Map detections from canvas pixels to picture pixels; scores are shared, not copied, and so is all of no face."""
     if len(detections) == 0:
         return detections
-    return Detections(letterbox.to_image(detections.boxes), detections.scores, letterbox.to_image(detections.landmarks))
+    boxes, landmarks = letterbox.to_image(detections.boxes), letterbox.to_image(detections.landmarks)
+    return Detections(boxes, detections.scores, landmarks, detections.landmarks_from)
 
 
 def scaled_canvas(max_hw: tuple[int, int], fraction: float) -> tuple[int, int]:

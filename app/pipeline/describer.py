@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.domain import Crop, Detections, Embedding, ExtractOptions, Face, Quality
+from app.domain import Crop, Detections, Embedding, ExtractOptions, Face, LandmarksFrom, Quality
 from app.errors import ModelError
-from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, visible_shares
 from app.geometry.quality import measure_quality
 from app.imaging.loader import LoadedPicture
 from app.pipeline.attributes import Attributes
@@ -81,7 +81,7 @@ class Describer:
         scores: list[float] = []
         for start in range(0, len(detections), CROPS_AT_ONCE):
             part = detections.take(slice(start, start + CROPS_AT_ONCE))
-            qualities = await self._measure(job, part, await self._align(job, picture, part))
+            qualities = await self._measure(job, picture, part, await self._align(job, picture, part))
             scores += [quality.score for quality in qualities]
         return detections.take(np.array(scores) >= least)
 
@@ -101,8 +101,14 @@ class Describer:
         """Return `found` as faces that carry the picture they came from; `crops` only where `_needs_crops`."""
         unknown = [None] * len(found)
         crops = () if crops is None else crops
-        with_quality = options.with_quality and picture is not None
-        qualities = await self._measure(job, found, crops) if with_quality else unknown
+        landmarks_from: Sequence[LandmarksFrom | None] = unknown
+        visible: Sequence[float | None] = unknown
+        qualities: Sequence[Quality | None] = unknown
+        if picture is not None:
+            landmarks_from = found.origins().tolist()
+            visible = visible_shares(found.landmarks, picture.source_hw).tolist()
+            if options.with_quality:
+                qualities = await self._measure(job, picture, found, crops)
         embeddings = await self._recognize(job, crops) if options.with_embedding else unknown
         attributes = await self._attributes.read(
             found.boxes, crops, picture, options, group=job.group, deadline=job.deadline
@@ -113,6 +119,8 @@ class Describer:
             found.boxes,
             found.scores.tolist(),
             found.landmarks,
+            landmarks_from,
+            visible,
             crops if options.with_crop else unknown,
             embeddings,
             attributes.gender_ages or unknown,
@@ -123,10 +131,10 @@ class Describer:
         )
         return [
             Face(
-                image_index=job.index, box=box, score=score, landmarks=landmarks, crop=crop, embedding=embedding,
-                gender_age=gender_age, mask=mask, liveness=liveness, quality=quality,
+                image_index=job.index, box=box, score=score, landmarks=landmarks, landmarks_from=origin, visible=share,
+                crop=crop, embedding=embedding, gender_age=gender_age, mask=mask, liveness=liveness, quality=quality,
             )
-            for box, score, landmarks, crop, embedding, gender_age, mask, liveness, quality in columns
+            for box, score, landmarks, origin, share, crop, embedding, gender_age, mask, liveness, quality in columns
         ]  # fmt: skip
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
@@ -135,10 +143,14 @@ class Describer:
         job.add(align_s=time.perf_counter() - started)
         return crops
 
-    async def _measure(self, job: PictureJob, found: Detections, crops: Sequence[Crop]) -> list[Quality]:
+    async def _measure(
+        self, job: PictureJob, picture: LoadedPicture, found: Detections, crops: Sequence[Crop]
+    ) -> list[Quality]:
+        image_hw = picture.source_hw
+
         def measure() -> list[Quality]:
             return [
-                measure_quality(crop, box, landmarks)
+                measure_quality(crop, box, landmarks, image_hw)
                 for crop, box, landmarks in zip(crops, found.boxes, found.landmarks, strict=True)
             ]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import structlog
 
 from app.domain import Crop, Detections, ExtractOptions, Image, KnownFaces, PictureResult
 from app.geometry.alignment import CROP_SIDE_PX
@@ -16,10 +17,12 @@ from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.describer import EMBEDDING_ONLY, Describer
 from app.pipeline.detector import Canvases, Detector
-from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks
+from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks, check_known, check_placed
 from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
 from app.pipeline.selection import select_faces
+
+_log = structlog.get_logger(__name__)
 
 
 class Extractor:
@@ -45,6 +48,7 @@ class Extractor:
         self._pool = pool
         self._metrics = metrics
         self._max_faces = max_faces
+        self._told: set[str] = set()
 
     async def extract(
         self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
@@ -100,8 +104,8 @@ class Extractor:
     ) -> list[PictureResult]:
         """Embed faces whose place is known: as many faces a picture as were given, in that order.
 
-        Landmarks are taken as they are. A box gets the landmarks of the detected face it overlaps most; where the
-        detector sees none there, those of an upright face.
+        Landmarks are taken as they are. A box gets the landmarks of the detected face in it; where the detector sees
+        none there, or several, those of an upright face. A picture fails whose landmarks or boxes can be no face's.
 
         Args:
             sources: The pictures of one request.
@@ -114,6 +118,7 @@ class Extractor:
             faces = known[job.index]
             canvases = self._detector.canvases() if faces.landmarks is None else None
             async with self._load(job, canvases) as picture:
+                check_known(faces, picture.source_hw, picture=job.index)
                 if faces.landmarks is not None:
                     job.add(decode_s=job.took_s)
                     placed = at_landmarks(faces.landmarks)
@@ -121,6 +126,9 @@ class Extractor:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
                     found, _ = await self._detect(job, picture, canvases, KNOWN_BOX_THRESHOLD)
                     placed = at_boxes(boxes, found)
+                    check_placed(placed, picture.source_hw, picture=job.index)
+                    if (placed.scores == 0).any():
+                        self._tell_guessed("no face, or more than one, was detected in a given box")
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
             return job.result(faces=described, image_hw=picture.source_hw)
 
@@ -150,7 +158,15 @@ class Extractor:
             picture.pixels, canvases, score_threshold=score_threshold, group=job.group, deadline=job.deadline
         )
         job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
+        if outcome.detections.landmarks_from is not None:
+            self._tell_guessed("the detector has no landmarks")
         return outcome.detections, outcome.scale
+
+    def _tell_guessed(self, why: str) -> None:
+        """Log, once for each reason, that faces are aligned by landmarks which nobody saw."""
+        if why not in self._told:
+            self._told.add(why)
+            _log.warning("landmarks guessed from boxes", model=self._detector.model_name, reason=why)
 
 
 def _resize_to_crop(image: Image) -> Crop:

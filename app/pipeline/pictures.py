@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from app.domain import STAGES, Face, PictureResult, StageTimes
-from app.errors import RequestError
+from app.errors import NotFiniteError, RequestError, ServiceError
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 
@@ -41,7 +41,7 @@ class PictureJob:
         self,
         *,
         faces: Sequence[Face] = (),
-        error: RequestError | None = None,
+        error: ServiceError | None = None,
         image_hw: tuple[int, int] | None = None,
         detection_scale: float = 1.0,
     ) -> PictureResult:
@@ -73,12 +73,13 @@ async def each_picture(
 
     Args:
         sources: The pictures of one request.
-        work: Raises RequestError where the picture is at fault; any other error ends the other pictures' work too.
+        work: Raises RequestError where the picture is at fault, NotFiniteError where a model has no answer to it; any
+            other error ends the other pictures' work too.
         deadline: `loop.time()` after which the answer is of no use.
         metrics: Where pictures, faces, stages and failures are counted.
 
     Returns:
-        One result a picture, in order; `error` is set where `work` raised RequestError.
+        One result a picture, in order; `error` is set where `work` raised one of the two.
     """
     group = object()
 
@@ -86,7 +87,7 @@ async def each_picture(
         job = PictureJob(index=index, source=source, group=group, deadline=deadline)
         try:
             result = await work(job)
-        except RequestError as error:
+        except (RequestError, NotFiniteError) as error:
             metrics.refusals.labels(error.code).inc()
             result = job.result(error=error)
         _observe(result, metrics)
@@ -113,7 +114,12 @@ def _observe(result: PictureResult, metrics: Metrics) -> None:
     metrics.pictures.labels("failed" if result.error else "ok").inc()
     if result.error is None:
         metrics.faces.observe(len(result.faces))
+        metrics.guessed_faces.inc(sum([_is_guessed(face) for face in result.faces]))
     for stage in STAGES:
         seconds = getattr(result.times, f"{stage}_s")
         if seconds > 0:
             metrics.stage_seconds.labels(stage).observe(seconds)
+
+
+def _is_guessed(face: Face) -> bool:
+    return face.landmarks_from == "box" and face.embedding is not None

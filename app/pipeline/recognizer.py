@@ -14,6 +14,9 @@ from app.pipeline.pool import WorkPool
 _FEW_FACES = 2
 """Faces that are aligned (0.08 ms each) in less time than a hop to another thread and back takes."""
 
+_SMALL_PICTURE_PX = 2**21
+"""Pixels of a picture whose faces, were they noisy and as large as it is, are shrunk in a few milliseconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecognizerOutcome:
@@ -36,7 +39,7 @@ async def align_faces(pool: WorkPool, image: Image, landmarks: Landmarks) -> lis
         image: The picture the landmarks belong to.
         landmarks: (N, 5, 2) float32 in its pixels.
     """
-    if len(landmarks) <= _FEW_FACES:
+    if len(landmarks) <= _FEW_FACES and image.shape[0] * image.shape[1] <= _SMALL_PICTURE_PX:
         return [align(image, points) for points in landmarks]
     return await pool.run(lambda: [align(image, points) for points in landmarks])
 

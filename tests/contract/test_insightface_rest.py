@@ -208,14 +208,14 @@ class TestAnswer:
         assert len(vec) == 512
         assert vec[0] == 1
         assert face == {
-            "bbox": [86, 32, 144, 110], "prob": 0.7986, "num_det": 0, "scale": 1.6654, "size": 57, "norm": 26.68,
+            "bbox": [87, 32, 145, 111], "prob": 0.7986, "num_det": 0, "scale": 1.6654, "size": 57, "norm": 26.68,
             "gender": None, "age": None, "mask": None, "mask_probs": None,
         }  # fmt: skip
 
-    async def test_bbox_and_landmarks_are_ints(self, client: httpx.AsyncClient) -> None:
+    async def test_bbox_and_landmarks_are_rounded_to_ints(self, client: httpx.AsyncClient) -> None:
         face = await first_face(client, return_landmarks=True)
         assert all(isinstance(value, int) for value in face["bbox"])
-        assert face["landmarks"] == [[95, 61], [120, 60], [108, 80], [98, 95], [118, 94]]
+        assert face["landmarks"] == [[96, 61], [120, 60], [108, 80], [98, 95], [118, 94]]
 
     async def test_took_holds_one_timing(self, client: httpx.AsyncClient) -> None:
         assert (await extract(client))["took"].keys() == {"total_ms"}

@@ -8,6 +8,7 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import httpx
@@ -60,6 +61,8 @@ def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:
         box=np.array([86.7, 32.2, 86.7 + width, 110.9], np.float32) * np.float32(scale),
         score=0.7986 - 0.1 * number,
         landmarks=np.array([[95.9, 61.1], [120, 60], [108, 80], [98, 95], [118, 94]], np.float32),
+        landmarks_from="detector",
+        visible=1.0,
         crop=np.full((112, 112, 3), 40 * number % 256, np.uint8),
         embedding=Embedding(vector, 26.68),
         gender_age=GenderAge(is_male=number % 2 == 1, age_years=31 + number),
@@ -116,6 +119,7 @@ class FakeExtractor:
 
     def __init__(self) -> None:
         self.num_faces = 2
+        self.face_changes: dict[str, Any] = {}
         self.delay_s = 0.0
         self.error: Exception | None = None
         self.sources: list[PictureSource] = []
@@ -135,7 +139,10 @@ class FakeExtractor:
         count = min(self.num_faces, options.limit_faces) if options.limit_faces > 0 else self.num_faces
 
         def faces(index: int) -> tuple[Face, ...]:
-            return tuple(with_what_is_wanted(face_number(number, index), options) for number in range(count))
+            return tuple(
+                replace(with_what_is_wanted(face_number(number, index), options), **self.face_changes)
+                for number in range(count)
+            )
 
         return [_result(index, source, faces(index)) for index, source in enumerate(sources)]
 
@@ -149,7 +156,7 @@ class FakeExtractor:
         """Answer with one face a picture."""
         self.crop_options = options
         await self._work(sources, deadline)
-        face = with_what_is_wanted(face_number(0, 0), options)
+        face = replace(with_what_is_wanted(face_number(0, 0), options), landmarks_from=None, visible=None)
         return [_result(index, source, (replace(face, image_index=index),)) for index, source in enumerate(sources)]
 
     async def recognize(
@@ -162,7 +169,8 @@ class FakeExtractor:
         for index, (source, faces) in enumerate(zip(sources, known, strict=True)):
             rows = faces.landmarks if faces.landmarks is not None else faces.boxes
             count = 0 if rows is None else len(rows)
-            results.append(_result(index, source, tuple(face_number(number, index) for number in range(count))))
+            given = (replace(face_number(number, index), landmarks_from="given") for number in range(count))
+            results.append(_result(index, source, tuple(given)))
         return results
 
     async def _work(self, sources: Sequence[PictureSource], deadline: float) -> None:

@@ -54,3 +54,24 @@ def offset_model(offset: float) -> bytes:
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 4]),
     ]
     return model(nodes, weights, ends[:1], ends[1:])
+
+
+def dazzled_model(most_brightness: float) -> bytes:
+    """Return a recognizer whose answer to crops of a higher mean, 0 black to 1 white, is not a number."""
+    built = onnx.load_model_from_string(arcface_model(length=128))
+    last = built.graph.node[-1]
+    last.output[0] = "seen"
+    built.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["data"], ["mean"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Unsqueeze", ["mean"], ["column"], axes=[1]),
+            helper.make_node("Sub", ["most", "column"], ["below"]),
+            helper.make_node("Log", ["below"], ["logarithm"]),
+            helper.make_node("Mul", ["logarithm", "nothing"], ["zero"]),
+            helper.make_node("Add", ["seen", "zero"], ["embedding"]),
+        ]
+    )
+    for name, value in (("most", 2 * most_brightness - 1), ("nothing", 0.0)):
+        built.graph.initializer.append(onnx.numpy_helper.from_array(np.full(1, value, np.float32), name))
+    serialized: bytes = built.SerializeToString()
+    return serialized

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Embedding
-from app.errors import InferenceError, ModelContractError
+from app.errors import ModelContractError, NotFiniteError
 from app.geometry.alignment import CROP_SIDE_PX
 from app.geometry.tensors import normalize_rows
 from app.models.families.rows import RowHead
@@ -36,9 +36,9 @@ class Arcface(RowHead[Embedding]):
         """Bring each row to unit length. Vectors are float32, rows of one array a call.
 
         Raises:
-            InferenceError: A row is zero, or so long that its length is not finite.
+            NotFiniteError: A row is zero, or so long that its length is not finite.
         """
         vectors, norms = normalize_rows(rows)
         if not np.isfinite(norms).all() or not norms.all():
-            raise InferenceError("The recognizer's output is zero or not finite.")
+            raise NotFiniteError("The recognizer's output is zero or not finite.")
         return [Embedding(vector, norm) for vector, norm in zip(vectors, norms.tolist(), strict=True)]

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from app.backends.protocol import Backend
 from app.domain import Batch, Detections, Image, Scores, Tensor
-from app.errors import InferenceError
+from app.errors import NotFiniteError
 from app.geometry.boxes import MAX_CANDIDATES, box_areas, keep_apart_in_groups
 from app.models.graphs.pixels import to_batch
 from app.specs import ModelSpec
@@ -105,7 +105,8 @@ class CanvasHead(ABC):
             of the backend's outputs.
 
         Raises:
-            InferenceError: The run failed, or its outputs are not finite or not of the probed layout.
+            InferenceError: The run failed, or its outputs are not of the probed layout.
+            NotFiniteError: Its outputs are not finite.
         """
         found: list[Detections] = []
         for chunk in self._chunks(items, backend.max_batch_size if self.is_batched else 1):
@@ -163,7 +164,7 @@ class CanvasHead(ABC):
         items = np.concatenate([level.items for level in levels])
         faces = Detections.concatenate([level.faces for level in levels])
         if not np.isfinite(faces.boxes).all() or not np.isfinite(faces.landmarks).all():
-            raise InferenceError("The detector's boxes are not finite.")
+            raise NotFiniteError("The detector's boxes are not finite.")
         has_area = box_areas(faces.boxes) > 0
         if not has_area.all():
             items, faces = items[has_area], faces.take(has_area)
@@ -199,7 +200,7 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
         None where no score does.
 
     Raises:
-        InferenceError: A score is not finite.
+        NotFiniteError: A score is not finite.
     """
     num_anchors = scores.shape[1]
     scores = scores.reshape(-1)
@@ -212,7 +213,7 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
     # What follows is done for the few that pass, of all canvases at once: a call costs more than what it computes.
     found = scores[rows]
     if not np.isfinite(found).all():
-        raise InferenceError("The detector's scores are not finite.")
+        raise NotFiniteError("The detector's scores are not finite.")
     rows = rows[found >= least]
     items = rows // num_anchors
     if max(thresholds) > min(thresholds):

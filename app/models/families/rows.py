@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from app.backends.protocol import Backend
 from app.domain import Batch, Image
-from app.errors import InferenceError, ModelContractError
+from app.errors import InferenceError, ModelContractError, NotFiniteError
 from app.models.graphs.pixels import to_batch
 from app.specs import ModelSpec
 
@@ -73,7 +73,8 @@ class RowHead(ABC, Generic[Result]):
             What `decode` makes of each, in order.
 
         Raises:
-            InferenceError: The run failed, or its output is of the wrong shape or not finite.
+            InferenceError: The run failed, or its output is of the wrong shape.
+            NotFiniteError: Its output is not finite.
         """
         rows = np.empty((len(pictures), self.row_length), np.float32)
         for start in range(0, len(pictures), backend.max_batch_size):
@@ -86,7 +87,7 @@ class RowHead(ABC, Generic[Result]):
                 )
             rows[start : start + len(chunk)] = output.reshape(len(chunk), self.row_length)
         if not np.isfinite(rows).all():
-            raise InferenceError(f"{self.spec.name} answered with numbers that are not finite.")
+            raise NotFiniteError(f"{self.spec.name} answered with numbers that are not finite.")
         return self.decode(rows)
 
     @abstractmethod

@@ -132,9 +132,9 @@ class Scrfd(CanvasHead):
         centers = anchor_centers(passed.anchors, width_px=canvas_hw[1], stride_px=stride_px, num_anchors=num_anchors)
         boxes = decode_boxes(centers, passed.of(outputs[level.boxes]), stride_px=stride_px)
         if level.landmarks is None:
-            landmarks = place_landmarks(boxes)
-        else:
-            landmarks = decode_landmarks(centers, passed.of(outputs[level.landmarks]), stride_px=stride_px)
+            placed = Detections(boxes, passed.scores, place_landmarks(boxes), np.full(len(boxes), "box"))
+            return Candidates(passed.items, placed)
+        landmarks = decode_landmarks(centers, passed.of(outputs[level.landmarks]), stride_px=stride_px)
         return Candidates(passed.items, Detections(boxes, passed.scores, landmarks))
 
 

@@ -53,6 +53,8 @@ def _read_extracted_face(face: Mapping[str, Any]) -> Face:
         box=_points(face.get("bbox")),
         score=face.get("prob"),
         landmarks=_points(face.get("landmarks")),
+        landmarks_from=face.get("landmarks_from"),
+        visible=face.get("visible"),
         embedding=read_vector(face.get("vec")),
         norm=face.get("norm"),
         gender=face.get("gender"),
@@ -95,6 +97,8 @@ def _read_picture(slot: Mapping[str, Any]) -> Picture:
                 box=_points(face.get("box")),
                 score=face.get("score"),
                 landmarks=_points(face.get("landmarks")),
+                landmarks_from=face.get("landmarks_from"),
+                visible=face.get("visible"),
                 embedding=read_vector(face.get("embedding")),
                 norm=face.get("norm"),
             )

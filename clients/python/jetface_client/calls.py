@@ -159,4 +159,8 @@ def _single(call: Call[list[Picture]]) -> Call[Picture]:
 
 
 def _rows(faces: ArrayLike, shape: tuple[int, ...]) -> Any:
-    return np.asarray(faces, np.float32).reshape(-1, *shape).tolist()
+    rows = np.asarray(faces, np.float32)
+    # No other shape that happens to hold as many numbers: five x and then five y are no landmarks.
+    if rows.size and rows.shape[-len(shape) :] != shape:
+        raise ValueError(f"an array of shape {('N', *shape)} is wanted, not {rows.shape}")
+    return rows.reshape(-1, *shape).tolist()

@@ -37,6 +37,7 @@ class ExtractOptions:
             "min_face_size": self.min_face_size,
             "extract_embedding": self.embeddings,
             "return_landmarks": self.landmarks,
+            "landmarks_precise": self.landmarks,
             "min_quality": self.min_quality,
             "extract_ga": self.gender_age,
             "detect_masks": self.masks,

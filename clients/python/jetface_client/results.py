@@ -15,7 +15,7 @@ class Quality:
     """How well a face can be recognized, from its pixels and landmarks."""
 
     score: float
-    """The worst of what follows, each as a share of 1."""
+    """The worst of what follows, each as a share of 1, times `Face.visible`."""
     sharpness: float
     """Variance of the crop's Laplacian."""
     brightness: float
@@ -40,6 +40,11 @@ class Face:
     """The detector's, [0, 1]."""
     landmarks: NDArray[np.float32] | None = None
     """(5, 2) float32 `x, y`: image-left eye, image-right eye, nose, image-left and image-right mouth corner."""
+    landmarks_from: str | None = None
+    """Whose landmarks aligned the face: `detector`; `given`, by you; `box`, a guess that embeddings are worse for."""
+    visible: float | None = None
+    """Share of the aligned face that lies within the picture, [0, 1]; the rest is black. `extract` tells it with
+    `quality`, and where it is below 0.95."""
     embedding: NDArray[np.float32] | None = None
     """(L,) float32 of unit length: the dot product of two is their cosine similarity."""
     norm: float | None = None

@@ -188,15 +188,13 @@ async def test_a_deadline_that_is_none(client: httpx.AsyncClient, value: str) ->
     [
         {"landmarks": [[[[1, 2]] * 4]]},
         {"landmarks": [[[[1, 2, 3]] * 5]]},
-        {"landmarks": [[[[1e9, 2]] * 5]]},
         {"landmarks": "no JSON"},
         {"landmarks": [[], []]},
         {"boxes": [[[1, 2, 3]]]},
-        {"boxes": [[[3, 3, 1, 1]]]},
         {"boxes": [[[0, 0, 1, 1]] * 1025]},
         {"boxes": [[]], "landmarks": [[]]},
     ],
-    ids=range(9),
+    ids=range(7),
 )
 async def test_places_of_faces_that_are_none(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     error_of(await client.post("/recognize", json={"images": {"data": [PICTURE]}, **fields}))

@@ -55,7 +55,7 @@ class TestBodies:
         """However many there are, and however long."""
         queries = [f"threshold=0.{number:03}" for number in range(300)] + ["threshold=0.5&fields=" + "bbox," * 500]
         for query in [*queries, *queries[-3:]]:
-            for path, fields in (("/extract", 16), ("/detect", 3)):
+            for path, fields in (("/extract", 18), ("/detect", 5)):
                 asked = query if path == "/extract" else query.partition("&")[0]
                 answer = await client.post(f"{path}?{asked}", content=jpeg_of(), headers={"content-type": "image/jpeg"})
                 assert answer.status_code == 200
@@ -292,3 +292,66 @@ class TestFailures:
         found = (await client.get("/health/live", headers=headers)).headers["x-request-id"]
         assert found != given
         assert len(found) == 16
+
+
+class TestWhatAnEmbeddingWasMadeFrom:
+    """`landmarks_from` and `visible`."""
+
+    async def test_our_own_routes_tell_it_of_every_face(self, client: httpx.AsyncClient) -> None:
+        found = _first_face(await post(client, "/detect"))
+        assert (found["landmarks_from"], found["visible"]) == ("detector", 1.0)
+        known = _first_face(await post(client, "/recognize", landmarks=[[POINTS]]))
+        assert (known["landmarks_from"], known["visible"]) == ("given", 1.0)
+        compared = _first_face(await post(client, "/compare", 2))
+        assert (compared["landmarks_from"], compared["visible"]) == ("detector", 1.0)
+        only = _first_face(await post(client, "/recognize", landmarks=[[POINTS]], fields=["visible"]))
+        assert only == {"visible": 1.0}
+
+    async def test_a_crop_has_neither(self, client: httpx.AsyncClient) -> None:
+        assert _first_face(await post(client, "/recognize")).keys() == {"embedding", "norm"}
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({}, {}),
+            ({"visible": 0.96}, {}),
+            ({"visible": 0.625}, {"visible": 0.625}),
+            ({"landmarks_from": "box"}, {"landmarks_from": "box"}),
+            ({"landmarks_from": "box", "visible": 0.5}, {"landmarks_from": "box", "visible": 0.5}),
+        ],
+    )
+    async def test_extract_tells_it_unasked_where_it_matters(
+        self, client: httpx.AsyncClient, harness: Harness, changes: dict[str, object], told: dict[str, object]
+    ) -> None:
+        harness.extractor.face_changes = changes
+        face = _first_face(await post(client, "/extract"))
+        assert {key: face[key] for key in ("landmarks_from", "visible") if key in face} == told
+        assert _first_face(await post(client, "/extract", fields="bbox")).keys() == {"bbox"}
+
+    async def test_extract_tells_it_where_it_is_asked_for(self, client: httpx.AsyncClient) -> None:
+        assert _first_face(await post(client, "/extract", return_landmarks=True))["landmarks_from"] == "detector"
+        assert _first_face(await post(client, "/extract", return_quality=True))["visible"] == 1.0
+        both = _first_face(await post(client, "/extract", fields="landmarks_from,visible"))
+        assert both == {"landmarks_from": "detector", "visible": 1.0}
+
+
+class TestPreciseLandmarks:
+    async def test_they_are_floats(self, client: httpx.AsyncClient) -> None:
+        precise = _first_face(await post(client, "/extract", landmarks_precise=True))
+        assert precise["landmarks"][0] == pytest.approx([95.9, 61.1])
+        assert precise["bbox"] == [87, 32, 145, 111]
+        chosen = _first_face(await post(client, "/extract", landmarks_precise=True, fields="landmarks"))
+        assert chosen == {"landmarks": precise["landmarks"]}
+
+    async def test_otherwise_they_are_rounded(self, client: httpx.AsyncClient) -> None:
+        assert _first_face(await post(client, "/extract", return_landmarks=True))["landmarks"][0] == [96, 61]
+
+
+async def test_numbers_that_are_none_reach_the_picture_they_are_of(client: httpx.AsyncClient, harness: Harness) -> None:
+    """They are no fault of the request's structure: the picture's own slot tells what is wrong."""
+    bad = [float("nan"), float("inf"), 1e300, 2.0]
+    body = ormsgpack.packb({"images": {"data": [jpeg_of()] * 2}, "boxes": [[bad], [[1, 2, 3, 4]]]})
+    answer = await client.post("/recognize", content=body, headers={"content-type": "application/msgpack"})
+    assert answer.status_code == 200
+    assert harness.extractor.known[0].boxes is not None
+    np.testing.assert_array_equal(harness.extractor.known[0].boxes[0], np.float32([np.nan, np.inf, np.inf, 2]))

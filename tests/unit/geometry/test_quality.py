@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.geometry.alignment import CROP_SIDE_PX
+from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align
 from app.geometry.pose import HEAD
 from app.geometry.quality import brightness, measure_quality, sharpness
 
@@ -35,7 +35,7 @@ def test_a_large_sharp_frontal_face_is_good() -> None:
     assert (quality.pose.yaw, quality.pose.roll) == pytest.approx((0, 0), abs=0.01)
 
 
-@given(sigmas=st.tuples(st.floats(0.5, 6), st.floats(0.5, 6)).map(sorted).filter(lambda pair: pair[1] - pair[0] > 0.2))
+@given(sigmas=st.tuples(st.floats(0.5, 6), st.floats(0.5, 6)).map(sorted).filter(lambda pair: pair[1] - pair[0] > 0.5))
 def test_more_blur_is_less_sharp(sigmas: list[float]) -> None:
     less, more = (sharpness(cv2.GaussianBlur(textured(), (0, 0), sigma)) for sigma in sigmas)
     assert more < less
@@ -83,3 +83,30 @@ def test_a_turned_head_is_worse_by_the_cosine(yaw: float) -> None:
 )
 def test_any_face_has_a_score_between_0_and_1(crop: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> None:
     assert 0 <= measure_quality(crop, box, landmarks).score <= 1
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("blur_px", [0.0, 2.0, 6.0])
+@pytest.mark.parametrize("cut_px", [10, 30, 50])
+def test_a_face_that_an_edge_cuts_is_no_better_than_the_whole_one(side: str, blur_px: float, cut_px: int) -> None:
+    """The edge between the picture and the fill is no detail of the face."""
+    image = textured() if blur_px == 0 else cv2.GaussianBlur(textured(), (0, 0), blur_px)
+    cut = {
+        "left": np.s_[:, cut_px:], "right": np.s_[:, :-cut_px], "top": np.s_[cut_px:], "bottom": np.s_[:-cut_px],
+    }[side]  # fmt: skip
+    shift = np.float32([cut_px * (side == "left"), cut_px * (side == "top")])
+    part = np.ascontiguousarray(image[cut])
+    landmarks = TEMPLATE - shift
+    whole = measure_quality(align(image, TEMPLATE), BOX, TEMPLATE, image.shape[:2])
+    left = measure_quality(align(part, landmarks), BOX, landmarks, part.shape[:2])
+    assert left.score <= whole.score * (1 - 0.8 * cut_px / CROP_SIDE_PX) * 1.2
+    assert left.sharpness == pytest.approx(whole.sharpness, rel=0.4)
+    assert left.brightness == pytest.approx(whole.brightness, abs=0.05)
+
+
+def test_a_face_beyond_the_picture_has_no_quality() -> None:
+    """Nothing of it can be measured."""
+    landmarks = TEMPLATE + np.float32(500)
+    quality = measure_quality(flat(0), BOX, landmarks, (112, 112))
+    assert (quality.score, quality.sharpness, quality.brightness) == (0, 0, 0)
+    assert measure_quality(flat(0), BOX, np.zeros((5, 2), np.float32), (112, 112)).score == 0

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import structlog
 
-from app.domain import ExtractOptions, KnownFaces, PictureResult
-from app.errors import DeadlineExceededError, ImageDecodeError, ModelError
+from app.domain import ExtractOptions, Face, KnownFaces, PictureResult
+from app.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError
 from app.imaging.sources import EncodedPicture
 from app.service import Service, open_service
 from app.settings import Settings
 from tests.support.encoded import encode, exif, png_with_exif
+from tests.support.shared import require_shared
 
 OPTIONS = ExtractOptions(score_threshold=0.5)
 
@@ -23,8 +26,8 @@ OPTIONS = ExtractOptions(score_threshold=0.5)
 def settings_for(shared_models: Path, folder: Path, **more: object) -> Settings:
     """Real weights out of the shared mirror."""
     return Settings(
-        models_dir=folder, model_mirror=str(shared_models), det_model="det_500m", backend="onnxruntime",
-        rec_model=more.pop("rec_model", "w600k_mbf_dequantized"), **more,
+        models_dir=folder, model_mirror=str(shared_models), backend="onnxruntime",
+        **{"det_model": "det_500m", "rec_model": "w600k_mbf_dequantized", **more},
     )  # fmt: skip
 
 
@@ -161,3 +164,140 @@ async def test_a_passed_deadline_fails_the_request(service: Service, shared_imag
     source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
     with pytest.raises(DeadlineExceededError):
         await service.extractor.extract([source], OPTIONS, deadline=asyncio.get_running_loop().time() - 1)
+
+
+LEFT_RIGHT = [1, 0, 2, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda points, _: points[:, LEFT_RIGHT], "mirrored or in a wrong order"),
+        (lambda points, _: points[..., ::-1], "landmarks.1.0: the five points"),
+        (lambda points, hw: points / [hw[1], hw[0]], "fractions"),
+        (lambda points, hw: points + np.float32([hw[1], hw[0]]), "outside the picture of 1280x886 pixels"),
+        (lambda points, _: points * 0 + 300, "few pixels"),
+        (lambda points, _: points * 1e5, "outside the picture"),
+        (lambda points, _: points * np.nan, "finite"),
+    ],
+    ids=["left-right", "x-y", "fractions", "outside", "equal", "huge", "nan"],
+)
+async def test_landmarks_that_can_be_no_faces_fail_their_own_picture(
+    service: Service, shared_images: Path, spoil: Callable[[np.ndarray, tuple[int, int]], np.ndarray], words: str
+) -> None:
+    """Whichever of its faces it is; what is right beside it is answered."""
+    source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    (found,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
+    right = np.stack([face.landmarks for face in found.faces])
+    assert found.image_hw is not None
+    wrong = np.concatenate([spoil(right[:1].copy(), found.image_hw), right]).astype(np.float32)
+    known = [KnownFaces(landmarks=faces) for faces in (right, wrong)]
+    good, bad = await service.extractor.recognize([source, source], known, deadline=soon())
+    assert good.error is None
+    assert {(face.landmarks_from, face.visible) for face in good.faces} == {("given", 1.0)}
+    assert isinstance(bad.error, RequestError)
+    assert words in bad.error.message
+    assert "landmarks.1.0" in bad.error.message
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ([0.1, 0.1, 0.5, 0.6], "fractions"),
+        ([300, 200, 80, 100], "is empty"),
+        ([1300, 10, 1400, 110], "outside the picture"),
+        ([10, 850, 1270, 856], "no face was detected there"),
+        ([np.nan, 0, 10, 10], "finite"),
+    ],
+)
+async def test_boxes_that_can_hold_no_face_fail_their_own_picture(
+    service: Service, shared_images: Path, box: list[float], words: str
+) -> None:
+    source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    known = [KnownFaces(boxes=np.float32([rows])) for rows in ([80, 80, 160, 190], box)]
+    good, bad = await service.extractor.recognize([source, source], known, deadline=soon())
+    assert good.error is None
+    assert isinstance(bad.error, RequestError)
+    assert words in bad.error.message
+    assert "boxes.1.0" in bad.error.message
+
+
+async def test_a_box_as_loose_as_the_picture_gets_its_only_face(service: Service, shared_images: Path) -> None:
+    """And one that is within it; where there are several faces in it, landmarks are guessed, which the answer tells."""
+    alone = EncodedPicture((shared_images / "ifrest_Stallone.jpg").read_bytes())
+    (found,) = await service.extractor.extract([alone], OPTIONS, deadline=soon())
+    (face,) = found.faces
+    assert found.image_hw is not None
+    height, width = found.image_hw
+    middle = np.concatenate([face.box[:2] * 0.6 + face.box[2:] * 0.4, face.box[:2] * 0.4 + face.box[2:] * 0.6])
+    boxes = np.stack([np.float32([0, 0, width, height]), middle])
+    (known,) = await service.extractor.recognize([alone], [KnownFaces(boxes=boxes)], deadline=soon())
+    assert (vectors(known) @ vectors(found).T > 0.999).all()
+    assert {face.landmarks_from for face in known.faces} == {"detector"}
+    group = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    whole = KnownFaces(boxes=np.float32([[0, 0, 1280, 886]]))
+    (guessed,) = await service.extractor.recognize([group], [whole], deadline=soon())
+    assert [face.landmarks_from for face in guessed.faces] == ["box"]
+
+
+async def test_embeddings_of_guessed_landmarks_are_marked_and_logged_once(
+    shared_models: Path, shared_images: Path, tmp_path: Path
+) -> None:
+    """With a detector that has no landmarks, by `extract` and by `recognize`; counted, too."""
+    cases = require_shared("cases", "graphs")
+    for name in ("det_nokps.onnx", "det_nokps.toml"):
+        shutil.copy(cases / name, tmp_path / name)
+    settings = settings_for(shared_models, tmp_path, det_model="det_nokps")
+    source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    with structlog.testing.capture_logs() as lines:
+        async with open_service(settings) as service:
+            for _ in range(2):
+                (found,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
+            boxes = np.stack([face.box for face in found.faces])
+            (known,) = await service.extractor.recognize([source], [KnownFaces(boxes=boxes)], deadline=soon())
+            counted = service.metrics.registry.get_sample_value("jetface_guessed_faces_total")
+    assert found.faces
+    assert {face.landmarks_from for face in (*found.faces, *known.faces)} == {"box"}
+    assert counted == 2 * len(found.faces) + len(known.faces)
+    (line,) = (line for line in lines if line["event"] == "landmarks guessed from boxes")
+    assert (line["log_level"], line["model"]) == ("warning", "det_nokps")
+
+
+async def test_a_face_that_an_edge_cuts_says_how_much_of_it_is_there(service: Service) -> None:
+    """Two fifths of it lie outside; `min_quality` counts that, and blurred and cut is no better than blurred."""
+    cases = require_shared("cases", "quality")
+    options = ExtractOptions(score_threshold=0.5, with_quality=True)
+
+    async def largest(name: str) -> Face:
+        source = EncodedPicture((cases / name).read_bytes())
+        (result,) = await service.extractor.extract([source], options, deadline=soon())
+        return result.faces[0]
+
+    partial, whole, cut = [
+        await largest(name) for name in ("partial_left40.png", "blur8_whole.png", "blur8_cut_top.png")
+    ]
+    assert partial.visible == pytest.approx(0.6, abs=0.15)
+    assert partial.quality is not None
+    assert partial.quality.score <= partial.visible
+    assert whole.quality is not None
+    assert cut.quality is not None
+    assert cut.quality.score <= whole.quality.score
+    assert cut.visible < whole.visible == 1
+    source = EncodedPicture((cases / "partial_left40.png").read_bytes())
+    strict = ExtractOptions(score_threshold=0.5, min_quality=0.9)
+    (kept,) = await service.extractor.extract([source], strict, deadline=soon())
+    assert kept.faces == ()
+
+
+async def test_a_large_noisy_face_keeps_its_embedding(service: Service, shared_images: Path) -> None:
+    """Six times enlarged, noise of 40 levels: sampled as it is, its embedding would be another person's."""
+    image = cv2.imread(str(shared_images / "ifrest_Stallone.jpg"))
+    small = EncodedPicture(cv2.imencode(".png", image)[1].tobytes())
+    (found,) = await service.extractor.extract([small], OPTIONS, deadline=soon())
+    landmarks = np.stack([face.landmarks for face in found.faces])
+    large = cv2.resize(image, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
+    noisy = np.clip(large + np.random.default_rng(0).normal(0, 40, large.shape), 0, 255).astype(np.uint8)
+    source = EncodedPicture(cv2.imencode(".bmp", noisy)[1].tobytes())
+    known = KnownFaces(landmarks=((landmarks + 0.5) * 6 - 0.5).astype(np.float32))
+    (enlarged_face,) = await service.extractor.recognize([source], [known], deadline=soon())
+    assert float(vectors(enlarged_face)[0] @ vectors(found)[0]) > 0.95
