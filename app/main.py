@@ -61,7 +61,7 @@ def create_app(
     try:
         settings = settings or read_settings()
         if worker is not None:
-            settings = _of_one_worker(settings)
+            settings = _of_one_worker(settings, worker.slot)
         configure_logs(settings.log_level, settings.log_format)
         return _application(build_service(settings, root=root, source=source), worker, root)
     except (SettingsError, RegistryError, ServiceError) as error:
@@ -85,11 +85,15 @@ def _most_connections(wanted: int) -> int:
     return fewer
 
 
-def _of_one_worker(settings: Settings) -> Settings:
+def _of_one_worker(settings: Settings, slot: int) -> Settings:
     """Return the settings with what one worker gets of the service's cores and limits."""
     pixels = max(share_of(settings.decode_budget_pixels, settings.workers), settings.max_image_pixels)
     return settings.model_copy(
         update={
+            # One GPU a worker; of more workers than GPUs several share one.
+            "gpu_device_ids": settings.gpu_device_ids[slot % len(settings.gpu_device_ids) :][:1]
+            if settings.gpu_device_ids
+            else (),
             "max_in_flight": share_of(settings.max_in_flight, settings.workers),
             "max_connections": share_of(settings.max_connections, settings.workers),
             "decode_budget_pixels": pixels,
@@ -112,16 +116,20 @@ def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI
             async with running(service), worker.serving(registry, drain) if worker else nullcontext():
                 yield {CONNECTIONS_KEY: connections}
 
+    models = StoreView(
+        service.store,
+        active=service.chosen.names,
+        watchdog_s=settings.watchdog_s,
+        must_be_loaded=settings.model_preload,
+        engine_status=service.engines.status if service.engines else None,
+        read_registry=partial(open_registry, settings),
+        order=worker.order if worker else None,
+    )
+    if worker is not None:
+        worker.on_order = models.follow
     return create_api(
         extractor=service.extractor,
-        models=StoreView(
-            service.store,
-            active=service.chosen.names,
-            watchdog_s=settings.watchdog_s,
-            must_be_loaded=settings.model_preload,
-            engine_status=service.engines.status if service.engines else None,
-            read_registry=partial(open_registry, settings),
-        ),
+        models=models,
         loader=service.loader,
         pool=service.pool,
         metrics=service.metrics,

@@ -142,6 +142,16 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     if settings.cuda_cache_disable:
         # CUDA reads it when its first library is loaded, which is below, and knows no other word for yes.
         os.environ["CUDA_CACHE_DISABLE"] = "1"
+    if settings.gpu_device_ids:
+        # As above. What builds engines inherits it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu_device_ids[0]
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi numbers them
+        _log.info("GPU chosen", device=settings.gpu_device_ids[0])
+        if len(settings.gpu_device_ids) > settings.workers:
+            _log.warning(
+                "GPU_DEVICE_IDS names more GPUs than there are WORKERS: a process uses one",
+                unused=settings.gpu_device_ids[settings.workers :],
+            )
     # Our threads are as many as the cores already; OpenCV's own would only compete with them.
     cv2.setNumThreads(1)
     registry, weights = open_weights(settings)

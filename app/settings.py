@@ -28,6 +28,8 @@ _HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://([0-9a-z._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$")]
 
+DeviceId = Annotated[str, Field(pattern=r"^(\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+)$")]
+
 SECRET_FIELDS = frozenset({"api_keys"})
 """Fields whose values are never shown."""
 
@@ -137,6 +139,11 @@ class Settings(BaseSettings):
     cuda_cache_disable: bool = _env(
         "CUDA_CACHE_DISABLE", default=False, meaning="1: CUDA keeps no kernels it compiled on disk between starts."
     )
+    gpu_device_ids: Annotated[tuple[DeviceId, ...], NoDecode] = _env(
+        "GPU_DEVICE_IDS", default=(), max_length=64,
+        allowed="comma list of numbers as nvidia-smi has them, or of GPU-... and MIG-... UUIDs, or empty",
+        meaning="GPUs that the workers take in turn, one each; empty: the first that CUDA shows.",
+    )  # fmt: skip
     gpu_memory_limit_bytes: int = _env(
         "GPU_MEMORY_LIMIT_BYTES", default=0, ge=0,
         meaning="Most GPU memory of a model on ONNX Runtime, each batch size and canvas, bytes; 0: no limit.",
@@ -320,7 +327,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "liveness_model", "max_size", "det_scales", "ort_providers", "url_allow_hosts", "api_keys", "cors_origins",
+        "liveness_model", "max_size", "det_scales", "ort_providers", "gpu_device_ids", "url_allow_hosts", "api_keys",
+        "cors_origins",
         "forwarded_allow_ips",
         mode="before",
     )  # fmt: skip

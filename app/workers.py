@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -49,8 +49,10 @@ LONGEST_PAUSE_S = 60.0
 MOST_FAILED_STARTS = 5
 """Starts of a slot that fail in a row, with no worker serving, before the service ends."""
 
-_SERVES, _TURNS, _RETIRE = b"S", b".", b"R"
-"""What is said between a worker and its parent, a byte each."""
+_SERVES, _TURNS, _RETIRE, _ORDER = b"S", b".", b"R", b"O"
+"""What is said between a worker and its parent, by the first byte of a message; an order goes on with its words."""
+
+_LONGEST_MESSAGE_BYTES = 4096
 
 _HEAD = struct.Struct("<QI")
 """Before the text of a sheet: its length and its checksum, by which a reader knows that nobody wrote meanwhile."""
@@ -147,6 +149,17 @@ class Worker:
         self._registry = CollectorRegistry()
         self._drain: Drain | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_order: Callable[[str], None] | None = None
+        """Called with what another worker ordered of all."""
+
+    @property
+    def slot(self) -> int:
+        """0 to `WORKERS` - 1."""
+        return self._post.slot
+
+    def order(self, words: str) -> None:
+        """Let all other workers hear what this one has done and they are to do."""
+        self._say(_ORDER + words.encode())
 
     @contextlib.asynccontextmanager
     async def serving(self, registry: CollectorRegistry, drain: Drain) -> AsyncIterator[None]:
@@ -197,7 +210,7 @@ class Worker:
 
     def _hear(self) -> None:
         try:
-            words = self._control.recv(64)
+            words = self._control.recv(_LONGEST_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -207,7 +220,10 @@ class Worker:
             asyncio.get_running_loop().remove_reader(self._control)
             _log.error("the parent of this worker has gone: the worker ends too", slot=self._post.slot)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif _RETIRE in words and self._drain is not None and self.server is not None:
+        elif words.startswith(_ORDER):
+            if self.on_order is not None:
+                self.on_order(words[1:].decode())
+        elif words == _RETIRE and self._drain is not None and self.server is not None:
             self._stop_publishing()
             self._drain.retire(self.server)
 
@@ -255,7 +271,14 @@ def share_of(total: int, num_workers: int) -> int:
 class _Child:
     """One worker, as its parent sees it."""
 
-    def __init__(self, slot: int, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+    def __init__(
+        self,
+        slot: int,
+        process: asyncio.subprocess.Process,
+        control: socket.socket,
+        on_order: Callable[[_Child, bytes], None],
+    ) -> None:
+        self._on_order = on_order
         self.slot = slot
         self.pid = process.pid
         self.control = control
@@ -286,6 +309,10 @@ class _Child:
         with contextlib.suppress(OSError):  # it has just ended
             self.control.send(_RETIRE)
 
+    def pass_on(self, words: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            self.control.send(words)
+
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
@@ -299,7 +326,7 @@ class _Child:
 
     def _hear(self) -> None:
         try:
-            words = self.control.recv(4096)
+            words = self.control.recv(_LONGEST_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -308,7 +335,9 @@ class _Child:
             self._loop.remove_reader(self.control)
             return
         self.heard_at = time.monotonic()
-        if _SERVES in words:
+        if words.startswith(_ORDER):
+            self._on_order(self, words)
+        elif words == _SERVES:
             self.serving_since = self.heard_at
             self._starting.set()
 
@@ -405,8 +434,12 @@ class Supervisor:
         if late:
             await asyncio.wait(late)
 
+    def _on_order(self, sender: _Child, words: bytes) -> None:
+        for child in self._alive - {sender}:
+            child.pass_on(words)
+
     async def _start(self, slot: int) -> _Child:
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             post = Post(
@@ -423,7 +456,7 @@ class Supervisor:
             except BaseException:
                 ours.close()
                 raise
-        child = _Child(slot, process, ours)
+        child = _Child(slot, process, ours, self._on_order)
         self._alive.add(child)
         child.end.add_done_callback(lambda _: self._alive.discard(child))
         _log.info("worker started", slot=slot, pid=child.pid)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
+
+import structlog
 
 from app.api.services import EngineFacts, ModelFacts, Verdict
 from app.backends.engines.states import EngineStatus
 from app.errors import DeadlineExceededError, ModelContractError, NotFoundError, ServiceError
 from app.models.store import ModelState, ModelStatus, ModelStore
 from app.specs import ModelSpec, RegistryError
+
+_log = structlog.get_logger("jetface.models")
 
 _ANSWER_S = 0.05
 """How long before its deadline a caller is told that a load goes on without it."""
@@ -35,6 +40,7 @@ class StoreView:
         must_be_loaded: bool = False,
         engine_status: Callable[[str], EngineStatus] | None = None,
         read_registry: Callable[[], Mapping[str, ModelSpec]] | None = None,
+        order: Callable[[str], None] | None = None,
     ) -> None:
         """Create a view.
 
@@ -45,7 +51,9 @@ class StoreView:
             must_be_loaded: Whether a service whose active models are not loaded yet is not ready.
             engine_status: Where the engine of a model is, by name; None where no engines can be built.
             read_registry: Reads the registry anew; None where it never changes.
+            order: Tells other workers what was done here and they are to `follow`; None where there are none.
         """
+        self._order = order
         self._read_registry = read_registry
         self._store = store
         self._active = tuple(active)
@@ -94,21 +102,62 @@ class StoreView:
         return Verdict(is_ok=True)
 
     async def load(self, name: str, *, deadline: float) -> ModelFacts:
-        """Load a model that is not loaded yet; one that the registry does not know yet is looked for in it."""
+        """Load a model that is not loaded yet, here and in all workers.
+
+        One that the registry does not know is looked for in its files.
+        """
+        return await self._change("load", name, self._load(name, deadline=deadline))
+
+    async def unload(self, name: str) -> ModelFacts:
+        """Give a model's memory back, here and in all workers."""
+        return await self._change("unload", name, self._unload(name))
+
+    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+        """Load a model anew by its file and its registry entry as they are now, here and in all workers.
+
+        It goes on when its caller is late.
+        """
+        return await self._change("reload", name, self._reload(name, deadline=deadline))
+
+    def follow(self, order: str) -> None:
+        """Do what another worker has done: `load`, `unload` or `reload` and a name; what comes of it is logged."""
+        action, _, name = order.partition(" ")
+        acts = {
+            "load": lambda: self._load(name, deadline=math.inf),
+            "unload": lambda: self._unload(name),
+            "reload": lambda: self._reload(name, deadline=math.inf),
+        }
+        if action in acts:
+            _log.info("another worker changed a model: this one follows", action=action, model=name)
+            self._start(acts[action]())
+
+    async def _change(self, action: str, name: str, act: Coroutine[Any, Any, ModelFacts]) -> ModelFacts:
+        """Act here first: what fails here is not ordered elsewhere."""
+        try:
+            facts = await act
+        except DeadlineExceededError:
+            self._tell(action, name)  # it goes on here, too
+            raise
+        self._tell(action, name)
+        return facts
+
+    def _tell(self, action: str, name: str) -> None:
+        if self._order is not None:
+            self._order(f"{action} {name}")
+
+    async def _load(self, name: str, *, deadline: float) -> ModelFacts:
         try:
             self._store.spec(name)
         except (NotFoundError, ModelContractError):
-            return await self.reload(name, deadline=deadline)
+            return await self._reload(name, deadline=deadline)
         await self._store.get(name, deadline=deadline)
         return self._facts(self._store.status(name))
 
-    async def unload(self, name: str) -> ModelFacts:
-        """Give a model's memory back."""
+    async def _unload(self, name: str) -> ModelFacts:
         await self._store.unload(name, reason="An operator unloaded it; the next request loads it again.")
         return self._facts(self._store.status(name))
 
-    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
-        """Load a model anew by its file and its registry entry as they are now; it goes on when its caller is late."""
+    async def _reload(self, name: str, *, deadline: float) -> ModelFacts:
         registry: Mapping[str, ModelSpec] = {}
         if self._read_registry is not None:
             registry = await asyncio.to_thread(self._read_registry)
@@ -122,7 +171,7 @@ class StoreView:
         self._background.add(reload)
         reload.add_done_callback(self._background.discard)
         left_s = max(0.0, deadline - asyncio.get_running_loop().time() - _ANSWER_S)
-        await asyncio.wait([reload], timeout=left_s)
+        await asyncio.wait([reload], timeout=None if deadline == math.inf else left_s)
         if not reload.done():
             reload.add_done_callback(lambda done: done.cancelled() or done.exception())  # read; the store has logged it
             raise DeadlineExceededError(

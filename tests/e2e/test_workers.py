@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -262,3 +263,23 @@ def test_what_cannot_start_is_not_started_again_and_again(tmp_path: Path) -> Non
         log = server.read_log()
     assert 1 <= log.count("scrfd_11g") <= 4
     assert "Traceback" not in log
+
+
+def test_what_one_worker_loads_or_unloads_the_others_do_and_each_has_a_gpu(tmp_path: Path) -> None:
+    """A request reaches whichever takes the connection; the GPUs are none of this machine's, and named all the same."""
+    variables = {**STARTERS, "WORKERS": "2", "GPU_DEVICE_IDS": "3, GPU-5f1c", "BACKEND": "onnxruntime"}
+    with (
+        running_server(tmp_path, {**variables, "ORT_PROVIDERS": "cpu"}) as server,
+        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
+    ):
+        wait_until_all_serve(server)
+        for action, event in (("load", "model serving"), ("unload", "model unloaded"), ("reload", "model serving")):
+            before = server.read_log().count(event)
+            assert client.post(f"/models/starter_det/{action}").status_code == 200
+            deadline = time.monotonic() + 60
+            while server.read_log().count(event) < before + 2:
+                assert time.monotonic() < deadline, server.read_log()
+                time.sleep(0.05)
+            assert server.read_log().count(event) == before + 2
+        log = server.read_log()
+    assert sorted(re.findall(r"GPU chosen.*?device=(\S+)", log)) == ["3", "GPU-5f1c"]

@@ -77,6 +77,13 @@ class TestReadSettings:
         with pytest.raises(SettingsError, match=r"^CORS_ORIGINS=.* is not allowed: comma list of origins"):
             read_settings()
 
+    @pytest.mark.parametrize("value", ["-1", "cuda:0", "all", "0 1", "GPU"])
+    def test_a_gpu_that_nothing_numbers_so(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """CUDA would show none at all, and say nothing."""
+        monkeypatch.setenv("GPU_DEVICE_IDS", value)
+        with pytest.raises(SettingsError, match=r"^GPU_DEVICE_IDS=.* is not allowed: comma list of numbers"):
+            read_settings()
+
     def test_a_bad_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was meant to be secret stays out of the message."""
         monkeypatch.setenv("API_KEYS", "hunter2,schlüssel")
@@ -117,6 +124,8 @@ class TestReadSettings:
             ("DET_BATCH_SIZE", "1", "det_batch_size", 1),
             ("REC_BATCH_SIZE", "4", "rec_batch_size", 4),
             ("METRICS_OPEN", "1", "metrics_open", True),
+            ("GPU_DEVICE_IDS", "0, 3,GPU-5f1c-00,MIG-GPU-5f/1/0", "gpu_device_ids",
+             ("0", "3", "GPU-5f1c-00", "MIG-GPU-5f/1/0")),
             ("ROOT_PATH", "/faces/v1/", "root_path", "/faces/v1"),
             ("ROOT_PATH", "/", "root_path", ""),
             ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1", "forwarded_allow_ips", ("10.0.0.0/8", "::1")),

@@ -85,4 +85,4 @@ def test_every_health_route_named_exists() -> None:
 def test_every_setting_named_exists() -> None:
     words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", PAGE.read_text(encoding="utf-8")))
     ours = {name for field in Settings.model_fields for name in variable_names(field)}
-    assert words - {"PROMETHEUS_URL", "ORT_DISABLE_TELEMETRY"} <= ours
+    assert words - {"PROMETHEUS_URL", "ORT_DISABLE_TELEMETRY", "CUDA_VISIBLE_DEVICES"} <= ours
