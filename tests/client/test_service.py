@@ -93,6 +93,33 @@ def test_detect_then_recognize_gives_the_embedding_of_extract(ask: Ask, server: 
     assert len(detected.faces) == 6
 
 
+def test_landmarks_of_extract_are_precise_enough_for_recognize(ask: Ask, server: Server, photo: Path) -> None:
+    """They are floats, those of `detect`; faces tell what they were aligned by."""
+    whole = ask(server.url, "extract", photo, ExtractOptions(limit_faces=2, quality=True))
+    found = ask(server.url, "detect", photo, limit_faces=2)
+    known = ask(server.url, "recognize", photo, landmarks=[face.landmarks for face in whole.faces])
+    for extracted, detected, given in zip(whole.faces, found.faces, known.faces, strict=True):
+        np.testing.assert_allclose(extracted.landmarks, detected.landmarks, rtol=1e-5)
+        assert float(extracted.embedding @ given.embedding) > 0.9999
+        assert (extracted.landmarks_from, detected.landmarks_from, given.landmarks_from) == (
+            "detector", "detector", "given",
+        )  # fmt: skip
+        assert extracted.visible == detected.visible == given.visible == 1
+
+
+def test_landmarks_that_can_be_no_faces_are_refused(ask: Ask, server: Server, photo: Path) -> None:
+    (face,) = ask(server.url, "detect", photo, limit_faces=1).faces
+    with pytest.raises(PictureError, match="mirrored or in a wrong order") as raised:
+        ask(server.url, "recognize", photo, landmarks=face.landmarks[[1, 0, 2, 4, 3]])
+    assert raised.value.code == "invalid_request"
+    with pytest.raises(PictureError, match="finite"):
+        ask(server.url, "recognize", photo, boxes=[0, 0, np.nan, 10])
+    with pytest.raises(PictureError, match="outside the picture"):
+        ask(server.url, "recognize", photo, boxes=[5000, 0, 5010, 10])
+    with pytest.raises(ValueError, match="shape"):
+        ask(server.url, "recognize", photo, landmarks=face.landmarks.T)
+
+
 def test_compare(ask: Ask, server: Server, photo: Path, shared_images: Path) -> None:
     same = ask(server.url, "compare", photo, photo)
     assert same.similarity == pytest.approx(1, abs=1e-3)

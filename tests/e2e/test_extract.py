@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
+import ormsgpack
 import pytest
 
 NUM_HEALTH_CALLS = 100
@@ -100,3 +103,61 @@ def test_callers_at_once_get_their_own_answers(client: httpx.Client, body_of: Ca
             assert [face["bbox"] for face in picture["faces"]] == [face["bbox"] for face in alone[name]["faces"]]
             for face, expected in zip(picture["faces"], alone[name]["faces"], strict=True):
                 assert np.dot(face["vec"], expected["vec"]) > 0.999
+
+
+LEFT_RIGHT = [1, 0, 2, 4, 3]
+
+
+def test_what_can_be_no_face_fails_its_own_picture_in_every_body(
+    client: httpx.Client, body_of: Callable[..., Any], shared_images: Path
+) -> None:
+    """Landmarks as `/detect` gave them pass; swapped, as fractions or beyond the picture they do not."""
+    data = (shared_images / "ifrest_Stallone.jpg").read_bytes()
+    (found,) = client.post("/detect", json=body_of("ifrest_Stallone.jpg")).json()["pictures"]
+    points = np.array(found["faces"][0]["landmarks"])
+    assert (found["faces"][0]["landmarks_from"], found["faces"][0]["visible"]) == ("detector", 1.0)
+    height, width = found["image_hw"]
+    faults = {
+        "mirrored or in a wrong order": points[LEFT_RIGHT],
+        "fractions": points / [width, height],
+        "outside the picture": points + np.array([width, 0]),
+        "few pixels": points * 0 + 50,
+    }
+    for words, wrong in faults.items():
+        for landmarks, is_right in ((points, True), (wrong, False)):
+            faces = [[landmarks.tolist()]]
+            text = orjson.dumps(faces).decode()
+            answers = [
+                client.post("/recognize", json=body_of("ifrest_Stallone.jpg", landmarks=faces)),
+                client.post(
+                    "/recognize",
+                    content=ormsgpack.packb({"images": {"data": [data]}, "landmarks": faces}),
+                    headers={"content-type": "application/msgpack"},
+                ),
+                client.post("/recognize", files={"file": ("a.jpg", data)}, data={"landmarks": text}),
+                client.post(
+                    "/recognize", params={"landmarks": text}, content=data, headers={"content-type": "image/jpeg"}
+                ),
+            ]
+            for answer in answers:
+                assert answer.status_code == 200, answer.text
+                (slot,) = answer.json()["pictures"]
+                if is_right:
+                    assert slot["faces"][0]["landmarks_from"] == "given"
+                else:
+                    assert (slot["status"], slot["faces"]) == ("failed", [])
+                    assert words in slot["error"]["message"]
+
+
+def test_a_number_that_is_none_fails_its_own_picture(client: httpx.Client, shared_images: Path) -> None:
+    data = (shared_images / "ifrest_Stallone.jpg").read_bytes()
+    boxes = [[[float("nan"), 0, 10, 10]], [[0, 0, 200, 200]]]
+    answer = client.post(
+        "/recognize",
+        content=ormsgpack.packb({"images": {"data": [data, data]}, "boxes": boxes}),
+        headers={"content-type": "application/msgpack"},
+    )
+    assert answer.status_code == 200
+    bad, good = answer.json()["pictures"]
+    assert "finite" in bad["error"]["message"]
+    assert good["status"] == "ok"
