@@ -138,6 +138,7 @@ def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI
         options=_api_options(service, root),
         exposition=worker.exposition if worker else None,
         lifespan=lifespan,
+        connections=connections,
     )
 
 

@@ -18,10 +18,11 @@ from app.api.addressing import BelowRootPath, HeadAsGet, OwnPath
 from app.api.answers import Answers
 from app.api.bodies import Bodies
 from app.api.compare import compare_router
+from app.api.connections import Connections
 from app.api.detect import detect_router
 from app.api.direct import DirectRoutes
 from app.api.documents import GuardDocuments, describe_bodies, keep_redoc_offline
-from app.api.door import Door
+from app.api.door import Door, QuickRefusals
 from app.api.draw import draw_router
 from app.api.errors import from_http_exception
 from app.api.extract import extract_router
@@ -55,6 +56,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     options: ApiOptions,
     exposition: Callable[[], bytes] | None = None,
     lifespan: Lifespan | None = None,
+    connections: Connections | None = None,
 ) -> FastAPI:
     """Build the application. Starts nothing; `lifespan` does.
 
@@ -68,6 +70,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
         options: Defaults, limits and access.
         exposition: What `/metrics` answers; None for `metrics` alone.
+        connections: Told how to refuse at once.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
     bodies = Bodies(options.limits, pool)
@@ -128,7 +131,17 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     stack = HeadAsGet(stack)
     stack = DirectRoutes(stack, _routes(pictures))
     stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
-    stack = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    stack = door = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    if connections is not None:
+        connections.refuse = QuickRefusals(
+            door,
+            places=places,
+            drain=drain,
+            metrics=metrics,
+            routes=[route.path for route in _routes(pictures)],
+            root_path=options.root_path,
+            has_cors=bool(options.access.cors_origins),
+        ).answer
     paths = [route.path for route in _routes(routers)]
     stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
     stack = OwnPath(stack, root_path=options.root_path, paths=paths)

@@ -8,8 +8,9 @@ request exists that the application could refuse. So does the acceptance of more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, NoReturn, cast
 
 import httptools
 import structlog
@@ -110,6 +111,8 @@ class Connections:
             metrics: Where connections and what is refused on them are counted.
         """
         self.most = most
+        self.refuse: Callable[[bytes, Sequence[tuple[bytes, bytes]]], bytes | None] | None = None
+        """Answers a POST as soon as its headers are there, of its URL and headers; None: as any other."""
         self.metrics = metrics
         self._seldom = Seldom()
         self._silent: dict[BoundedProtocol, None] = {}
@@ -147,6 +150,16 @@ class Connections:
         self._silent.pop(connection, None)
         if not all_of_it:
             self._silent[connection] = None
+
+
+class _Answered:
+    """What uvicorn asks of a request that has been answered."""
+
+    response_complete = True
+    message_event = asyncio.Event()
+
+
+_ANSWERED: Any = _Answered()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -248,8 +261,29 @@ class BoundedProtocol(HttpToolsProtocol):
         if num_hosts > 1 or (num_hosts == 0 and self.parser.get_http_version() == "1.1"):
             # Two servers that each take another of them for the right one serve a request twice over.
             self._give_up(MalformedRequestError("A request of HTTP/1.1 has one Host header."))
-        super().on_headers_complete()
-        self.cycle.transport = self._answers
+        if not self._refuse_at_once():
+            super().on_headers_complete()
+            self.cycle.transport = self._answers
+
+    def _refuse_at_once(self) -> bool:
+        """Answer a request that is refused anyway; what its body holds is read past."""
+        refuse, before = self._connections.refuse, cast(Any, self.cycle)
+        if (
+            refuse is None
+            or self.parser.get_method() != b"POST"
+            or not (before is None or before.response_complete)
+            or not self.parser.should_keep_alive()
+            or self.parser.get_http_version() != "1.1"
+        ):
+            return False
+        answer = refuse(self.url, self.headers)
+        if answer is None:
+            return False
+        date = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
+        self.transport.write(STATUS_LINE[HTTPStatus.TOO_MANY_REQUESTS] + date + answer)
+        self.cycle = _ANSWERED
+        self.on_response_complete()
+        return True
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body are counted where it is read."""
@@ -279,12 +313,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._connections.heard(self, all_of_it=not self.cycle.response_complete)
         if self.cycle.response_complete and not self.transport.is_closing():
-            # It was answered before its body was there, and what came of that has stopped the clock.
+            # It was answered before its body was there, and what came of that may have stopped the clock.
             self._stop(self._head_timer)
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
             self._is_between_requests = True
 
     def on_response_complete(self) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Collection, Sequence
 
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.context import RequestContext, context_in
+from app.api.answers import JSON_TYPE, MSGPACK_TYPE, to_json, to_msgpack
+from app.api.context import RequestContext, context_in, open_context
+from app.api.errors import envelope, headers_of
+from app.api.middleware import NO_SNIFFING
+from app.api.places import Places
 from app.api.services import Access
-from app.errors import BodyTooLargeError, RequestError, UnauthorizedError
+from app.drain import Drain
+from app.errors import BodyTooLargeError, QueueFullError, RequestError, ServiceError, UnauthorizedError
+from app.histogram import Series
+from app.metrics import Metrics
 
 _BEARER = "bearer "
 
@@ -31,13 +40,16 @@ class Door:
             BodyTooLargeError: The declared body is too long.
         """
         if scope["type"] == "http":
-            context = context_in(scope)
-            declared = context.header(b"content-length")
-            context.is_body_read = declared in (None, "0") and b"transfer-encoding" not in context.headers
-            if self._digests and not self._is_open(scope["path"]):
-                self._check_key(context)
-            context.body_bytes = self._declared_bytes(declared)
+            self.check(context_in(scope), scope["path"])
         await self._app(scope, receive, send)
+
+    def check(self, context: RequestContext, path: str) -> None:
+        """Let a request in, or raise as the call does; note in its context what body is to come."""
+        declared = context.header(b"content-length")
+        context.is_body_read = declared in (None, "0") and b"transfer-encoding" not in context.headers
+        if self._digests and not self._is_open(path):
+            self._check_key(context)
+        context.body_bytes = self._declared_bytes(declared)
 
     def _is_open(self, path: str) -> bool:
         return path in self._access.open_paths or path.startswith(self._access.open_prefixes)
@@ -59,6 +71,97 @@ class Door:
         if len(declared) > 18 or int(declared) > self._max_body_bytes:
             raise BodyTooLargeError("The body is too long.", max_body_bytes=self._max_body_bytes)
         return int(declared)
+
+
+class QuickRefusals:
+    """Refuses at once what the places would refuse: under overload most requests are, and the way there costs most.
+
+    The answer is what the application would give, without a task, a scope and all that stands around the framework.
+    What is not quite ordinary is left to the application.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        places: Places,
+        drain: Drain,
+        metrics: Metrics,
+        routes: Collection[str],
+        root_path: str,
+        has_cors: bool,
+    ) -> None:
+        """Take what decides, and what counts.
+
+        Args:
+            door: Knows who may come in.
+            places: Refuse.
+            drain: Once it has begun, everybody is refused in other words.
+            metrics: Count what is refused.
+            routes: Paths of what takes a place.
+            root_path: Where a proxy serves them; empty: as they are.
+            has_cors: Answers to browsers carry more.
+        """
+        self._door = door
+        self._places = places
+        self._drain = drain
+        self._metrics = metrics
+        self._counted: dict[str, tuple[Counter, Counter, Series]] = {}
+        self._routes = {f"{root}{route}".encode(): route for route in routes for root in {"", root_path}}
+        self._unusual = {b"expect", b"transfer-encoding", *([b"origin"] if has_cors else [])}
+
+    def answer(self, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """Return headers and body of the answer to a POST; None where the application is to answer.
+
+        Args:
+            url: Path and query.
+            headers: With names in lower case.
+        """
+        if self._places.num_taken < self._places.limit or self._drain.is_draining:
+            return None
+        route = self._routes.get(url.partition(b"?")[0])
+        context = open_context({"headers": headers})
+        if route is None or not self._unusual.isdisjoint(context.headers):
+            return None
+        try:
+            self._door.check(context, route)
+        except ServiceError:
+            return None
+        if context.must_close:
+            return None
+        try:
+            self._places.check()
+        except QueueFullError as error:
+            return self._written(error, context, route)
+        return None
+
+    def _written(self, error: QueueFullError, context: RequestContext, route: str) -> bytes:
+        said = envelope(error, context.id)
+        body = to_msgpack(said) if context.wants_msgpack else to_json(said)
+        self._count(error.code, route, context.took_s)
+        headers = [
+            *headers_of(error).items(),
+            ("content-length", str(len(body))),
+            ("content-type", MSGPACK_TYPE if context.wants_msgpack else JSON_TYPE),
+            ("x-request-id", context.id),
+            ("server-timing", context.server_timing()),
+            tuple(part.decode() for part in NO_SNIFFING),
+        ]
+        return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode() + b"\r\n" + body
+
+    def _count(self, code: str, route: str, took_s: float) -> None:
+        counted = self._counted.get(route)
+        if counted is None:
+            metrics = self._metrics
+            counted = self._counted[route] = (
+                metrics.refusals.labels(code),
+                metrics.requests.labels(route, "POST", "429"),
+                metrics.request_seconds.labels(route, "429"),
+            )
+        refusals, requests, seconds = counted
+        refusals.inc()
+        requests.inc()
+        seconds.observe(took_s)
 
 
 def _digest(key: str) -> bytes:

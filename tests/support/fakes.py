@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from app.api.app import create_api
+from app.api.connections import Connections
 from app.api.places import Places
 from app.api.services import (
     Access,
@@ -293,6 +294,7 @@ class Harness:
         max_in_flight: int = 64,
         grace_s: float = 5.0,
         root_path: str = "",
+        connections: Connections | None = None,
         extractor: FakeExtractor | None = None,
     ) -> None:
         self.extractor = extractor or FakeExtractor()
@@ -309,6 +311,7 @@ class Harness:
             metrics=self.metrics,
             drain=self.drain,
             places=self.places,
+            connections=connections,
             options=ApiOptions(
                 info=INFO,
                 limits=limits or RequestLimits(),

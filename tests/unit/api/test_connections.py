@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import uvicorn
@@ -26,6 +27,7 @@ from app.api.connections import (
     Connections,
     ServingLoop,
 )
+from app.api.services import Access
 from app.metrics import Metrics
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.raw_http import Connection, connected
@@ -74,13 +76,15 @@ def metrics() -> Metrics:
 
 
 @contextlib.asynccontextmanager
-async def served(application: ASGIApp, metrics: Metrics, *, most: int = 4096) -> AsyncIterator[Connection]:
+async def served(
+    application: ASGIApp, metrics: Metrics, *, most: int = 4096, connections: Connections | None = None
+) -> AsyncIterator[Connection]:
     """A connection to the application behind the protocol."""
     config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
-    app_state = {CONNECTIONS_KEY: Connections(most, metrics)}
+    app_state = {CONNECTIONS_KEY: connections or Connections(most, metrics)}
     server = await loop.create_server(
         lambda: Hasty(config=config, server_state=state, app_state=app_state), "127.0.0.1", 0
     )  # fmt: skip
@@ -496,3 +500,90 @@ def test_few_connections_are_accepted_before_others_are_served() -> None:
     with contextlib.closing(loop):
         loop.run_until_complete(run())
     assert max(Counter(made).values()) <= ACCEPTED_AT_ONCE
+
+
+class TestRefusalAtOnce:
+    """Where every place is taken a POST is refused before the application hears of it, in the same words."""
+
+    @contextlib.asynccontextmanager
+    async def full(self, *, is_quick: bool = True, **options: Any) -> AsyncIterator[tuple[Harness, Connection]]:
+        """A service whose only place is taken, and a connection to it."""
+        connections = Connections()
+        harness = Harness(max_in_flight=1, connections=connections if is_quick else None, **options)
+        harness.extractor.delay_s = 60
+        async with served(harness.app, harness.metrics, connections=connections) as first:
+            await first.send(post("/extract", key="secret"))
+            await until(lambda: harness.places.num_taken)
+            async with connected(first.port) as connection:
+                yield harness, connection
+        harness.pool.close()
+
+    @pytest.mark.parametrize("more", [b"", b"Accept: application/msgpack\r\n", b"X-Request-ID: mine\r\n"])
+    @pytest.mark.parametrize("path", ["/extract", "/detect?threshold=0.5", "/faces/extract"])
+    async def test_it_is_the_answer_of_the_application(self, path: str, more: bytes) -> None:
+        answers, counts = [], []
+        for is_quick in (True, False):
+            async with self.full(is_quick=is_quick, root_path="/faces") as (harness, connection):
+                for _ in range(2):
+                    await connection.send(post(path, more))
+                    head = await connection.until(END + END)
+                    fields = dict(line.split(b": ", 1) for line in head.split(END)[1:] if line)
+                    body = await connection.exactly(int(fields[b"content-length"]))
+                    assert head.startswith(b"HTTP/1.1 429")
+                    assert fields[b"x-request-id"] in body
+                    body = body.replace(fields.pop(b"x-request-id"), b"")
+                    del fields[b"server-timing"]
+                    answers.append((sorted(fields.items()), body))
+                value = harness.metrics.registry.get_sample_value
+                labels = {"route": "/extract" if "extract" in path else "/detect", "status": "429"}
+                counts.append(
+                    (
+                        value("jetface_requests_total", {**labels, "method": "POST"}),
+                        value("jetface_request_seconds_count", labels),
+                        value("jetface_refusals_total", {"code": "queue_full"}),
+                    )
+                )
+        assert all(answer == answers[0] for answer in answers[1:])
+        assert counts == [(2, 2, 2)] * 2
+
+    async def test_the_application_hears_nothing_of_it_and_the_connection_goes_on(self) -> None:
+        async with self.full() as (harness, connection):
+            started = harness.drain.num_in_flight
+            for size in (10, 2**20, 10):
+                await connection.send(post("/extract", body=b"a" * size))
+                assert (await connection.answer())[0] == 429
+            assert harness.drain.num_in_flight == started
+            await connection.send(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await connection.answer())[0] == 200
+            await connection.send(post("/extract") * 3 + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert [(await connection.answer())[0] for _ in range(4)] == [429, 429, 429, 200]
+
+    async def test_whoever_may_not_come_in_is_told_that(self) -> None:
+        async with self.full(access=Access(api_keys=("secret",))) as (_, connection):
+            await connection.send(post("/extract", key="secret"))
+            assert (await connection.answer())[0] == 429
+            await connection.send(post("/extract"))
+            assert (await connection.refusal())[0] == 401
+
+    async def test_what_is_not_served_and_what_is_too_long_stay_what_they_are(self) -> None:
+        async with self.full() as (_, connection):
+            await connection.send(b"POST /extract HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+            assert (await connection.refusal())[0] == 413
+
+    async def test_browsers_are_told_that_they_may_read_it(self) -> None:
+        async with self.full(access=Access(cors_origins=("*",))) as (_, connection):
+            await connection.send(post("/extract", b"Origin: https://a.example\r\n"))
+            head = await connection.until(END + END)
+            assert head.startswith(b"HTTP/1.1 429")
+            assert b"access-control-allow-origin" in head
+
+
+def post(path: str, more: bytes = b"", *, body: bytes | None = None, key: str = "") -> bytes:
+    """Compose a request with a picture."""
+    content = jpeg_of() if body is None else body
+    if key:
+        more += b"X-API-Key: %s\r\n" % key.encode()
+    return (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n%s\r\n"
+        % (path.encode(), len(content), more)
+    ) + content
