@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from app.cli.main import main
 from app.specs import default_registry_dir
 from tests.support.drawn import draw_group, encode
 from tests.support.file_server import Answer, file_server
-from tests.support.server import Server, running_server
+from tests.support.server import Server, running_server, service_environ
 from tests.support.shared import require_shared
 from tests.unit.models.graphs.test_parts import MIXING, split
 
@@ -300,3 +302,35 @@ def test_sigterm_ends_it_while_loading_hangs(tmp_path: Path, weights: dict[str, 
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started < 6
+
+
+def test_passwords_of_addresses_are_seen_nowhere(tmp_path: Path, body_of: Callable[..., Any]) -> None:
+    """A mirror's and a proxy's: in no line at any level, no answer, no command."""
+    with file_server({}) as mirror:
+        variables = {
+            "DET_MODEL": "det_500m", "REC_MODEL": "none", "MODEL_DOWNLOAD": "1", "LOG_LEVEL": "DEBUG",
+            "MODEL_MIRROR": mirror.url.replace("//", "//me:hunter2@"),
+            "HTTPS_PROXY": "http://me:hunter3@127.0.0.1:9", "MODELS_DIR": str(tmp_path / "models"),
+        }  # fmt: skip
+        with (
+            running_server(tmp_path, variables) as server,
+            httpx.Client(base_url=server.url, trust_env=False) as client,
+        ):
+            refused = client.post("/detect", json=body_of("ifrest_Stallone.jpg"), timeout=60)
+            seen = [
+                refused.text,
+                *(client.get(path).text for path in ("/info", "/models", "/health/ready", "/metrics")),
+            ]
+            assert refused.status_code == 503
+            assert "from the mirror, the server answered 404" in refused.json()["error"]["message"]
+            assert "its proxy (HTTPS_PROXY) refuses the connection" in refused.json()["error"]["message"]
+            log = server.read_log()
+        for command in ("settings", "doctor"):
+            done = subprocess.run(
+                [Path(sys.executable).with_name("jetface"), command],
+                env=service_environ(variables), capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+            seen += [done.stdout, done.stderr]
+    assert "downloading model" in log
+    assert "Traceback" in log
+    assert "hunter" not in "".join([log, *seen])

@@ -183,6 +183,8 @@ class WeightsFolder:
                 return "the file that is here has another checksum"
             if _is_file(path.with_name(path.name + DAMAGED_SUFFIX)):
                 return f"the file that was here has another checksum and is put aside as {path.name}{DAMAGED_SUFFIX}"
+        if self.mirror.folder is not None and not self.mirror.folder.is_dir():
+            return "it is not here, and the folder that MODEL_MIRROR names is not either"
         return _NOT_HERE
 
     def _not_to_be_had(self, spec: ModelSpec, reason: str) -> ModelFileError:

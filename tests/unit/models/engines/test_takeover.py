@@ -52,7 +52,9 @@ class Rig:
         recipes = EngineRecipes(weights, EngineSource(self.kit, stand_in_kit.FACTORY), OPTIONS, self.plans)
         takeover = TakeoverOptions(max_waiting=512, serves_meanwhile=options.pop("serves_meanwhile", True), **options)
         self.engines = EngineLoader(recipes, self.plain if plain else None, takeover, self.metrics)
-        self.store = ModelStore({self.spec.name: self.spec}, self.engines.load, self.metrics)
+        self.store = ModelStore(
+            {self.spec.name: self.spec}, self.engines.load, self.metrics, release=self.engines.release
+        )
         self.engines.follow(self.store)
 
     @property
@@ -97,6 +99,25 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def crops() -> list[Image]:
     return list(np.random.default_rng(0).integers(0, 256, (8, 112, 112, 3), np.uint8))
+
+
+async def test_a_reload_ends_the_build_under_way_and_begins_anew(tmp_path: Path, crops: list[Image]) -> None:
+    """And what waits for an engine, an idle model for one, can be told."""
+    async with rig(tmp_path) as service:
+        name = service.spec.name
+        await service.embed(crops[0])
+        assert service.engines.is_building(name)
+        model = await service.store.reload({name: service.spec}, name)
+        assert model.backend == "onnxruntime-cpu"
+        assert service.engine.state in {"building", "checking"}
+        await service.until_engine("serving")
+        await service.until(lambda: not service.engines.is_building(name))
+        await service.embed(crops[0])
+        reloaded = await service.store.reload({name: service.spec}, name)
+        assert reloaded.backend == "stand-in-fp32"
+        assert reloaded.sha256 == service.store.status(name).sha256
+        assert len(reloaded.sha256 or "") == 64
+        await service.embed(crops[0])
 
 
 async def test_callers_are_answered_at_once_and_by_the_engine_when_it_is_there(

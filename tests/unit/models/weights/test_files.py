@@ -230,3 +230,9 @@ class TestData:
         put(tmp_path / "models", self.DATA, "mine.onnx.data")
         path = WeightsFolder(folder=tmp_path / "models").export(self.spec(), tmp_path / "stick")
         assert sorted(file.name for file in path.parent.iterdir()) == ["mine.onnx", "mine.onnx.data"]
+
+
+def test_a_mirror_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    weights = WeightsFolder(folder=tmp_path, mirror=Mirror(folder=tmp_path / "stick"))
+    with pytest.raises(ModelFileError, match="the folder that MODEL_MIRROR names is not"):
+        weights.locate(make_spec())
