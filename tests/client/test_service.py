@@ -122,6 +122,11 @@ def test_landmarks_that_can_be_no_faces_are_refused(ask: Ask, server: Server, ph
 
 def test_compare(ask: Ask, server: Server, photo: Path, shared_images: Path) -> None:
     same = ask(server.url, "compare", photo, photo)
+    info = ask(server.url, "info")
+    (recognizer,) = (model for model in ask(server.url, "models") if model.name == info.recognizer)
+    assert same.threshold == pytest.approx(info.match_threshold)
+    assert (info.match_threshold, info.false_match_rate) == (0.42, 1e-4)
+    assert (recognizer.match_threshold, recognizer.false_match_rate) == (0.42, 1e-4)
     assert same.similarity == pytest.approx(1, abs=1e-3)
     assert same.is_match is True
     other = shared_images / "ifrest_Stallone.jpg"
