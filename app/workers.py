@@ -403,6 +403,9 @@ class Supervisor:
         self._stopping.set()
         for task in others:
             task.cancel()
+        # The workers have them for as long as they answer; then nobody is left to wait for an answer in vain.
+        for listener in self._listeners:
+            listener.close()
         # Retired workers have this twice: once for those who are connected, once for those in flight.
         await self._end_all(self._grace_s * (2 if any(child.is_retired for child in self._alive) else 1) + 1.0)
         await asyncio.gather(*keepers, *others, stopping, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,9 @@ WORKER_COMMAND = (sys.executable, "-m", "app.cli", "serve", "--worker")
 
 _LAST_CALL_S = SERVER_GRACE_S + 0.5
 """Longest time from the end of the drain to the end of the process, whatever hangs meanwhile."""
+
+_FAREWELL_S = 0.2
+"""Longest time for requests to come on connections that were accepted before the end."""
 
 _log = structlog.get_logger("jetface.serve")
 
@@ -113,6 +118,12 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], worker: Worker 
             last_call = threading.Timer(_LAST_CALL_S, end, [0])
             last_call.daemon = True
             last_call.start()
+            # Who was accepted just now is told that the service ends, and not cut off.
+            for listener in self.servers:
+                listener.close()
+            ends_at = time.monotonic() + _FAREWELL_S
+            while self.server_state.connections and time.monotonic() < ends_at:  # noqa: ASYNC110 - uvicorn tells nobody
+                await asyncio.sleep(0.02)
             await super().shutdown(sockets)
 
     factory = partial(create_app, settings, worker=worker)
