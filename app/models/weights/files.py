@@ -120,6 +120,8 @@ class WeightsFolder:
         reason = self._why_not_here(spec)
         # What is here and cannot be judged is never overwritten.
         if self.fetcher is None or _fault_of(path) or not (mirror_url or spec.download):
+            if self.fetcher is None and mirror_url:
+                reason += ", and MODEL_DOWNLOAD=0 keeps the address in MODEL_MIRROR from being asked"
             raise self._not_to_be_had(spec, reason)
         url = spec.download.url if spec.download else None
         if spec.non_commercial:

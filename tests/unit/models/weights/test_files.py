@@ -149,7 +149,7 @@ def test_what_cannot_be_had_is_named_with_its_digest_and_three_ways_to_supply_it
 def test_nothing_is_downloaded_when_downloads_are_off(tmp_path: Path) -> None:
     with file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:
         weights = WeightsFolder(folder=tmp_path, mirror=Mirror.parse(server.url), fetcher=None)
-        with pytest.raises(ModelFileError):
+        with pytest.raises(ModelFileError, match="MODEL_DOWNLOAD=0 keeps the address in MODEL_MIRROR from being asked"):
             weights.locate(make_spec(url=f"{server.url}/mine.onnx"))
         assert server.requests == []
 
