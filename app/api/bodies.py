@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -379,9 +379,17 @@ def _query(request: Request) -> list[tuple[str, str]]:
 
 def _misspelt(given: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
     """Return what `x-ignored` says of fields that no option is called, but that look like one misspelt."""
-    unknown = itertools.islice((name for name in given if name not in model.model_fields), _MAX_MISSPELT)
-    likely = ((name, _likely_option(name, model)) for name in unknown if len(name) <= _MAX_OPTION_CHARS)
+    unknown = given.keys() - _names_of(model)
+    if not unknown:
+        return []
+    first = itertools.islice((name for name in given if name in unknown), _MAX_MISSPELT)
+    likely = ((name, _likely_option(name, model)) for name in first if len(name) <= _MAX_OPTION_CHARS)
     return [f"{name};like={option}" for name, option in likely if option]
+
+
+@cache
+def _names_of(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields)
 
 
 @lru_cache(1024)
