@@ -50,6 +50,9 @@ them."""
 Vector: TypeAlias = NDArray[np.float32]
 """(L,) float32 of unit length."""
 
+Rotations: TypeAlias = Literal["none", "auto"]
+"""Which turns of a picture the detector looks at: as it is; or all quarter turns where that shows no sure face."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
@@ -218,6 +221,9 @@ class PictureResult:
     """Height and width of the source, EXIF orientation applied; None when it never was decoded."""
     detection_scale: float = 1.0
     """Factor by which the source was resized for the detector."""
+    rotation: int | None = None
+    """Degrees clockwise by which the source has to be turned for its faces to stand upright: 0, 90, 180, 270; None
+    where `rotations` is `none`. All coordinates are the source's as it is."""
     times: StageTimes = StageTimes()
     took_s: float = 0.0
     """Wall time from the picture's start to its result."""
@@ -235,6 +241,7 @@ class ExtractOptions:
     """Drop faces whose box is narrower, source pixels."""
     min_quality: float = 0.0
     """Drop faces whose `Quality.score` is less, [0, 1]; 0 keeps all and measures nothing."""
+    rotations: Rotations = "none"
     with_embedding: bool = True
     with_crop: bool = False
     with_gender_age: bool = False
@@ -251,3 +258,5 @@ class KnownFaces:
     """(N, 5, 2) float32, source pixels."""
     boxes: Boxes | None = None
     """(N, 4) float32, source pixels."""
+    rotations: Rotations = "none"
+    """How the detector looks for the faces in `boxes`."""

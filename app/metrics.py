@@ -86,6 +86,12 @@ class Metrics:
         self.pictures = Counter("jetface_pictures", "Pictures answered, ok or failed.", ["status"], registry=registry)
         for status in ("ok", "failed"):
             self.pictures.labels(status)
+        self.turned_pictures = Counter(
+            "jetface_turned_pictures", "Pictures looked at in all quarter turns, by the degrees clockwise taken.",
+            ["rotation"], registry=registry,
+        )  # fmt: skip
+        for rotation in (0, 90, 180, 270):
+            self.turned_pictures.labels(str(rotation))
         self.faces = LoopHistogram(
             "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
         )

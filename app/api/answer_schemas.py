@@ -7,6 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["ok", "failed"]
+Rotation = Annotated[
+    Literal[0, 90, 180, 270] | None,
+    Field(
+        description="With `rotations=auto`: degrees clockwise by which the picture has to be turned for its faces to "
+        "stand upright."
+    ),
+]
 Millis = Annotated[float, Field(description="Milliseconds.")]
 LandmarksFrom = Annotated[
     Literal["detector", "given", "box"],
@@ -94,6 +101,7 @@ class ExtractPicture(_Answer):
 
     status: Status
     took_ms: Millis
+    rotation: Rotation = None
     faces: list[ExtractFace]
     traceback: str | None = Field(default=None, description="Inherited name: one sentence why the picture failed.")
 
@@ -138,6 +146,7 @@ class DetectPicture(_Answer):
     status: Status
     took_ms: Millis
     image_hw: tuple[int, int] | None
+    rotation: Rotation = None
     faces: list[DetectFace]
     error: SlotError | None = None
 
@@ -165,6 +174,7 @@ class RecognizePicture(_Answer):
     status: Status
     took_ms: Millis
     image_hw: tuple[int, int] | None
+    rotation: Rotation = None
     faces: list[RecognizeFace]
     error: SlotError | None = None
 

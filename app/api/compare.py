@@ -39,7 +39,9 @@ def compare_router(services: Services) -> APIRouter:
         threshold = services.options.match_threshold() if fields.threshold is None else fields.threshold
         score = fields.detection_threshold
         options = ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if score is None else score, limit_faces=1
+            score_threshold=services.options.defaults.det_thresh if score is None else score,
+            limit_faces=1,
+            rotations=fields.rotations,
         )
         results = await services.extractor.extract(
             [*asked.pictures, *(asked.others or ())], options, deadline=context.deadline

@@ -28,6 +28,7 @@ def draw_router(services: Services) -> APIRouter:
             score_threshold=services.options.defaults.det_thresh if fields.threshold is None else fields.threshold,
             limit_faces=fields.limit_faces,
             min_face_width_px=fields.min_face_size,
+            rotations=fields.rotations,
             with_embedding=False,
         )
         (result,) = await services.extractor.extract([source], options, deadline=context.deadline)

@@ -53,7 +53,7 @@ def known_faces(fields: RecognizeFields, num_pictures: int, *, max_faces: int) -
         most = max(map(len, fields.landmarks), default=0)
     elif fields.boxes is not None:
         name, given = "boxes", len(fields.boxes)
-        known = [KnownFaces(boxes=to_array(faces, (-1, 4))) for faces in fields.boxes]
+        known = [KnownFaces(boxes=to_array(faces, (-1, 4)), rotations=fields.rotations) for faces in fields.boxes]
         most = max(map(len, fields.boxes), default=0)
     else:
         return None

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api.structure import Cut, parse_json
+from app.domain import Rotations
 from app.errors import RequestError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -35,6 +36,13 @@ Score = Annotated[float, Ge(0), Le(1), Field(allow_inf_nan=False)]
 Coordinate = float
 """Any number: one that is in no picture fails the slot of the picture it was given for, not the request."""
 EmbeddingFormat = Literal["float", "base64"]
+TurnsLookedAt = Annotated[
+    Rotations,
+    Field(
+        description="auto: a picture without a sure face is looked at in its other three quarter turns, too; "
+        "`rotation` says which was taken, coordinates stay the picture's own."
+    ),
+]
 Url = Annotated[str, MaxLen(8192)]
 HeaderName = Annotated[str, Field(max_length=128, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 _MAX_HEADERS = 64
@@ -122,6 +130,7 @@ class FaceSelection(AnswerFormat):
     threshold: Annotated[Score | None, Field(description="Least detector score; null: the service's default.")] = None
     limit_faces: Count = Field(default=0, description="Keep the N largest by area, in that order; 0: all, by score.")
     min_face_size: Count = Field(default=0, description="Drop faces whose box is narrower, source pixels.")
+    rotations: TurnsLookedAt = "none"
 
 
 ExtractField = Literal[
@@ -225,6 +234,7 @@ class RecognizeFields(AnswerFormat):
         | None,
         Field(description="Per picture, per face: [x1, y1, x2, y2], source pixels; not together with `landmarks`."),
     ] = None
+    rotations: TurnsLookedAt = "none"
     embedding_format: EmbeddingFormat = "float"
     fields: Annotated[
         Annotated[frozenset[RecognizeField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
@@ -252,6 +262,7 @@ class CompareFields(AnswerFormat):
         ),
     ] = None
     detection_threshold: Annotated[Score | None, Field(description="Least detector score.")] = None
+    rotations: TurnsLookedAt = "none"
 
 
 class CompareBody(PicturesBody, CompareFields):

@@ -60,6 +60,7 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults) -> ExtractWis
             limit_faces=fields.limit_faces,
             min_face_width_px=fields.min_face_size,
             min_quality=fields.min_quality,
+            rotations=fields.rotations,
             with_embedding=bool(computed & _EMBEDDING),
             with_crop="facedata" in computed,
             with_gender_age=bool(computed & _GENDER_AGE),
@@ -104,7 +105,12 @@ def extract_picture(result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
     if result.error is not None:
         return _failed(result)
     faces = [_extract_face(number, face, result, wish) for number, face in enumerate(result.faces)]
-    return {"status": "ok", "took_ms": milliseconds(result.took_s), "faces": faces}
+    return {"status": "ok", "took_ms": milliseconds(result.took_s), **_rotation(result), "faces": faces}
+
+
+def _rotation(result: PictureResult) -> dict[str, int]:
+    """Return what is said of a picture whose turns were asked for; others know nothing of it."""
+    return {} if result.rotation is None else {"rotation": result.rotation}
 
 
 def extract_crop(result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
@@ -199,6 +205,7 @@ def described_picture(result: PictureResult, keys: frozenset[str], *, is_base64:
         "status": "ok" if result.error is None else "failed",
         "took_ms": milliseconds(result.took_s),
         "image_hw": result.image_hw,
+        **_rotation(result),
         "faces": [_described_face(face, keys, is_base64=is_base64) for face in result.faces],
     }
     if result.error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,6 +22,13 @@ from app.settings import read_settings
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Least detector score; default: the service's.")
 @click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
 @click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
+@click.option(
+    "--rotations",
+    type=click.Choice(["none", "auto"]),
+    default="none",
+    show_default=True,
+    help="auto: look at pictures without a sure face in their other three quarter turns, too.",
+)
 @click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Drop faces of less quality; 0: none.")
 @click.option("--chunk", type=click.IntRange(1), default=256, show_default=True, help="Pictures a part of the file.")
 def embed(  # noqa: PLR0913 - its arguments are the options of the command
@@ -32,6 +40,7 @@ def embed(  # noqa: PLR0913 - its arguments are the options of the command
     threshold: float | None,
     limit_faces: int,
     min_face_size: int,
+    rotations: Literal["none", "auto"],
     min_quality: float,
     chunk: int,
 ) -> None:
@@ -51,7 +60,13 @@ def embed(  # noqa: PLR0913 - its arguments are the options of the command
 
     settings = read_settings()
     configure_quiet_logs(settings)
-    wish = Wish(threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size, min_quality=min_quality)
+    wish = Wish(
+        threshold=threshold,
+        limit_faces=limit_faces,
+        min_face_size=min_face_size,
+        rotations=rotations,
+        min_quality=min_quality,
+    )
     opening = by_server(url, api_key, wish) if url else in_process(settings, wish)
     summary = asyncio.run(embed_folder(folder, out, opening, chunk=chunk))
     skipped = f", {summary.num_skipped} more were there" if summary.num_skipped else ""

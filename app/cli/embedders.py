@@ -12,7 +12,7 @@ import numpy as np
 
 from app.cli.face_table import Model
 from app.cli.pictures import PICTURES_AT_ONCE, Picture, extract_each
-from app.domain import Embedding, ExtractOptions, Face, PictureResult
+from app.domain import Embedding, ExtractOptions, Face, PictureResult, Rotations
 from app.errors import ImageDecodeError
 from app.service import open_service
 from app.settings import Settings
@@ -35,6 +35,7 @@ class Wish:
     """Least detector score; None: the default of who finds them."""
     limit_faces: int
     min_face_size: int
+    rotations: Rotations
     min_quality: float
 
 
@@ -60,6 +61,7 @@ async def in_process(settings: Settings, wish: Wish) -> AsyncIterator[Embedder]:
             score_threshold=service.score_threshold if wish.threshold is None else wish.threshold,
             limit_faces=wish.limit_faces,
             min_face_width_px=wish.min_face_size,
+            rotations=wish.rotations,
             min_quality=wish.min_quality,
         )
         lengths = {name: service.store.spec(name).embedding_length for name in service.chosen.names}
@@ -81,6 +83,7 @@ async def by_server(url: str, api_key: str | None, wish: Wish) -> AsyncIterator[
         threshold=wish.threshold,
         limit_faces=wish.limit_faces,
         min_face_size=wish.min_face_size,
+        rotations=wish.rotations,
         min_quality=wish.min_quality,
     )
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -24,6 +25,13 @@ from app.settings import read_settings
     help="Least detector score; default: DEF_DET_THRESH, or the detector's own.",
 )
 @click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
+@click.option(
+    "--rotations",
+    type=click.Choice(["none", "auto"]),
+    default="none",
+    show_default=True,
+    help="auto: look at pictures without a sure face in their other three quarter turns, too.",
+)
 @click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
 def extract(
     *,
@@ -33,6 +41,7 @@ def extract(
     detect_only: bool,
     threshold: float | None,
     limit_faces: int,
+    rotations: Literal["none", "auto"],
     min_face_size: int,
 ) -> None:
     """Find and recognize the faces of pictures: files, and folders with all below them.
@@ -54,6 +63,7 @@ def extract(
             score_threshold=default_threshold if threshold is None else threshold,
             limit_faces=limit_faces,
             min_face_width_px=min_face_size,
+            rotations=rotations,
             with_embedding=not detect_only,
         )
 

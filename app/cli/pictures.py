@@ -59,6 +59,8 @@ def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
     answer: dict[str, Any] = {"path": str(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
     if result.error is not None:
         return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
+    if result.rotation is not None:
+        answer["rotation"] = result.rotation
     return {**answer, "image_hw": result.image_hw, "faces": [_describe_face(face) for face in result.faces]}
 
 
@@ -81,7 +83,8 @@ def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
         yield f"{picture.path}: failed: {result.error.message}"
         return
     count = len(result.faces)
-    yield f"{picture.path}: {count} face{'' if count == 1 else 's'}, {result.took_s * 1e3:.0f} ms"
+    turned = f", turned by {result.rotation} degrees" if result.rotation else ""
+    yield f"{picture.path}: {count} face{'' if count == 1 else 's'}, {result.took_s * 1e3:.0f} ms{turned}"
     for number, face in enumerate(result.faces, start=1):
         x1, y1, x2, y2 = face.box.round().astype(int).tolist()
         norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"

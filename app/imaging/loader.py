@@ -55,6 +55,8 @@ class LoadedPicture:
         """(H, W, 3) uint8 BGR, EXIF orientation applied."""
         self.source_hw: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         """Height and width; known when the pixels are gone, too."""
+        self.rotation = 0
+        """Degrees clockwise by which it has to be turned for its faces to stand upright: 0, 90, 180, 270."""
         self._budget = budget
         self._held_pixels = held_pixels
 

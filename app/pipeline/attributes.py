@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from app.domain import Boxes, Crop, ExtractOptions, GenderAge, Image, Liveness, Mask
 from app.geometry.cutout import cut_out
 from app.imaging.loader import LoadedPicture
@@ -108,10 +110,12 @@ class Attributes:
         """Return what one liveness model says of each face."""
         spec = self._store.spec(name)
         output_hw = (spec.input.height_px, spec.input.width_px)
+        cut_hw = output_hw if picture.rotation % 180 == 0 else output_hw[::-1]
         enlargement = spec.box_enlargement or 1.0
 
         def cut() -> list[Image]:
-            return [cut_out(picture.pixels, box, enlargement=enlargement, output_hw=output_hw) for box in boxes]
+            cuts = [cut_out(picture.pixels, box, enlargement=enlargement, output_hw=cut_hw) for box in boxes]
+            return [np.ascontiguousarray(np.rot90(image, -picture.rotation // 90)) for image in cuts]
 
         started = time.perf_counter()
         cutouts = await self._pool.run(cut)

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import structlog
 
-from app.domain import Crop, Detections, ExtractOptions, Image, KnownFaces, PictureResult
+from app.domain import Crop, Detections, ExtractOptions, Image, KnownFaces, PictureResult, Rotations
 from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
 from app.pipeline.describer import EMBEDDING_ONLY, Describer
-from app.pipeline.detector import Canvases, Detector
+from app.pipeline.detector import Canvases, Detector, DetectorOutcome
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks, check_known, check_placed
 from app.pipeline.pictures import PictureJob, each_picture
 from app.pipeline.pool import WorkPool
@@ -73,10 +73,11 @@ class Extractor:
         async def work(job: PictureJob) -> PictureResult:
             canvases = self._detector.canvases()
             async with self._load(job, canvases) as picture:
-                found, scale = await self._detect(job, picture, canvases, options.score_threshold)
-                kept = await self._select(job, picture, found, options)
+                found = await self._detect(job, picture, canvases, options.score_threshold, options.rotations)
+                kept = await self._select(job, picture, found.detections, options)
                 faces = await self._describer.describe(job, picture, kept, options)
-            return job.result(faces=faces, image_hw=picture.source_hw, detection_scale=scale)
+            rotation = None if options.rotations == "none" else found.rotation
+            return job.result(faces=faces, image_hw=picture.source_hw, detection_scale=found.scale, rotation=rotation)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -116,6 +117,7 @@ class Extractor:
 
         async def work(job: PictureJob) -> PictureResult:
             faces = known[job.index]
+            rotation = None
             canvases = self._detector.canvases() if faces.landmarks is None else None
             async with self._load(job, canvases) as picture:
                 check_known(faces, picture.source_hw, picture=job.index)
@@ -124,13 +126,14 @@ class Extractor:
                     placed = at_landmarks(faces.landmarks)
                 else:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
-                    found, _ = await self._detect(job, picture, canvases, KNOWN_BOX_THRESHOLD)
-                    placed = at_boxes(boxes, found)
+                    found = await self._detect(job, picture, canvases, KNOWN_BOX_THRESHOLD, faces.rotations)
+                    placed = at_boxes(boxes, found.detections)
+                    rotation = None if faces.rotations == "none" else found.rotation
                     check_placed(placed, picture.source_hw, picture=job.index)
                     if (placed.scores == 0).any():
                         self._tell_guessed("no face, or more than one, was detected in a given box")
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
-            return job.result(faces=described, image_hw=picture.source_hw)
+            return job.result(faces=described, image_hw=picture.source_hw, rotation=rotation)
 
         return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
 
@@ -149,18 +152,31 @@ class Extractor:
         return select_faces(found, options, max_faces=self._max_faces)
 
     async def _detect(
-        self, job: PictureJob, picture: LoadedPicture, canvases: Canvases | None, score_threshold: float
-    ) -> tuple[Detections, float]:
-        """Return the faces in source pixels, and the factor by which the source was resized for the detector."""
+        self,
+        job: PictureJob,
+        picture: LoadedPicture,
+        canvases: Canvases | None,
+        score_threshold: float,
+        rotations: Rotations,
+    ) -> DetectorOutcome:
+        """Return the faces in source pixels; how they stand is noted with the picture."""
         drawn_s = canvases.took_s if canvases else 0.0
         job.add(decode_s=job.took_s - drawn_s)
         outcome = await self._detector.detect(
-            picture.pixels, canvases, score_threshold=score_threshold, group=job.group, deadline=job.deadline
+            picture.pixels,
+            canvases,
+            score_threshold=score_threshold,
+            rotations=rotations,
+            group=job.group,
+            deadline=job.deadline,
         )
+        if outcome.has_turned:
+            self._metrics.turned_pictures.labels(str(outcome.rotation)).inc()
+        picture.rotation = outcome.rotation
         job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
         if outcome.detections.landmarks_from is not None:
             self._tell_guessed("the detector has no landmarks")
-        return outcome.detections, outcome.scale
+        return outcome
 
     def _tell_guessed(self, why: str) -> None:
         """Log, once for each reason, that faces are aligned by landmarks which nobody saw."""

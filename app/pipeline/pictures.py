@@ -44,6 +44,7 @@ class PictureJob:
         error: ServiceError | None = None,
         image_hw: tuple[int, int] | None = None,
         detection_scale: float = 1.0,
+        rotation: int | None = None,
     ) -> PictureResult:
         """Return what came of the picture, timed until now."""
         return PictureResult(
@@ -52,6 +53,7 @@ class PictureJob:
             error=error,
             image_hw=image_hw,
             detection_scale=detection_scale,
+            rotation=rotation,
             times=StageTimes(**self._seconds),
             took_s=self.took_s,
         )

@@ -79,6 +79,9 @@ class Bench:
         one = self.pictures["one"]
         self._add(target, "one, JSON base64", one.as_json(), 4)
         self._add(target, "one, 8 a request", one.as_json(copies=8), 4, pictures_per_request=8)
+        turns = "threshold=0.5&rotations=auto"
+        self._add(target, "six, rotations=auto", self.pictures["six"].as_raw(turns), 4)
+        self._add(target, "one upside down, rotations=auto", one.upside_down(self.folder).as_raw(turns), 4)
 
     def _add(
         self, target: Target, scenario: str, request: bytes, clients: int, *, pictures_per_request: int = 1
@@ -138,6 +141,11 @@ class Bench:
             "one client: p50 over FaceAnalysis's": row["one", 1].p50_ms / row["FaceAnalysis, one", 1].p50_ms,
             "crowd, one client: time over the floor's": row["crowd", 1].p50_ms / (1000 / rate["floor, crowd", cores]),
             "64 clients over 4: pictures/s": rate["one", 64] / rate["one", 4],
+            "six faces, rotations=auto over none: pictures/s": rate["six, rotations=auto", 4] / rate["six", 4],
+            "one face upside down, rotations=auto over upright, none: pictures/s": rate[
+                "one upside down, rotations=auto", 4
+            ]
+            / rate["one", 4],
         }
         for scenario in ("one, BACKEND=auto", "one, OpenVINO bf16"):
             if (scenario, 4) in rate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,9 +29,15 @@ class Picture:
         body = json.dumps({"images": {"data": [text] * copies}, "threshold": 0.5}).encode()
         return post("/extract", body, "application/json")
 
-    def as_raw(self) -> bytes:
+    def as_raw(self, options: str = "threshold=0.5") -> bytes:
         """A `POST /extract` with the picture itself as the body."""
-        return post("/extract?threshold=0.5", self.path.read_bytes(), "image/jpeg")
+        return post(f"/extract?{options}", self.path.read_bytes(), "image/jpeg")
+
+    def upside_down(self, folder: Path) -> Picture:
+        """Return the picture turned by 180 degrees, drawn into `folder`."""
+        path = folder / f"{self.name}_upside_down.jpg"
+        cv2.imwrite(str(path), np.rot90(cv2.imread(str(self.path)), 2), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        return replace(self, path=path)
 
 
 def make_pictures(images: Path, folder: Path) -> dict[str, Picture]:

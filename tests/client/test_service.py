@@ -120,6 +120,22 @@ def test_landmarks_that_can_be_no_faces_are_refused(ask: Ask, server: Server, ph
         ask(server.url, "recognize", photo, landmarks=face.landmarks.T)
 
 
+def test_turned_pictures_are_found_where_that_is_asked(ask: Ask, server: Server, photo: Path) -> None:
+    """By every call that takes pictures; coordinates are those of the picture as it is."""
+    turned = cv2.imencode(".png", np.rot90(cv2.imread(str(photo)), -1))[1].tobytes()
+    extracted = ask(server.url, "extract", turned, ExtractOptions(rotations="auto"))
+    assert (extracted.rotation, len(extracted.faces)) == (270, 6)
+    upright = ask(server.url, "detect", photo)
+    assert upright.rotation is None
+    found = ask(server.url, "detect", turned, rotations="auto")
+    assert found.rotation == 270
+    first, x2 = upright.faces[0].landmarks, upright.image_hw[0] - 1
+    np.testing.assert_allclose(found.faces[0].landmarks, np.stack([x2 - first[:, 1], first[:, 0]], axis=1), atol=2)
+    known = ask(server.url, "recognize", turned, boxes=[face.box for face in found.faces], rotations="auto")
+    assert np.all(np.sum(known.embeddings * extracted.embeddings, axis=1) > 0.99)
+    assert ask(server.url, "compare", turned, photo, rotations="auto").similarity > 0.99
+
+
 def test_compare(ask: Ask, server: Server, photo: Path, shared_images: Path) -> None:
     same = ask(server.url, "compare", photo, photo)
     info = ask(server.url, "info")

@@ -30,7 +30,12 @@ def test_a_call_outlives_refusals_and_broken_connections(ask: Ask) -> None:
     assert took_s >= 1
     assert len(served.seen) == 3
     assert len({seen.headers["x-request-id"] for seen in served.seen}) == 1
-    assert served.seen[0].fields() == {"images": {"data": [b"x"]}, "limit_faces": 0, "min_face_size": 0}
+    assert served.seen[0].fields() == {
+        "images": {"data": [b"x"]},
+        "limit_faces": 0,
+        "min_face_size": 0,
+        "rotations": "none",
+    }
     assert served.seen[0].headers["authorization"] == "Bearer secret"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import orjson
@@ -48,6 +51,38 @@ def test_a_bad_picture_fails_alone(client: httpx.Client, body_of: Callable[..., 
     assert broken["faces"] == []
     assert "Traceback" not in broken["traceback"]
     assert "/" not in broken["traceback"]
+
+
+@pytest.mark.parametrize("route", ["/extract", "/detect", "/compare", "/draw_detections", "/recognize"])
+def test_turned_pictures_are_found_by_all_four_bodies(client: httpx.Client, shared_images: Path, route: str) -> None:
+    """With `rotations=auto`, which says so; without it nothing is said, and nobody found."""
+    upright = cv2.imread(str(shared_images / "ifrest_Stallone.jpg"))
+    turned = cv2.imencode(".png", np.rot90(upright, 2))[1].tobytes()
+    boxes = [[[1, 1, upright.shape[1] - 1, upright.shape[0] - 1]]]
+    num_pictures = 2 if route == "/compare" else 1
+    for rotations in ("auto", "none"):
+        options = {"rotations": rotations}
+        if route == "/recognize":
+            options["boxes"] = json.dumps(boxes)
+        texts = [base64.b64encode(turned).decode()] * num_pictures
+        packed = ormsgpack.packb({"images": {"data": [turned] * num_pictures}, **options})
+        answers = [
+            client.post(route, json={"images": {"data": texts}, **options}),
+            client.post(route, content=packed, headers={"content-type": "application/msgpack"}),
+            client.post(route, files=[("file", turned)] * num_pictures, data=options),
+            client.post(route, content=turned, params=options, headers={"content-type": "image/png"}),
+        ]
+        for answer in answers[: 3 if route == "/compare" else 4]:
+            assert answer.status_code == 200, answer.text
+            if route == "/draw_detections":
+                continue
+            value = answer.json()
+            picture = value["data"][0] if route == "/extract" else value["pictures"][0]
+            assert picture.get("rotation") == (180 if rotations == "auto" else None)
+            assert len(picture["faces"]) == (rotations == "auto" or route == "/recognize")
+    refused = client.post(route, json={"images": {"data": []}, "rotations": "all"})
+    assert refused.status_code == 422
+    assert "rotations" in refused.json()["error"]["message"]
 
 
 def test_many_pictures_keep_their_faces(client: httpx.Client, body_of: Callable[..., Any]) -> None:

@@ -116,7 +116,7 @@ async function look(entry, controller) {
 function optionsNow() {
   return {
     threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",
-    return_quality: "true", embedding_format: "base64", ...service.stages,
+    return_quality: "true", rotations: "auto", embedding_format: "base64", ...service.stages,
   };
 }
 

@@ -41,6 +41,7 @@ def read_extracted(answer: Any) -> list[Picture]:
         Picture(
             faces=tuple(map(_read_extracted_face, slot["faces"])),
             failure=None if slot["status"] == "ok" else PictureFailure(message=str(slot.get("traceback", ""))),
+            rotation=slot.get("rotation"),
             took_ms=float(slot["took_ms"]),
         )
         for slot in answer["data"]
@@ -106,6 +107,7 @@ def _read_picture(slot: Mapping[str, Any]) -> Picture:
         ),
         failure=None if error is None else PictureFailure(message=error["message"], code=error["code"]),
         image_hw=None if image_hw is None else (int(image_hw[0]), int(image_hw[1])),
+        rotation=slot.get("rotation"),
         took_ms=float(slot["took_ms"]),
     )
 

@@ -11,7 +11,7 @@ import ormsgpack
 from numpy.typing import ArrayLike
 
 from jetface_client import answers
-from jetface_client.options import ExtractOptions
+from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.sources import PictureSource, picture_fields
 
@@ -45,7 +45,12 @@ def extract_call(picture: PictureSource, options: ExtractOptions) -> Call[Pictur
 
 
 def detect_many_call(
-    pictures: Sequence[PictureSource], *, threshold: float | None, limit_faces: int, min_face_size: int
+    pictures: Sequence[PictureSource],
+    *,
+    threshold: float | None,
+    limit_faces: int,
+    min_face_size: int,
+    rotations: Rotations,
 ) -> Call[list[Picture]]:
     """Ask where the faces of each picture are."""
     return _post(
@@ -55,15 +60,18 @@ def detect_many_call(
         threshold=threshold,
         limit_faces=limit_faces,
         min_face_size=min_face_size,
+        rotations=rotations,
     )
 
 
 def detect_call(
-    picture: PictureSource, *, threshold: float | None, limit_faces: int, min_face_size: int
+    picture: PictureSource, *, threshold: float | None, limit_faces: int, min_face_size: int, rotations: Rotations
 ) -> Call[Picture]:
     """Ask where the faces of one picture are."""
     return _single(
-        detect_many_call([picture], threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size)
+        detect_many_call(
+            [picture], threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size, rotations=rotations
+        )
     )
 
 
@@ -72,6 +80,7 @@ def recognize_many_call(
     *,
     landmarks: Sequence[ArrayLike] | None,
     boxes: Sequence[ArrayLike] | None,
+    rotations: Rotations,
 ) -> Call[list[Picture]]:
     """Ask for embeddings of crops, or of faces whose place is known.
 
@@ -84,23 +93,32 @@ def recognize_many_call(
         images=picture_fields(pictures),
         landmarks=None if landmarks is None else [_rows(faces, (5, 2)) for faces in landmarks],
         boxes=None if boxes is None else [_rows(faces, (4,)) for faces in boxes],
+        rotations=rotations,
         embedding_format="base64",
     )
 
 
-def recognize_call(picture: PictureSource, *, landmarks: ArrayLike | None, boxes: ArrayLike | None) -> Call[Picture]:
+def recognize_call(
+    picture: PictureSource, *, landmarks: ArrayLike | None, boxes: ArrayLike | None, rotations: Rotations
+) -> Call[Picture]:
     """Ask for embeddings of one picture."""
     return _single(
         recognize_many_call(
             [picture],
             landmarks=None if landmarks is None else [landmarks],
             boxes=None if boxes is None else [boxes],
+            rotations=rotations,
         )
     )
 
 
 def compare_call(
-    first: PictureSource, second: PictureSource, *, threshold: float | None, detection_threshold: float | None
+    first: PictureSource,
+    second: PictureSource,
+    *,
+    threshold: float | None,
+    detection_threshold: float | None,
+    rotations: Rotations,
 ) -> Call[Comparison]:
     """Ask whether two pictures show one person."""
     return _post(
@@ -109,6 +127,7 @@ def compare_call(
         images=picture_fields([first, second]),
         threshold=threshold,
         detection_threshold=detection_threshold,
+        rotations=rotations,
     )
 
 
@@ -118,6 +137,7 @@ def compare_many_call(
     *,
     threshold: float | None,
     detection_threshold: float | None,
+    rotations: Rotations,
 ) -> Call[ComparisonMatrix]:
     """Ask for the similarity of each of `pictures` with each of `others`."""
     return _post(
@@ -127,6 +147,7 @@ def compare_many_call(
         others=picture_fields(others),
         threshold=threshold,
         detection_threshold=detection_threshold,
+        rotations=rotations,
     )
 
 

@@ -27,7 +27,7 @@ from jetface_client.exchange import (
     Wait,
     exchange,
 )
-from jetface_client.options import ExtractOptions
+from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.retries import RetryPolicy
 from jetface_client.sources import PictureSource, Progress, find_pictures, unreadable
@@ -145,6 +145,7 @@ class Client:
         threshold: float | None = None,
         limit_faces: int = 0,
         min_face_size: int = 0,
+        rotations: Rotations = "none",
     ) -> Picture:
         """Find the faces of a picture: boxes, scores and landmarks as floats, the picture's size; no embeddings.
 
@@ -152,7 +153,12 @@ class Client:
             PictureError: The service cannot read the picture.
         """
         return self._ask(
-            calls.detect_call, picture, threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size
+            calls.detect_call,
+            picture,
+            threshold=threshold,
+            limit_faces=limit_faces,
+            min_face_size=min_face_size,
+            rotations=rotations,
         )
 
     def detect_many(
@@ -162,21 +168,32 @@ class Client:
         threshold: float | None = None,
         limit_faces: int = 0,
         min_face_size: int = 0,
+        rotations: Rotations = "none",
     ) -> list[Picture]:
         """Find the faces of several pictures in one request; one that cannot be read fails in its slot."""
         return self._ask(
-            calls.detect_many_call, pictures, threshold=threshold, limit_faces=limit_faces, min_face_size=min_face_size
+            calls.detect_many_call,
+            pictures,
+            threshold=threshold,
+            limit_faces=limit_faces,
+            min_face_size=min_face_size,
+            rotations=rotations,
         )
 
     def recognize(
-        self, picture: PictureSource, *, landmarks: ArrayLike | None = None, boxes: ArrayLike | None = None
+        self,
+        picture: PictureSource,
+        *,
+        landmarks: ArrayLike | None = None,
+        boxes: ArrayLike | None = None,
+        rotations: Rotations = "none",
     ) -> Picture:
         """Embed an aligned crop; or faces of a full picture, given their `landmarks` (N, 5, 2) or `boxes` (N, 4).
 
         Raises:
             PictureError: The service cannot read the picture.
         """
-        return self._ask(calls.recognize_call, picture, landmarks=landmarks, boxes=boxes)
+        return self._ask(calls.recognize_call, picture, landmarks=landmarks, boxes=boxes, rotations=rotations)
 
     def recognize_many(
         self,
@@ -184,9 +201,10 @@ class Client:
         *,
         landmarks: Sequence[ArrayLike] | None = None,
         boxes: Sequence[ArrayLike] | None = None,
+        rotations: Rotations = "none",
     ) -> list[Picture]:
         """As `recognize`, for several pictures in one request: `landmarks` or `boxes` hold one array a picture."""
-        return self._ask(calls.recognize_many_call, pictures, landmarks=landmarks, boxes=boxes)
+        return self._ask(calls.recognize_many_call, pictures, landmarks=landmarks, boxes=boxes, rotations=rotations)
 
     def compare(
         self,
@@ -195,13 +213,19 @@ class Client:
         *,
         threshold: float | None = None,
         detection_threshold: float | None = None,
+        rotations: Rotations = "none",
     ) -> Comparison:
         """Compare the largest face of two pictures.
 
         `threshold` is the least similarity of one person; None takes what suits the service's recognizer.
         """
         return self._ask(
-            calls.compare_call, first, second, threshold=threshold, detection_threshold=detection_threshold
+            calls.compare_call,
+            first,
+            second,
+            threshold=threshold,
+            detection_threshold=detection_threshold,
+            rotations=rotations,
         )
 
     def compare_many(
@@ -211,10 +235,16 @@ class Client:
         *,
         threshold: float | None = None,
         detection_threshold: float | None = None,
+        rotations: Rotations = "none",
     ) -> ComparisonMatrix:
         """Compare the largest face of each of `pictures` with that of each of `others`."""
         return self._ask(
-            calls.compare_many_call, pictures, others, threshold=threshold, detection_threshold=detection_threshold
+            calls.compare_many_call,
+            pictures,
+            others,
+            threshold=threshold,
+            detection_threshold=detection_threshold,
+            rotations=rotations,
         )
 
     def info(self) -> Info:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Rotations = Literal["none", "auto"]
+"""Which turns of a picture are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,8 @@ class ExtractOptions:
     """Keep the N largest faces, largest first; 0 keeps all, best score first."""
     min_face_size: int = 0
     """Drop faces whose box is narrower, source pixels."""
+    rotations: Rotations = "none"
+    """`auto`: a picture without a sure face is looked at in its other three quarter turns, too."""
     embeddings: bool = True
     landmarks: bool = True
     min_quality: float = 0.0
@@ -35,6 +40,7 @@ class ExtractOptions:
             "threshold": self.threshold,
             "limit_faces": self.limit_faces,
             "min_face_size": self.min_face_size,
+            "rotations": self.rotations,
             "extract_embedding": self.embeddings,
             "return_landmarks": self.landmarks,
             "landmarks_precise": self.landmarks,

@@ -81,6 +81,9 @@ class Picture:
     failure: PictureFailure | None = None
     image_hw: tuple[int, int] | None = None
     """Height and width, EXIF orientation applied; `extract` does not tell it."""
+    rotation: int | None = None
+    """Degrees clockwise by which it has to be turned for its faces to stand upright, where `rotations` was `auto`.
+    Coordinates are the picture's as it is."""
     took_ms: float = 0.0
     """Milliseconds the service worked on it."""
 

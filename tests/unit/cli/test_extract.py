@@ -52,6 +52,15 @@ def photos(tmp_path: Path, shared_images: Path) -> Path:
 class TestExtract:
     """With real weights."""
 
+    def test_turned_pictures_are_found_where_that_is_asked(self, tmp_path: Path, shared_images: Path) -> None:
+        """And said to be turned, for people and for programs."""
+        turned = tmp_path / "turned.png"
+        cv2.imwrite(str(turned), cv2.rotate(cv2.imread(str(shared_images / "t1.jpg")), cv2.ROTATE_90_CLOCKWISE))
+        line = json.loads(run(turned, "--json", "--detect-only", "--rotations", "auto").stdout)
+        assert (line["rotation"], len(line["faces"]), line["image_hw"]) == (270, 6, [1280, 886])
+        assert "6 faces" in (said := run(turned, "--detect-only", "--rotations", "auto").stdout)
+        assert "turned by 270 degrees" in said
+
     def test_json_is_a_line_a_picture_in_order(self, photos: Path) -> None:
         """Everything known of each: path, size, faces with box, score, landmarks, norm and embedding."""
         result = run(photos, "--json")

@@ -160,3 +160,37 @@ def test_a_rectangular_canvas_keeps_a_margin() -> None:
     assert Letterbox.fit((720, 1280), (640, 640), rectangular=True).canvas_hw == (576, 640)
     assert Letterbox.fit((1280, 320), (640, 640), rectangular=True).canvas_hw == (640, 352)
     assert Letterbox.fit((500, 500), (640, 640), rectangular=True).canvas_hw == (640, 640)
+
+
+@given(
+    image_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    max_hw=st.tuples(st.integers(1, 6), st.integers(1, 6)).map(lambda hw: (hw[0] * 32, hw[1] * 32)),
+    rotation=st.sampled_from([90, 180, 270]),
+    rectangular=st.booleans(),
+)
+def test_a_turned_picture_is_drawn_as_if_it_had_come_so(
+    image_hw: tuple[int, int], max_hw: tuple[int, int], rotation: int, rectangular: bool
+) -> None:
+    """The same canvas, but for rounding; and what lies on it is mapped to the picture as it is."""
+    image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
+    turned = np.ascontiguousarray(np.rot90(image, -rotation // 90))
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular, rotation=rotation)
+    upright = Letterbox.fit(turned.shape[:2], max_hw, rectangular=rectangular)
+    assert (letterbox.scale, letterbox.resized_hw, letterbox.canvas_hw) == (
+        upright.scale, upright.resized_hw, upright.canvas_hw
+    )  # fmt: skip
+    np.testing.assert_allclose(letterbox.apply(image), upright.apply(turned), atol=3)
+    row, column = turned.shape[0] // 3, turned.shape[1] // 2
+    point = upright.to_canvas(np.array([[column, row]], np.float32))
+    x, y = np.round(letterbox.to_image(point)[0]).astype(int)
+    np.testing.assert_array_equal(image[y, x], turned[row, column])
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_boxes_of_turned_pictures_have_their_corners_in_order(rotation: int) -> None:
+    letterbox = Letterbox.fit((300, 500), (640, 640), rectangular=True, rotation=rotation)
+    boxes = np.array([[20, 30, 60, 90]], np.float32)
+    found = Detections(boxes, np.ones(1, np.float32), boxes[:, None, :2].repeat(5, axis=1))
+    placed = to_source(found, letterbox)
+    sides = (placed.boxes[0, 2:] - placed.boxes[0, :2]) * letterbox.scale
+    np.testing.assert_allclose(sides, [40, 60] if rotation % 180 == 0 else [60, 40], rtol=1e-5)
