@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import signal
 import threading
 import time
@@ -131,7 +132,9 @@ class Drain:
             stop_server(signal.SIGINT, None)
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self.begin, stop, signal.Signals(number).name)
+            # In a context of its own: it says nothing of the request that it came amid.
+            name = signal.Signals(number).name
+            loop.call_soon_threadsafe(self.begin, stop, name, context=contextvars.Context())
 
         self._stop_server = stop
         taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

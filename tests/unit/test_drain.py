@@ -48,7 +48,7 @@ def naps(service: Server, count: int) -> Iterator[list[Future[httpx.Response]]]:
 class TestSignals:
     """What callers see when the process is told to stop."""
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_in_flight_is_answered_and_new_is_refused(self, tmp_path: Path, number: signal.Signals) -> None:
         """Requests in flight get their answer, new connections a 503 with a reason, and the exit code is 0."""
         with slow_service(tmp_path, grace_s=20, nap_s=2) as service:
