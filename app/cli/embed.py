@@ -31,6 +31,7 @@ from app.settings import read_settings
 )
 @click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Drop faces of less quality; 0: none.")
 @click.option("--chunk", type=click.IntRange(1), default=256, show_default=True, help="Pictures a part of the file.")
+@click.option("--strict", is_flag=True, help="Exit code 1, too, when files of the folder were skipped.")
 def embed(  # noqa: PLR0913 - its arguments are the options of the command
     *,
     folder: Path,
@@ -43,6 +44,7 @@ def embed(  # noqa: PLR0913 - its arguments are the options of the command
     rotations: Literal["none", "auto"],
     min_quality: float,
     chunk: int,
+    strict: bool,
 ) -> None:
     """Embed the faces of all pictures in a folder and below it.
 
@@ -57,6 +59,7 @@ def embed(  # noqa: PLR0913 - its arguments are the options of the command
             raise
         raise click.ClickException("Parquet files need pyarrow: pip install 'jetface[parquet]'") from cause
     from app.cli.embedders import Wish, by_server, in_process  # noqa: PLC0415 - as above
+    from app.cli.pictures import readable_name, tell_skipped  # noqa: PLC0415 - as above
 
     settings = read_settings()
     configure_quiet_logs(settings)
@@ -68,8 +71,11 @@ def embed(  # noqa: PLR0913 - its arguments are the options of the command
         min_quality=min_quality,
     )
     opening = by_server(url, api_key, wish) if url else in_process(settings, wish)
-    summary = asyncio.run(embed_folder(folder, out, opening, chunk=chunk))
+    summary = asyncio.run(embed_folder(folder, out, opening, chunk=chunk, accept_tiff=settings.accept_tiff))
     skipped = f", {summary.num_skipped} more were there" if summary.num_skipped else ""
-    click.echo(f"{out}: {summary.num_faces} faces of {summary.model}; {summary.num_pictures} pictures{skipped}")
+    click.echo(
+        f"{readable_name(out)}: {summary.num_faces} faces of {summary.model}; {summary.num_pictures} pictures{skipped}"
+    )
+    tell_skipped(summary.skipped, strict=strict and not summary.num_failed)
     if summary.num_failed:
         raise click.ClickException(f"{summary.num_failed} of {summary.num_pictures} pictures failed")

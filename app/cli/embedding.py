@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from app.cli.embedders import Embedder
 from app.cli.face_table import FacesOfPicture, FaceTable, open_table
-from app.cli.pictures import Picture, find_pictures
+from app.cli.pictures import Picture, find_pictures, readable_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +29,12 @@ class Summary:
     num_pictures: int
     """Looked at now; those that failed included."""
     num_failed: int
+    skipped: Counter[str]
+    """Other files, by reason."""
 
 
 async def embed_folder(
-    folder: Path, out: Path, opening: AbstractAsyncContextManager[Embedder], *, chunk: int
+    folder: Path, out: Path, opening: AbstractAsyncContextManager[Embedder], *, chunk: int, accept_tiff: bool = False
 ) -> Summary:
     """Bring a table up to a folder: pictures it holds already are skipped, those that failed are tried again.
 
@@ -40,6 +43,7 @@ async def embed_folder(
         out: Parquet file.
         opening: Of who finds and embeds the faces.
         chunk: Pictures a part; a run that is killed loses no more.
+        accept_tiff: Whether TIFF is looked at.
 
     Raises:
         click.ClickException: The table cannot be written; see `open_table`.
@@ -47,8 +51,9 @@ async def embed_folder(
     """
     async with opening as embedder:
         with open_table(out, embedder.model) as table:
-            found = find_pictures([folder])
-            pictures = [picture for picture in found if picture.relative.as_posix() not in table.looked_at]
+            skipped: Counter[str] = Counter()
+            found = find_pictures([folder], accept_tiff=accept_tiff, skipped=skipped)
+            pictures = [picture for picture in found if _key(picture) not in table.looked_at]
             num_skipped = len(found) - len(pictures)
             num_failed = await _embed_each(pictures, table, embedder, chunk=chunk, num_skipped=num_skipped)
             return Summary(
@@ -57,7 +62,13 @@ async def embed_folder(
                 num_skipped=num_skipped,
                 num_pictures=len(pictures),
                 num_failed=num_failed,
+                skipped=skipped,
             )
+
+
+def _key(picture: Picture) -> str:
+    """Return what a picture is called in the table: below the folder, with slashes."""
+    return readable_name(picture.relative.as_posix())
 
 
 async def _embed_each(
@@ -76,9 +87,9 @@ async def _embed_each(
                     if result.error is not None:
                         num_failed += 1
                         with tqdm.external_write_mode(file=sys.stderr):
-                            click.echo(f"{picture.path}: failed: {result.error.message}", err=True)
+                            click.echo(f"{readable_name(picture.path)}: failed: {result.error.message}", err=True)
                         continue
-                    pending.append(FacesOfPicture(picture.relative.as_posix(), result.faces))
+                    pending.append(FacesOfPicture(_key(picture), result.faces))
                     if len(pending) == chunk:
                         table.add(pending)
                         pending = []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from app.choice import choose_models
-from app.cli.pictures import Picture, extract_each, find_pictures
+from app.cli.pictures import Picture, extract_each, find_pictures, readable_name
 from app.domain import ExtractOptions
 from app.models.defaults import ModelChooser
 from app.pipeline.comparison import leading_vector
@@ -226,7 +226,7 @@ async def _evaluate(settings: Settings, name: str, pictures: Sequence[Picture], 
 
 
 def _shown(picture: Picture) -> str:
-    return str(picture.relative).encode("utf-8", "backslashreplace").decode()
+    return readable_name(picture.relative)
 
 
 def count_pairs(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,8 @@ from app.settings import read_settings
     help="auto: look at pictures without a sure face in their other three quarter turns, too.",
 )
 @click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
-def extract(
+@click.option("--strict", is_flag=True, help="Exit code 1, too, when files of a folder were skipped.")
+def extract(  # noqa: PLR0913 - its arguments are the options of the command
     *,
     paths: tuple[Path, ...],
     as_json: bool,
@@ -43,19 +45,23 @@ def extract(
     limit_faces: int,
     rotations: Literal["none", "auto"],
     min_face_size: int,
+    strict: bool,
 ) -> None:
     """Find and recognize the faces of pictures: files, and folders with all below them.
 
-    Exit code 1 when a picture failed, or when no picture was found.
+    What is no picture by its suffix, or without one by its bytes, is skipped and counted. Exit code 1 when a picture
+    failed, or when no picture was found.
     """
     # Here, because they bring NumPy, OpenCV and ONNX, which `jetface --help` need not wait for.
-    from app.cli.pictures import extract_pictures, find_pictures  # noqa: PLC0415 - as above
+    from app.cli.pictures import extract_pictures, find_pictures, tell_skipped  # noqa: PLC0415 - as above
     from app.domain import ExtractOptions  # noqa: PLC0415 - as above
 
     settings = read_settings()
     configure_quiet_logs(settings)
-    pictures = find_pictures(paths)
+    skipped: Counter[str] = Counter()
+    pictures = find_pictures(paths, accept_tiff=settings.accept_tiff, skipped=skipped)
     if not pictures:
+        tell_skipped(skipped, strict=False)
         raise click.ClickException("no pictures found")
 
     def options(default_threshold: float) -> ExtractOptions:
@@ -68,5 +74,6 @@ def extract(
         )
 
     num_failed = asyncio.run(extract_pictures(settings, pictures, options, as_json=as_json, draw_dir=draw_dir))
+    tell_skipped(skipped, strict=strict and not num_failed)
     if num_failed:
         raise click.ClickException(f"{num_failed} of {len(pictures)} pictures failed")

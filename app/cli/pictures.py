@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,18 @@ from tqdm import tqdm
 from app.domain import ExtractOptions, Face, Image, PictureResult
 from app.errors import ImageDecodeError
 from app.imaging.draw import DrawOptions, draw_faces, encode_jpeg
+from app.imaging.sniff import is_picture
 from app.imaging.sources import EncodedPicture
 from app.service import Service, open_service
 from app.settings import Settings
 
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
-"""What is taken from a folder; a file named on the command line is always tried."""
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp"}
+)
+"""Taken from a folder, as is a file without suffix that begins as a picture; one that is named is always tried."""
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+"""Taken from a folder, too, where TIFF is accepted."""
 
 PICTURES_AT_ONCE = 8
 """Pictures read and in work at the same time: bounds memory, keeps every core busy."""
@@ -39,8 +46,18 @@ class Picture:
     relative: Path
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """List the files of `paths`; folders are searched recursively, in order of name, hidden ones left out."""
+def find_pictures(
+    paths: Sequence[Path], *, accept_tiff: bool = False, skipped: Counter[str] | None = None
+) -> list[Picture]:
+    """List the files of `paths`; folders are searched recursively, in order of name, hidden ones left out.
+
+    Args:
+        paths: Files, which are taken as they are, and folders.
+        accept_tiff: Whether TIFF is taken from folders.
+        skipped: Counts by reason what else lies there: its suffix, `without suffix`, `unreadable`.
+    """
+    suffixes = PICTURE_SUFFIXES | TIFF_SUFFIXES if accept_tiff else PICTURE_SUFFIXES
+    skipped = Counter() if skipped is None else skipped
     pictures: list[Picture] = []
     for path in paths:
         if not path.is_dir():
@@ -48,15 +65,58 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
             continue
         for found in sorted(path.rglob("*")):
             relative = found.relative_to(path)
-            is_hidden = any(part.startswith(".") for part in relative.parts)
-            if found.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and not found.is_dir():
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            reason = _reason_to_skip(found, suffixes)
+            if reason is None:
                 pictures.append(Picture(found, relative))
+            elif reason:
+                skipped[reason] += 1
     return pictures
+
+
+def _reason_to_skip(found: Path, suffixes: frozenset[str]) -> str | None:
+    """Return None for a picture; nothing for a folder, of which nothing is to be said."""
+    if found.is_dir():
+        return "" if os.access(found, os.R_OK | os.X_OK) else "unreadable"
+    suffix = readable_name(found.suffix.lower())
+    if suffix and suffix not in suffixes:
+        return suffix
+    try:
+        if not found.is_file():
+            return "unreadable" if found.is_symlink() else "no file"
+        if suffix:
+            return None
+        with found.open("rb") as file:
+            return None if is_picture(file.read(64)) else "without suffix"
+    except OSError:
+        return "unreadable"
+
+
+def tell_skipped(skipped: Counter[str], *, strict: bool) -> None:
+    """Say what was left out of folders.
+
+    Raises:
+        click.ClickException: Something was, and `strict` is set.
+    """
+    if not skipped:
+        return
+    count = skipped.total()
+    reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.most_common())
+    message = f"skipped {count} file{'' if count == 1 else 's'}: {reasons}"
+    if strict:
+        raise click.ClickException(message)
+    click.echo(message, err=True)
+
+
+def readable_name(path: Path | str) -> str:
+    r"""Return a path as text for people and programs: bytes that are not UTF-8 as `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
     """Return one line of `--json`: all that is known of a picture, in source pixels and milliseconds."""
-    answer: dict[str, Any] = {"path": str(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
+    answer: dict[str, Any] = {"path": readable_name(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
     if result.error is not None:
         return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
     if result.rotation is not None:
@@ -80,11 +140,12 @@ def _describe_face(face: Face) -> dict[str, Any]:
 def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
     """Yield the lines people read: one for the picture, one for each face."""
     if result.error is not None:
-        yield f"{picture.path}: failed: {result.error.message}"
+        yield f"{readable_name(picture.path)}: failed: {result.error.message}"
         return
     count = len(result.faces)
     turned = f", turned by {result.rotation} degrees" if result.rotation else ""
-    yield f"{picture.path}: {count} face{'' if count == 1 else 's'}, {result.took_s * 1e3:.0f} ms{turned}"
+    name, faces = readable_name(picture.path), f"{count} face{'' if count == 1 else 's'}"
+    yield f"{name}: {faces}, {result.took_s * 1e3:.0f} ms{turned}"
     for number, face in enumerate(result.faces, start=1):
         x1, y1, x2, y2 = face.box.round().astype(int).tolist()
         norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"
@@ -176,4 +237,4 @@ def _write_drawn(pixels: Image, result: PictureResult, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(drawn))
     except OSError as cause:
-        raise click.ClickException(f"{path} cannot be written: {cause.strerror}") from cause
+        raise click.ClickException(f"{readable_name(path)} cannot be written: {cause.strerror}") from cause

@@ -187,12 +187,18 @@ def _decode_avif(data: bytes, header: PictureHeader) -> Image:
         # A sequence is read from its tracks, whose size is another matter, unless its still picture is asked for.
         data = data[:8] + b"avif" + data[12:]
     try:
-        with PIL.Image.open(BytesIO(data), formats=["AVIF"]) as opened:
-            opened.load()
-            pixels = np.asarray(opened.convert("RGB"))
+        pixels = _pixels_of_avif(data)
     except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
         raise damaged() from cause
-    return _checked(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), header)
+    way = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGR
+    return _checked(cv2.cvtColor(pixels, way), header)
+
+
+def _pixels_of_avif(data: bytes) -> np.ndarray:
+    """Return RGB or RGBA. A function of its own: when it returns, what Pillow holds is gone."""
+    with PIL.Image.open(BytesIO(data), formats=["AVIF"]) as opened:
+        opened.load()
+        return np.asarray(opened if opened.mode in {"RGB", "RGBA"} else opened.convert("RGB"))
 
 
 def _checked(image: np.ndarray, header: PictureHeader) -> Image:

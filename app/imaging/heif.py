@@ -99,7 +99,7 @@ def _read(data: bytes) -> PictureHeader:
             format="avif",
             stored_hw=(height, width),
             orientation=_orientation(contents, primary),
-            side_bytes_per_pixel=planes + 2.7,
+            side_bytes_per_pixel=planes + 4.8,
         )
     # libheif applies what is said of turns and cuts itself. Measured: libheif 1.23 with libde265 1.1.
     return PictureHeader(
@@ -119,7 +119,7 @@ def _plane_bytes(contents: _Contents) -> float:
             colours = 0.0 if flags & 16 else 2.0 / (2 if flags & 8 else 1) / (2 if flags & 4 else 1)
             most = max(most, (1 + colours) * (2 if flags & 64 else 1))
     has_alpha = any(kind == b"auxC" and b"alpha" in bytes(payload) for kind, payload in contents.properties)
-    return most + has_alpha
+    return most + 3 * has_alpha
 
 
 def _read_contents(data: memoryview) -> _Contents:

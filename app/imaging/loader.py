@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from app.device.meminfo import trim_memory
 from app.domain import Image
 from app.errors import ImageTooLargeError, UrlRefusedError
 from app.imaging.base64 import decode_base64
@@ -24,6 +25,9 @@ _NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
 
 OnDecoded: TypeAlias = Callable[[Image], None]
 """What is done with pixels where they were decoded."""
+
+_LARGE_PIXELS = 8_000_000
+"""24 MiB: below, trimming costs more than it gives back."""
 
 _SHORT_BYTES = 2**18
 """A file of a quarter of a megabyte has its header read in less time than a hop to another thread takes: 8 us a JPEG,
@@ -152,6 +156,9 @@ class PictureLoader:
 
         def decode() -> Image:
             image = self.decoder.decode(data, header)
+            if cost.working_pixels - cost.kept_pixels > _LARGE_PIXELS:
+                # Each thread's arena would keep what the decoder had beside the picture.
+                trim_memory()
             if on_decoded is not None:
                 on_decoded(image)
             return image

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +94,7 @@ class AsyncClient:
         *,
         concurrency: int = 8,
         progress: Progress | None = None,
+        skipped: Counter[str] | None = None,
     ) -> AsyncGenerator[tuple[Path, Picture], None]:
         """Yield each picture file of a folder and all below it with its faces, in order of name.
 
@@ -102,12 +103,13 @@ class AsyncClient:
             options: What is wanted of each.
             concurrency: Requests in flight, and pictures in memory, at once; fewer than the service's MAX_IN_FLIGHT.
             progress: Called as `progress(num_done, num_all)` after each picture.
+            skipped: Counts by reason the other files of the folder, before the first picture is yielded.
 
         Yields:
             The path and what came of it; a picture or file that cannot be read has its `failure`. Who leaves early
             does so inside `contextlib.aclosing`, which ends the requests in flight at once.
         """
-        paths = await asyncio.to_thread(find_pictures, folder)
+        paths = await asyncio.to_thread(find_pictures, folder, skipped=skipped)
         files = self.extract_files(paths, options, concurrency=concurrency, progress=progress)
         async with contextlib.aclosing(files):
             async for item in files:

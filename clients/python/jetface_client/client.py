@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +93,7 @@ class Client:
         *,
         concurrency: int = 8,
         progress: Progress | None = None,
+        skipped: Counter[str] | None = None,
     ) -> Iterator[tuple[Path, Picture]]:
         """Yield each picture file of a folder and all below it with its faces, in order of name.
 
@@ -101,11 +102,14 @@ class Client:
             options: What is wanted of each.
             concurrency: Requests in flight, and pictures in memory, at once; fewer than the service's MAX_IN_FLIGHT.
             progress: Called as `progress(num_done, num_all)` after each picture.
+            skipped: Counts by reason the other files of the folder, before the first picture is yielded.
 
         Yields:
             The path and what came of it; a picture or file that cannot be read has its `failure`.
         """
-        yield from self.extract_files(find_pictures(folder), options, concurrency=concurrency, progress=progress)
+        yield from self.extract_files(
+            find_pictures(folder, skipped=skipped), options, concurrency=concurrency, progress=progress
+        )
 
     def extract_files(
         self,

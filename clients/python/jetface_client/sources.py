@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import Any, TypeAlias
 
 from jetface_client.results import Picture, PictureFailure
 
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
-"""What is taken from a folder."""
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp"}
+)
+"""What is taken from a folder; a file without suffix by its first bytes."""
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,12 @@ def _read(picture: bytes | bytearray | memoryview | str | os.PathLike[str]) -> b
     return Path(picture).read_bytes()
 
 
-def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
+def find_pictures(folder: str | os.PathLike[str], *, skipped: Counter[str] | None = None) -> list[Path]:
     """List the picture files of a folder and all below it, in order of name; hidden ones are left out.
+
+    Args:
+        folder: Where to look.
+        skipped: Counts by reason what else lies there: its suffix, `without suffix`, `unreadable`.
 
     Raises:
         NotADirectoryError: `folder` is none.
@@ -59,12 +69,41 @@ def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder")
-    return [path for path in sorted(root.rglob("*")) if _is_picture(path, path.relative_to(root))]
+    skipped = Counter() if skipped is None else skipped
+    pictures = []
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        reason = _reason_to_skip(path)
+        if reason is None:
+            pictures.append(path)
+        elif reason:
+            skipped[reason] += 1
+    return pictures
 
 
-def _is_picture(path: Path, relative: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in relative.parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and not path.is_dir()
+def _reason_to_skip(path: Path) -> str | None:
+    """Return None for a picture; nothing for a folder, of which nothing is to be said."""
+    if path.is_dir():
+        return "" if os.access(path, os.R_OK | os.X_OK) else "unreadable"
+    suffix = path.suffix.lower()
+    if suffix and suffix not in PICTURE_SUFFIXES:
+        return suffix
+    try:
+        if not path.is_file():
+            return "unreadable" if path.is_symlink() else "no file"
+        if suffix:
+            return None
+        with path.open("rb") as file:
+            return None if _begins_as_picture(file.read(16)) else "without suffix"
+    except OSError:
+        return "unreadable"
+
+
+def _begins_as_picture(start: bytes) -> bool:
+    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    is_heif = start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+    return start.startswith(_STARTS) or is_webp or is_heif
 
 
 def unreadable(cause: OSError) -> Picture:

@@ -74,6 +74,20 @@ def test_a_row_a_face(photos: Path, tmp_path: Path) -> None:
     assert "7 faces of mobilefacenet128; 0 pictures, 2 more were there" in again.stdout
 
 
+def test_any_name_is_kept_and_what_is_skipped_is_counted(photos: Path, tmp_path: Path) -> None:
+    """A name that is not UTF-8 is a row like others, and is known again in the next run."""
+    out = tmp_path / "faces.parquet"
+    (photos / "a.jpg").rename(photos / os.fsdecode(b"ren\xe9.jpg"))
+    (photos / "broken.png").rename(photos / "film.mov")
+    result = run(photos, "--out", out)
+    assert result.exit_code == 0
+    assert "skipped 1 file: 1 .mov" in result.stderr
+    assert set(pq.read_table(out)["path"].to_pylist()) == {r"ren\xe9.jpg", "deeper/b.jpg"}
+    again = run(photos, "--out", out, "--strict")
+    assert again.exit_code == 1
+    assert "0 pictures, 2 more were there" in again.stdout
+
+
 def test_options_decide_which_faces(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").unlink()
     result = run(photos, "--out", tmp_path / "f.parquet", "--limit-faces", "1", "--threshold", "0.5", "--chunk", "1")

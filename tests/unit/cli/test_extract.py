@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
+from app.cli.pictures import find_pictures
 
 
 def run(*arguments: str | Path) -> Result:
@@ -46,6 +49,64 @@ def photos(tmp_path: Path, shared_images: Path) -> Path:
     shutil.copy(shared_images / "t1.jpg", folder / ".thumbnails" / "t1.jpg")
     (folder / "notes.txt").write_text("no picture")
     return folder
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path, shared_images: Path, shared_dir: Path) -> Path:
+    """What lies in folders of phones and cameras beside pictures of the usual names."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ("a.jfif", "b.jpe", "c.MPO", "d", os.fsdecode(b"ren\xe9.jpg")):
+        shutil.copy(shared_images / "ifrest_Stallone.jpg", folder / name)
+    shutil.copy(shared_dir / "cases" / "formats" / "photo.heic", folder / "e.HEIC")
+    for name in ("notes.txt", "more.TXT", "film.mov", "without"):
+        (folder / name).write_text("no picture")
+    (folder / "broken.jpg").symlink_to(folder / "nowhere")
+    return folder
+
+
+def test_files_are_taken_by_suffix_or_else_by_their_bytes(odd_files: Path) -> None:
+    skipped: Counter[str] = Counter()
+    found = find_pictures([odd_files], skipped=skipped)
+    names = ["a.jfif", "b.jpe", "c.MPO", "d", "e.HEIC", os.fsdecode(b"ren\xe9.jpg")]
+    assert [picture.relative.name for picture in found] == names
+    assert skipped == {".txt": 2, ".mov": 1, "without suffix": 1, "unreadable": 1}
+
+
+def test_tiff_is_taken_where_it_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").write_bytes(b"II*\0")
+    skipped: Counter[str] = Counter()
+    assert find_pictures([tmp_path], skipped=skipped) == []
+    assert skipped == {".tif": 1}
+    assert len(find_pictures([tmp_path], accept_tiff=True)) == 1
+
+
+@pytest.mark.usefixtures("weights")
+class TestOddFiles:
+    """Nothing is dropped in silence, and no name ends a run."""
+
+    def test_skipped_files_are_counted_and_all_pictures_answered(self, odd_files: Path) -> None:
+        result = run(odd_files, "--json", "--detect-only")
+        assert result.exit_code == 0
+        assert "skipped 5 files: 2 .txt" in result.stderr
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        names = ["a.jfif", "b.jpe", "c.MPO", "d", "e.HEIC", r"ren\xe9.jpg"]
+        assert [Path(line["path"]).name for line in lines] == names
+        assert all(line["faces"] for line in lines)
+
+    def test_the_table_and_the_drawings_bear_such_names_too(self, odd_files: Path, tmp_path: Path) -> None:
+        result = run(odd_files / os.fsdecode(b"ren\xe9.jpg"), "--detect-only", "--draw", tmp_path / "drawn")
+        assert result.exit_code == 0
+        assert r"ren\xe9.jpg: 1 face" in result.stdout
+        assert [os.fsencode(path.name) for path in (tmp_path / "drawn").iterdir()] == [b"ren\xe9.jpg"]
+
+    def test_strict_fails_when_something_was_skipped(self, odd_files: Path) -> None:
+        result = run(odd_files, "--detect-only", "--strict")
+        assert result.exit_code == 1
+        assert "skipped 5 files" in result.stderr
+        for path in ("notes.txt", "more.TXT", "film.mov", "without", "broken.jpg"):
+            (odd_files / path).unlink()
+        assert run(odd_files, "--detect-only", "--strict").exit_code == 0
 
 
 @pytest.mark.usefixtures("weights")
