@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from jetface_client import AsyncClient, Client, DeadlineError, RetryPolicy, UnreachableError, Url
+from jetface_client import AsyncClient, Client, DeadlineError, RetryPolicy, UnreachableError, Url, find_pictures
 from tests.client.conftest import Ask
 from tests.support.scripted_server import Scripted, envelope, packed, scripted_server
 from tests.support.server import free_port
 
 QUICK = {"retries": RetryPolicy(first_delay_s=0.01)}
 EMPTY = packed({"took_ms": 1.0, "pictures": [{"status": "ok", "took_ms": 1.0, "image_hw": [8, 9], "faces": []}]})
+
+
+def test_a_folder_is_searched_by_suffix_or_else_by_bytes(tmp_path: Path) -> None:
+    """What is left out is counted by reason."""
+    for name in ("a.jfif", "b.HEIC", "c.mpo", "notes.txt", "more.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "d").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "e").write_bytes(b"text")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    skipped: Counter[str] = Counter()
+    assert [path.name for path in find_pictures(tmp_path, skipped=skipped)] == ["a.jfif", "b.HEIC", "c.mpo", "d"]
+    assert skipped == {".txt": 2, "without suffix": 1, "unreadable": 1}
 
 
 def test_a_call_outlives_refusals_and_broken_connections(ask: Ask) -> None:
