@@ -11,15 +11,21 @@ from pathlib import Path
 from app.backends.cuda.bindings import open_cuda
 from app.backends.cuda.runtime import CudaError, CudaRuntime
 from app.backends.engines.kit import EngineKit
-from app.backends.faults import CONTAINER_CURE, Fault, explain
+from app.backends.faults import CONTAINER_CURE, NO_KERNELS, Fault, explain
 from app.backends.provider_probe import provider_fault
 from app.backends.providers import CUDA, runtime_version
 from app.backends.tensorrt.kit import TensorrtKit, device_facts
 from app.backends.tensorrt.module import Toolkit, find_toolkit
 from app.device.cores import offline_cores
 from app.device.gpu import Gpu, find_gpu
-from app.device.jetson import find_jetson
-from app.device.package_checks import FIXED_FOR_OFFLINE_CORES
+from app.device.jetson import compute_capability, find_jetson, l4t_major
+from app.device.package_checks import (
+    FIXED_FOR_OFFLINE_CORES,
+    Kernels,
+    kernels_cure,
+    kernels_of_runtime,
+    without_kernels,
+)
 from app.errors import BackendUnavailableError
 
 AVAILABLE = "available"
@@ -58,8 +64,17 @@ class Probes:
     provider_fault: Callable[[str], str | None] = provider_fault
     is_installed: Callable[[str], bool] = lambda name: any(True for _ in metadata.distributions(name=name))
     """Whether a distribution is."""
+    read_kernels: Callable[[], Kernels | None] = kernels_of_runtime
+    """For which GPUs ONNX Runtime has kernels."""
     machine: str = field(default_factory=platform.machine)
     """The processor's architecture."""
+
+    def compute_capability(self) -> tuple[int, int] | None:
+        """Return that of the GPU, as CUDA says it, else as files do; None where it cannot be had."""
+        try:
+            return self.open_cuda().properties().compute_capability
+        except (BackendUnavailableError, CudaError):
+            return compute_capability(self.root)
 
     def cores_fault(self) -> Fault | None:
         """Return why an ONNX Runtime of this version may write out of bounds here; None: it does not."""
@@ -112,7 +127,7 @@ def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
     if fault := gpu_fault(find_gpu(probes.root)):
         return fault
     if reason is not None:
-        return explain(reason, what=what)
+        return _kernels_fault(probes, what, reason) or explain(reason, what=what)
     if not probes.is_installed("onnxruntime-gpu"):
         return Fault(
             what,
@@ -131,6 +146,18 @@ def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
         "the build for NVIDIA GPUs is installed but offers no CUDA",
         "Install it anew: `pip install --force-reinstall onnxruntime-gpu`.",
     )
+
+
+def _kernels_fault(probes: Probes, what: str, reason: str) -> Fault | None:
+    """Return that ONNX Runtime has no kernels for this GPU, where its library or its words say so."""
+    capability, kernels = probes.compute_capability(), probes.read_kernels()
+    cure = kernels_cure(capability, jetson_l4t=l4t_major(probes.root))
+    # Where the list speaks against the GPU, whatever else is missing would be installed in vain.
+    if capability and kernels and not kernels.run_on(capability):
+        return Fault(what, without_kernels(kernels, capability), cure)
+    if explain(reason, what=what) == NO_KERNELS:
+        return Fault(what, NO_KERNELS.why, cure)
+    return None
 
 
 def gpu_fault(gpu: Gpu | None) -> Fault | None:

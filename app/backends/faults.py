@@ -35,6 +35,13 @@ CONTAINER_CURE = (
 _NO_TENSORRT = "TensorRT cannot be imported"
 _NO_CUDA = "CUDA does not start"
 
+NO_KERNELS = Fault(
+    "A library does not run on this GPU",
+    "this version has no kernels for its generation",
+    "Install a version whose support matrix lists the GPU: TensorRT 10.x for a Jetson Orin.",
+)
+"""What TensorRT and ONNX Runtime say where they were not built for the GPU."""
+
 _PATTERNS: tuple[tuple[str, Fault], ...] = (
     (
         r"libnvdla_compiler\.so",
@@ -91,12 +98,12 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         Fault(_NO_CUDA, "the host's fabric manager is not up", "Start nvidia-fabricmanager on the host."),
     ),
     (
-        r"no kernel image is available|(?i:unsupported (SM|compute capability))|Target GPU SM \d+ is not supported",
-        Fault(
-            "TensorRT does not run on this GPU",
-            "this version has no kernels for its generation",
-            "Install a version whose support matrix lists the GPU: 10.x for a Jetson Orin.",
+        (
+            r"no kernel image is available|NoKernelImageForDevice|cudaErrorInvalidDeviceFunction|_ARCH_MISMATCH|"
+            r"(cuda ?(error|failure)|error):? (98|209)\b|"
+            r"(?i:unsupported (SM|compute capability))|Target GPU SM \d+ is not supported"
         ),
+        NO_KERNELS,
     ),
     (
         r"compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.core\.multiarray failed to import",

@@ -13,6 +13,10 @@ _MODEL_FILES = ("proc/device-tree/model", "sys/devices/soc0/machine")
 _RELEASE_FILE = "etc/nv_tegra_release"
 _GPU_NAMES = ("17000000.gpu", "17000000.ga10b", "gpu.0", "57000000.gpu")
 """What kernels call the GPU: of JetPack 6, of JetPack 5, an alias, of the first Nano."""
+_CAPABILITIES = {"tegra194": (7, 2), "tegra234": (8, 7), "tegra264": (11, 0)}
+"""Compute capabilities of Xavier, Orin and Thor, by the chip in the device tree. Source: NVIDIA, CUDA GPUs."""
+_CHIPS = {"25": "tegra194", "35": "tegra234", "38": "tegra264"}
+"""By `soc_id`, which containers see too. Source: Linux, `tegra_get_chip_id` and include/soc/tegra/fuse.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,21 @@ def find_jetson(root: Path = Path("/")) -> Jetson | None:
         power_mode=_power_mode(root),
         gpu_clock_is_fixed=_gpu_clock_is_fixed(root),
     )
+
+
+def compute_capability(root: Path = Path("/")) -> tuple[int, int] | None:
+    """Return that of a Jetson's GPU, as files tell it: CUDA is not asked. None where they do not, and elsewhere."""
+    compatible = read_text(root / "proc/device-tree/compatible") or ""
+    chip = next((name for name in _CAPABILITIES if f"nvidia,{name}" in compatible), None)
+    if chip is None and read_text(root / "sys/devices/soc0/family") == "Tegra":
+        chip = _CHIPS.get(read_text(root / "sys/devices/soc0/soc_id") or "")
+    return _CAPABILITIES.get(chip or "")
+
+
+def l4t_major(root: Path = Path("/")) -> int | None:
+    """Return the major release of L4T: 36 of JetPack 6, 38 and 39 of JetPack 7; None where it is not known."""
+    release = _l4t_release(root)
+    return int(release.partition(".")[0]) if release else None
 
 
 def gpu_clock_folder(root: Path) -> Path | None:

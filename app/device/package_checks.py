@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 from app.device.findings import Finding, Severity
 from app.device.gpu import Gpu
@@ -27,6 +30,23 @@ _JETSON_WHEEL = (
     "onnxruntime_gpu-1.23.0-cp310-cp310-linux_aarch64.whl"
 )
 _X86_WHEEL = "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu"
+
+_FIRST_L4T_WITHOUT_WHEEL = 38
+"""From JetPack 7 on, Python is 3.12, and no index has a wheel with kernels for Orin (8.7) or Thor (11.0)."""
+_LAST_FOR_OLD_GPUS = "1.26.0"
+"""Has kernels for 6.0 to 9.0, read from its x86 wheel by `kernels_of`; from 1.27 on it is built with CUDA 13."""
+_FIRST_CAPABILITY_OF_CUDA_13 = (7, 5)
+
+_THOR = (11, 0)
+
+_FATBIN_SECTIONS = (b".nv_fatbin", b"__nv_relfatbin")
+_FATBIN_MAGIC = b"\x50\xed\x55\xba"
+_FATBIN_HEADER = struct.Struct("<IHHQ")
+"""Magic number, version, bytes of this header, bytes of the entries that follow."""
+_FATBIN_ENTRY = struct.Struct("<HHIQ12xI")
+"""Kind, version, bytes of this header, bytes of the code that follows; at 28 the architecture, such as 87."""
+_PTX = 1
+_MACHINE_CODE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,109 @@ def can_be_found(module: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernels:
+    """The GPUs that a library has kernels for, as compute capabilities without their point: 87 is 8.7."""
+
+    binaries: frozenset[int]
+    """Machine code: runs on the same major generation, of this minor or a later one."""
+    sources: frozenset[int] = frozenset()
+    """PTX, which the driver compiles at start: runs on everything from this on."""
+
+    def run_on(self, capability: tuple[int, int]) -> bool:
+        """Tell whether any of them can run on a GPU.
+
+        NVIDIA promises compatibility of minor generations for desktop GPUs only; on a Jetson, too, code of 8.0 has
+        been seen to run on 8.7. What this lets pass the probe at start still has to run.
+
+        Args:
+            capability: Compute capability of the GPU, major and minor.
+        """
+        major, minor = capability
+        return any(code // 10 == major and code % 10 <= minor for code in self.binaries) or any(
+            code <= 10 * major + minor for code in self.sources
+        )
+
+    def __str__(self) -> str:
+        """Return them as people write them: `89/90/120/121`, PTX said of those that are."""
+        return "/".join([*map(str, sorted(self.binaries)), *(f"PTX {code}" for code in sorted(self.sources))])
+
+
+def kernels_of(library: Path) -> Kernels | None:
+    """Read from a shared library for which GPUs it has kernels.
+
+    Headers are read alone, by their places in the file: a library of 400 MB takes some 10 ms.
+
+    Args:
+        library: An ELF file of 64 bits.
+
+    Returns:
+        None where the file cannot be read, is no such library, or has no kernels.
+
+    Layout of the list: the header `fatbinary_section.h` of CUDA for the outer one; the entries are not documented and
+    were checked with the wheels 1.26.0 and 1.31.1 of onnxruntime-gpu.
+    """
+    try:
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            entries = {
+                (kind, code)
+                for start, end in _sections(content, _FATBIN_SECTIONS)
+                for kind, code in _fatbin_entries(content, start, end)
+            }
+    # No file, an empty one, a damaged one: it is for others to say so.
+    except (OSError, ValueError, OverflowError, struct.error):
+        return None
+    kernels = Kernels(
+        frozenset(code for kind, code in entries if kind == _MACHINE_CODE),
+        frozenset(code for kind, code in entries if kind == _PTX),
+    )
+    return kernels if entries else None
+
+
+def _sections(content: mmap.mmap, wanted: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+    """Yield where sections of these names start and end."""
+    if content[:5] != b"\x7fELF\x02":
+        return
+    (table,) = struct.unpack_from("<Q", content, 0x28)
+    size, count, names_index = struct.unpack_from("<HHH", content, 0x3A)
+    headers = [struct.unpack_from("<I20xQQ", content, table + index * size) for index in range(count)]
+    if names_index >= len(headers):
+        return
+    names = headers[names_index][1]
+    for name, start, length in headers:
+        end_of_name = content.find(b"\0", names + name)
+        if content[names + name : end_of_name] in wanted:
+            yield start, min(start + length, len(content))
+
+
+def _fatbin_entries(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield kind and architecture of all code in a section; between its parts there is padding."""
+    while (at := content.find(_FATBIN_MAGIC, start, end)) >= 0:
+        _, _, header, length = _FATBIN_HEADER.unpack_from(content, at)
+        entry, start = at + header, min(end, max(at + header + length, at + _FATBIN_HEADER.size))
+        while entry + _FATBIN_ENTRY.size <= start:
+            kind, _, entry_header, entry_length, code = _FATBIN_ENTRY.unpack_from(content, entry)
+            if kind in (_PTX, _MACHINE_CODE):
+                yield kind, code
+            entry += max(entry_header + entry_length, _FATBIN_ENTRY.size)
+
+
+def runtime_library(provider: str) -> Path:
+    """Return where ONNX Runtime has the library of a provider, without importing it; it need not be there.
+
+    Args:
+        provider: Short name: `cuda`, `tensorrt`, ...
+    """
+    spec = find_spec("onnxruntime")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    return folder / "capi" / f"libonnxruntime_providers_{provider}.so"
+
+
+def kernels_of_runtime() -> Kernels | None:
+    """Read for which GPUs the installed ONNX Runtime has kernels; see `kernels_of`."""
+    return kernels_of(runtime_library("cuda"))
+
+
+@dataclass(frozen=True, slots=True)
 class Packages:
     """What is installed here."""
 
@@ -80,6 +203,8 @@ class Packages:
     """By normalized name."""
     import_module: Callable[[str], ImportOutcome] = import_apart
     has_module: Callable[[str], bool] = can_be_found
+    read_kernels: Callable[[], Kernels | None] = kernels_of_runtime
+    """Those of ONNX Runtime."""
 
     @property
     def has_gpu_runtime(self) -> bool:
@@ -131,6 +256,61 @@ def check_wheels(gpu: Gpu | None, packages: Packages, *, backend: str) -> Iterat
         ),
         cure=_JETSON_WHEEL if gpu.is_integrated else _X86_WHEEL,
     )
+
+
+def check_kernels(
+    jetson_l4t: int | None, capability: tuple[int, int] | None, packages: Packages, *, backend: str
+) -> Iterator[Finding]:
+    """Look for an ONNX Runtime that has no kernels for this GPU.
+
+    Args:
+        jetson_l4t: Major release of a Jetson's L4T; None elsewhere and where it is not known.
+        capability: Compute capability of the GPU; None where it is not known: nothing is found then.
+        packages: What is installed.
+        backend: The setting `BACKEND`.
+    """
+    if capability is None or not packages.has_gpu_runtime or backend not in {"auto", "onnxruntime"}:
+        return
+    kernels = packages.read_kernels()
+    if kernels is None or kernels.run_on(capability):
+        return
+    has_tensorrt = packages.has_tensorrt and backend == "auto"
+    yield Finding(
+        name="wheel-without-kernels",
+        severity=Severity.NOTE if has_tensorrt else Severity.WARNING,
+        what=f"ONNX Runtime cannot run on this GPU: {without_kernels(kernels, capability)}.",
+        why=(
+            "Models run on the CPU until their TensorRT engines are built."
+            if has_tensorrt
+            else "Models run on the CPU, many times slower."
+        ),
+        cure=kernels_cure(capability, jetson_l4t=jetson_l4t),
+    )
+
+
+def without_kernels(kernels: Kernels, capability: tuple[int, int]) -> str:
+    """Say which GPUs a wheel of ONNX Runtime is for, and that this one is none of them."""
+    return f"this wheel has kernels for {kernels}, this GPU is {capability[0]}.{capability[1]}"
+
+
+def kernels_cure(capability: tuple[int, int] | None, *, jetson_l4t: int | None) -> str:
+    """Say where an ONNX Runtime with kernels for a GPU can be had.
+
+    Args:
+        capability: Compute capability of the GPU; None where it is not known.
+        jetson_l4t: Major release of a Jetson's L4T; None elsewhere and where it is not known.
+    """
+    if capability == _THOR if jetson_l4t is None else jetson_l4t >= _FIRST_L4T_WITHOUT_WHEEL:
+        return (
+            "No index has a wheel for JetPack 7 with kernels for Orin (8.7) or Thor (11.0): set BACKEND=tensorrt, "
+            "which needs none, or install one that was built with CMAKE_CUDA_ARCHITECTURES='87-real;110-real'."
+        )
+    if jetson_l4t is not None or capability in {(7, 2), (8, 7)}:
+        return f"Install the wheel that is built for JetPack 6: {_JETSON_WHEEL}"
+    if capability is not None and capability < _FIRST_CAPABILITY_OF_CUDA_13:
+        return f"Install the last release for GPUs this old: pip install onnxruntime-gpu=={_LAST_FOR_OLD_GPUS}"
+    number = "this GPU's compute capability" if capability is None else f"{capability[0]}.{capability[1]}"
+    return f"Install a release of onnxruntime-gpu that is built for {number}: pip install --upgrade onnxruntime-gpu"
 
 
 def check_numpy(packages: Packages, *, backend: str, machine: str) -> Iterator[Finding]:

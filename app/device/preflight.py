@@ -10,8 +10,8 @@ from pathlib import Path
 from app.device.findings import Finding, worst_first
 from app.device.gpu import find_gpu
 from app.device.hardware_checks import check_cores, check_dla_compiler, check_gpu, check_power
-from app.device.jetson import find_jetson
-from app.device.package_checks import Packages, check_numpy, check_runtime, check_wheels
+from app.device.jetson import compute_capability, find_jetson, l4t_major
+from app.device.package_checks import Packages, check_kernels, check_numpy, check_runtime, check_wheels
 from app.device.place_checks import Place, check_folders, check_memory, check_port
 
 
@@ -40,6 +40,7 @@ def preflight(packages: Packages, place: Place, *, backend: str, machine: str, r
             *check_gpu(gpu, backend=backend),
             *check_dla_compiler(root, packages, backend=backend, is_jetson=is_jetson and has_gpu),
             *check_wheels(gpu, packages, backend=backend),
+            *check_kernels(l4t_major(root), compute_capability(root) if has_gpu else None, packages, backend=backend),
             *check_numpy(packages, backend=backend, machine=machine),
             *check_runtime(packages, backend=backend),
             *check_folders(place, builds_engines=builds_engines),

@@ -17,6 +17,7 @@ from app.backends.selection import BackendName, Selection, select_backend
 from app.backends.tensorrt.kit import TensorrtKit
 from app.backends.tensorrt.module import Toolkit, find_toolkit, unavailable
 from app.device.gpu import find_gpu
+from app.device.package_checks import Kernels
 from app.errors import BackendUnavailableError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.machines import (
@@ -64,6 +65,7 @@ class Machine:
             open_cuda=FakeCuda,
             provider_fault=lambda _provider: None,
             is_installed=lambda name: name == "onnxruntime-gpu",
+            read_kernels=lambda: None,
             machine="x86_64",
         )
         return replace(probes, **others)
@@ -194,6 +196,29 @@ class TestCuda:
         assert fault is not None
         assert "libraries is not found" in fault.why
         assert "cuDNN" in fault.cure
+
+    def test_tells_for_which_gpus_the_wheel_has_kernels(self, machine: Machine) -> None:
+        """CUDA says which GPU this is; where it cannot be asked, the files of a Jetson do."""
+        probes = machine.probes(
+            ORIN, provider_fault=lambda _name: MISSES_CUDNN, read_kernels=lambda: Kernels(frozenset({89, 90, 120}))
+        )
+        fault = cuda_fault(probes, cuda_is_offered=True)
+        assert fault is not None
+        assert fault.why == "this wheel has kernels for 89/90/120, this GPU is 8.7"
+        assert "linux_aarch64.whl" in fault.cure
+        assert cuda_fault(replace(probes, open_cuda=raising(CudaError(TOO_OLD))), cuda_is_offered=True) == fault
+
+    def test_tells_that_there_are_no_kernels_where_the_library_has_no_list(self, machine: Machine) -> None:
+        probes = machine.probes(
+            SERVER,
+            provider_fault=lambda _name: "CUDA failure 209: no kernel image is available",
+            open_cuda=raising(CudaError(TOO_OLD)),
+        )
+        fault = cuda_fault(probes, cuda_is_offered=True)
+        assert fault is not None
+        assert fault.what == "ONNX Runtime does not run on the GPU"
+        assert "no kernels for its generation" in fault.why
+        assert "onnxruntime-gpu" in fault.cure
 
     @pytest.mark.parametrize(
         ("installed", "told"),

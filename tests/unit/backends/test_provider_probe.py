@@ -13,7 +13,8 @@ import pytest
 
 from app.backends.provider_probe import provider_fault
 from app.backends.providers import CPU
-from tests.support.machines import SERVER, plant
+from tests.support.fatbins import elf, fatbin
+from tests.support.machines import ORIN, SERVER, plant
 from tests.support.shared import REPOSITORY
 
 RUNTIME = """
@@ -29,7 +30,9 @@ class InferenceSession:
             raise RuntimeError(os.environ["ON_OPEN"])
 
     def run(self, names, inputs):
-        return [inputs["x"]]
+        if os.environ.get("ON_RUN"):
+            raise RuntimeError(os.environ["ON_RUN"])
+        return [inputs["x"] * int(os.environ.get("TIMES", "2"))]
 
     def get_providers(self):
         return os.environ["STARTED"].split(",")
@@ -102,6 +105,16 @@ def test_what_the_runtime_raises_is_the_fault(run: Run) -> None:
     assert run(PROBE, ON_OPEN=text, **CUDA_ONLY) == text
 
 
+def test_a_kernel_that_is_missing_is_the_fault_although_the_session_opens(run: Run) -> None:
+    text = "CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available for execution on the device"
+    assert run(PROBE, ON_RUN=text, **CUDA_ONLY) == text
+
+
+def test_a_sum_that_is_wrong_is_a_fault(run: Run) -> None:
+    """A launch that failed unseen leaves its output as it was."""
+    assert run(PROBE, TIMES="0", **CUDA_ONLY) == "it adds 1 and 1 and gets 0"
+
+
 def test_what_the_loader_misses_is_the_fault_where_the_runtime_says_nothing(run: Run, packages: Path) -> None:
     library = packages / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
     assert run(PROBE, **CPU_ONLY).endswith("cannot open shared object file: No such file or directory")
@@ -137,6 +150,17 @@ class TestSelection:
         text = "Failed to load library libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared"
         said = self.selected(run, tmp_path, {"ON_OPEN": text, **CUDA_ONLY}, ("cuda",))
         assert said.startswith("ORT_PROVIDERS=cuda cannot be had. CUDA does not start: one of its libraries")
+
+    def test_the_cpu_is_taken_where_the_wheel_has_no_kernels_for_the_gpu(
+        self, run: Run, packages: Path, tmp_path: Path
+    ) -> None:
+        library = packages / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
+        library.write_bytes(elf({".nv_fatbin": fatbin((2, 89, 64), (2, 90, 64), (2, 120, 104), (2, 121, 104))}))
+        root = str(plant(tmp_path / "root", ORIN))
+        code = SELECT.format(backend="onnxruntime", providers=(), root=root)
+        name, cuda, _, is_fallback = run(code, ON_RUN="no kernel image is available", **CUDA_ONLY).split("|")
+        assert (name, is_fallback) == ("onnxruntime-cpu", "True")
+        assert cuda.endswith(": this wheel has kernels for 89/90/120/121, this GPU is 8.7")
 
     def test_cuda_by_name_is_taken_where_it_starts(self, run: Run, tmp_path: Path) -> None:
         assert self.selected(run, tmp_path, CUDA_ONLY, ("cuda",)) == "onnxruntime-cuda|False"

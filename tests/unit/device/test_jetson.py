@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.device.gpu import Gpu, find_gpu
-from app.device.jetson import Jetson, find_jetson
+from app.device.jetson import Jetson, compute_capability, find_jetson, l4t_major
 from tests.support import machines
 
 PlantTree = Callable[[Mapping[str, str]], Path]
@@ -49,6 +49,26 @@ class TestJetson:
         files = without(machines.ORIN, "proc/", "etc/", "var/", "sys/class/devfreq")
         found = find_jetson(plant({**files, "sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin Developer Kit\n"}))
         assert found == Jetson(module=ORIN.module, l4t_release=None, power_mode=None, gpu_clock_is_fixed=None)
+
+    @pytest.mark.parametrize(
+        ("files", "expected"),
+        [
+            ({"proc/device-tree/compatible": "nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0"}, (8, 7)),
+            ({"proc/device-tree/compatible": "nvidia,p4071-0000+p3834-0008\0nvidia,tegra264\0"}, (11, 0)),
+            ({"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "35\n"}, (8, 7)),
+            ({"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "38\n"}, (11, 0)),
+            ({"sys/devices/soc0/family": "i.MX\n", "sys/devices/soc0/soc_id": "35\n"}, None),
+            ({}, None),
+        ],
+    )
+    def test_the_chip_tells_the_compute_capability(
+        self, plant: PlantTree, files: Mapping[str, str], expected: tuple[int, int] | None
+    ) -> None:
+        assert compute_capability(plant(files)) == expected
+
+    def test_the_release_of_l4t_has_a_major_number(self, plant: PlantTree) -> None:
+        assert l4t_major(plant(machines.ORIN)) == 36
+        assert l4t_major(plant({"etc/nv_tegra_release": "no release"})) is None
 
     def test_a_release_alone_says_enough(self, plant: PlantTree) -> None:
         release = "etc/nv_tegra_release"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.device.findings import Finding, Severity, would_stop
-from app.device.package_checks import ImportOutcome, Packages, import_apart, installed_packages
+from app.device.package_checks import ImportOutcome, Kernels, Packages, import_apart, installed_packages
 from app.device.place_checks import Place
 from app.device.preflight import preflight
 from tests.support import machines
@@ -49,10 +49,11 @@ def check(plant: PlantTree, place: Place) -> Callable[..., list[Finding]]:
         backend: str = "auto",
         machine: str = "aarch64",
         outcome: ImportOutcome = ImportOutcome(0),  # noqa: B008 - it is frozen
+        kernels: Kernels | None = None,
         **changes: object,
     ) -> list[Finding]:
         return preflight(
-            Packages(packages, import_module=lambda _name: outcome),
+            Packages(packages, import_module=lambda _name: outcome, read_kernels=lambda: kernels),
             dataclasses.replace(place, **changes),
             backend=backend,
             machine=machine,
@@ -170,6 +171,28 @@ class TestGpu:
         (finding,) = check(files, packages)
         assert (finding.name, finding.severity.value) == ("cpu-only-runtime", severity)
         assert word in finding.cure
+
+    @pytest.mark.parametrize(
+        ("files", "packages", "severity", "word"),
+        [
+            (machines.ORIN, {"numpy": "2.3.1", "onnxruntime-gpu": "1.31.1"}, "warning", "linux_aarch64.whl"),
+            (machines.ORIN, {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.3.0"}, "note", "linux_aarch64.whl"),
+        ],
+    )
+    def test_a_wheel_without_kernels_for_it(
+        self, check: Check, files: Mapping[str, str], packages: Mapping[str, str], severity: str, word: str
+    ) -> None:
+        (finding,) = check(files, packages, kernels=Kernels(frozenset({89, 90, 120, 121})))
+        assert (finding.name, finding.severity.value) == ("wheel-without-kernels", severity)
+        assert finding.what.endswith("this wheel has kernels for 89/90/120/121, this GPU is 8.7.")
+        assert word in finding.cure
+
+    @pytest.mark.parametrize(("files", "backend"), [(machines.ORIN, "tensorrt"), (machines.SERVER, "auto")])
+    def test_kernels_are_nobody_s_trouble_where_they_are_not_used_or_the_gpu_is_not_known(
+        self, check: Check, files: Mapping[str, str], backend: str
+    ) -> None:
+        packages = {"onnxruntime-gpu": "1.31.1", "tensorrt": "10.3.0"}
+        assert check(files, packages, backend=backend, kernels=Kernels(frozenset({90}))) == []
 
     def test_openvino_wants_no_gpu(self, check: Check) -> None:
         assert check(machines.SERVER, CPU_PACKAGES, backend="openvino", machine="x86_64") == []
