@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -301,17 +303,40 @@ class TestPlace:
     """Folders, disk, memory, port."""
 
     @pytest.fixture
-    def taken(self) -> Iterator[int]:
-        """A port on which somebody listens."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            yield listener.getsockname()[1]
+    def taken(self) -> Iterator[Callable[[bytes], int]]:
+        """A port on which somebody listens, who answers every connection alike and closes it."""
 
-    @pytest.mark.parametrize(("is_starting", "severity"), [(True, "stop"), (False, "note")])
-    def test_a_port_in_use(self, check: Check, taken: int, is_starting: bool, severity: str) -> None:
-        """While the service runs it may be the service's own."""
-        (finding,) = check(machines.PLAIN, CPU_PACKAGES, port=taken, is_starting=is_starting)
+        def answer(listener: socket.socket, body: bytes) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+
+        with contextlib.ExitStack() as stack:
+
+            def listen(body: bytes) -> int:
+                listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                thread = threading.Thread(target=answer, args=[listener, body], daemon=True)
+                thread.start()
+                stack.callback(listener.shutdown, socket.SHUT_RDWR)
+                return int(listener.getsockname()[1])
+
+            yield listen
+
+    @pytest.mark.parametrize(
+        ("is_starting", "body", "severity"),
+        [(True, b'{"status": "alive"}', "stop"), (False, b'{"status": "alive"}', "note"), (False, b"else", "stop")],
+    )
+    def test_a_port_in_use(
+        self, check: Check, taken: Callable[[bytes], int], is_starting: bool, body: bytes, severity: str
+    ) -> None:
+        """While the service runs it may be the service's own: whoever listens is asked."""
+        port = taken(body)
+        (finding,) = check(machines.PLAIN, CPU_PACKAGES, port=port, is_starting=is_starting)
         assert (finding.name, finding.severity.value) == ("port-in-use", severity)
-        assert str(taken) in finding.what
+        assert str(port) in finding.what
 
     @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
     def test_an_address_that_is_not_ours(self, check: Check, host: str) -> None:
