@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +21,6 @@ from app.api.places import Places
 from app.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
 from app.api.store_view import StoreView
 from app.backends.cpu import usable_cores
-from app.backends.memory import memory_limit_bytes
 from app.device.findings import STARTUP_FAILURE
 from app.drain import Drain
 from app.errors import ServiceError
@@ -63,7 +61,7 @@ def create_app(
         if worker is not None:
             settings = _of_one_worker(settings, worker.slot)
         configure_logs(settings.log_level, settings.log_format)
-        return _application(build_service(settings, root=root, source=source), worker, root)
+        return _application(build_service(settings, root=root, source=source), worker)
     except (SettingsError, RegistryError, ServiceError) as error:
         sys.stderr.write(masked(f"Error: {error}\n"))
         raise SystemExit(STARTUP_FAILURE) from error
@@ -102,7 +100,7 @@ def _of_one_worker(settings: Settings, slot: int) -> Settings:
     )
 
 
-def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI:
+def _application(service: Service, worker: Worker | None) -> FastAPI:
     settings = service.settings
     connections = Connections(_most_connections(settings.max_connections), service.metrics)
     places = Places(settings.max_in_flight, most_received=max(connections.most // 2, 1))
@@ -128,6 +126,7 @@ def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI
     if worker is not None:
         worker.on_order = models.follow
     return create_api(
+        byte_budget=service.loader.byte_budget,
         extractor=service.extractor,
         models=models,
         loader=service.loader,
@@ -135,14 +134,14 @@ def _application(service: Service, worker: Worker | None, root: Path) -> FastAPI
         metrics=service.metrics,
         drain=drain,
         places=places,
-        options=_api_options(service, root),
+        options=_api_options(service),
         exposition=worker.exposition if worker else None,
         lifespan=lifespan,
         connections=connections,
     )
 
 
-def _api_options(service: Service, root: Path) -> ApiOptions:
+def _api_options(service: Service) -> ApiOptions:
     settings = service.settings
     return ApiOptions(
         info=ServiceInfo(
@@ -165,7 +164,6 @@ def _api_options(service: Service, root: Path) -> ApiOptions:
         ),
         limits=RequestLimits(
             max_body_bytes=settings.max_body_bytes,
-            body_budget_bytes=_body_budget_bytes(settings, root),
             max_images=settings.max_images,
             max_faces=settings.max_faces,
             timeout_s=settings.request_timeout_s,
@@ -174,13 +172,6 @@ def _api_options(service: Service, root: Path) -> ApiOptions:
         root_path=settings.root_path,
         match_threshold=lambda: service.match_threshold,
     )
-
-
-def _body_budget_bytes(settings: Settings, root: Path) -> int:
-    """Return one worker's part of what bodies may take: a quarter of the memory, unless the settings say it."""
-    memory_bytes = memory_limit_bytes(root)
-    of_all = settings.body_budget_bytes or int(memory_bytes / 4 if math.isfinite(memory_bytes) else 2**30)
-    return share_of(of_all, settings.workers)
 
 
 def _tensorrt_version(service: Service) -> str | None:

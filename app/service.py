@@ -27,6 +27,7 @@ from app.device.meminfo import trim_memory
 from app.device.telemetry import Telemetry
 from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options
 from app.errors import ServiceError
+from app.imaging.budget import ByteBudget
 from app.imaging.decode import Decoder
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
@@ -52,6 +53,7 @@ from app.pipeline.recognizer import Recognizer
 from app.settings import Settings
 from app.specs import Registry, default_registry_dir, read_registry
 from app.threads import short_turns
+from app.workers import share_of
 
 _log = structlog.get_logger("jetface")
 
@@ -213,6 +215,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         metrics=metrics,
         decoder=Decoder.best(use_nvjpeg=settings.use_nvjpeg),
         fetcher=_remote_pictures(settings, pool),
+        byte_budget=ByteBudget(_body_budget_bytes(settings, root)),
     )
     telemetry = Telemetry(settings.telemetry_interval_s, root)
     metrics.device.read = telemetry.readings
@@ -331,6 +334,13 @@ def _decode_pixels(workers: int, root: Path) -> int:
     """Return how many pixels of three bytes fit a quarter of each worker's memory: what decoding may take."""
     memory_bytes = memory_limit_bytes(root)
     return sys.maxsize if math.isinf(memory_bytes) else int(memory_bytes / max(1, workers) / 4 / 3)
+
+
+def _body_budget_bytes(settings: Settings, root: Path) -> int:
+    """Return one worker's part of what bodies may take: a quarter of the memory, unless the settings say it."""
+    memory_bytes = memory_limit_bytes(root)
+    of_all = settings.body_budget_bytes or int(memory_bytes / 4 if math.isfinite(memory_bytes) else 2**30)
+    return share_of(of_all, settings.workers)
 
 
 def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:

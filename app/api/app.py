@@ -38,6 +38,7 @@ from app.api.routes import Services
 from app.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
 from app.api.serving import TIMEOUT_HEADER, ServeWithinLimits
 from app.drain import Drain
+from app.imaging.budget import ByteBudget
 from app.metrics import Metrics
 from app.pipeline.pool import WorkPool
 
@@ -53,6 +54,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics: Metrics,
     drain: Drain,
     places: Places,
+    byte_budget: ByteBudget,
     options: ApiOptions,
     exposition: Callable[[], bytes] | None = None,
     lifespan: Lifespan | None = None,
@@ -68,12 +70,13 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         metrics: Request metrics are counted here; `/metrics` shows all of it.
         drain: Knows when the process is about to end.
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
+        byte_budget: The bytes of bodies and fetched files that are kept.
         options: Defaults, limits and access.
         exposition: What `/metrics` answers; None for `metrics` alone.
         connections: Told how to refuse at once.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
-    bodies = Bodies(options.limits, pool)
+    bodies = Bodies(options.limits, pool, byte_budget)
     services = Services(
         extractor=extractor,
         models=models,
@@ -118,8 +121,8 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
     metrics.watch(metrics.received, lambda: places.num_received)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
-    metrics.watch(metrics.body_bytes, lambda: bodies.budget.held)
-    metrics.body_bytes_limit.set(bodies.budget.capacity)
+    metrics.watch(metrics.body_bytes, lambda: byte_budget.held)
+    metrics.body_bytes_limit.set(byte_budget.capacity)
     metrics.in_flight_limit.set(places.limit)
     metrics.request_timeout.set(options.limits.timeout_s)
     errors = ErrorAnswers(metrics)

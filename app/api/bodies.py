@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -21,8 +20,8 @@ from app.api.context import MSGPACK_TYPES, TRAILING_BYTES, RequestContext, conte
 from app.api.schemas import AnswerFormat, CompareFields, Images, PicturesBody, validate
 from app.api.services import RequestLimits
 from app.api.structure import Cut, Structure, parse_json, parse_msgpack
-from app.errors import BodyTooLargeError, DeadlineExceededError, QueueFullError, RequestError, UnsupportedMediaError
-from app.imaging.budget import Budget
+from app.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
+from app.imaging.budget import UNCOUNTED_BYTES, ByteBudget, Share, too_slow
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.pipeline.pool import WorkPool
 
@@ -46,6 +45,9 @@ _MAX_ESCAPES = 2**13
 _MAX_MISSPELT = 16
 _MAX_OPTION_CHARS = 64
 _OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_INERT = frozenset({"use_rotation"})
+"""What InsightFace-REST's clients send with everything, though it looks like an option of ours: nobody misspelt it."""
+
 _LEAST_LIKENESS = 0.75
 """Of two names, as `difflib` measures it: `thresh` to `threshold` 0.8, `landmarks` to `return_landmarks` 0.72."""
 _MAX_PLACES = 2**12
@@ -56,11 +58,12 @@ _MAX_KNOWN = 256
 _MAX_KNOWN_BYTES = 1024
 """Most queries whose meaning is kept, and the longest of them."""
 
-_PATIENCE = 0.9
-"""Part of the time a request has left that its body waits for room: 429 is to come before 504."""
-
 _LARGE_BODY_BYTES = 2**18
 """A quarter of a megabyte parses in less time than a hop to another thread is worth."""
+
+_WITH_BASE64_DECODED = 1.75
+"""What a JSON body and the pictures decoded from it take, of its length: counted from the start, so that no body that
+is there has to wait for room once more."""
 
 Options = TypeVar("Options", bound=AnswerFormat)
 
@@ -78,10 +81,10 @@ class PictureRequest(Generic[Options]):
 class Bodies:
     """Reads bodies. Belongs to the event loop."""
 
-    def __init__(self, limits: RequestLimits, pool: WorkPool) -> None:
+    def __init__(self, limits: RequestLimits, pool: WorkPool, byte_budget: ByteBudget) -> None:
         self._limits = limits
         self._pool = pool
-        self.budget = Budget(limits.body_budget_bytes)
+        self._byte_budget = byte_budget
         self._known: dict[tuple[type[AnswerFormat], bytes], tuple[AnswerFormat, list[str]]] = {}
 
     async def read(
@@ -145,7 +148,7 @@ class Bodies:
         body_model: type[PicturesBody],
     ) -> PictureRequest[Options]:
         context = context_of(request)
-        body = await self._read_bytes(request)
+        body = await self._read_bytes(request, _WITH_BASE64_DECODED if parse is parse_json else 1.0)
 
         def understand() -> PictureRequest[Options]:
             structure = parse(body, max_images=self._limits.max_images)
@@ -183,34 +186,29 @@ class Bodies:
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
 
-    async def _read_bytes(self, request: Request) -> bytes:
+    async def _read_bytes(self, request: Request, growth: float = 1.0) -> bytes:
+        """Read a body that takes `growth` times its length until its request is answered."""
         pieces: list[bytes] = []
         num_bytes, has_more = 0, True
+        share: Share | None = None
         while has_more:
             piece, has_more = await self._read_piece(request, num_bytes)
-            if num_bytes <= _LARGE_BODY_BYTES < num_bytes + len(piece):
-                await self._reserve(context_of(request))
             num_bytes += len(piece)
             pieces.append(piece)
+            if num_bytes > UNCOUNTED_BYTES:
+                context = context_of(request)
+                grown = len(piece)
+                if share is None:
+                    share, grown = self._share(context), num_bytes
+                await share.grow(round(grown * growth), deadline=context.deadline)
+        if share is not None:
+            share.complete()
         return b"".join(pieces)
 
-    async def _reserve(self, context: RequestContext) -> None:
-        """Wait until there is room for the whole of a body, for most of the time that its request has.
-
-        All of it at once: of bodies that had a part each, all might wait for the rest. Not before some of it has come:
-        a client that declares much and sends little would keep others out.
-
-        Raises:
-            QueueFullError: There was none.
-        """
-        declared = context.header(b"content-length")
-        num_bytes = min(int(declared or self._limits.max_body_bytes), self.budget.capacity)
-        now = asyncio.get_running_loop().time()
-        try:
-            await self.budget.acquire(num_bytes, deadline=now + _PATIENCE * (context.deadline - now))
-        except DeadlineExceededError:
-            raise QueueFullError("Too much is being received; come back later.", retry_after_s=1) from None
-        context.at_end = partial(self.budget.release, num_bytes)
+    def _share(self, context: RequestContext) -> Share:
+        share = self._byte_budget.share(lambda: context.end(too_slow()))
+        context.at_end = share.close
+        return share
 
     async def _read_piece(self, request: Request, num_before: int) -> tuple[bytes, bool]:
         """Return the next bytes of a body, and whether more come. Counts: a declared length may be missing or a lie."""
@@ -379,7 +377,7 @@ def _query(request: Request) -> list[tuple[str, str]]:
 
 def _misspelt(given: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
     """Return what `x-ignored` says of fields that no option is called, but that look like one misspelt."""
-    unknown = given.keys() - _names_of(model)
+    unknown = given.keys() - _names_of(model) - _INERT
     if not unknown:
         return []
     first = itertools.islice((name for name in given if name in unknown), _MAX_MISSPELT)

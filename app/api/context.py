@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 
 from app.domain import STAGES, PictureResult
+from app.errors import ServiceError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -46,6 +47,8 @@ class RequestContext:
     stage_s: dict[str, float] = field(default_factory=dict)
     is_answer_started: bool = False
     is_body_read: bool = True
+    end: Callable[[ServiceError], object] = lambda _: None
+    """Makes the request fail from without; nothing before it is served."""
     at_end: Callable[[], object] | None = None
     """Called when the request has been answered or given up: gives back what it held."""
     ignored: list[str] = field(default_factory=list)

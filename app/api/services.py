@@ -178,8 +178,6 @@ class RequestLimits:
     max_faces: int = 1024
     timeout_s: float = 30.0
     """Deadline of a request; a client may shorten it."""
-    body_budget_bytes: int = 2**30
-    """Bytes of the bodies above 256 KiB that are kept at once."""
     stall_s: float = 10.0
     """Longest silence within a body, and how long nearly nothing may come of it."""
     min_bytes_per_s: float = 1024.0

@@ -96,6 +96,7 @@ class _Exchange:
         self._when_gone = (scope.get("extensions") or {}).get(WHEN_GONE)
         self._watcher: asyncio.Task[None] | None = None
         context.deadline = self._loop.time() + timeout_s
+        context.end = self.end
         context.body_bytes = None  # from here on, a body that is left unread is one that does not come
 
     async def run(self, app: ASGIApp, send: Send) -> None:

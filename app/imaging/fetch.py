@@ -13,6 +13,7 @@ import httpx
 
 from app.errors import DeadlineExceededError, UrlRefusedError
 from app.imaging.addresses import CheckedBackend, Resolver, resolve
+from app.imaging.budget import Share
 from app.imaging.hosts import HostPolicy
 from app.imaging.sources import RemotePicture
 
@@ -78,23 +79,25 @@ class UrlFetcher:
             network_backend=CheckedBackend(hosts.allows_address, resolver),
         )
 
-    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
+    async def fetch(self, picture: RemotePicture, share: Share | None = None, *, deadline: float) -> bytes:
         """Fetch a file.
 
         Args:
             picture: The URL, and the caller's headers for it; they are not sent on to another host.
+            share: Where its bytes are counted as they come; None: nowhere.
             deadline: `loop.time()` after which the file is of no use.
 
         Raises:
             UrlRefusedError: Not allowed, not to be had, too long or too slow. Which addresses exist behind our door
                 cannot be told from it.
+            QueueFullError: There was no room for its bytes in the time that the fetch has.
             DeadlineExceededError: The deadline passed.
         """
         url, headers = _parse_url(picture.url), _clean_headers(picture.headers)
         loop = asyncio.get_running_loop()
         timeout_s = min(self._limits.timeout_s, deadline - loop.time())
         try:
-            return await asyncio.wait_for(self._follow(url, headers), timeout_s)
+            return await asyncio.wait_for(self._follow(url, headers, share), timeout_s)
         except asyncio.TimeoutError:
             if loop.time() >= deadline:
                 raise DeadlineExceededError("The deadline passed before the picture was fetched.") from None
@@ -110,19 +113,19 @@ class UrlFetcher:
         """Close idle connections."""
         await self._pool.aclose()
 
-    async def _follow(self, url: httpx.URL, headers: Mapping[str, str]) -> bytes:
+    async def _follow(self, url: httpx.URL, headers: Mapping[str, str], share: Share | None) -> bytes:
         origin = _origin(url)
         for _ in range(MAX_REDIRECTS + 1):
             if not self._hosts.allows_host(url.host):
                 raise UrlRefusedError("The URL's host is not on the list of allowed hosts.")
             # Whatever the caller sends may be a credential (`x-api-key`, a cookie): none of it leaves the first host.
-            found = await self._get(url, headers if _origin(url) == origin else {})
+            found = await self._get(url, headers if _origin(url) == origin else {}, share)
             if isinstance(found, bytes):
                 return found
             url = found
         raise UrlRefusedError(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
-    async def _get(self, url: httpx.URL, headers: Mapping[str, str]) -> bytes | httpx.URL:
+    async def _get(self, url: httpx.URL, headers: Mapping[str, str], share: Share | None) -> bytes | httpx.URL:
         """Return the file, or where it is said to be."""
         silence_s = self._limits.silence_s
         # Identity: what is counted is what arrives, and nothing unpacks to a thousand times its length.
@@ -144,14 +147,17 @@ class UrlFetcher:
             declared = answered.get(b"content-length", b"0")
             if declared.isdigit() and int(declared) > self._limits.max_bytes:
                 raise self._too_long()
-            return await self._read(response)
+            return await self._read(response, share)
 
-    async def _read(self, response: httpcore.Response) -> bytes:
+    async def _read(self, response: httpcore.Response, share: Share | None) -> bytes:
+        end = asyncio.get_running_loop().time() + self._limits.timeout_s
         received = bytearray()
         async for part in response.aiter_stream():
             received += part
             if len(received) > self._limits.max_bytes:
                 raise self._too_long()
+            if share is not None:
+                await share.grow(len(part), deadline=end)
         return bytes(received)
 
     def _too_long(self) -> UrlRefusedError:

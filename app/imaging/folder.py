@@ -35,18 +35,35 @@ class PictureFolder:
             UrlRefusedError: Not below the root, not a regular file, too long; whether something is there outside the
                 root cannot be told from it.
         """
+        descriptor, _ = self._open_file(path)
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(self.max_bytes + 1)
+        if len(content) > self.max_bytes:
+            raise self._too_long()
+        return content
+
+    def length(self, path: str) -> int:
+        """Return how many bytes a file has that may be read; path and errors are those of `read`."""
+        descriptor, num_bytes = self._open_file(path)
+        os.close(descriptor)
+        if num_bytes > self.max_bytes:
+            raise self._too_long()
+        return num_bytes
+
+    def _open_file(self, path: str) -> tuple[int, int]:
+        """Return the descriptor and the length of a regular file."""
         try:
             descriptor = self._open(self._inside(path))
         except (OSError, ValueError) as cause:  # ValueError: a NUL
             raise _not_there() from cause
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise _not_there()
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(self.max_bytes + 1)
-        if len(content) > self.max_bytes:
-            raise UrlRefusedError(f"The file is longer than {self.max_bytes} bytes.")
-        return content
+        return descriptor, found.st_size
+
+    def _too_long(self) -> UrlRefusedError:
+        return UrlRefusedError(f"The file is longer than {self.max_bytes} bytes.")
 
     def _inside(self, path: str) -> list[str]:
         """Return the parts of a path below the root, without asking the file system for them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -13,7 +15,7 @@ from app.device.meminfo import trim_memory
 from app.domain import Image
 from app.errors import ImageTooLargeError, UrlRefusedError
 from app.imaging.base64 import decode_base64
-from app.imaging.budget import Budget
+from app.imaging.budget import Budget, ByteBudget, Share
 from app.imaging.decode import Decoder
 from app.imaging.header import PictureHeader
 from app.imaging.sniff import has_quick_header, sniff
@@ -37,8 +39,8 @@ _SHORT_BYTES = 2**18
 class Fetcher(Protocol):
     """Gets the bytes of a picture that lies elsewhere."""
 
-    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
-        """Fetch a file.
+    async def fetch(self, picture: RemotePicture, share: Share, *, deadline: float) -> bytes:
+        """Fetch a file, whose bytes are counted in `share` as they come.
 
         Raises:
             UrlRefusedError: Not allowed, not to be had, too long.
@@ -74,7 +76,7 @@ class LoadedPicture:
 class PictureLoader:
     """Turns sources into pictures. All methods belong to one event loop's thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the limits, by name
         self,
         threads: Threads,
         *,
@@ -85,6 +87,7 @@ class PictureLoader:
         metrics: Metrics,
         decoder: Decoder | None = None,
         fetcher: Fetcher | None = None,
+        byte_budget: ByteBudget | None = None,
     ) -> None:
         """Create a loader.
 
@@ -97,9 +100,11 @@ class PictureLoader:
             metrics: Shows the pixels in flight.
             decoder: What decodes; None chooses the best that is installed.
             fetcher: What fetches pictures that lie elsewhere; None refuses them.
+            byte_budget: What counts fetched files, and bodies beside them; None: as many as come.
         """
         self.decoder = decoder or Decoder.best()
         self.budget = Budget(budget_pixels)
+        self.byte_budget = byte_budget or ByteBudget(sys.maxsize)
         self._threads = threads
         # A picture larger than the budget could be decoded only by overdrawing it.
         self._max_pixels = min(max_image_pixels, budget_pixels)
@@ -140,6 +145,26 @@ class PictureLoader:
             await self._fetcher.aclose()
 
     async def _open(self, source: PictureSource, deadline: float, on_decoded: OnDecoded | None) -> LoadedPicture:
+        if not isinstance(source, RemotePicture):
+            return await self._decode(source, deadline, on_decoded)
+        if self._fetcher is None:
+            raise UrlRefusedError("Fetching pictures by URL is turned off.")
+        share = self.byte_budget.share(lambda: fetching.cancel())  # noqa: PLW0108 - it is made below
+        fetching = asyncio.ensure_future(self._fetcher.fetch(source, share, deadline=deadline))
+        try:
+            fetched = EncodedPicture(await fetching)
+            share.complete()
+            return await self._decode(fetched, deadline, on_decoded)
+        except asyncio.CancelledError:
+            if share.has_given_way:
+                raise UrlRefusedError("The picture came too slowly while others waited for room.") from None
+            raise
+        finally:
+            share.close()
+
+    async def _decode(
+        self, source: EncodedPicture | Base64Picture, deadline: float, on_decoded: OnDecoded | None
+    ) -> LoadedPicture:
         data, header = await self._read(source, deadline)
         cost = self.decoder.cost(header)
         if self._max_decode_pixels is not None and cost.working_pixels > self._max_decode_pixels:
@@ -169,14 +194,7 @@ class PictureLoader:
         self.budget.release(working_pixels - kept_pixels)
         return LoadedPicture(image, self.budget, kept_pixels)
 
-    async def _read(self, source: PictureSource, deadline: float) -> tuple[bytes, PictureHeader]:
-        encoded: EncodedPicture | Base64Picture
-        if isinstance(source, RemotePicture):
-            if self._fetcher is None:
-                raise UrlRefusedError("Fetching pictures by URL is turned off.")
-            encoded = EncodedPicture(await self._fetcher.fetch(source, deadline=deadline))
-        else:
-            encoded = source
+    async def _read(self, encoded: EncodedPicture | Base64Picture, deadline: float) -> tuple[bytes, PictureHeader]:
         if isinstance(encoded, EncodedPicture) and has_quick_header(encoded.data):
             return self._unwrap(encoded)
         if isinstance(encoded, EncodedPicture) and len(encoded.data) <= _SHORT_BYTES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from app.errors import UrlRefusedError
+from app.imaging.budget import Share
 from app.imaging.fetch import UrlFetcher
 from app.imaging.folder import PictureFolder
 from app.imaging.sources import RemotePicture
@@ -26,19 +27,22 @@ class RemotePictures:
         self._urls = urls
         self._folder = folder
 
-    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
-        """Get a file: what has a scheme is a URL, all else a path.
+    async def fetch(self, picture: RemotePicture, share: Share, *, deadline: float) -> bytes:
+        """Get a file, whose bytes are counted in `share`: what has a scheme is a URL, all else a path.
 
         Raises:
             UrlRefusedError: Turned off, not allowed, not to be had, too long or too slow.
+            QueueFullError: There was no room for its bytes.
             DeadlineExceededError: The deadline passed.
         """
         if "://" in picture.url:
             if self._urls is None:
                 raise UrlRefusedError("Fetching pictures by URL is turned off.")
-            return await self._urls.fetch(picture, deadline=deadline)
+            return await self._urls.fetch(picture, share, deadline=deadline)
         if self._folder is None:
             raise UrlRefusedError("Reading pictures from a folder is turned off.")
+        num_bytes = await self._threads.call(partial(self._folder.length, picture.url), deadline=deadline)
+        await share.grow(num_bytes, deadline=deadline)
         return await self._threads.call(partial(self._folder.read, picture.url), deadline=deadline)
 
     async def aclose(self) -> None:

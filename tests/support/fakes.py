@@ -44,6 +44,7 @@ from app.domain import (
 )
 from app.drain import Drain
 from app.errors import ImageDecodeError, NotFoundError, ServiceError
+from app.imaging.budget import ByteBudget
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.metrics import Metrics
 from app.pipeline.pool import WorkPool
@@ -296,6 +297,7 @@ class Harness:
         root_path: str = "",
         connections: Connections | None = None,
         extractor: FakeExtractor | None = None,
+        body_budget_bytes: int = 2**30,
     ) -> None:
         self.extractor = extractor or FakeExtractor()
         self.models = FakeModels()
@@ -311,6 +313,7 @@ class Harness:
             metrics=self.metrics,
             drain=self.drain,
             places=self.places,
+            byte_budget=ByteBudget(body_budget_bytes),
             connections=connections,
             options=ApiOptions(
                 info=INFO,

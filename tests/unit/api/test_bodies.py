@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -15,6 +16,7 @@ from prometheus_client import generate_latest
 
 from app.api.services import Access, RequestLimits
 from app.imaging.sources import EncodedPicture
+from tests.support.asgi import RawRequest
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz
 
@@ -218,7 +220,7 @@ class TestBudget:
 
     @pytest.fixture
     def harness(self) -> Harness:
-        return Harness(limits=RequestLimits(body_budget_bytes=2**20, timeout_s=20))
+        return Harness(limits=RequestLimits(timeout_s=20), body_budget_bytes=2**20)
 
     def held(self, harness: Harness) -> float | None:
         return harness.metrics.registry.get_sample_value("jetface_body_bytes_in_flight")
@@ -256,6 +258,37 @@ class TestBudget:
         assert self.held(harness) == 0
         assert (await client.post("/detect", content=b"{" + self.LARGE, headers=JSON)).status_code == 422
         assert self.held(harness) == 0
+
+    async def test_who_declares_much_and_sends_little_takes_nothing_from_others(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        """Twenty declare 60 MB each, and stop after 300 kB: what they sent is more than the budget by itself."""
+        stays = asyncio.Event()
+
+        async def drip() -> AsyncIterator[bytes | None]:
+            yield bytes(300_000)
+            await stays.wait()
+            yield None
+
+        headers = {**JPEG, "content-length": "60000000"}
+        drippers = [RawRequest(drip(), headers, "/detect") for _ in range(20)]
+        tasks = [asyncio.create_task(dripper.send_to(harness.app)) for dripper in drippers]
+        answers = [await client.post("/detect", content=self.LARGE, headers=JPEG) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200] * 5
+        stays.set()
+        await asyncio.gather(*tasks)
+        assert {dripper.status for dripper in drippers} <= {0, 429}
+        assert self.held(harness) == 0
+
+    async def test_a_body_of_base64_counts_with_what_it_is_decoded_to(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        harness.extractor.delay_s = 0.2
+        text = base64.b64encode(bytes(300_000)).decode()
+        task = asyncio.create_task(client.post("/detect", json={"images": {"data": [text]}}))
+        await asyncio.sleep(0.1)
+        assert self.held(harness) == pytest.approx(1.75 * len(text), rel=0.01)
+        assert (await task).status_code == 200
 
     async def test_one_that_is_longer_than_the_budget_waits_until_it_is_alone(
         self, client: httpx.AsyncClient, harness: Harness

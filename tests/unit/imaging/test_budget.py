@@ -1,4 +1,4 @@
-"""How many pixels may be decoded at once."""
+"""How many pixels may be decoded at once, and how many bytes are kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import DeadlineExceededError
-from app.imaging.budget import Budget
+from app.errors import DeadlineExceededError, QueueFullError
+from app.imaging.budget import SLOW_AFTER_S, Budget, ByteBudget, Share
 
 SOON_S = 0.02
 
@@ -143,3 +143,147 @@ def test_under_chaos_it_never_exceeds_and_ends_empty(seed: int) -> None:
         assert (budget.held, budget.num_waiting) == (0, 0)
 
     asyncio.run(run())
+
+
+MIB = 2**20
+
+
+class Sender:
+    """Somebody whose body grows; ended when it makes way."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self.has_made_way = False
+        self.share: Share = budget.share(self.make_way)
+
+    def make_way(self) -> None:
+        """Remember."""
+        self.has_made_way = True
+
+    def send(self, num_bytes: int, seconds: float = 30.0) -> asyncio.Task[None]:
+        """Have bytes come."""
+        return asyncio.create_task(self.share.grow(num_bytes, deadline=in_s(seconds)))
+
+
+class TestBytes:
+    """Shares that grow."""
+
+    async def test_what_has_come_is_counted_and_what_is_short_is_not(self) -> None:
+        budget = ByteBudget(10 * MIB)
+        sender = Sender(budget)
+        await sender.send(2**18)
+        assert budget.held == 0
+        await sender.send(1)
+        await sender.send(MIB)
+        assert budget.held == 2**18 + 1 + MIB
+        sender.share.close()
+        sender.share.close()
+        assert budget.held == 0
+
+    async def test_who_came_first_goes_on_first_and_others_wait(self) -> None:
+        budget = ByteBudget(4 * MIB)
+        whole, old, young = Sender(budget), Sender(budget), Sender(budget)
+        await whole.send(3 * MIB)
+        whole.share.complete()
+        tasks = [young.send(2 * MIB), old.send(3 * MIB)]
+        await turn()
+        assert budget.num_waiting == 2
+        assert not tasks[0].done()
+        whole.share.close()
+        await tasks[1]
+        assert not tasks[0].done()
+        old.share.close()
+        await tasks[0]
+        assert budget.held == 2 * MIB
+
+    async def test_of_bodies_that_all_wait_for_the_rest_the_first_goes_on(self) -> None:
+        budget = ByteBudget(4 * MIB)
+        senders = [Sender(budget) for _ in range(4)]
+        for sender in senders:
+            await sender.send(MIB)
+        done: list[int] = []
+
+        async def send_rest(number: int) -> None:
+            for _ in range(3):
+                await senders[number].send(MIB)
+                assert budget.held <= 4 * MIB + 3 * MIB  # by the rest of one
+            senders[number].share.complete()
+            done.append(number)
+            await asyncio.sleep(0.01)
+            senders[number].share.close()
+
+        await asyncio.gather(*(send_rest(number) for number in (3, 1, 2, 0)))
+        assert done[0] == 0
+        assert budget.held == 0
+        assert not any(sender.has_made_way for sender in senders)
+
+    async def test_who_sends_slowly_makes_way_when_others_wait_and_only_then(self) -> None:
+        budget = ByteBudget(4 * MIB + 2**14)
+        drippers = [Sender(budget) for _ in range(4)]
+        for dripper in drippers:
+            await dripper.send(MIB)
+        for _ in range(6):  # a kilobyte now and then is slow, too
+            await asyncio.sleep(SLOW_AFTER_S / 4)
+            for dripper in drippers[:2]:
+                dripper.send(1000)
+        assert not any(dripper.has_made_way for dripper in drippers)
+        fast = Sender(budget)
+        for _ in range(8):
+            await fast.send(MIB // 2)
+        fast.share.complete()
+        assert all(dripper.has_made_way for dripper in drippers)
+        with pytest.raises(QueueFullError):
+            await drippers[0].send(MIB)
+        assert budget.held == 4 * MIB
+
+    async def test_what_is_whole_never_makes_way(self) -> None:
+        budget = ByteBudget(MIB)
+        whole, late = Sender(budget), Sender(budget)
+        await whole.send(MIB)
+        whole.share.complete()
+        with pytest.raises(QueueFullError):
+            await late.send(MIB, seconds=SLOW_AFTER_S + 1)
+        assert not whole.has_made_way
+        assert (budget.held, budget.num_waiting) == (MIB, 0)
+
+    async def test_who_leaves_the_line_takes_nothing(self) -> None:
+        budget = ByteBudget(MIB)
+        first, second, third = Sender(budget), Sender(budget), Sender(budget)
+        await first.send(MIB)
+        first.share.complete()
+        waiting, behind = second.send(MIB), third.send(MIB // 2)
+        await turn()
+        waiting.cancel()
+        first.share.close()
+        await behind
+        second.share.close()
+        assert budget.held == MIB // 2
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 2**32 - 1))
+    def test_in_any_order_everybody_is_served_or_refused(self, seed: int) -> None:
+        chance = random.Random(seed)
+
+        async def run() -> None:
+            budget = ByteBudget(2 * MIB)
+
+            async def send() -> None:
+                sender = Sender(budget)
+                try:
+                    for _ in range(chance.randrange(1, 6)):
+                        task = sender.send(chance.randrange(1, MIB))
+                        if chance.random() < 0.1:
+                            await asyncio.sleep(0)
+                            task.cancel()
+                        await task
+                        await asyncio.sleep(chance.random() / 1000)
+                    sender.share.complete()
+                    await asyncio.sleep(chance.random() / 1000)
+                except asyncio.CancelledError:
+                    pass
+                finally:
+                    sender.share.close()
+
+            await asyncio.wait_for(asyncio.gather(*(send() for _ in range(12))), 20)
+            assert (budget.held, budget.num_waiting) == (0, 0)
+
+        asyncio.run(run())

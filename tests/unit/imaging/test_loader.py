@@ -16,6 +16,7 @@ import pytest
 
 from app.domain import Image
 from app.errors import DeadlineExceededError, ImageDecodeError, ImageTooLargeError, UrlRefusedError
+from app.imaging.budget import ByteBudget, Share
 from app.imaging.decode import Decoder
 from app.imaging.header import PictureHeader
 from app.imaging.loader import PictureLoader
@@ -51,10 +52,11 @@ class OneFile:
         self.data = data
         self.is_open = True
 
-    async def fetch(self, picture: RemotePicture, *, deadline: float) -> bytes:
+    async def fetch(self, picture: RemotePicture, share: Share, *, deadline: float) -> bytes:
         """Return it."""
         assert deadline > asyncio.get_running_loop().time()
         assert picture.url == "http://a/b.png"
+        await share.grow(len(self.data), deadline=deadline)
         return self.data
 
     async def aclose(self) -> None:
@@ -106,6 +108,48 @@ async def test_a_remote_picture_is_fetched(threads: Threads, metrics: Metrics) -
         assert np.array_equal(picture.pixels, IMAGE)
     await loader.aclose()
     assert not fetcher.is_open
+
+
+async def test_a_fetched_file_counts_until_it_is_decoded(threads: Threads, metrics: Metrics) -> None:
+    budget = ByteBudget(2**20)
+    seen: list[int] = []
+    data = PNG + bytes(300_000)
+    loader = PictureLoader(
+        threads, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, fetcher=OneFile(data), byte_budget=budget
+    )
+    remote = RemotePicture("http://a/b.png")
+    async with loader.load(remote, deadline=in_s(), on_decoded=lambda _: seen.append(budget.held)):
+        assert seen == [len(data)]
+        assert budget.held == 0
+
+
+async def test_a_file_that_comes_slowly_makes_way_and_fails_its_slot(threads: Threads, metrics: Metrics) -> None:
+    class Silent(OneFile):
+        """Stops after a file's length."""
+
+        async def fetch(self, picture: RemotePicture, share: Share, *, deadline: float) -> bytes:
+            """Never end."""
+            await super().fetch(picture, share, deadline=deadline)
+            await asyncio.sleep(60)
+            return b""
+
+    budget = ByteBudget(2**20)
+    loader = PictureLoader(
+        threads, max_image_pixels=10**6, budget_pixels=10**6, metrics=metrics, fetcher=Silent(bytes(2**20)),
+        byte_budget=budget,
+    )  # fmt: skip
+
+    async def load() -> None:
+        async with loader.load(RemotePicture("http://a/b.png"), deadline=in_s()):
+            pass
+
+    task = asyncio.create_task(load())
+    await asyncio.sleep(0.05)
+    assert budget.held == 2**20
+    await budget.share(lambda: None).grow(2**19, deadline=in_s())
+    with pytest.raises(UrlRefusedError, match="slowly"):
+        await task
+    assert budget.held == 2**19
 
 
 async def test_without_a_fetcher_a_remote_picture_is_refused(loader: PictureLoader) -> None:
