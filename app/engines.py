@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.backends.engines.files import PlanFolder
+from app.backends.engines.kit import EngineKit
 from app.backends.memory import MemoryGuard
 from app.backends.providers import TensorrtOptions
 from app.geometry.letterbox import scaled_canvas
@@ -64,6 +65,41 @@ def engine_recipes(
         reference="onnxruntime" if has_onnxruntime else "toolkit",
     )
     return EngineRecipes(weights, source, options, plan_folder(settings))
+
+
+def why_no_dla(settings: Settings, kit: EngineKit | None) -> str | None:
+    """Say why `TRT_DLA_CORE` puts nothing, or less than all, on a deep learning accelerator.
+
+    An accelerator takes one input shape alone: least, usual and most of a profile must be equal, so a batch size above
+    1 leaves a model to the GPU. Source: NvInfer.h of TensorRT 10.3.
+
+    Args:
+        settings: The effective configuration.
+        kit: What builds engines; None where nothing does.
+
+    Returns:
+        One or two sentences with the cure; None where the setting does what it says, or is not set.
+    """
+    core = settings.trt_dla_core
+    if core < 0 or "tensorrt" in map(str.lower, settings.ort_providers):
+        return None
+    nothing = f"TRT_DLA_CORE={core} puts nothing on an accelerator"
+    if kit is None:
+        return f"{nothing}: no engines are built here. Set it to -1."
+    num_cores = kit.num_dla_cores
+    if core >= num_cores:
+        return (
+            f"{nothing}: TensorRT {kit.facts().get('version', '')} finds {num_cores} of them here. AGX Orin has two, "
+            "Orin NX one or two, Orin Nano and Thor none; TensorRT knows them up to 10.7 and from 11.4.1 on. "
+            "Set it to -1."
+        )
+    sizes = {"DET_BATCH_SIZE": settings.det_batch_size, "REC_BATCH_SIZE": settings.rec_batch_size}
+    above = [name for name, size in sizes.items() if size > 1]
+    if not above:
+        return None
+    what = nothing if len(above) == len(sizes) else f"TRT_DLA_CORE={core} puts only a part on the accelerator"
+    cure = " and ".join(f"{name}=1" for name in above)
+    return f"{what}, which takes one shape alone: {' and '.join(above)} are above 1. Set {cure}."
 
 
 def engine_loader(

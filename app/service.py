@@ -25,7 +25,7 @@ from app.backends.selection import Selection, select_backend
 from app.choice import choose_models
 from app.device.meminfo import trim_memory
 from app.device.telemetry import Telemetry
-from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options
+from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options, why_no_dla
 from app.errors import ServiceError
 from app.imaging.budget import ByteBudget
 from app.imaging.decode import Decoder
@@ -168,6 +168,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     )
     source = source or (EngineSource(backend.engines, TENSORRT_FACTORY) if backend.engines else None)
     backend = replace(backend, engines=source.kit if source else None)
+    if idle := why_no_dla(settings, backend.engines):
+        _log.warning(idle)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes(root))

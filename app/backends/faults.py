@@ -135,11 +135,16 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         Fault(
             "The engine cannot be built",
             "no kernel for one of its operators makes do with the workspace",
-            "Raise TRT_WORKSPACE_BYTES, or set it to 0, which is as much as there is.",
+            "Raise TRT_WORKSPACE_BYTES, or set it to 0, which is as much as there is, and free memory on the device.",
+            # Said, too, of kernels that were given the workspace and did not get the memory.
+            is_memory=True,
         ),
     ),
     (
-        r"(?i:out of memory|OutOfMemory|cudaErrorMemoryAllocation|bad_?alloc|Failed to allocate memory|_ALLOC_FAILED)",
+        (
+            r"(?i:out of memory|OutOfMemory|insufficient memory|"
+            r"cudaErrorMemoryAllocation|bad_?alloc|Failed to allocate memory|_ALLOC_FAILED)"
+        ),
         Fault(
             "The device's memory does not suffice",
             "something else uses it, or the batch is too large",

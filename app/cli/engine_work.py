@@ -195,7 +195,9 @@ def _check(spec: ModelSpec, recipes: EngineRecipes) -> bool:
 
 def _compare(recipe: EngineRecipe, source: EngineSource, plan: bytes) -> Check:
     with (
-        closing(source.kit.open(plan, max_batch_size=recipe.max_batch_size)) as opened,
+        closing(
+            source.kit.open(plan, max_batch_size=recipe.max_batch_size, dla_core=recipe.request.dla_core)
+        ) as opened,
         closing(open_reference(recipe.weights, recipe.spec)) as reference,
     ):
         return compare(

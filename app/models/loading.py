@@ -210,7 +210,7 @@ class ModelLoader:
         self._opening.close()
 
     def _open(self, spec: ModelSpec, path: Path) -> _Opened:
-        num_swept = sum(map(sweep_parts, (path.parent, self._prepared.folder)))
+        num_swept = sum(map(sweep_parts, (path.parent, *self._prepared.folders)))
         if num_swept:
             _log.info("files that killed processes left were removed", num_files=num_swept)
         need_bytes = _LOAD_BYTES_PER_FILE_BYTE * num_bytes(path)

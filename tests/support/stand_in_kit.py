@@ -32,6 +32,8 @@ class StandInKit:
 
     device: str = "stand-in 1"
     opened: list[StandInEngine] = field(default_factory=list)
+    dla_cores: list[int] = field(default_factory=list)
+    """What each engine was opened for."""
 
     @property
     def name(self) -> str:
@@ -41,6 +43,11 @@ class StandInKit:
     def facts(self) -> Mapping[str, str]:
         """Return a version and the device."""
         return {"toolkit": "stand-in", "version": "1.0", "device": self.device}
+
+    @property
+    def num_dla_cores(self) -> int:
+        """As many as the environment says."""
+        return int(os.environ.get("STAND_IN_DLA_CORES", "0"))
 
     def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
         """Take the steps, then wrap the graph."""
@@ -66,8 +73,9 @@ class StandInKit:
             raise RuntimeError("a fault of the program")
         return BuiltEngine(HEADER + request.graph.read_bytes(), ("one note",))
 
-    def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
+    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
         """Open the graph in a plan."""
+        self.dla_cores.append(dla_core)
         if not plan.startswith(HEADER):
             raise EngineLoadError("The plan is of another version.")
         if os.environ.get("STAND_IN_FAULT") == "open":

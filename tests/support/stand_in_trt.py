@@ -55,6 +55,7 @@ class StandInTrt:
         self.cuda = cuda
         self.refusing: set[str] = set()
         self.num_contexts = 0
+        self.dla_cores: list[int] = []
 
     def Runtime(self, _logger: object) -> Runtime:  # noqa: N802 - TensorRT's name
         """Return what loads plans."""
@@ -69,14 +70,28 @@ class StandInTrt:
 
 
 class Runtime:
+    num_DLA_cores = 2  # noqa: N815 - TensorRT's name
+
     def __init__(self, module: StandInTrt) -> None:
         self._module = module
+        self._dla_core = 0
+
+    @property
+    def DLA_core(self) -> int:  # noqa: N802 - TensorRT's name
+        """The accelerator that plans are loaded for; TensorRT leaves it at the first."""
+        return self._dla_core
+
+    @DLA_core.setter
+    def DLA_core(self, core: int) -> None:  # noqa: N802 - TensorRT's name
+        if core < self.num_DLA_cores:
+            self._dla_core = core
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         """Return an engine; None for what is no plan."""
         parts = plan.split(b"\n", 2)
         if len(parts) != 3 or parts[0] != _MAGIC:
             return None
+        self._module.dla_cores.append(self._dla_core)
         return Engine(self._module, json.loads(parts[1]), parts[2])
 
 

@@ -66,6 +66,14 @@ def test_a_model_is_not_loaded_where_memory_is_short_and_is_once_it_is_back(sett
     assert name in error.message
 
 
+def test_a_setting_for_accelerators_that_does_nothing_says_so_at_start(settings: Settings, tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        build_service(settings.model_copy(update={"trt_dla_core": 0}), root=tmp_path)
+    assert [line["event"] for line in logs if line["log_level"] == "warning" and "TRT_DLA_CORE" in line["event"]] == [
+        "TRT_DLA_CORE=0 puts nothing on an accelerator: no engines are built here. Set it to -1."
+    ]
+
+
 def test_without_a_floor_the_kernel_decides(settings: Settings, tmp_path: Path) -> None:
     root = with_free_memory(tmp_path, 0)
     unguarded = settings.model_copy(update={"min_free_memory_bytes": 0})

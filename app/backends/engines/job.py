@@ -45,6 +45,8 @@ class EngineJob:
     reference: Reference
     folder: Path | None
     """Where plans are kept; None keeps none."""
+    prepared_folders: tuple[Path, ...]
+    """Where prepared graphs are kept, the first that can be written."""
     parent_pid: int
     """Whose child the building process is: it ends with it."""
 

@@ -75,6 +75,11 @@ class EngineKit(Protocol):
         """Return what plans are tied to: toolkit and version, device, compute capability. Part of a plan's key."""
         ...
 
+    @property
+    def num_dla_cores(self) -> int:
+        """Deep learning accelerators that engines can be built for here."""
+        ...
+
     def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
         """Build an engine; seconds to many minutes, all in the calling thread.
 
@@ -83,8 +88,13 @@ class EngineKit(Protocol):
         """
         ...
 
-    def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
+    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
         """Load a plan and make its buffers; the backend belongs to the thread that runs it first.
+
+        Args:
+            plan: What `build` made.
+            max_batch_size: Most items per run.
+            dla_core: As in the request it was built for: a plan does not say which accelerator it runs on.
 
         Raises:
             EngineLoadError: The plan is damaged, or of another version or device.

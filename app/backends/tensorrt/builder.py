@@ -69,7 +69,7 @@ class _Build:
             if plan := self._attempt(workspace_bytes):
                 self._watch.done()
                 return BuiltEngine(plan, tuple(self._notes))
-        raise self._error("Building the engine needs more memory than there is, whatever the workspace")
+        raise self._error("Building the engine needs more memory than it was given, whatever the workspace")
 
     def _make_builder(self) -> Any:
         try:
@@ -175,7 +175,7 @@ def accelerator_notes(request: EngineRequest, network: Any, config: Any) -> list
     """
     notes = []
     if not all(map(static_shape, request.profiles)):
-        notes.append("the accelerator takes fixed shapes only: profiles with a range run on the GPU")
+        notes.append("the accelerator takes one shape alone: with a batch size above 1 all of it runs on the GPU")
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     names = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
     if names:

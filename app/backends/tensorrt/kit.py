@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from app.backends.cuda.runtime import CudaRuntime
 from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
+from app.backends.memory import free_memory_bytes
 from app.backends.protocol import Backend
 from app.backends.tensorrt.builder import build_engine
 from app.backends.tensorrt.module import Toolkit
 from app.backends.tensorrt.runner import open_engine
 from app.device.jetson import Jetson
 from app.errors import EngineLoadError
+
+_LEAST_WORKSPACE_BYTES = 2**26
+"""Given, as a limit, however little is free: below it some operators of ours have no kernel at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,8 @@ class TensorrtKit:
     """What plans are tied to besides the toolkit: GPU, compute capability, module, driver."""
     cuda: CudaRuntime | None = None
     """CUDA, for engines to run with; None only where nothing is opened."""
+    read_free_bytes: Callable[[], float] = free_memory_bytes
+    """What this process can still take of the machine's memory; infinite: not known."""
 
     @property
     def name(self) -> str:
@@ -38,15 +45,27 @@ class TensorrtKit:
         """Build an engine; see `build_engine`. What `on_progress` raises ends the build and is raised here.
 
         Where GPU and CPU share their memory, half of what is free is the most that a workspace is without a limit of
-        its own: a build that took all of it would take it from the service.
+        its own: a build that took all of it would take it from the service. The system says what is free: CUDA does
+        not count the page cache, which fills all of a board that has been up for a while and is given up on demand.
         """
         if not request.workspace_bytes and self.cuda is not None:
             properties = self.cuda.properties()
             if properties.is_integrated:
-                request = replace(request, workspace_bytes=max(1, properties.free_bytes // 2))
+                free_bytes = self.read_free_bytes()
+                half_bytes = int(free_bytes if isfinite(free_bytes) else properties.free_bytes) // 2
+                request = replace(request, workspace_bytes=max(_LEAST_WORKSPACE_BYTES, half_bytes))
         return build_engine(self.toolkit, request, on_progress)
 
-    def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
+    @property
+    def num_dla_cores(self) -> int:
+        """Ask TensorRT how many it can build for: 0 on all but AGX Orin and Orin NX, and in versions without them."""
+        try:
+            return int(self.toolkit.trt.Runtime(self.toolkit.relay.logger).num_DLA_cores)
+        # pybind11's, where there is no device: opening an engine says why.
+        except (TypeError, RuntimeError):
+            return 0
+
+    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
         """Load a plan; see `open_engine`."""
         if self.cuda is None:
             raise EngineLoadError("There is no GPU to load the plan to.")
@@ -54,6 +73,7 @@ class TensorrtKit:
             self.toolkit.trt,
             plan,
             max_batch_size=max_batch_size,
+            dla_core=dla_core,
             cuda=self.cuda,
             logger=self.toolkit.relay.logger,
         )

@@ -32,6 +32,7 @@ def open_engine(
     *,
     max_batch_size: int,
     cuda: CudaRuntime,
+    dla_core: int = -1,
     uses_graphs: bool = True,
     logger: Any = None,
 ) -> TensorrtBackend:
@@ -42,6 +43,7 @@ def open_engine(
         plan: As `EngineKit.build` returns it.
         max_batch_size: Most items per run; the engine's profiles may allow fewer.
         cuda: Where its buffers and its stream are made.
+        dla_core: Deep learning accelerator it runs on; -1: none. A plan says that it needs one, not which.
         uses_graphs: Whether the kernels of a run are launched as one CUDA graph.
         logger: An `ILogger`, the same for all of a process; None writes errors to stderr.
 
@@ -50,7 +52,11 @@ def open_engine(
     """
     try:
         runtime = trt.Runtime(logger or trt.Logger(trt.Logger.ERROR))
+        if dla_core >= 0:
+            _use_accelerator(runtime, dla_core)
         engine = runtime.deserialize_cuda_engine(plan)
+    except EngineLoadError:
+        raise
     # Bindings raise RuntimeError, TypeError or what pybind11 makes of C++, by version.
     except Exception as cause:
         raise EngineLoadError("TensorRT cannot load the plan.") from cause
@@ -65,6 +71,17 @@ def open_engine(
     except CudaError as cause:
         raise EngineLoadError("The engine finds no room on the device.") from cause
     return TensorrtBackend(loaded, max_batch_size=min(max_batch_size, most), uses_graphs=uses_graphs)
+
+
+def _use_accelerator(runtime: Any, core: int) -> None:
+    """Let plans run on this core: left alone, a runtime takes the first for all of them."""
+    runtime.DLA_core = core
+    # What is out of range is not taken, and nothing is said.
+    if runtime.DLA_core != core:
+        raise EngineLoadError(
+            f"TRT_DLA_CORE={core} cannot be had: TensorRT finds {runtime.num_DLA_cores} deep learning accelerators "
+            "here. Set it to -1."
+        )
 
 
 class _Bucket:

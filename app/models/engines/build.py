@@ -27,7 +27,9 @@ from app.backends.protocol import Backend
 from app.backends.tensorrt.profiles import profiles_for
 from app.errors import ServiceError
 from app.models.engines.check import compare, open_reference
+from app.models.engines.recipe import written
 from app.models.graphs.prepare import prepare_graph
+from app.models.graphs.prepared import PreparedFiles
 
 Tell = Callable[[Step | Accepted | Rejected], object]
 
@@ -94,7 +96,7 @@ def _check(job: EngineJob, kit: EngineKit, built: BuiltEngine, scratch: Path) ->
     judge = "ONNX Runtime" if job.reference == "onnxruntime" else "an engine of the same toolkit"
     try:
         with (
-            closing(kit.open(built.plan, max_batch_size=job.max_batch_size)) as engine,
+            closing(kit.open(built.plan, max_batch_size=job.max_batch_size, dla_core=job.request.dla_core)) as engine,
             closing(_reference(job, kit, scratch)) as reference,
         ):
             check = compare(job.spec, engine, reference, takes_pixels=job.takes_pixels, canvases_hw=job.canvases_hw)
@@ -109,12 +111,9 @@ def _reference(job: EngineJob, kit: EngineKit, scratch: Path) -> Backend:
     """Open the model as it was published, in FP32, one item at a time."""
     if job.reference == "onnxruntime":
         return open_reference(job.weights, job.spec)
-    graph = prepare_graph(job.weights, job.spec, has_onnxruntime=False).model
-    path = scratch / "reference.onnx"
-    if isinstance(graph, Path):
-        path = graph
-    else:
-        path.write_bytes(graph)
+    cache = PreparedFiles(*job.prepared_folders)
+    graph = prepare_graph(job.weights, job.spec, has_onnxruntime=False, cache=cache).model
+    path = graph if isinstance(graph, Path) else written(graph, scratch / "reference.onnx")
     sizes_hw = job.canvases_hw or ((job.spec.input.height_px, job.spec.input.width_px),)
     profiles = profiles_for([(3, *image_hw) for image_hw in sizes_hw], (1,))
     request = replace(job.request, graph=path, precision="fp32", profiles=profiles, dla_core=-1)

@@ -89,7 +89,7 @@ class EngineLane:
 
     def _start(self) -> None:
         recipe, plan = self._recipe, self._plan or b""
-        self._backend = self._kit.open(plan, max_batch_size=recipe.max_batch_size)
+        self._backend = self._kit.open(plan, max_batch_size=recipe.max_batch_size, dla_core=recipe.request.dla_core)
         # The device has its own copy now.
         self._plan = None
         takes_pixels = recipe.graph.takes_pixels

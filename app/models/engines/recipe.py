@@ -53,6 +53,8 @@ class EngineRecipe:
     canvases_hw: tuple[tuple[int, int], ...]
     """As in `EngineJob`."""
     reference: Reference
+    prepared: PreparedFiles
+    """Where its graph is kept."""
 
     @property
     def item_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -72,6 +74,7 @@ class EngineRecipe:
             canvases_hw=self.canvases_hw,
             reference=self.reference,
             folder=folder,
+            prepared_folders=tuple(kept.absolute() for kept in self.prepared.folders),
             parent_pid=os.getpid(),
         )
 
@@ -120,7 +123,8 @@ class EngineRecipes:
             EngineBuildError: The graph can be written nowhere.
         """
         path = weights or self.weights.locate(spec)
-        prepared = PreparedFiles(self.weights.folder / "prepared")
+        spare = [self.plans.folder / "prepared"] if self.plans.folder else []
+        prepared = PreparedFiles(self.weights.folder / "prepared", *spare)
         graph = prepare_graph(
             path,
             spec,
@@ -158,6 +162,7 @@ class EngineRecipes:
             max_batch_size=max_batch_size,
             canvases_hw=canvases_hw,
             reference=self.options.reference,
+            prepared=prepared,
         )
 
     def _file(self, graph: PreparedGraph, spec: ModelSpec) -> Path:
@@ -165,11 +170,30 @@ class EngineRecipes:
             return graph.model
         try:
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="jetface-graphs-")
-            path = Path(self._scratch.name) / f"{spec.name}.onnx"
-            path.write_bytes(graph.model)
         except OSError as cause:
-            raise EngineBuildError(f"The prepared graph can be written nowhere: {cause.strerror}.") from cause
-        return path
+            raise _nowhere(cause, len(graph.model)) from cause
+        return written(graph.model, Path(self._scratch.name) / f"{spec.name}.onnx")
+
+
+def written(graph: bytes, path: Path) -> Path:
+    """Write a graph that no folder keeps, where TensorRT can read it; return where.
+
+    Raises:
+        EngineBuildError: There is no room.
+    """
+    try:
+        path.write_bytes(graph)
+    except OSError as cause:
+        path.unlink(missing_ok=True)
+        raise _nowhere(cause, len(graph)) from cause
+    return path
+
+
+def _nowhere(cause: OSError, num_bytes: int) -> EngineBuildError:
+    return EngineBuildError(
+        f"The prepared graph, {num_bytes / 2**20:.0f} MiB, can be written nowhere: {cause.strerror}. Let MODELS_DIR or "
+        f"TRT_ENGINE_CACHE_PATH be written, or make {tempfile.gettempdir()} larger."
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -39,6 +39,11 @@ class TrtKit:
         self.recipe = recipe
         self.cuda = cuda
 
+    @property
+    def num_dla_cores(self) -> int:
+        """None."""
+        return 0
+
     def facts(self) -> Mapping[str, str]:
         """Return nothing: no plan of it is kept."""
         return {}
@@ -49,9 +54,10 @@ class TrtKit:
         profiles = [(profile.least, profile.usual, profile.most) for profile in request.profiles]
         return BuiltEngine(make_plan(request.graph.read_bytes(), json.loads(json.dumps(profiles))))
 
-    def open(self, plan: bytes, *, max_batch_size: int) -> Backend:
+    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
         """Load a plan."""
-        return open_engine(StandInTrt(self.cuda), plan, max_batch_size=max_batch_size, cuda=self.cuda)
+        trt = StandInTrt(self.cuda)
+        return open_engine(trt, plan, max_batch_size=max_batch_size, dla_core=dla_core, cuda=self.cuda)
 
 
 def backend_on(cuda: FakeCuda) -> Any:

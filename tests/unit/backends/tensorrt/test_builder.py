@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -276,7 +277,7 @@ class TestMemory:
     def test_in_the_end_it_gives_up_with_the_reason(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         builder = Forgetful(toolkit, 0, OUT_OF_MEMORY)
         request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1, 2)))
-        with pytest.raises(EngineBuildError, match=r"needs more memory than there is.*REC_BATCH_SIZE"):
+        with pytest.raises(EngineBuildError, match=r"needs more memory than it was given.*REC_BATCH_SIZE"):
             build_engine(replace(toolkit, trt=builder.trt), request, quiet)
         assert builder.limits == [2**28, 2**26]
 
@@ -284,6 +285,23 @@ class TestMemory:
         request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), workspace_bytes=2**20)
         with pytest.raises(EngineBuildError, match=r"no kernel .* makes do with the workspace\. Raise TRT_WORKSPACE_B"):
             build_engine(toolkit, request, quiet)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Error Code 10: Internal Error (Could not find any implementation for node Conv_0 within workspace limit.)",
+            "Could not find any implementation for node Conv_0 due to insufficient workspace. See verbose log.",
+            "Skipping tactic 0 due to insufficient memory on requested size of 4194304 detected for tactic 0x74.",
+            OUT_OF_MEMORY,
+        ],
+    )
+    def test_every_way_to_say_so_is_tried_again_with_less(
+        self, toolkit: Toolkit, write: Callable[[bytes], Path], text: str
+    ) -> None:
+        builder = Forgetful(toolkit, 2**28, text)
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), workspace_bytes=2**30)
+        assert build_engine(replace(toolkit, trt=builder.trt), request, quiet).plan
+        assert builder.limits == [2**30, 2**28]
 
     def test_another_reason_is_not_tried_again(self, toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
         text = "Error Code 10: Internal Error (Could not find any implementation for node Conv_0.)"
@@ -328,7 +346,7 @@ class TestAccelerator:
         assert self.notes(many) == ["7 of 7 layers stay on the GPU: a, b, c, d, e, ..."]
 
     def test_a_range_of_shapes_is_said_to_be_the_gpus(self) -> None:
-        assert "fixed shapes only" in self.notes({"a": True}, is_static=False)[0]
+        assert "one shape alone" in self.notes({"a": True}, is_static=False)[0]
 
 
 def test_half_precision_that_gains_nothing_is_noted(toolkit: Toolkit, write: Callable[[bytes], Path]) -> None:
@@ -350,18 +368,33 @@ class TestKit:
         assert TensorrtKit(toolkit=toolkit).build(request, quiet).plan
 
     @pytest.mark.parametrize(
-        ("is_integrated", "asked", "limit"), [(True, 0, 2**29), (True, 2**28, 2**28), (False, 0, None)]
+        ("is_integrated", "asked", "free_bytes", "limit"),
+        [
+            (True, 0, 2**28, 2**27),
+            (True, 0, math.inf, 2**29),
+            (True, 0, 0.0, 2**26),
+            (True, 2**28, 2**24, 2**28),
+            (False, 0, 2**28, None),
+        ],
     )
     def test_leaves_half_of_the_memory_that_it_shares_with_the_cpu(
-        self, toolkit: Toolkit, write: Callable[[bytes], Path], *, is_integrated: bool, asked: int, limit: int | None
+        self,
+        toolkit: Toolkit,
+        write: Callable[[bytes], Path],
+        *,
+        is_integrated: bool,
+        asked: int,
+        free_bytes: float,
+        limit: int | None,
     ) -> None:
+        """As the system counts it: what CUDA says, 1 GiB here, lacks the page cache, and counts only for want of it."""
         builder = Forgetful(toolkit, 2**62)
         cuda = FakeCuda(is_integrated=is_integrated)
         assert cuda.properties().free_bytes == 2**30
-        kit = TensorrtKit(toolkit=replace(toolkit, trt=builder.trt), cuda=cuda)
+        kit = TensorrtKit(toolkit=replace(toolkit, trt=builder.trt), cuda=cuda, read_free_bytes=lambda: free_bytes)
         request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)), workspace_bytes=asked)
         assert kit.build(request, quiet).plan
-        assert builder.limits[0] == limit or limit is None
+        assert builder.limits[0] == limit or (limit is None and builder.limits[0] > 2**29)
 
     def test_opens(self, toolkit: Toolkit) -> None:
         cuda = FakeCuda()
@@ -369,6 +402,34 @@ class TestKit:
         kit = TensorrtKit(toolkit=replace(toolkit, trt=StandInTrt(cuda)), cuda=cuda)
         with closing(kit.open(make_plan(arcface_model(declared_length="length"), [shapes]), max_batch_size=4)) as lane:
             assert lane.run(np.zeros((3, 3, 112, 112), np.float32))[0].shape == (3, 4)
+
+    def test_runs_on_the_accelerator_that_was_asked_for(self, toolkit: Toolkit) -> None:
+        """A plan does not say which: TensorRT takes the first unless it is told."""
+        cuda = FakeCuda()
+        trt = StandInTrt(cuda)
+        kit = TensorrtKit(toolkit=replace(toolkit, trt=trt), cuda=cuda)
+        plan = make_plan(arcface_model(declared_length="length"), [((1, 3, 112, 112),) * 3])
+        for core in (-1, 0, 1):
+            kit.open(plan, max_batch_size=1, dla_core=core).close()
+        assert trt.dla_cores == [0, 0, 1]
+        with pytest.raises(EngineLoadError, match=r"TRT_DLA_CORE=2 cannot be had: TensorRT finds 2 .* Set it to -1"):
+            kit.open(plan, max_batch_size=1, dla_core=2)
+
+    def test_counts_accelerators(self, toolkit: Toolkit) -> None:
+        """TensorRT for RTX says none here."""
+        trt = StandInTrt(FakeCuda())
+        assert TensorrtKit(toolkit=replace(toolkit, trt=trt)).num_dla_cores == 2
+        trt.refusing.add("Runtime")
+        assert TensorrtKit(toolkit=replace(toolkit, trt=trt)).num_dla_cores == 0
+        assert TensorrtKit(toolkit=toolkit).num_dla_cores == 0
+
+    def test_an_accelerator_that_is_not_there_is_refused_by_the_real_runtime(
+        self, toolkit: Toolkit, write: Callable[[bytes], Path]
+    ) -> None:
+        request = request_for(write(arcface_model()), *profiles_for([(3, 112, 112)], (1,)))
+        plan = TensorrtKit(toolkit=toolkit).build(request, quiet).plan
+        with pytest.raises(EngineLoadError, match=r"TRT_DLA_CORE=0 cannot be had: TensorRT finds 0"):
+            TensorrtKit(toolkit=toolkit, cuda=FakeCuda()).open(plan, max_batch_size=1, dla_core=0)
 
     def test_opens_nothing_without_a_gpu(self, toolkit: Toolkit) -> None:
         with pytest.raises(EngineLoadError, match="no GPU"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,7 +28,7 @@ from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe, 
 from tests.support.forgetful import Forgetful
 from tests.support.shared import REPOSITORY
 from tests.support.stand_in_kit import StandInEngine
-from tests.support.tiny_onnx import scrfd_model, scrfd_spec
+from tests.support.tiny_onnx import arcface_model, scrfd_model, scrfd_spec
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
 
@@ -67,6 +68,53 @@ def test_where_onnxruntime_may_not_be_imported_the_toolkit_is_its_own_judge(
     assert isinstance(end, Accepted)
     assert end.record.verdict.endswith("by an engine of the same toolkit in FP32")
     assert len(log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("locked", [(), ("prepared",)], ids=["weights' folder", "weights' folder is read-only"])
+def test_the_graph_that_judges_is_kept_and_takes_no_room_beside_the_job(
+    tmp_path: Path, locked: tuple[str, ...]
+) -> None:
+    """That of glintr100 would fill the container's /tmp. A file in the folder's place keeps root out, too."""
+    for name in locked:
+        (tmp_path / name).touch()
+    recipes = recipes_of(tmp_path)
+    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    recipe = recipes.recipe(tiny_recognizer(tmp_path))
+    job = recipe.job(stand_in_kit.FACTORY, tmp_path / "engines")
+    # No folder: whatever was written there would fail.
+    assert isinstance(reports_of(job, tmp_path / "no folder" / "left.plan")[-1], Accepted)
+    kept = tmp_path / "engines" / "prepared" if locked else tmp_path / "prepared"
+    assert len(list(kept.glob("*.onnx"))) == 2
+    assert recipe.request.graph.parent == kept
+
+
+def test_a_graph_that_can_be_written_nowhere_says_what_to_do(tmp_path: Path) -> None:
+    recipes = recipes_of(tmp_path)
+    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    job = recipes.recipe(tiny_recognizer(tmp_path)).job(stand_in_kit.FACTORY, None)
+    for name in ("prepared", "engines"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        (tmp_path / name).touch()
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(arcface_model())
+    job = replace(job, request=replace(job.request, graph=graph))
+    end = reports_of(job, tmp_path / "full" / "left.plan")[-1]
+    assert isinstance(end, Rejected)
+    assert "can be written nowhere" in end.reason
+    assert "Let MODELS_DIR or TRT_ENGINE_CACHE_PATH be written, or make /tmp larger." in end.reason
+
+
+def test_an_engine_is_opened_for_the_accelerator_it_was_built_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = stand_in_kit.make_kit()
+    monkeypatch.setattr(stand_in_kit, "make_kit", lambda: kit)
+    recipes = recipes_of(tmp_path)
+    recipes.options = replace(OPTIONS, dla_core=1, reference="toolkit")
+    job = recipes.recipe(tiny_recognizer(tmp_path)).job(stand_in_kit.FACTORY, None)
+    assert isinstance(reports_of(job, tmp_path / "left.plan")[-1], Accepted)
+    # The one that judges runs on the GPU.
+    assert kit.dla_cores == [1, -1]
 
 
 def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_prepared_graph_is_kept_and_found_again(tmp_path: Path) -> None:
     written = first.model.stat().st_mtime_ns
     assert prepare(tmp_path, arcface_model(), arcface_spec(), cache) == first
     assert first.model.stat().st_mtime_ns == written
-    assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".onnx"]
+    assert sorted(path.suffix for path in cache.folders[0].iterdir()) == [".json", ".onnx"]
 
 
 def test_other_weights_or_another_entry_are_another_prepared_graph(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_other_weights_or_another_entry_are_another_prepared_graph(tmp_path: Pat
     prepare(tmp_path, arcface_model(seed=1), arcface_spec(), cache)
     with pytest.raises(ModelContractError):
         prepare(tmp_path, arcface_model(), arcface_spec(length=5), cache)
-    assert len(list(cache.folder.glob("*.onnx"))) == 2
+    assert len(list(cache.folders[0].glob("*.onnx"))) == 2
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".json"])
@@ -198,7 +198,7 @@ def test_other_weights_or_another_entry_are_another_prepared_graph(tmp_path: Pat
 def test_a_damaged_prepared_graph_is_made_anew(tmp_path: Path, suffix: str, content: bytes) -> None:
     cache = PreparedFiles(tmp_path / "prepared")
     first = prepare(tmp_path, arcface_model(), arcface_spec(), cache)
-    next(cache.folder.glob(f"*{suffix}")).write_bytes(content)
+    next(cache.folders[0].glob(f"*{suffix}")).write_bytes(content)
     assert prepare(tmp_path, arcface_model(), arcface_spec(), cache) == first
     assert isinstance(first.model, Path)
     assert run(first.model, noise(1, 3, 112, 112))[0].shape == (1, 4)
