@@ -1,7 +1,24 @@
 #!/usr/bin/env bash
 # Start the service as a container's process: the settings and the machine are checked first, then this shell becomes the
-# server, so that signals reach it. Run it under an init (tini) where it would be process 1.
+# server, so that signals reach it. Run it under an init (tini) where it would be process 1. With arguments it becomes
+# `jetface ARGUMENTS` instead, in the same environment.
 set -euo pipefail
+
+# TensorRT before 10.8 does not load without libnvdla_compiler.so on a Jetson. Where the host mounts none, or an empty one,
+# the image's copy is found: first, because ld.so ends its search at an empty file.
+if [[ -s ${DLA_COMPILER_DIR:-}/libnvdla_compiler.so ]]; then
+  mounted=
+  IFS=: read -r -a folders <<<"${LD_LIBRARY_PATH:-}"
+  for folder in "${folders[@]}"; do
+    if [[ -e $folder/libnvdla_compiler.so ]]; then
+      mounted=$folder/libnvdla_compiler.so
+      break
+    fi
+  done
+  [[ -s $mounted ]] || export LD_LIBRARY_PATH=$DLA_COMPILER_DIR${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi
+
+if (($#)); then exec jetface "$@"; fi
 
 # A bad setting, a model that is not there, a GPU out of reach, the wrong wheel, a port in use, ...: what would keep the
 # service from starting ends it here, with exit code 3 and one line that says what mends it; all else goes to the log.

@@ -114,6 +114,51 @@ def test_jetface_serve_is_the_same_service(tmp_path: Path) -> None:
         assert "draining" in server.read_log()
 
 
+class TestDlaCompiler:
+    """TensorRT 10.3 needs libnvdla_compiler.so, which hosts of JetPack 6 mount and those of JetPack 7 do not have."""
+
+    LIBRARY = "libnvdla_compiler.so"
+
+    def search_path(self, tmp_path: Path, mounted: str | None, carried: str | None) -> list[str]:
+        """Start it with a program that prints what ld.so would search, in a tree with these files."""
+        for folder, content in (("nvidia", mounted), ("dla", carried)):
+            (tmp_path / folder).mkdir()
+            if content is not None:
+                (tmp_path / folder / self.LIBRARY).write_text(content, encoding="utf-8")
+        program = tmp_path / "bin/jetface"
+        program.parent.mkdir()
+        program.write_text('#!/bin/sh\necho "$*" "$LD_LIBRARY_PATH"\n', encoding="utf-8")
+        program.chmod(0o755)
+        done = subprocess.run(
+            [REPOSITORY / "entrypoint.sh", "engine", "list"],
+            env={
+                "PATH": f"{program.parent}:{os.environ['PATH']}",
+                "LD_LIBRARY_PATH": f"{tmp_path}/nvidia:{tmp_path}/tegra",
+                "DLA_COMPILER_DIR": f"{tmp_path}/dla",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        words, folders = done.stdout.rstrip("\n").rsplit(" ", 1)
+        assert words == "engine list"
+        return [Path(folder).name for folder in folders.split(":")]
+
+    @pytest.mark.parametrize("mounted", [None, ""], ids=["missing", "empty"])
+    def test_the_image_s_copy_stands_in_for_one_that_is_not_mounted(self, tmp_path: Path, mounted: str | None) -> None:
+        """First: ld.so ends its search at an empty file."""
+        assert self.search_path(tmp_path, mounted, "library") == ["dla", "nvidia", "tegra"]
+
+    @pytest.mark.parametrize("carried", [None, "", "library"], ids=["missing", "empty", "there"])
+    def test_the_host_s_own_wins(self, tmp_path: Path, carried: str | None) -> None:
+        assert self.search_path(tmp_path, "library", carried) == ["nvidia", "tegra"]
+
+    @pytest.mark.parametrize("carried", [None, ""], ids=["missing", "empty"])
+    def test_where_the_image_has_none_nothing_changes(self, tmp_path: Path, carried: str | None) -> None:
+        assert self.search_path(tmp_path, None, carried) == ["nvidia", "tegra"]
+
+
 def test_it_works_from_any_folder(tmp_path: Path) -> None:
     """The script's own place does not matter; a relative MODELS_DIR is relative to the caller's folder."""
     done = subprocess.run(

@@ -35,6 +35,7 @@ def test_it_holds_nothing_else(context: set[str]) -> None:
     assert {path for path in context if path.startswith("deploy/")} <= {
         "deploy/healthcheck.sh",
         "deploy/launcher.py",
+        "deploy/jetson/check_libraries.py",
         "deploy/jetson/fetch_onnxruntime.sh",
         "deploy/jetson/wheels/onnxruntime_gpu-1.23.0-cp310-cp310-linux_aarch64.whl",
     }

@@ -72,9 +72,10 @@ def test_every_outside_base_is_an_argument_with_a_tag_and_a_digest(image: Docker
 
 def test_no_library_in_it_calls_its_maker(image: Dockerfile) -> None:
     """Not even where something else than our code imports it: while the image is built, or in a shell in it."""
-    runtime = next(stage for stage in image.stages if stage.name == "runtime")
-    environment = runtime.instructions.index(Instruction("ENV", "ORT_DISABLE_TELEMETRY=1", "runtime"))
-    assert all(environment < runtime.instructions.index(each) for each in runtime.instructions if each.name == "RUN")
+    stages = {stage.name: stage for stage in image.stages}
+    stage = stages.get("base", stages["runtime"])
+    environment = stage.instructions.index(Instruction("ENV", "ORT_DISABLE_TELEMETRY=1", stage.name))
+    assert all(environment < stage.instructions.index(each) for each in stage.instructions if each.name == "RUN")
     locked = (REPOSITORY / "requirements/cpu.txt").read_text()
     assert re.findall(r"^openvino-telemetry\S* ; (.*) \\$", locked, re.MULTILINE) == ["sys_platform == 'never'"]
 
@@ -198,6 +199,32 @@ def test_the_environment_is_built_by_the_python_that_runs_it(image: Dockerfile) 
     assert not builder or builder == f"ubuntu:{release_by_base[base]}"
 
 
+@pytest.mark.parametrize("path", [JETSON, SLIM], ids=lambda path: path.name)
+class TestDlaCompiler:
+    """What TensorRT 10.3 needs to load, for hosts that do not have it."""
+
+    def test_it_is_held_to_a_checksum_and_may_be_left_out(self, path: Path) -> None:
+        (run,) = (each.value for each in Dockerfile.read(path).chain("dla") if "dpkg-deb" in each.value)
+        assert "sha256sum --check --strict" in run
+        assert run.index("sha256sum") < run.index("dpkg-deb")
+        assert '[ -n "${DLA_COMPILER_SOURCE}" ]' in run
+        (checksum,) = (
+            each.value for each in Dockerfile.read(path).chain("dla") if each.value.startswith("DLA_COMPILER_SHA256=")
+        )
+        assert re.fullmatch(r"DLA_COMPILER_SHA256=[0-9a-f]{64}", checksum)
+
+    def test_its_licence_comes_along(self, path: Path) -> None:
+        (run,) = (each.value for each in Dockerfile.read(path).chain("dla") if "dpkg-deb" in each.value)
+        assert "doc/nvidia-l4t-dla-compiler/copyright" in run
+
+    def test_it_lies_where_nothing_looks_by_itself(self, path: Path) -> None:
+        """It would else win over the host's own, which is made for the host's driver."""
+        environment = Dockerfile.read(path).environment()
+        assert environment["DLA_COMPILER_DIR"] not in environment["LD_LIBRARY_PATH"].split(":")
+        copied = [each.value for each in Dockerfile.read(path).chain() if each.flag("from") == "dla"]
+        assert copied == [f"--from=dla /dla {environment['DLA_COMPILER_DIR']}"]
+
+
 class TestSlim:
     """The variants of the small image."""
 
@@ -205,6 +232,11 @@ class TestSlim:
         image = Dockerfile.read(SLIM)
         steps = [each.value for each in (*image.chain(), *image.chain("venv")) if each.name in {"RUN", "COPY"}]
         assert [step for step in steps if re.search(r"onnxruntime|cudnn|cublas", step)] == []
+
+    @pytest.mark.parametrize("variant", ["tensorrt", "onnxruntime"])
+    def test_it_has_what_tensorrt_s_plugins_are_linked_to(self, variant: str) -> None:
+        """No package of TensorRT's depends on it."""
+        assert "libcudla-12-6" in Dockerfile.read(SLIM, VARIANT=variant).apt_packages()
 
     def test_the_other_has_both(self) -> None:
         image = Dockerfile.read(SLIM, VARIANT="onnxruntime")
