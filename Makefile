@@ -12,9 +12,9 @@ export MODEL_MIRROR ?= ../shared/models
 endif
 
 SHELL_SCRIPTS := entrypoint.sh .ci/run .ci/bare deploy/healthcheck.sh deploy/jetson/fetch_onnxruntime.sh deploy/jetson/compare_images.sh deploy/jetson/emulate.sh deploy/nginx/15-jetface.envsh deploy/jetson/fleet.sh deploy/jetson/fleet_host.sh deploy/jetson/backup.sh deploy/jetson/verify.sh
-DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/Dockerfile.gpu deploy/Dockerfile.cpu
+DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Dockerfile.jp7 deploy/Dockerfile.gpu deploy/Dockerfile.cpu
 
-AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt
+AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
 .PHONY: help run test check lint bench chaos soak audit lock lock-images docs clean
 
@@ -96,6 +96,7 @@ audit: $(VENV)/.dev $(VENV)-audit/.ready ## known vulnerabilities and licences o
 LOCK := uv pip compile --generate-hashes --no-strip-extras --no-annotate --quiet --custom-compile-command 'make lock'
 ELSEWHERE := --overrides requirements/onnxruntime-elsewhere.txt
 JETSON := --python-version 3.10 --python-platform aarch64-manylinux_2_35
+JETSON7 := --python-version 3.12 --python-platform aarch64-manylinux_2_39
 GPU := --python-version 3.12 --python-platform x86_64-manylinux_2_35
 
 lock: lock-images ## resolve the lock files anew (needs uv)
@@ -110,6 +111,8 @@ lock-images: ## of these, those of the images
 	$(LOCK) $(GPU) $(ELSEWHERE) pyproject.toml requirements/gpu.in -o requirements/gpu.txt
 	$(LOCK) $(JETSON) $(ELSEWHERE) pyproject.toml requirements/jetson.in -o requirements/jetson.txt
 	$(LOCK) $(JETSON) -c requirements/jetson.txt requirements/jetson-onnxruntime.in -o requirements/jetson-onnxruntime.txt
+	$(LOCK) $(JETSON7) $(ELSEWHERE) pyproject.toml requirements/jetson7.in -o requirements/jetson7.txt
+	$(LOCK) $(JETSON7) -c requirements/jetson7.txt requirements/jetson7-onnxruntime.in -o requirements/jetson7-onnxruntime.txt
 
 docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env, docs/errors.md
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \

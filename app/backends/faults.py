@@ -48,8 +48,9 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         Fault(
             _NO_TENSORRT,
             "libnvdla_compiler.so is missing or empty, which on a Jetson comes from the host",
-            "Start the container with `runtime: nvidia`. If it was, the host lacks the library: `sudo apt install "
-            "nvidia-l4t-dla-compiler` there, of the same version as nvidia-l4t-core, then `sudo ldconfig`.",
+            "Start the container with `runtime: nvidia`. If it was, the host lacks the library. With JetPack 6: `sudo "
+            "apt install nvidia-l4t-dla-compiler` there, of the same version as nvidia-l4t-core, then `sudo ldconfig`. "
+            "JetPack 7 has none: take the image of deploy/jetson/Dockerfile.jp7.",
         ),
     ),
     (
@@ -88,9 +89,9 @@ _PATTERNS: tuple[tuple[str, Fault], ...] = (
         Fault(
             _NO_CUDA,
             "the NVIDIA driver is missing or older than the CUDA libraries here",
-            "Update the driver (580 or later for CUDA 13, 525 or later for CUDA 12), or install the libraries of its "
-            "CUDA version; on JetPack 6 that is 12.6: `pip install cuda-python==12.6.2.post1`. In a container also "
-            "see that it was started with the NVIDIA runtime.",
+            "Update the driver (580 or later for CUDA 13; 575 or later for CUDA 12.9, 525 on data-centre cards), or "
+            "install the libraries of its CUDA version; on JetPack 6 that is 12.6: `pip install "
+            "cuda-python==12.6.2.post1`. In a container also see that it was started with the NVIDIA runtime.",
         ),
     ),
     (

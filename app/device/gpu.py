@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.device.jetson import gpu_device_folders
+from app.device.jetson import gpu_device_folders, is_thor
 from app.device.sysfs import read_text
 
 _TEGRA_NODES = ("nvgpu/igpu0/ctrl", "nvhost-ctrl-gpu", "nvhost-gpu", "nvmap")
-"""Of JetPack 6, the second and third of JetPack 5."""
+"""Of an Orin with JetPack 6 and 7, the second and third of JetPack 5."""
 _DISCRETE_NODES = re.compile(r"nvidia\d+|dxg")
 """The second is that of Windows Subsystem for Linux."""
 _NVIDIA = "0x10de"
@@ -24,6 +24,8 @@ class Gpu:
 
     is_integrated: bool
     """Whether it is a Jetson's, which shares the machine's memory."""
+    has_nvml: bool
+    """Whether NVIDIA's management library knows it: every GPU but an Orin's and those before it."""
     is_reachable: bool
     """Whether the device files that CUDA opens are here: in a container only when it was given the GPU."""
     driver: str | None
@@ -39,10 +41,13 @@ def find_gpu(root: Path = Path("/")) -> Gpu | None:
     driver = _driver_version(root)
     dev = root / "dev"
     if gpu_device_folders(root):
-        return Gpu(is_integrated=True, is_reachable=any((dev / name).exists() for name in _TEGRA_NODES), driver=driver)
+        is_reachable = any((dev / name).exists() for name in _TEGRA_NODES)
+        return Gpu(is_integrated=True, has_nvml=False, is_reachable=is_reachable, driver=driver)
     is_reachable = any(_DISCRETE_NODES.fullmatch(node.name) for node in _children(dev))
-    if is_reachable or driver or _has_card(root):
-        return Gpu(is_integrated=False, is_reachable=is_reachable, driver=driver)
+    # Thor's has the driver and the device files of a card, and is none.
+    is_integrated = is_thor(root)
+    if is_reachable or driver or _has_card(root) or is_integrated:
+        return Gpu(is_integrated=is_integrated, has_nvml=True, is_reachable=is_reachable, driver=driver)
     return None
 
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from app.device.cores import offline_cores, online_cores
 from app.device.findings import Finding, Severity
 from app.device.gpu import Gpu
-from app.device.jetson import Jetson
+from app.device.jetson import Jetson, is_thor
 from app.device.package_checks import FIXED_FOR_OFFLINE_CORES, Packages
 
 _DLA_COMPILER = (
     "usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so",
     "usr/lib/aarch64-linux-gnu/tegra/libnvdla_compiler.so",
+    "opt/dla/libnvdla_compiler.so",
 )
+"""Two places where it is mounted, and that of the images' own copy."""
+_FIRST_WITHOUT_DLA_COMPILER = (10, 8)
+"""Of TensorRT: 10.7 was the last 10.x with DLA, the last for JetPack 6, and the last that is linked to its compiler."""
+_JETPACK_6 = 36
+"""Its major release of L4T."""
+_JETPACK_6_IMAGE = (
+    "Build the image for JetPack 6: docker compose -f deploy/compose.jetson.yaml up -d --build (Dockerfile.jetson)."
+)
+_JETPACK_7_IMAGE = (
+    "Build the image for JetPack 7: docker compose -f deploy/compose.jetson7.yaml up -d --build "
+    "(deploy/jetson/Dockerfile.jp7)."
+)
+_TENSORRT = re.compile(r"tensorrt(-cu\d+)?")
 
 
 def check_cores(root: Path, packages: Packages, *, backend: str, machine: str, is_jetson: bool) -> Iterator[Finding]:
@@ -68,20 +83,68 @@ def check_gpu(gpu: Gpu | None, *, backend: str) -> Iterator[Finding]:
     )
 
 
-def check_dla_compiler(root: Path, packages: Packages, *, backend: str, is_jetson: bool) -> Iterator[Finding]:
-    """Look for the library without which TensorRT cannot be imported on a Jetson, and which only the host has."""
-    if not is_jetson or not packages.has_tensorrt or any(_has_content(root / name) for name in _DLA_COMPILER):
+def check_dla_compiler(
+    root: Path, packages: Packages, *, backend: str, is_jetson: bool, l4t_major: int | None
+) -> Iterator[Finding]:
+    """Look for the library without which TensorRT before 10.8 cannot be imported on a Jetson.
+
+    Hosts with JetPack 6 have it; the images for JetPack 6 carry one for those without.
+    """
+    version = tensorrt_version(root, packages)
+    is_needed = l4t_major in {None, _JETPACK_6} if version is None else version < _FIRST_WITHOUT_DLA_COMPILER
+    if not is_jetson or not packages.has_tensorrt or not is_needed:
         return
+    if any(_has_content(root / name) for name in _DLA_COMPILER):
+        return
+    if l4t_major is not None and l4t_major > _JETPACK_6:
+        cure = f"{_JETPACK_7_IMAGE} L4T {l4t_major} has no such library, and no package that brings it."
+    else:
+        cure = (
+            "Start the container with `runtime: nvidia`, which brings it from the host. If it was, on the host: "
+            "sudo apt install nvidia-l4t-dla-compiler, of the version of nvidia-l4t-core, then sudo ldconfig."
+        )
     yield Finding(
         name="dla-compiler-missing",
         severity=Severity.STOP if backend == "tensorrt" else Severity.WARNING,
         what="libnvdla_compiler.so is missing or empty.",
-        why="`import tensorrt` fails without it, on JetPack 6.",
-        cure=(
-            "Start the container with `runtime: nvidia`, which brings it from the host. If it was, on the host: "
-            "sudo apt install nvidia-l4t-dla-compiler, of the version of nvidia-l4t-core, then sudo ldconfig."
-        ),
+        why="`import tensorrt` fails without it, before TensorRT 10.8.",
+        cure=cure,
     )
+
+
+def check_release(root: Path, packages: Packages, *, backend: str, l4t_major: int | None) -> Iterator[Finding]:
+    """Look for a Jetson whose JetPack is not the one that the TensorRT here is made for."""
+    version = tensorrt_version(root, packages)
+    if l4t_major is None or version is None or backend not in {"auto", "tensorrt"}:
+        return
+    severity = Severity.STOP if backend == "tensorrt" else Severity.WARNING
+    number = ".".join(map(str, version[:2]))
+    if l4t_major < _JETPACK_6:
+        why, cure = "Neither driver nor libraries of that release fit.", "Flash the board with JetPack 6.2 or 7.2."
+    elif l4t_major == _JETPACK_6 and version >= _FIRST_WITHOUT_DLA_COMPILER:
+        why, cure = "It needs CUDA 13, and this driver is CUDA 12.6's.", _JETPACK_6_IMAGE
+    elif l4t_major > _JETPACK_6 and version < _FIRST_WITHOUT_DLA_COMPILER and is_thor(root):
+        why, cure = "It has no kernels for Thor's GPU (11.0).", _JETPACK_7_IMAGE
+    elif l4t_major > _JETPACK_6 and version < _FIRST_WITHOUT_DLA_COMPILER:
+        why, cure = "It is made for JetPack 6; nobody has told that it runs on a later one.", _JETPACK_7_IMAGE
+        severity = Severity.NOTE
+    else:
+        return
+    yield Finding(
+        name="other-jetpack",
+        severity=severity,
+        what=f"The host has L4T {l4t_major}, and TensorRT {number} is for another.",
+        why=why,
+        cure=cure,
+    )
+
+
+def tensorrt_version(root: Path, packages: Packages) -> tuple[int, ...] | None:
+    """Return that of the installed TensorRT, such as (10, 3, 0): by its library where its package has no metadata."""
+    listed = [version for name, version in packages.versions.items() if _TENSORRT.fullmatch(name)]
+    libraries = (root / "usr/lib/aarch64-linux-gnu").glob("libnvinfer.so.*.*")
+    found = [re.search(r"\d+(\.\d+)+", text) for text in (*listed, *(path.name for path in libraries))]
+    return max((tuple(map(int, each[0].split("."))) for each in found if each), default=None)
 
 
 def check_power(jetson: Jetson | None) -> Iterator[Finding]:

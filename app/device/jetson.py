@@ -13,8 +13,12 @@ _MODEL_FILES = ("proc/device-tree/model", "sys/devices/soc0/machine")
 _RELEASE_FILE = "etc/nv_tegra_release"
 _GPU_NAMES = ("17000000.gpu", "17000000.ga10b", "gpu.0", "57000000.gpu")
 """What kernels call the GPU: of JetPack 6, of JetPack 5, an alias, of the first Nano."""
+_CLOCK_NAMES = (*_GPU_NAMES, "gpu-gpc-0")
+"""What kernels call its clock: the last is Thor's."""
 _CAPABILITIES = {"tegra194": (7, 2), "tegra234": (8, 7), "tegra264": (11, 0)}
 """Compute capabilities of Xavier, Orin and Thor, by the chip in the device tree. Source: NVIDIA, CUDA GPUs."""
+_FIRST_L4T_OF_THOR = 38
+"""JetPack 7.0 and 7.1 are for Thor alone; 7.2, which is L4T 39, is for Orin too, whose GPU has a folder of its own."""
 _CHIPS = {"25": "tegra194", "35": "tegra234", "38": "tegra264"}
 """By `soc_id`, which containers see too. Source: Linux, `tegra_get_chip_id` and include/soc/tegra/fuse.h."""
 
@@ -68,9 +72,17 @@ def l4t_major(root: Path = Path("/")) -> int | None:
     return int(release.partition(".")[0]) if release else None
 
 
+def is_thor(root: Path = Path("/")) -> bool:
+    """Tell whether this is a Jetson Thor: in a container by its chip, its GPU's clock or its release."""
+    capability = compute_capability(root)
+    if capability is not None or gpu_device_folders(root):
+        return capability == _CAPABILITIES["tegra264"]
+    return (root / "sys/class/devfreq" / _CLOCK_NAMES[-1]).is_dir() or (l4t_major(root) or 0) >= _FIRST_L4T_OF_THOR
+
+
 def gpu_clock_folder(root: Path) -> Path | None:
     """Return the folder of files that tell the clock of a Jetson's GPU; None when there is none."""
-    return next(filter(Path.is_dir, (root / "sys/class/devfreq" / name for name in _GPU_NAMES)), None)
+    return next(filter(Path.is_dir, (root / "sys/class/devfreq" / name for name in _CLOCK_NAMES)), None)
 
 
 def gpu_device_folders(root: Path) -> list[Path]:

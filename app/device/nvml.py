@@ -70,7 +70,8 @@ class NvmlSensors:
         if power_mw is not None:
             yield "power_watts", gpu, power_mw / 1000
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-        if memory is not None:
+        # A Thor's has none of its own.
+        if memory is not None and memory.total:
             yield "gpu_memory_free_bytes", number, memory.free
         reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
         if reasons is not None:
@@ -92,7 +93,7 @@ def open_nvml(gpu: Gpu | None) -> NvmlSensors:
     """
     if gpu is None:
         raise NvmlError("there is no NVIDIA GPU")
-    if gpu.is_integrated:
+    if not gpu.has_nvml:
         raise NvmlError("a Jetson's GPU is read from /sys")
     if not gpu.is_reachable:
         raise NvmlError("the GPU cannot be reached from here")

@@ -229,8 +229,17 @@ class Packages:
         return None
 
 
-def check_wheels(gpu: Gpu | None, packages: Packages, *, backend: str) -> Iterator[Finding]:
-    """Look for a GPU that no installed library can use, and for two builds in one folder."""
+def check_wheels(
+    gpu: Gpu | None, packages: Packages, *, backend: str, jetson_l4t: int | None = None
+) -> Iterator[Finding]:
+    """Look for a GPU that no installed library can use, and for two builds in one folder.
+
+    Args:
+        gpu: That of the machine.
+        packages: What is installed.
+        backend: The setting `BACKEND`.
+        jetson_l4t: Major release of a Jetson's L4T; None elsewhere and where it is not known.
+    """
     if {"onnxruntime", "onnxruntime-gpu"} <= packages.versions.keys():
         yield Finding(
             name="two-runtimes",
@@ -254,7 +263,11 @@ def check_wheels(gpu: Gpu | None, packages: Packages, *, backend: str) -> Iterat
             if has_tensorrt
             else "Models run on the CPU, many times slower."
         ),
-        cure=_JETSON_WHEEL if gpu.is_integrated else _X86_WHEEL,
+        cure=_X86_WHEEL
+        if not gpu.is_integrated
+        else _JETSON_WHEEL
+        if jetson_l4t is None
+        else kernels_cure(None, jetson_l4t=jetson_l4t),
     )
 
 

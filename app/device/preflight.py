@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.device.findings import Finding, worst_first
 from app.device.gpu import find_gpu
-from app.device.hardware_checks import check_cores, check_dla_compiler, check_gpu, check_power
+from app.device.hardware_checks import check_cores, check_dla_compiler, check_gpu, check_power, check_release
 from app.device.jetson import compute_capability, find_jetson, l4t_major
 from app.device.package_checks import Packages, check_kernels, check_numpy, check_runtime, check_wheels
 from app.device.place_checks import Place, check_folders, check_memory, check_port
@@ -38,8 +38,11 @@ def preflight(packages: Packages, place: Place, *, backend: str, machine: str, r
         [
             *check_cores(root, packages, backend=backend, machine=machine, is_jetson=is_jetson),
             *check_gpu(gpu, backend=backend),
-            *check_dla_compiler(root, packages, backend=backend, is_jetson=is_jetson and has_gpu),
-            *check_wheels(gpu, packages, backend=backend),
+            *check_dla_compiler(
+                root, packages, backend=backend, is_jetson=is_jetson and has_gpu, l4t_major=l4t_major(root)
+            ),
+            *check_release(root, packages, backend=backend, l4t_major=l4t_major(root)),
+            *check_wheels(gpu, packages, backend=backend, jetson_l4t=l4t_major(root)),
             *check_kernels(l4t_major(root), compute_capability(root) if has_gpu else None, packages, backend=backend),
             *check_numpy(packages, backend=backend, machine=machine),
             *check_runtime(packages, backend=backend),

@@ -95,11 +95,12 @@ class SysfsSensors:
                 yield f"{name} {label}".strip(), microwatts / 1e6
             for path in _files(chip, r"curr\d+_input"):
                 number = path.name[4:-6]
-                label = read_text(chip / f"in{number}_label") or f"{name} {number}"
+                rail = read_text(chip / f"in{number}_label")
                 milliamperes, millivolts = read_number(path), read_number(chip / f"in{number}_input")
-                # NC: not connected.
-                if milliamperes is not None and millivolts is not None and label != "NC":
-                    yield label, milliamperes * millivolts / 1e6
+                # NC: not connected. An INA3221 gives each rail a label: its fourth current is a sum of the others.
+                if milliamperes is None or millivolts is None or rail == "NC" or (not rail and name == "ina3221"):
+                    continue
+                yield rail or f"{name} {number}", milliamperes * millivolts / 1e6
 
     def _throttled(self) -> dict[str, float]:
         causes: dict[str, float] = {}

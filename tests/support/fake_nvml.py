@@ -44,7 +44,8 @@ class FakeNvml:
         return self._value(gpu, "power_mw")
 
     def nvmlDeviceGetMemoryInfo(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
-        return SimpleNamespace(free=self._value(gpu, "free_bytes"))
+        free = self._value(gpu, "free_bytes")
+        return SimpleNamespace(free=free, total=free)
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - as above
         return self._value(gpu, "reasons")

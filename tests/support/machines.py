@@ -54,6 +54,40 @@ ORIN: Mapping[str, str] = {
 }
 """A Jetson AGX Orin with JetPack 6.2, all cores on, clocks fixed, the container given the GPU."""
 
+ORIN_R36_5: Mapping[str, str] = {
+    **ORIN,
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 5.0, GCID: 43688277, BOARD: generic, EABI: aarch64\n",
+}
+"""The same with JetPack 6.2.2."""
+
+ORIN_R39: Mapping[str, str] = {
+    **{name: text for name, text in ORIN.items() if not name.startswith("usr/")},
+    "etc/nv_tegra_release": "# R39 (release), REVISION: 2.0, GCID: 45755727, BOARD: generic, EABI: aarch64\n",
+    "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  595.78  Release Build\n",
+    "usr/lib/aarch64-linux-gnu/libnvinfer.so.10.16.2": "library",
+}
+"""The same with JetPack 7.2, in its own image: no libnvdla_compiler.so, TensorRT 10.16."""
+
+THOR: Mapping[str, str] = {
+    **{
+        name: text
+        for name, text in ORIN_R39.items()
+        if not name.startswith(("dev/", "sys/class/devfreq/", "sys/devices/platform/", "sys/class/hwmon/"))
+    },
+    "dev/nvidia0": "",
+    "dev/nvidia1": "",
+    "dev/nvidiactl": "",
+    "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=120W >\n",
+    "proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0",
+    "proc/device-tree/compatible": "nvidia,p4071-0000+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264\0",
+    "sys/class/devfreq/gpu-gpc-0/cur_freq": "1575000000\n",
+    "sys/class/devfreq/gpu-gpc-0/min_freq": "1575000000\n",
+    "sys/class/devfreq/gpu-gpc-0/max_freq": "1575000000\n",
+    "sys/devices/system/cpu/present": "0-13\n",
+    "sys/devices/system/cpu/online": "0-13\n",
+}
+"""A Jetson AGX Thor with JetPack 7.2, all cores on, clocks fixed, the container given the GPU."""
+
 ORIN_30W: Mapping[str, str] = {
     **ORIN,
     "sys/devices/system/cpu/online": "0-7\n",

@@ -24,10 +24,13 @@ from tests.support.machines import (
     CARD_WITHOUT_DRIVER,
     ORIN,
     ORIN_30W,
+    ORIN_R36_5,
+    ORIN_R39,
     ORIN_WITHOUT_RUNTIME,
     PLAIN,
     SERVER,
     SERVER_WITHOUT_TOOLKIT,
+    THOR,
     plant,
 )
 
@@ -89,6 +92,15 @@ class TestAuto:
         assert not selection.is_on_cpu
         assert not selection.is_fallback
         assert selection.name == "tensorrt_rtx or onnxruntime-cpu"
+
+    @pytest.mark.parametrize("files", [ORIN, ORIN_R36_5, ORIN_R39, THOR], ids=["R36.4", "R36.5", "R39.2", "Thor"])
+    def test_takes_tensorrt_on_every_jetson_whether_onnx_runtime_is_there_or_not(
+        self, machine: Machine, files: Mapping[str, str]
+    ) -> None:
+        for others in ({}, {"is_installed": lambda _name: False}):
+            selection = select_backend("auto", probes=machine.probes(files, machine="aarch64", **others))
+            assert isinstance(selection.engines, TensorrtKit)
+            assert not selection.is_on_cpu
 
     def test_says_nothing_worse_than_info_on_a_machine_without_gpu(self, machine: Machine) -> None:
         with capture_logs() as logs:

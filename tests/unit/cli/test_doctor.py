@@ -89,6 +89,24 @@ def test_a_jetson_is_told_in_one_line(run: Run) -> None:
     assert "  Mend: On the host" in output
 
 
+@pytest.mark.parametrize(
+    ("files", "module", "release"),
+    [
+        (machines.ORIN, "AGX Orin", "36.4.3"),
+        (machines.ORIN_R36_5, "AGX Orin", "36.5.0"),
+        (machines.ORIN_R39, "AGX Orin", "39.2.0"),
+        (machines.THOR, "AGX Thor", "39.2.0"),
+    ],
+    ids=["R36.4", "R36.5", "R39.2", "Thor"],
+)
+def test_every_jetson_is_told_with_its_release(run: Run, files: Mapping[str, str], module: str, release: str) -> None:
+    report = json.loads(run("--json", files=files).stdout)
+    assert module in report["machine"]["jetson"]["module"]
+    assert report["machine"]["jetson"]["l4t_release"] == release
+    assert report["machine"]["gpu"]["is_integrated"] is True
+    assert {each["name"] for each in report["findings"]} <= {"cpu-only-runtime", "cores-offline"}
+
+
 def test_a_warning_starts_and_says_that_it_could_be_more(run: Run) -> None:
     result = run(files=machines.SERVER_WITHOUT_TOOLKIT)
     assert result.exit_code == 0

@@ -24,6 +24,8 @@ IMAGES = {
     "jetson": (REPOSITORY / "Dockerfile.jetson", {}, "jetpack6"),
     "slim": (REPOSITORY / "deploy/jetson/Dockerfile.slim", {}, "jetpack6"),
     "slim-onnxruntime": (REPOSITORY / "deploy/jetson/Dockerfile.slim", {"VARIANT": "onnxruntime"}, "jetpack6"),
+    "jp7": (REPOSITORY / "deploy/jetson/Dockerfile.jp7", {}, "jetpack7"),
+    "jp7-onnxruntime": (REPOSITORY / "deploy/jetson/Dockerfile.jp7", {"VARIANT": "onnxruntime"}, "jetpack7"),
 }
 X86 = 62
 

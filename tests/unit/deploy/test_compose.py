@@ -24,6 +24,7 @@ TARGET_BY_SERVICE = {
     ("compose.gpus.yaml", "jetface-0"): "gpu",
     ("compose.gpus.yaml", "jetface-1"): "gpu",
     ("compose.jetson.yaml", "jetface"): "jetson",
+    ("compose.jetson7.yaml", "jetface"): "jetson",
 }
 
 Service = dict[str, Any]
@@ -128,12 +129,26 @@ def test_it_may_do_no_more_than_it_needs(service: Service) -> None:
 
 
 class TestJetson:
-    """What JetPack 6.2 makes necessary."""
+    """What JetPack makes necessary."""
 
-    @pytest.fixture
-    def jetson(self) -> Service:
-        jetson: Service = load("compose.jetson.yaml")["services"]["jetface"]
+    @pytest.fixture(params=["compose.jetson.yaml", "compose.jetson7.yaml"])
+    def jetson(self, request: pytest.FixtureRequest) -> Service:
+        jetson: Service = load(request.param)["services"]["jetface"]
         return jetson
+
+    def test_one_release_s_file_differs_from_the_other_s_in_what_is_built_alone(self) -> None:
+        one, other = (load(f"compose.{name}.yaml") for name in ("jetson", "jetson7"))
+        for each in (one, other):
+            del each["services"]["jetface"]["image"]
+            assert each["services"]["jetface"].pop("build")["network"] == "host"
+        assert one == other
+
+    def test_a_wheel_of_the_user_s_is_named_from_outside(self) -> None:
+        assert load("compose.jetson7.yaml")["services"]["jetface"]["build"]["args"] == {
+            "VARIANT": "${JETFACE_VARIANT:-tensorrt}",
+            "ONNXRUNTIME_WHEEL": "${ONNXRUNTIME_WHEEL:-}",
+            "ONNXRUNTIME_SHA256": "${ONNXRUNTIME_SHA256:-}",
+        }
 
     def test_it_gets_the_gpu_from_the_nvidia_runtime(self, jetson: Service) -> None:
         assert jetson["runtime"] == "nvidia"
@@ -155,9 +170,17 @@ class TestJetson:
         assert bound == {"/etc/nv_tegra_release", "/etc/nvpmodel.conf", "/var/lib/nvpmodel"}
 
     def test_the_file_says_what_a_reader_must_know(self) -> None:
-        text = (DEPLOY / "compose.jetson.yaml").read_text(encoding="utf-8")
-        for words in ("nvpmodel -m 0", "jetson_clocks", "# mem_limit:", "moby/moby#49557"):
-            assert words in text
+        for name in ("compose.jetson.yaml", "compose.jetson7.yaml"):
+            text = (DEPLOY / name).read_text(encoding="utf-8")
+            for words in (
+                "nvpmodel -m 0",
+                "jetson_clocks",
+                "# mem_limit:",
+                "moby/moby#49557",
+                "2.37.3",
+                "COMPOSE_BAKE",
+            ):
+                assert words in text
 
 
 class TestGpu:

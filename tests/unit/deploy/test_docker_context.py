@@ -12,7 +12,9 @@ from tests.support.shared import REPOSITORY
 
 DOCKERFILES = [
     REPOSITORY / "Dockerfile.jetson",
-    *(REPOSITORY / "deploy" / name for name in ("jetson/Dockerfile.slim", "Dockerfile.gpu", "Dockerfile.cpu")),
+    *sorted((REPOSITORY / "deploy/jetson").glob("Dockerfile.*")),
+    REPOSITORY / "deploy/Dockerfile.gpu",
+    REPOSITORY / "deploy/Dockerfile.cpu",
 ]
 
 

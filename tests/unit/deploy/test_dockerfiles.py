@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from tests.support.shared import REPOSITORY
 
 JETSON = REPOSITORY / "Dockerfile.jetson"
 SLIM = REPOSITORY / "deploy/jetson/Dockerfile.slim"
+JP7 = REPOSITORY / "deploy/jetson/Dockerfile.jp7"
 GPU = REPOSITORY / "deploy/Dockerfile.gpu"
 CPU = REPOSITORY / "deploy/Dockerfile.cpu"
 
@@ -22,6 +25,8 @@ IMAGES = [
     pytest.param((Dockerfile.read(JETSON), "jetson"), id="jetson"),
     pytest.param((Dockerfile.read(SLIM), "jetson"), id="slim"),
     pytest.param((Dockerfile.read(SLIM, VARIANT="onnxruntime"), "jetson"), id="slim-onnxruntime"),
+    pytest.param((Dockerfile.read(JP7), "jetson"), id="jp7"),
+    pytest.param((Dockerfile.read(JP7, VARIANT="onnxruntime"), "jetson"), id="jp7-onnxruntime"),
     pytest.param((Dockerfile.read(GPU), "gpu"), id="gpu"),
     pytest.param((Dockerfile.read(CPU), "cpu"), id="cpu"),
 ]
@@ -45,10 +50,10 @@ def test_all_of_them_are_here() -> None:
     """A Dockerfile that is written is held to the rules."""
     written = {path for path in REPOSITORY.glob("*") if path.name.startswith("Dockerfile")}
     written |= set((REPOSITORY / "deploy").rglob("Dockerfile*"))
-    assert written == {JETSON, SLIM, GPU, CPU}
+    assert written == {JETSON, SLIM, JP7, GPU, CPU}
 
 
-@pytest.mark.parametrize("path", [JETSON, SLIM, GPU, CPU], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [JETSON, SLIM, JP7, GPU, CPU], ids=lambda path: path.name)
 def test_hadolint_has_nothing_to_say(path: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     if not hadolint.exists():
@@ -140,7 +145,7 @@ def test_what_nvidia_packages_must_match_is_pinned(image: Dockerfile) -> None:
     assert all(package.endswith("=${TENSORRT_VERSION}") for package in tensorrt)
     assert all("=" in package for package in packages if "cudnn" in package)
     versions = [each.value for each in image.chain() if each.value.startswith("TENSORRT_VERSION=")]
-    assert all(re.fullmatch(r"TENSORRT_VERSION=10\.\d+\.\d+\.\d+-1\+cuda12\.\d", version) for version in versions)
+    assert all(re.fullmatch(r"TENSORRT_VERSION=10\.\d+\.\d+\.\d+-1\+cuda1[23]\.\d", version) for version in versions)
     assert bool(versions) == bool(tensorrt)
 
 
@@ -194,6 +199,7 @@ def test_the_environment_is_built_by_the_python_that_runs_it(image: Dockerfile) 
     release_by_base = {
         "nvcr.io/nvidia/l4t-jetpack:r36.4.0": "22.04",
         "ubuntu:22.04": "22.04",
+        "ubuntu:24.04": "24.04",
         "nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04": "24.04",
     }
     assert not builder or builder == f"ubuntu:{release_by_base[base]}"
@@ -225,35 +231,67 @@ class TestDlaCompiler:
         assert copied == [f"--from=dla /dla {environment['DLA_COMPILER_DIR']}"]
 
 
-class TestSlim:
-    """The variants of the small image."""
+class TestVariants:
+    """Of the images from Ubuntu."""
 
-    def test_tensorrt_alone_has_neither_onnxruntime_nor_cudnn(self) -> None:
-        image = Dockerfile.read(SLIM)
+    @pytest.mark.parametrize("path", [SLIM, JP7], ids=lambda path: path.name)
+    def test_tensorrt_alone_has_neither_onnxruntime_nor_cudnn(self, path: Path) -> None:
+        image = Dockerfile.read(path)
         steps = [each.value for each in (*image.chain(), *image.chain("venv")) if each.name in {"RUN", "COPY"}]
         assert [step for step in steps if re.search(r"onnxruntime|cudnn|cublas", step)] == []
 
+    @pytest.mark.parametrize(("path", "package"), [(SLIM, "libcudla-12-6"), (JP7, "libcudla-13-2")])
     @pytest.mark.parametrize("variant", ["tensorrt", "onnxruntime"])
-    def test_it_has_what_tensorrt_s_plugins_are_linked_to(self, variant: str) -> None:
+    def test_it_has_what_tensorrt_s_plugins_are_linked_to(self, path: Path, package: str, variant: str) -> None:
         """No package of TensorRT's depends on it."""
-        assert "libcudla-12-6" in Dockerfile.read(SLIM, VARIANT=variant).apt_packages()
+        assert package in Dockerfile.read(path, VARIANT=variant).apt_packages()
 
-    def test_the_other_has_both(self) -> None:
-        image = Dockerfile.read(SLIM, VARIANT="onnxruntime")
+    @pytest.mark.parametrize(("path", "fetched"), [(SLIM, "fetch_onnxruntime.sh"), (JP7, "ONNXRUNTIME_WHEEL")])
+    def test_the_other_has_both(self, path: Path, fetched: str) -> None:
+        image = Dockerfile.read(path, VARIANT="onnxruntime")
         assert any(package.startswith("libcudnn9") for package in image.apt_packages())
-        assert any("fetch_onnxruntime.sh" in each.value for each in image.chain("venv"))
+        assert any(fetched in each.value for each in image.chain("venv"))
+
+    def test_a_wheel_of_the_user_s_is_held_to_its_checksum(self, tmp_path: Path) -> None:
+        """The Dockerfile's own command, with a stand-in for pip."""
+        (run,) = (each.value for each in Dockerfile.read(JP7).chain("venv-onnxruntime") if "more.sum" in each.value)
+        wheel = tmp_path / "there/onnxruntime_gpu-1.24.2-cp312-cp312-linux_aarch64.whl"
+        wheel.parent.mkdir()
+        wheel.write_bytes(b"wheel")
+        checksum = hashlib.sha256(b"wheel").hexdigest()
+
+        def build(name: str, **arguments: str) -> subprocess.CompletedProcess[str]:
+            folder = tmp_path / name
+            folder.mkdir()
+            pip = folder / "pip"
+            pip.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+            pip.chmod(0o755)
+            return subprocess.run(
+                ["sh", "-euc", run.replace("/opt/builder/bin/pip", str(pip))],
+                cwd=folder, env={"PATH": os.environ["PATH"], **arguments}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        address = wheel.as_uri()
+        done = build("good", ONNXRUNTIME_WHEEL=address, ONNXRUNTIME_SHA256=checksum)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "good/more" / wheel.name).read_bytes() == b"wheel"
+        assert build("other", ONNXRUNTIME_WHEEL=address, ONNXRUNTIME_SHA256="0" * 64).returncode != 0
+        for name, arguments in (("none", {}), ("half", {"ONNXRUNTIME_WHEEL": address})):
+            done = build(name, **{"ONNXRUNTIME_WHEEL": "", "ONNXRUNTIME_SHA256": "", **arguments})
+            assert done.returncode == 1
+            assert "--build-arg ONNXRUNTIME_SHA256=" in done.stderr
 
 
 def test_a_jetson_s_user_may_open_the_gpu() -> None:
     """/dev/nvmap belongs to root:video, 44 in Ubuntu."""
-    for path in (JETSON, SLIM):
+    for path in (JETSON, SLIM, JP7):
         made = " ".join(each.value for each in Dockerfile.read(path).chain() if "useradd" in each.value)
         assert "--gid 44" in made
 
 
 def test_no_build_imports_tensorrt() -> None:
-    """libnvdla_compiler.so is mounted by the NVIDIA runtime, which a build does not have."""
-    for path in (JETSON, SLIM):
+    """The driver, and with JetPack 6 libnvdla_compiler.so, are mounted by the NVIDIA runtime, which a build lacks."""
+    for path in (JETSON, SLIM, JP7):
         for stage in Dockerfile.read(path).stages:
             runs = " ".join(each.value for each in stage.instructions if each.name == "RUN")
             assert not re.search(r"import [^\"']*\btensorrt\b", runs)

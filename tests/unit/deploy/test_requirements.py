@@ -38,6 +38,8 @@ class Target:
 TARGETS = {
     # JetPack 6: glibc 2.35.
     "jetson": Target(("jetson", "jetson-onnxruntime"), "3.10", "aarch64", {}),
+    # JetPack 7.2: glibc 2.39. The second for a wheel of ONNX Runtime that a user brings.
+    "jetson7": Target(("jetson7", "jetson7-onnxruntime"), "3.12", "aarch64", {}),
     "gpu": Target(("gpu",), "3.12", "x86_64", {}),
     # On x86 the tests themselves run with it.
     "cpu-arm": Target(("cpu",), "3.11", "aarch64", {"python_full_version": "3.11.9", "sys_platform": "linux"}),
@@ -76,7 +78,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, target in TARGETS.items():
         listed = folder / f"{name}.txt"
         listed.write_text("\n".join(wanted(target)), encoding="utf-8")
-        tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 36))]
+        tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 40 if name == "jetson7" else 36))]
         command = [
             sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
             "--only-binary=:all:", "--target", folder / "nowhere", "--report", folder / f"{name}.json",
@@ -116,7 +118,9 @@ def test_every_entry_of_a_lock_has_checksums(path: Path) -> None:
     assert len(pinned) == len(read_lock(path.stem))
 
 
-@pytest.mark.parametrize(("lock", "python"), [("jetson", "3.10"), ("gpu", "3.12"), ("cpu", "3.11")])
+@pytest.mark.parametrize(
+    ("lock", "python"), [("jetson", "3.10"), ("jetson7", "3.12"), ("gpu", "3.12"), ("cpu", "3.11")]
+)
 def test_an_image_has_what_the_code_needs(lock: str, python: str) -> None:
     """Every dependency of the package, but for the build of ONNX Runtime; `make lock-images` follows a new one."""
     project = tomli.loads(REPOSITORY.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -150,7 +154,20 @@ class TestJetson:
 
     def test_no_onnxruntime_for_the_cpu_slips_in(self) -> None:
         """It would be found first, and everything would run on the CPU without a word."""
-        for lock in ("jetson", "jetson-onnxruntime", "gpu"):
+        for lock in ("jetson", "jetson-onnxruntime", "jetson7", "jetson7-onnxruntime", "gpu"):
             names = {name_of(line.split(" ")[0]) for line in read_lock(lock)}
             assert "onnxruntime" not in names
         assert any(line.startswith("onnxruntime-gpu==1.26") for line in read_lock("gpu"))
+
+
+class TestJetson7:
+    """What JetPack 7.2 has."""
+
+    def test_numpy_is_2(self) -> None:
+        assert any(line.startswith("numpy==2.") for line in read_lock("jetson7"))
+
+    def test_cuda_python_is_of_the_image_s_cuda(self) -> None:
+        assert any(line.startswith("cuda-python==13.2.") for line in read_lock("jetson7"))
+
+    def test_thor_s_gpu_can_be_read(self) -> None:
+        assert any(line.startswith("nvidia-ml-py==") for line in read_lock("jetson7"))

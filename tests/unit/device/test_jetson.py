@@ -44,6 +44,14 @@ class TestJetson:
         assert found is not None
         assert found.power_mode == expected
 
+    def test_thor_is_one(self, plant: PlantTree) -> None:
+        assert find_jetson(plant(machines.THOR)) == Jetson(
+            module="NVIDIA Jetson AGX Thor Developer Kit",
+            l4t_release="39.2.0",
+            power_mode="0 MAXN",
+            gpu_clock_is_fixed=True,
+        )
+
     def test_in_a_container_little_is_to_be_seen(self, plant: PlantTree) -> None:
         """The device tree is hidden; the kernel's list of systems on a chip is not."""
         files = without(machines.ORIN, "proc/", "etc/", "var/", "sys/class/devfreq")
@@ -96,17 +104,47 @@ class TestGpu:
     @pytest.mark.parametrize(
         ("files", "expected"),
         [
-            (machines.ORIN, Gpu(is_integrated=True, is_reachable=True, driver="540.4.0")),
-            (machines.ORIN_WITHOUT_RUNTIME, Gpu(is_integrated=True, is_reachable=False, driver="540.4.0")),
-            (machines.SERVER, Gpu(is_integrated=False, is_reachable=True, driver="570.86.15")),
-            (machines.SERVER_WITHOUT_TOOLKIT, Gpu(is_integrated=False, is_reachable=False, driver="570.86.15")),
-            ({"dev/dxg": ""}, Gpu(is_integrated=False, is_reachable=True, driver=None)),
+            (machines.ORIN, Gpu(is_integrated=True, has_nvml=False, is_reachable=True, driver="540.4.0")),
+            (
+                machines.ORIN_WITHOUT_RUNTIME,
+                Gpu(is_integrated=True, has_nvml=False, is_reachable=False, driver="540.4.0"),
+            ),
+            (machines.ORIN_R39, Gpu(is_integrated=True, has_nvml=False, is_reachable=True, driver="595.78")),
+            (machines.THOR, Gpu(is_integrated=True, has_nvml=True, is_reachable=True, driver="595.78")),
+            (
+                without(machines.THOR, "dev/", "etc/", "proc/"),
+                Gpu(is_integrated=True, has_nvml=True, is_reachable=False, driver=None),
+            ),
+            (
+                {
+                    **without(machines.THOR, "etc/", "proc/", "sys/"),
+                    "etc/nv_tegra_release": machines.THOR["etc/nv_tegra_release"],
+                },
+                Gpu(is_integrated=True, has_nvml=True, is_reachable=True, driver=None),
+            ),
+            (machines.SERVER, Gpu(is_integrated=False, has_nvml=True, is_reachable=True, driver="570.86.15")),
+            (
+                machines.SERVER_WITHOUT_TOOLKIT,
+                Gpu(is_integrated=False, has_nvml=True, is_reachable=False, driver="570.86.15"),
+            ),
+            ({"dev/dxg": ""}, Gpu(is_integrated=False, has_nvml=True, is_reachable=True, driver=None)),
             (
                 machines.CARD_WITHOUT_DRIVER,
-                Gpu(is_integrated=False, is_reachable=False, driver=None),
+                Gpu(is_integrated=False, has_nvml=True, is_reachable=False, driver=None),
             ),
         ],
-        ids=["Jetson", "Jetson without runtime", "server", "server without toolkit", "WSL", "card without driver"],
+        ids=[
+            "Jetson",
+            "Jetson without runtime",
+            "Orin with JetPack 7",
+            "Thor",
+            "Thor without runtime",
+            "Thor by its release",
+            "server",
+            "server without toolkit",
+            "WSL",
+            "card without driver",
+        ],
     )
     def test_found(self, plant: PlantTree, files: Mapping[str, str], expected: Gpu) -> None:
         assert find_gpu(plant(files)) == expected

@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from tests.support import machines
 PlantTree = Callable[[Mapping[str, str]], Path]
 
 JETSON_PACKAGES = {"numpy": "1.26.4", "onnxruntime-gpu": "1.23.0", "tensorrt": "10.3.0"}
+JETSON_7_PACKAGES = {"numpy": "2.5.5"}
+"""TensorRT's package from apt has no metadata."""
 GPU_PACKAGES = {"numpy": "2.3.1", "onnxruntime-gpu": "1.27.0"}
 CPU_PACKAGES = {"numpy": "2.3.1", "onnxruntime": "1.27.0"}
 
@@ -52,10 +54,16 @@ def check(plant: PlantTree, place: Place) -> Callable[..., list[Finding]]:
         machine: str = "aarch64",
         outcome: ImportOutcome = ImportOutcome(0),  # noqa: B008 - it is frozen
         kernels: Kernels | None = None,
+        modules: tuple[str, ...] = (),
         **changes: object,
     ) -> list[Finding]:
         return preflight(
-            Packages(packages, import_module=lambda _name: outcome, read_kernels=lambda: kernels),
+            Packages(
+                packages,
+                import_module=lambda _name: outcome,
+                has_module=lambda name: name in modules,
+                read_kernels=lambda: kernels,
+            ),
             dataclasses.replace(place, **changes),
             backend=backend,
             machine=machine,
@@ -76,11 +84,12 @@ def names(findings: list[Finding]) -> list[str]:
     ("files", "packages", "machine"),
     [
         (machines.ORIN, JETSON_PACKAGES, "aarch64"),
+        (machines.ORIN_R36_5, JETSON_PACKAGES, "aarch64"),
         (machines.SERVER, GPU_PACKAGES, "x86_64"),
         (machines.PLAIN, CPU_PACKAGES, "x86_64"),
         ({}, CPU_PACKAGES, "x86_64"),
     ],
-    ids=["Jetson", "server", "plain", "nothing can be read"],
+    ids=["Jetson", "JetPack 6.2.2", "server", "plain", "nothing can be read"],
 )
 def test_where_all_is_well_nothing_is_found(
     check: Check, files: Mapping[str, str], packages: Mapping[str, str], machine: str
@@ -214,6 +223,77 @@ class TestGpu:
         (finding,) = check(files, JETSON_PACKAGES, backend=backend)
         assert (finding.name, finding.severity.value) == ("dla-compiler-missing", severity)
         assert "nvidia-l4t-dla-compiler" in finding.cure
+
+    def test_the_image_s_own_copy_will_do(self, check: Check) -> None:
+        """entrypoint.sh puts it into the search path."""
+        files = {name: text for name, text in machines.ORIN.items() if not name.startswith("usr/")}
+        assert check({**files, "opt/dla/libnvdla_compiler.so": "library"}, JETSON_PACKAGES) == []
+
+
+class TestJetPack:
+    """The host's release and the image's TensorRT."""
+
+    @pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+    @pytest.mark.parametrize("files", [machines.ORIN_R39, machines.THOR], ids=["Orin", "Thor"])
+    def test_jetpack_7_with_its_own_image(self, check: Check, files: Mapping[str, str], backend: str) -> None:
+        """No DLA compiler is asked for; that ONNX Runtime is left out is worth a note."""
+        findings = check(files, JETSON_7_PACKAGES, backend=backend, modules=("tensorrt",))
+        expected = [("runtime-import", Severity.NOTE)] if backend == "auto" else []
+        assert [(each.name, each.severity) for each in findings] == expected
+
+    @pytest.mark.parametrize(("backend", "severity"), [("auto", "warning"), ("tensorrt", "stop")])
+    def test_the_image_for_jetpack_6_on_a_host_without_its_library(
+        self, check: Check, backend: str, severity: str
+    ) -> None:
+        """There is no package to install: the cure is another image."""
+        files = {name: text for name, text in machines.ORIN_R39.items() if "libnvinfer" not in name}
+        findings = {each.name: each for each in check(files, JETSON_PACKAGES, backend=backend)}
+        found = findings["dla-compiler-missing"]
+        assert found.severity.value == severity
+        assert "apt install" not in found.cure
+        assert "deploy/jetson/Dockerfile.jp7" in found.cure
+
+    def test_the_image_for_jetpack_6_with_its_own_copy_may_run_there(self, check: Check) -> None:
+        files = {
+            **{name: text for name, text in machines.ORIN_R39.items() if "libnvinfer" not in name},
+            "opt/dla/libnvdla_compiler.so": "library",
+        }
+        (found,) = check(files, JETSON_PACKAGES)
+        assert (found.name, found.severity) == ("other-jetpack", Severity.NOTE)
+        assert "compose.jetson7.yaml" in found.cure
+
+    @pytest.mark.parametrize(
+        ("files", "tensorrt", "words"),
+        [
+            pytest.param(machines.ORIN, "10.16.2", ("L4T 36", "CUDA 13", "Dockerfile.jetson"), id="7's image on 6"),
+            pytest.param(machines.ORIN_R36_5, "10.13.0", ("L4T 36", "Dockerfile.jetson"), id="7.0's image on 6.2.2"),
+            pytest.param(machines.THOR, "10.3.0", ("L4T 39", "Thor", "Dockerfile.jp7"), id="6's image on Thor"),
+            pytest.param(
+                {**machines.ORIN, "etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 1\n"},
+                "10.3.0", ("L4T 35", "Flash", "6.2 or 7.2"), id="JetPack 5",
+            ),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize(("backend", "severity"), [("auto", "warning"), ("tensorrt", "stop")])
+    def test_another_release_than_the_image_is_for(
+        self, check: Check, files: Mapping[str, str], tensorrt: str, words: Sequence[str], backend: str, severity: str
+    ) -> None:
+        packages = {**JETSON_PACKAGES, "tensorrt": tensorrt}
+        kept = {name: text for name, text in files.items() if "libnvinfer" not in name}
+        (found,) = (each for each in check(kept, packages, backend=backend) if each.name == "other-jetpack")
+        assert found.severity.value == severity
+        assert all(word in f"{found.what} {found.why} {found.cure}" for word in words)
+
+    def test_where_tensorrt_is_not_used_its_release_does_not_matter(self, check: Check) -> None:
+        packages = {**JETSON_PACKAGES, "tensorrt": "10.16.2"}
+        assert check(machines.ORIN, packages, backend="onnxruntime") == []
+
+    def test_a_wheel_for_cpus_is_not_mended_with_one_for_jetpack_6(self, check: Check) -> None:
+        packages = {**JETSON_7_PACKAGES, "onnxruntime": "1.31.1"}
+        (found,) = check(machines.ORIN_R39, packages, backend="onnxruntime")
+        assert found.name == "cpu-only-runtime"
+        assert "BACKEND=tensorrt" in found.cure
+        assert "cp310" not in found.cure
 
 
 class TestPackages:

@@ -65,6 +65,14 @@ class TestSysfs:
         files = {f"{HWMON}/curr2_input": "100", f"{HWMON}/in2_input": "5000"}
         assert read(plant, files) == {"power_watts": {"hwmon3 2": 0.5}}
 
+    def test_what_a_power_monitor_does_not_name_is_no_rail(self, plant: PlantTree) -> None:
+        """The fourth current of an INA3221 is the sum of the other three, and has no label."""
+        files = {
+            f"{HWMON}/name": "ina3221", f"{HWMON}/curr1_input": "400", f"{HWMON}/in1_input": "19000",
+            f"{HWMON}/in1_label": "VDD_GPU_SOC", f"{HWMON}/curr4_input": "900", f"{HWMON}/in4_input": "19000",
+        }  # fmt: skip
+        assert read(plant, files)["power_watts"] == {"VDD_GPU_SOC": 7.6}
+
     def test_zones_of_one_name_are_told_apart(self, plant: PlantTree) -> None:
         zone = "sys/class/thermal/thermal_zone"
         files = {f"{zone}{n}/{file}": text for n in range(3) for file, text in (("type", "acpitz"), ("temp", "27800"))}
@@ -154,6 +162,12 @@ class TestNvml:
     def test_what_a_gpu_does_not_support_is_left_out(self) -> None:
         assert NvmlSensors(FakeNvml({"temperature_c": 40})).read() == {"temperature_celsius": {"gpu0": 40}}
 
+    def test_a_gpu_without_memory_of_its_own_has_none_free(self) -> None:
+        """As the driver tells of a Thor's, of which it knows the rest."""
+        assert NvmlSensors(FakeNvml({"free_bytes": 0, "temperature_c": 40})).read() == {
+            "temperature_celsius": {"gpu0": 40}
+        }
+
     def test_a_driver_that_does_not_answer(self) -> None:
         with pytest.raises(NvmlError, match="Driver Not Loaded"):
             NvmlSensors(FakeNvml(is_there=False))
@@ -162,18 +176,24 @@ class TestNvml:
         ("gpu", "reason"),
         [
             (None, "there is no NVIDIA GPU"),
-            (Gpu(is_integrated=True, is_reachable=True, driver=None), "a Jetson's GPU"),
-            (Gpu(is_integrated=False, is_reachable=False, driver="570"), "cannot be reached"),
+            (Gpu(is_integrated=True, has_nvml=False, is_reachable=True, driver=None), "a Jetson's GPU"),
+            (Gpu(is_integrated=False, has_nvml=True, is_reachable=False, driver="570"), "cannot be reached"),
         ],
     )
     def test_it_is_not_asked_in_vain(self, gpu: Gpu | None, reason: str) -> None:
         with pytest.raises(NvmlError, match=reason):
             open_nvml(gpu)
 
+    def test_it_is_asked_of_a_thor_s(self) -> None:
+        """Which has the driver of a card; here it is not there, and says so itself."""
+        with pytest.raises(NvmlError) as raised:
+            open_nvml(Gpu(is_integrated=True, has_nvml=True, is_reachable=True, driver="595.78"))
+        assert "is read from /sys" not in str(raised.value)
+
     def test_without_its_bindings_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
         with pytest.raises(NvmlError, match=r"jetface\[gpu\]"):
-            open_nvml(Gpu(is_integrated=False, is_reachable=True, driver="570"))
+            open_nvml(Gpu(is_integrated=False, has_nvml=True, is_reachable=True, driver="570"))
 
     def test_the_real_bindings_have_what_is_asked_of_them(self) -> None:
         """On a machine without a driver they raise the error that we expect."""
@@ -183,7 +203,7 @@ class TestNvml:
                 assert hasattr(pynvml, name), name
         assert (pynvml.NVML_TEMPERATURE_GPU, pynvml.NVML_CLOCK_GRAPHICS) == (0, 0)
         with contextlib.suppress(NvmlError):
-            open_nvml(Gpu(is_integrated=False, is_reachable=True, driver="570")).close()
+            open_nvml(Gpu(is_integrated=False, has_nvml=True, is_reachable=True, driver="570")).close()
 
 
 class Sampled:
