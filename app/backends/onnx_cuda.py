@@ -6,8 +6,9 @@ kills the process; docs/performance.md, "On a GPU".
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,10 @@ _log = structlog.get_logger(__name__)
 
 _FREE_SIDE_PX = 64
 """What an axis of free length is set to for a trial run: SCRFD takes multiples of 32."""
+
+_NOT_TOLD = (
+    "what a model leaves to the CPU cannot be told: there is no room for the profile of a run; make some in /tmp"
+)
 
 _MOST_NODES_TOLD = 20
 """Of those that keep a model from CUDA graphs; `GET /models` lists all."""
@@ -71,9 +76,10 @@ def open_cuda_backend(
         return open_session(model, providers, num_threads=1, profile_prefix=profile_prefix)
 
     refusal: str | None = None
+    cpu_nodes: tuple[str, ...] = ()
     try:
-        with setup.gate.opening(), tempfile.TemporaryDirectory() as folder:
-            profile_prefix = Path(folder, "run") if setup.audits_by_profile else None
+        with setup.gate.opening(), _profile_folder(setup) as folder:
+            profile_prefix = folder and folder / "run"
             try:
                 session = opened(options, profile_prefix)
             except ModelFileError as error:
@@ -81,10 +87,10 @@ def open_cuda_backend(
                 options = replace(options, uses_graphs=False)
                 session = opened(options, profile_prefix)
                 refusal = str(error.__cause__)
-            if setup.audits_by_profile:
-                cpu_nodes = nodes_in_profile(_profile_one_run(session), setup.provider)
-            else:
+            if not setup.audits_by_profile:
                 cpu_nodes = nodes_elsewhere(session, setup.provider)
+            elif folder:
+                cpu_nodes = _nodes_of_one_run(session, setup.provider)
     except BaseException:
         stream.close()
         raise
@@ -100,6 +106,28 @@ def open_cuda_backend(
         session, partial(opened, options, None), setup, stream,
         max_batch_size=max_batch_size, cpu_nodes=cpu_nodes, uses_graphs=refusal is None,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _profile_folder(setup: CudaSetup) -> Iterator[Path | None]:
+    """Make a folder for a profile where one is needed; None where not, or where there is no room: that is logged."""
+    with contextlib.ExitStack() as stack:
+        folder: Path | None = None
+        if setup.audits_by_profile:
+            try:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            except OSError as cause:
+                _log.warning(_NOT_TOLD, reason=cause.strerror)
+        yield folder
+
+
+def _nodes_of_one_run(session: Any, provider: str) -> tuple[str, ...]:
+    """Run a session once and return what its profile says; nothing where that could not be written whole, logged."""
+    try:
+        return nodes_in_profile(_profile_one_run(session), provider)
+    except (OSError, ValueError) as cause:
+        _log.warning(_NOT_TOLD, reason=repr(cause))
+        return ()
 
 
 def _profile_one_run(session: Any) -> Path:

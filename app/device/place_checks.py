@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.device.findings import Finding, Severity
@@ -40,6 +40,10 @@ class Place:
     """The setting `MIN_FREE_MEMORY_BYTES`."""
     need_disk_bytes: int = _GIBIBYTE
     """Weights of the largest pair, their prepared graphs, and a file that is written beside the one it replaces."""
+    temporary_dir: Path = field(default_factory=lambda: Path(os.environ.get("TMPDIR") or "/tmp"))  # noqa: S108 - looked at
+    """Where Python makes temporary files first."""
+    need_temporary_bytes: int = 16 * 2**20
+    """A build's job, and the profile of a run by which an old ONNX Runtime tells what it leaves to the CPU."""
     build_memory_bytes: int = 4 * _GIBIBYTE
     """What the build of the largest engine takes, about: it has not been measured on a Jetson."""
 
@@ -70,6 +74,25 @@ def check_folders(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
                 why=f"Weights, prepared graphs and engines take up to {_gibibytes(place.need_disk_bytes)}.",
                 cure="Free some: docker image prune; or set the variable to a folder on another disk.",
             )
+
+
+def check_temporary(place: Place) -> Iterator[Finding]:
+    """Look for a folder of temporary files that is full, or cannot be written."""
+    folder = place.temporary_dir
+    if not folder.is_dir() or not _is_writable(folder):
+        what = f"{folder}, where temporary files go, cannot be written."
+    elif (free_bytes := shutil.disk_usage(folder).free) < place.need_temporary_bytes:
+        what = f"{free_bytes / 2**20:.1f} MiB are free in {folder}, where temporary files go."
+    else:
+        return
+    yield Finding(
+        name="tmp-full",
+        severity=Severity.WARNING,
+        what=what,
+        why="No engine can be built without: ONNX Runtime serves on.",
+        cure=f"Start the container anew, which empties its {folder}, or give it more in the compose file: tmpfs: "
+        f'["{folder}:size=512m"]. TMPDIR names another folder.',
+    )
 
 
 def check_memory(place: Place, *, builds_engines: bool) -> Iterator[Finding]:

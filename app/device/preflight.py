@@ -12,7 +12,7 @@ from app.device.gpu import find_gpu
 from app.device.hardware_checks import check_cores, check_dla_compiler, check_gpu, check_power, check_release
 from app.device.jetson import compute_capability, find_jetson, l4t_major
 from app.device.package_checks import Packages, check_kernels, check_numpy, check_runtime, check_wheels
-from app.device.place_checks import Place, check_folders, check_memory, check_port
+from app.device.place_checks import Place, check_folders, check_memory, check_port, check_temporary
 
 
 def preflight(packages: Packages, place: Place, *, backend: str, machine: str, root: Path = Path("/")) -> list[Finding]:
@@ -47,6 +47,7 @@ def preflight(packages: Packages, place: Place, *, backend: str, machine: str, r
             *check_numpy(packages, backend=backend, machine=machine),
             *check_runtime(packages, backend=backend),
             *check_folders(place, builds_engines=builds_engines),
+            *check_temporary(place),
             *check_memory(place, builds_engines=builds_engines),
             *check_port(place),
             *check_power(jetson),

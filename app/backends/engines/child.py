@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -29,6 +30,8 @@ DEADLINE_S = 7200.0
 """Longest a build may take, the wait for another process's included: the largest models took a Jetson a quarter of an
 hour at most, and a build that hangs must not keep the lock for ever."""
 
+_PREFIX = "jetface-engine-"
+"""Of a job's temporary folder."""
 _LONGEST_LINE_BYTES = 2**20
 _LAST_WORDS_BYTES = 4096
 _LAST_LINE_CHARACTERS = 300
@@ -78,12 +81,13 @@ class EngineChild:
             EngineBuildError: There is none; the message says why.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="jetface-engine-", ignore_cleanup_errors=True) as folder:
+            with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
                 job_file = Path(folder) / "job.json"
                 write_job(self.job, job_file)
                 return self._run(job_file)
         except OSError as cause:
-            raise EngineBuildError(f"The building process cannot be started: {cause.strerror}.") from cause
+            cure = " Make room in /tmp, or start the container anew." if _is_about_room(cause) else ""
+            raise EngineBuildError(f"The building process cannot be started: {cause.strerror}.{cure}") from cause
 
     def stop(self, why: str = "it was stopped") -> None:
         """Kill the process, if it runs, and start none any more."""
@@ -167,6 +171,12 @@ class EngineChild:
         last_line = last_words.strip().rpartition("\n")[2][:_LAST_LINE_CHARACTERS]
         said = f" Its last words: {last_line}" if last_line else ""
         return f"The building process died ({how}{hint}).{said}"
+
+
+def _is_about_room(cause: OSError) -> bool:
+    """Whether there is no room for the job; where no folder takes a file, Python says that there is no folder."""
+    is_full = cause.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+    return is_full or _PREFIX in str(cause.filename) or "temporary directory" in str(cause.strerror)
 
 
 class _LastWords:

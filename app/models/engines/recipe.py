@@ -192,7 +192,7 @@ def written(graph: bytes, path: Path) -> Path:
 def _nowhere(cause: OSError, num_bytes: int) -> EngineBuildError:
     return EngineBuildError(
         f"The prepared graph, {num_bytes / 2**20:.0f} MiB, can be written nowhere: {cause.strerror}. Let MODELS_DIR or "
-        f"TRT_ENGINE_CACHE_PATH be written, or make {tempfile.gettempdir()} larger."
+        "TRT_ENGINE_CACHE_PATH be written, or make /tmp larger."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -379,6 +380,41 @@ def test_no_node_is_elsewhere_where_the_cpu_was_asked_for(
         pytest.skip("this ONNX Runtime is older than 1.24")
     backend = open_recognizer(cuda, opening, audits_by_profile=audits_by_profile)
     assert backend.cpu_nodes == ()
+    assert backend.run(batch_of(2))[0].shape == (2, EMBEDDING_LENGTH)
+    backend.close()
+
+
+class CutOff:
+    """A session whose profile found no room for its end."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def end_profiling(self) -> str:
+        path = str(self.session.end_profiling())
+        Path(path).write_text('[{"cat": "Node", ')
+        return path
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no folder takes a file", "the profile is cut off"])
+def test_without_room_for_a_profile_a_model_serves_and_the_log_says_what_is_not_told(
+    cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if is_there else tmp_path / "full"))
+    with capture_logs() as logs:
+        backend = open_cuda_backend(
+            recognizer(),
+            setup=CudaSetup(cuda=cuda, device="cpu", audits_by_profile=True),
+            max_batch_size=2,
+            open_session=lambda *args, **options: (
+                CutOff(open_session(*args, **options)) if is_there else open_session(*args, **options)
+            ),
+        )
+    assert backend.cpu_nodes == ()
+    assert [line["event"] for line in logs if "make some in /tmp" in line["event"]]
     assert backend.run(batch_of(2))[0].shape == (2, EMBEDDING_LENGTH)
     backend.close()
 

@@ -444,6 +444,15 @@ class TestPlace:
         assert finding.name == "disk-full"
 
     @pytest.mark.parametrize(
+        "changes", [{"need_temporary_bytes": 2**60}, {"temporary_dir": Path("/proc")}, {"temporary_dir": Path("/no")}]
+    )
+    def test_no_room_for_temporary_files(self, check: Check, changes: Mapping[str, object]) -> None:
+        """A container's own is small, and nothing empties it."""
+        (finding,) = check(machines.ORIN, JETSON_PACKAGES, **changes)
+        assert (finding.name, finding.severity) == ("tmp-full", Severity.WARNING)
+        assert "Start the container anew" in finding.cure
+
+    @pytest.mark.parametrize(
         ("files", "free_bytes", "expected"),
         [
             (machines.PLAIN, 2**28 - 1, ["memory-low"]),

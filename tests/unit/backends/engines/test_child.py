@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -119,6 +120,14 @@ def test_a_process_that_is_no_builder_is_ended(
 def test_a_program_that_is_not_there_is_said(recipe: EngineRecipe, plans: PlanFolder) -> None:
     with pytest.raises(EngineBuildError, match="cannot be started"):
         build(recipe, plans, command=["/nonexistent/jetface"])
+
+
+def test_without_room_for_the_job_the_cure_is_said(
+    recipe: EngineRecipe, plans: PlanFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    with pytest.raises(EngineBuildError, match=r"cannot be started: .* Make room in /tmp, or start the container anew"):
+        build(recipe, plans)
 
 
 def test_a_build_can_be_stopped_at_any_time(
