@@ -215,7 +215,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         max_decode_pixels=decode_pixels,
         accept_tiff=settings.accept_tiff,
         metrics=metrics,
-        decoder=Decoder.best(use_nvjpeg=settings.use_nvjpeg),
+        decoder=Decoder.best(settings.jpeg_decoder, use_nvjpeg=settings.use_nvjpeg),
         fetcher=_remote_pictures(settings, pool),
         byte_budget=ByteBudget(_body_budget_bytes(settings, root)),
     )

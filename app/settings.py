@@ -213,6 +213,10 @@ class Settings(BaseSettings):
     accept_tiff: bool = _env(
         "ACCEPT_TIFF", default=False, meaning="Read TIFF, too; off, because its decoders have a record of holes."
     )
+    jpeg_decoder: Literal["simplejpeg", "pyturbojpeg"] = _env(
+        "JPEG_DECODER", default="simplejpeg",
+        meaning="libjpeg-turbo as simplejpeg brings it, or the system's, by PyTurboJPEG (extra `turbojpeg`).",
+    )  # fmt: skip
     use_nvjpeg: bool = _env(
         "USE_NVJPEG",
         meaning="Decode JPEG by nvImageCodec where installed: for hosts with few free cores (on a Jetson unverified).",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -26,6 +28,9 @@ from app.imaging.orientation import turn_upright
 _BYTES_PER_PIXEL = 3
 
 _END_OF_JPEG = b"\xff\xd9"
+_LIMIT_SCANS = 32768
+"""`TJFLAG_LIMITSCANS`: no more than 500 scans. Ignored before libturbojpeg 2.1; the header's reader is stricter."""
+
 _PREMATURE = "remature end"
 """In what libjpeg says of a picture that ends too early."""
 
@@ -40,14 +45,41 @@ class DecodeCost:
     """Afterwards, as long as the picture is held."""
 
 
+JpegDecoder = Literal["simplejpeg", "pyturbojpeg"]
+"""What decodes JPEG on the CPU: libjpeg-turbo as simplejpeg brings it along, or the system's, by PyTurboJPEG."""
+
+
+def open_pyturbojpeg() -> Any:
+    """Open the system's libturbojpeg.
+
+    Returns:
+        A `turbojpeg.TurboJPEG`, which says what damage it passed over by a warning that is raised.
+
+    Raises:
+        BackendUnavailableError: The package or the library is not installed.
+    """
+    try:
+        import turbojpeg  # noqa: PLC0415 - an extra
+
+        opened = turbojpeg.TurboJPEG()
+    except (ImportError, OSError, RuntimeError) as cause:
+        raise BackendUnavailableError(
+            "JPEG_DECODER=pyturbojpeg cannot be had: install the package pyturbojpeg 1.x and the system's libturbojpeg "
+            "(Debian: libturbojpeg0, Ubuntu: libturbojpeg), or leave JPEG_DECODER at simplejpeg."
+        ) from cause
+    warnings.filterwarnings("error", category=UserWarning, module="turbojpeg")
+    return opened
+
+
 class Decoder:
     """Decodes every accepted format to the same kind of picture. Thread-safe; pixels are made without the lock."""
 
-    def __init__(self, nvjpeg: NvJpeg | None = None) -> None:
+    def __init__(self, nvjpeg: NvJpeg | None = None, turbojpeg: Any = None) -> None:
         """Create a decoder.
 
         Args:
             nvjpeg: Decodes JPEG before the CPU does, as far as it can.
+            turbojpeg: What `open_pyturbojpeg` returned; None: simplejpeg decodes JPEG.
         """
         # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -56,30 +88,43 @@ class Decoder:
         pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
         PIL.Image.MAX_IMAGE_PIXELS = None
         self._nvjpeg = nvjpeg
+        self._turbojpeg = turbojpeg
         self._memory = PictureMemory()
 
     @classmethod
-    def best(cls, *, use_nvjpeg: bool = False, open_nvjpeg: Callable[[], NvJpeg] = NvJpeg) -> Decoder:
+    def best(
+        cls,
+        jpeg_decoder: JpegDecoder = "simplejpeg",
+        *,
+        use_nvjpeg: bool = False,
+        open_nvjpeg: Callable[[], NvJpeg] = NvJpeg,
+    ) -> Decoder:
         """Use the GPU for JPEG if that is wanted; say in the log where it cannot be had.
 
         Args:
+            jpeg_decoder: What decodes JPEG on the CPU.
             use_nvjpeg: Whether the GPU is wanted.
             open_nvjpeg: Opens it.
+
+        Raises:
+            BackendUnavailableError: `jpeg_decoder` is not installed.
         """
+        turbojpeg = open_pyturbojpeg() if jpeg_decoder == "pyturbojpeg" else None
         if not use_nvjpeg:
-            return cls()
+            return cls(turbojpeg=turbojpeg)
         try:
-            return cls(open_nvjpeg())
+            return cls(open_nvjpeg(), turbojpeg)
         except BackendUnavailableError as error:
             structlog.get_logger(__name__).warning(
                 "USE_NVJPEG is on, but JPEG is decoded on the CPU", reason=error.message
             )
-            return cls()
+            return cls(turbojpeg=turbojpeg)
 
     @property
     def name(self) -> str:
         """What decodes JPEG, for the log."""
-        return "turbojpeg" if self._nvjpeg is None else "nvjpeg+turbojpeg"
+        on_cpu = "simplejpeg" if self._turbojpeg is None else "pyturbojpeg"
+        return on_cpu if self._nvjpeg is None else f"nvjpeg+{on_cpu}"
 
     def cost(self, header: PictureHeader) -> DecodeCost:
         """Foresee the memory of a decode; never less than is needed by more than rounding."""
@@ -114,10 +159,10 @@ class Decoder:
         return turn_upright(image, header.orientation)
 
     def _decode_jpeg(self, data: bytes, header: PictureHeader) -> Image:
-        data = _with_end(data)
-        decode = partial(
-            simplejpeg.decode_jpeg, data, colorspace="BGR", buffer=self._memory.take((*header.stored_hw, 3))
-        )
+        data, image = _with_end(data), self._memory.take((*header.stored_hw, 3))
+        if self._turbojpeg is not None:
+            return self._decode_by_turbojpeg(data, image, header)
+        decode = partial(simplejpeg.decode_jpeg, data, colorspace="BGR", buffer=image)
         try:
             image = decode(strict=True)
         except ValueError as cause:
@@ -128,6 +173,18 @@ class Decoder:
                 image = decode(strict=False)
             except ValueError:
                 raise damaged() from cause
+        return _checked(image, header)
+
+    def _decode_by_turbojpeg(self, data: bytes, image: Image, header: PictureHeader) -> Image:
+        try:
+            # It makes an array of its own where the picture is not as large as its header says.
+            image = self._turbojpeg.decode(data, flags=_LIMIT_SCANS, dst=image)
+        except UserWarning as cause:
+            if _PREMATURE in str(cause):
+                raise truncated() from cause
+            # Every viewer passes over other damage; the pixels are there.
+        except OSError as cause:
+            raise damaged() from cause
         return _checked(image, header)
 
 

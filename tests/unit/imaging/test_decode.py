@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain import Image
-from app.errors import ImageDecodeError, ServiceError
-from app.imaging.decode import Decoder
+from app.errors import BackendUnavailableError, ImageDecodeError, ServiceError
+from app.imaging.decode import Decoder, open_pyturbojpeg
 from app.imaging.header import PictureHeader
 from app.imaging.orientation import turn_upright
 from app.imaging.sniff import sniff
@@ -64,10 +65,15 @@ UPRIGHT: dict[int, Callable[[Image], Image]] = {
 """What CIPA DC-008 says of each orientation, in numpy."""
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Decoder:
+@pytest.fixture(scope="module", params=["simplejpeg", "pyturbojpeg"])
+def decoder(request: pytest.FixtureRequest) -> Decoder:
     """Return what decodes where there is no GPU."""
-    return Decoder()
+    if request.param == "simplejpeg":
+        return Decoder()
+    try:
+        return Decoder(turbojpeg=open_pyturbojpeg())
+    except BackendUnavailableError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(error.message)
 
 
 def decode(decoder: Decoder, data: bytes) -> Image:
@@ -316,7 +322,7 @@ class TestDecoder:
 
     def test_nothing_is_said_where_nothing_is_missing(self) -> None:
         with structlog.testing.capture_logs() as lines:
-            assert Decoder.best().name == "turbojpeg"
+            assert Decoder.best().name == "simplejpeg"
         assert lines == []
 
     def test_costs_are_what_each_way_holds(self, decoder: Decoder) -> None:
