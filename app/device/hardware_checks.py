@@ -42,7 +42,8 @@ def check_cores(root: Path, packages: Packages, *, backend: str, machine: str, i
         return
     num_all = len(offline) + len(online_cores(root))
     cure = (
-        "On the host: sudo nvpmodel -m 0 (all cores on; nvpmodel -q shows the mode), then start the service again."
+        "On the host: sudo nvpmodel -m 0 (all cores on; where it asks to restart, the mode stays until then; "
+        "nvpmodel -q shows it), then start the service again."
         if is_jetson
         else "; ".join(f"echo 1 | sudo tee /sys/devices/system/cpu/cpu{core}/online" for core in sorted(offline))
     )
@@ -159,7 +160,10 @@ def check_power(jetson: Jetson | None) -> Iterator[Finding]:
             severity=Severity.NOTE,
             what=f"The power mode is {mode}.",
             why="It limits clocks and may switch cores off; engines built in it are tuned for it.",
-            cure="On the host: sudo nvpmodel -m 0 on an AGX Orin; nvpmodel -p --verbose lists the modes of others.",
+            cure=(
+                "On the host: sudo nvpmodel -m 0 on an AGX Orin or Thor, and a restart where it asks for one; "
+                "nvpmodel -p --verbose lists the modes of others."
+            ),
         )
     if jetson.gpu_clock_is_fixed is False:
         yield Finding(

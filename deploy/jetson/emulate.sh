@@ -6,11 +6,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 
-suite=bookworm
-python_version=3.11 # that of the suite; the lock's markers are read by a Python of the same version
+jetpack=6
 packages=python3,python3-venv,tini,libgomp1
 mirror=http://deb.debian.org/debian
-work=/var/tmp/jetface-emulate
+work=
 shared=${SHARED_DIR:-$repository/../shared}
 picture=t1.jpg
 python=
@@ -20,14 +19,16 @@ usage() {
   cat <<TEXT
 usage: sudo deploy/jetson/emulate.sh [option ...]
 
-Starts the service in an emulated arm64 Debian 12 on this machine, on the CPU, and checks it: probes, /extract against
-golden boxes, a drain on SIGTERM. Prints PASS or FAIL for each step; exit code 0 when all passed.
+Starts the service in an emulated arm64 Debian on this machine, on the CPU, and checks it: probes, /extract against golden
+boxes, a drain on SIGTERM. Prints PASS or FAIL for each step; exit code 0 when all passed.
 
-  --work DIR       where the userland and the wheels are kept between runs ($work), some 1.5 GB
+  --jetpack N      6 (Debian 12, Python 3.11, requirements/run.txt) or 7 (Debian 13, Python 3.13, requirements/jetson7.txt and
+                   the ONNX Runtime of run.txt, since the image has none) ($jetpack)
+  --work DIR       where the userland and the wheels are kept between runs (/var/tmp/jetface-emulate-N), some 1.5 GB
   --shared DIR     holds models/det_500m.onnx, models/w600k_mbf_dequantized.onnx, images/ and golden/ (../shared)
   --picture FILE   a picture of images/ that golden/insightface.json knows ($picture)
   --mirror URL     Debian archive ($mirror)
-  --python FILE    a Python $python_version with pip, which chooses and downloads the wheels (python$python_version)
+  --python FILE    a Python of the userland's version with pip, which chooses and downloads the wheels (python3.11, python3.13)
   --help           this text
 
 Needs root (chroot, mounts, binfmt_misc), and from Debian or Ubuntu:
@@ -47,7 +48,7 @@ while (($#)); do
       usage
       exit 0
       ;;
-    --work | --shared | --picture | --mirror | --python)
+    --jetpack | --work | --shared | --picture | --mirror | --python)
       (($# > 1)) || refuse "$1 needs a value"
       printf -v "${1#--}" %s "$2"
       shift 2
@@ -55,6 +56,14 @@ while (($#)); do
     *) refuse "unknown option $1; see --help" ;;
   esac
 done
+
+# The lock's markers are read by a Python of the suite's own version.
+case $jetpack in
+  6) suite=bookworm python_version=3.11 locks=(run) ;;
+  7) suite=trixie python_version=3.13 locks=(jetson7 jetson7-onnxruntime) ;;
+  *) refuse "--jetpack takes 6 or 7, not $jetpack" ;;
+esac
+work=${work:-/var/tmp/jetface-emulate-$jetpack}
 
 # --- What must be there, all of it said at once -----------------------------------------------------------------------
 
@@ -158,20 +167,27 @@ build_userland() {
 
 # Everything of the lock as wheels for aarch64, held to the lock's checksums; what has no wheel is pure Python, built here.
 download_wheels() {
-  local lock=$repository/requirements/run.txt platform platforms=()
-  local wanted
-  wanted=$(sha256sum <"$lock")
+  local platform platforms=() name files=() wanted
+  for name in "${locks[@]}"; do files+=("$repository/requirements/$name.txt"); done
+  if ((jetpack == 7)); then
+    # An entry is a line and the indented ones below it; that for Python 3.10 has another version.
+    awk '/^[^ ]/ { is_wanted = /^onnxruntime==/ && /python_full_version >= / } is_wanted' \
+      "$repository/requirements/run.txt" >"$work/onnxruntime.txt"
+    [[ -s $work/onnxruntime.txt ]] || fail "requirements/run.txt has no onnxruntime for Python 3.11 and later"
+    files+=("$work/onnxruntime.txt")
+  fi
+  wanted=$(cat "${files[@]}" | sha256sum)
   if [[ $(cat "$wheels/.lock" 2>/dev/null) == "$wanted" ]]; then
     pass "wheels: reused, $(find "$wheels" -name '*.whl' | wc -l)"
     return
   fi
-  # Debian 12 has glibc 2.36: wheels for any older one run on it.
+  # Debian 12 has glibc 2.36, 13 has 2.41: wheels for any older one run on it.
   for platform in manylinux2014 manylinux_2_{17,24,26,27,28,31,34,35}; do platforms+=(--platform "${platform}_aarch64"); done
   rm -rf "$wheels"
   mkdir -p "$wheels"
   pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "$python_version" \
-    "${platforms[@]}" --require-hashes --dest "$wheels" -r "$lock" ||
-    fail "wheels of requirements/run.txt for aarch64: see $work/pip.log"
+    "${platforms[@]}" --require-hashes --dest "$wheels" "${files[@]/#/--requirement=}" ||
+    fail "wheels of ${locks[*]} for aarch64: see $work/pip.log"
   pip download --quiet --no-deps --only-binary=:all: --dest "$wheels" pip ||
     fail "wheel of pip: see $work/pip.log"
   printf '%s\n' "$wanted" >"$wheels/.lock"

@@ -35,10 +35,11 @@ has() { command -v "$1" >/dev/null; }
 
 # Everything that would fail later, while nothing is changed yet.
 look() {
-  local machine place free
+  local machine place free compose
   has docker || fail 'docker is not installed'
   docker info >/dev/null 2>&1 || fail 'the Docker engine does not answer: is it running, is this user in the group docker?'
-  docker compose version >/dev/null 2>&1 || fail 'docker compose is not installed: apt install docker-compose-v2'
+  compose=$(docker compose version --short 2>/dev/null) ||
+    fail 'docker compose is not installed: apt install docker-compose-v2'
   machine=$(uname -m)
   case $ARCHITECTURE:$machine in
     arm64:aarch64 | amd64:x86_64) ;;
@@ -48,6 +49,11 @@ look() {
   mkdir -p "$FOLDER" 2>/dev/null && [[ -w $FOLDER ]] ||
     fail "$FOLDER is not writable: sudo install -d -o $(id -un) $FOLDER"
   printf 'machine %s, running %s\n' "$machine" "$(running_image || echo nothing)"
+  # An update builds nothing; who builds here by hand would lose `build.network` (docker/compose#12951).
+  if [[ ${COMPOSE_BAKE:-} != false && $compose =~ ^v?([0-9]+)\.([0-9]+)\.([0-9]+) ]] &&
+    ((BASH_REMATCH[1] * 1000000 + BASH_REMATCH[2] * 1000 + BASH_REMATCH[3] < 2037003)); then
+    printf 'Compose %s does not pass on build.network: to build on this host, 2.37.3 or COMPOSE_BAKE=false\n' "$compose"
+  fi
   has_image || for place in "$FOLDER" "$(docker info --format '{{.DockerRootDir}}')"; do
     free=$(df --output=avail --block-size=1 "$place" | tail -n 1)
     ((free > SIZE * 3 / 2)) ||

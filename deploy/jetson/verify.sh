@@ -28,7 +28,8 @@ usage() {
 usage: deploy/jetson/verify.sh [option ...]
 
 Verifies jetface on this machine and writes a report, Markdown, fit for an issue. On a Jetson, before:
-  sudo nvpmodel -m 0 && sudo jetson_clocks
+  sudo nvpmodel -m 0      # a fresh kit asks to restart, and stays in its old mode until then
+  sudo jetson_clocks
 Takes the soak's $soak_minutes minutes, a build of the image and of the engines, and some 10 minutes more. Nothing is sent anywhere.
 
   --report FILE         where the report goes (verify-HOST-DATE.md)
@@ -42,7 +43,8 @@ Takes the soak's $soak_minutes minutes, a build of the image and of the engines,
   --steps FOLDER        keep what each step found there
 
 Which service:
-  --compose FILE        compose file (deploy/compose.jetson.yaml on a Jetson, else deploy/compose.cpu.yaml)
+  --compose FILE        compose file (deploy/compose.jetson.yaml on a Jetson with JetPack 6, deploy/compose.jetson7.yaml with
+                        JetPack 7, else deploy/compose.cpu.yaml)
   --image NAME          an image that is here or in a registry, instead of building one
   --no-docker           start entrypoint.sh of this checkout in its virtual environment
   --venv FOLDER         that environment ($venv)
@@ -102,13 +104,25 @@ case $mode in
   docker)
     command -v docker >/dev/null || refuse "docker is not installed; --no-docker takes the checkout's own environment"
     docker info >/dev/null 2>&1 || refuse "docker's engine does not answer: is it running, are you in the group docker?"
-    docker compose version >/dev/null 2>&1 || refuse "docker compose is not installed: apt install docker-compose-v2"
+    found=$(docker compose version --short 2>/dev/null) ||
+      refuse "docker compose is not installed: apt install docker-compose-v2"
     if [[ -z $compose ]]; then
       compose=$repository/deploy/compose.cpu.yaml
-      [[ ! -e /etc/nv_tegra_release ]] || compose=$repository/deploy/compose.jetson.yaml
+      if grep -qs '^# R3[89] ' /etc/nv_tegra_release; then
+        compose=$repository/deploy/compose.jetson7.yaml
+      elif [[ -e /etc/nv_tegra_release ]]; then
+        compose=$repository/deploy/compose.jetson.yaml
+      fi
     fi
     [[ -f $compose ]] || refuse "$compose is not there"
     [[ -z $image ]] || export JETFACE_IMAGE=$image
+    # Compose before 2.37.3 has bake build, without `build.network`, and a Jetson's kernel cannot do without (docker/compose#12951).
+    if [[ -z $image && ${COMPOSE_BAKE:-} != false && $found =~ ^v?([0-9]+)\.([0-9]+)\.([0-9]+) ]] &&
+      grep -q '^ *network: host' "$compose" &&
+      ((BASH_REMATCH[1] * 1000000 + BASH_REMATCH[2] * 1000 + BASH_REMATCH[3] < 2037003)); then
+      refuse "Compose $found does not pass on build.network: install 2.37.3 or later (Docker's own package" \
+        "docker-compose-plugin), or: export COMPOSE_BAKE=false"
+    fi
     if [[ $compose == *jetson* && -z ${JETFACE_RENDER_GID:-} ]]; then
       JETFACE_RENDER_GID=$(getent group render | cut -d: -f3 || true)
       export JETFACE_RENDER_GID=${JETFACE_RENDER_GID:-104}
@@ -118,7 +132,8 @@ case $mode in
     stack() { docker compose --file "$compose" "$@"; }
     container() { stack ps --all --quiet jetface | head -n 1; }
     # In a container of its own, on the host's network or the service's: it outlives the service.
-    beside() { stack run --rm --no-deps --no-TTY "${mounts[@]}" --entrypoint jetface jetface "$@"; }
+    # By entrypoint.sh, for its search path of libraries.
+    beside() { stack run --rm --no-deps --no-TTY "${mounts[@]}" --entrypoint /app/entrypoint.sh jetface "$@"; }
     before_start() { beside "$@"; }
     [[ -z $(container) ]] ||
       refuse "a service is here already: docker compose -f $compose down ends it, --url verifies it as it is"

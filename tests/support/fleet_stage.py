@@ -93,6 +93,7 @@ case "$*" in
     [[ ! -e $home/faults/engine ]] || exit 1
     echo "$home"
     ;;
+  'compose version --short') cat "$home/compose-version" 2>/dev/null || echo 2.40.0 ;;
   compose*up*)
     [[ -e compose.yaml && $(<.env) =~ JETFACE_IMAGE=([^[:space:]]*) && -e $(file_of "${BASH_REMATCH[1]}") ]] || exit 1
     id_of "$(<"$(file_of "${BASH_REMATCH[1]}")")" >"$home/running"

@@ -183,6 +183,25 @@ class TestJetson:
                 assert words in text
 
 
+def test_monitoring_on_the_host_s_network_is_otherwise_as_beside_the_service() -> None:
+    """And no less to itself: nothing listens on another address than this machine's own."""
+    beside, host = (load(f"compose.{name}.yaml")["services"] for name in ("monitoring", "monitoring-host"))
+    for name, service in host.items():
+        assert service.pop("network_mode") == "host"
+        assert "ports" not in service
+        assert all(port.startswith("127.0.0.1:") for port in beside[name].pop("ports"))
+    assert "--web.listen-address=127.0.0.1:9090" in host["prometheus"].pop("command")
+    environment = host["grafana"]["environment"]
+    assert environment.pop("GF_SERVER_HTTP_ADDR") == "127.0.0.1"
+    environment["PROMETHEUS_URL"] = environment["PROMETHEUS_URL"].replace("127.0.0.1", "prometheus")
+    assert host == beside
+    configured = [YAML(typ="safe").load(DEPLOY / f"prometheus/prometheus{name}.yml") for name in ("", "-host")]
+    assert configured[1]["scrape_configs"][0]["static_configs"] == [{"targets": ["127.0.0.1:18080"]}]
+    for each in configured:
+        each["scrape_configs"][0].pop("static_configs")
+    assert configured[0] == configured[1]
+
+
 class TestGpu:
     """One GPU, or several behind a proxy."""
 

@@ -37,12 +37,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_settings_named_in_passing_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    files = set(re.findall(r"\b(deploy/[\w./-]+\.(?:sh|yaml|cpu|gpu|slim))\b", text))
+    files = set(re.findall(r"\b(deploy/[\w./-]+\.(?:sh|yaml|cpu|gpu|slim|jp7))\b", text))
     assert {name for name in files - WRITTEN_LATER if not (REPOSITORY / name).exists()} == set()
     known = {name for field in Settings.model_fields for name in variable_names(field)}
     for image in (
         "Dockerfile.jetson",
         "deploy/jetson/Dockerfile.slim",
+        "deploy/jetson/Dockerfile.jp7",
         "deploy/Dockerfile.cpu",
         "deploy/Dockerfile.gpu",
     ):
@@ -50,7 +51,7 @@ def test_files_and_settings_named_in_passing_exist(page: Path) -> None:
         known |= set(dockerfile.environment())
         for stage in dockerfile.stages:
             known |= {each.value.partition("=")[0] for each in stage.instructions if each.name == "ARG"}
-    known |= {"VARIANT", "BASE_IMAGE", "CONFIG_IP_NF_RAW", "DOCKER_INSECURE_NO_IPTABLES_RAW"}
+    known |= {"VARIANT", "BASE_IMAGE", "CONFIG_IP_NF_RAW", "DOCKER_INSECURE_NO_IPTABLES_RAW", "NVIDIA_DISABLE_REQUIRE"}
     named = set(re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b", text)) - set(re.findall(OURS, text))
     assert named - known == set()
 

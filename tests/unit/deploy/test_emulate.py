@@ -55,7 +55,7 @@ def test_help_names_what_is_needed(run: Run) -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "Needs root" in done.stdout
-    for word in ("--work", "--shared", "--picture", "debootstrap", "qemu-user-static"):
+    for word in ("--jetpack", "Debian 13", "--work", "--shared", "--picture", "debootstrap", "qemu-user-static"):
         assert word in done.stdout
 
 
@@ -79,7 +79,8 @@ def test_missing_weights_are_named(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
-def test_a_python_of_another_version_is_refused(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("jetpack", "version"), [("6", "3.11"), ("7", "3.13")])
+def test_a_python_of_another_version_is_refused(run: Run, tmp_path: Path, jetpack: str, version: str) -> None:
     """It would choose other wheels: the lock's markers are read by the Python that downloads."""
     for name in (
         "models/det_500m.onnx",
@@ -90,14 +91,14 @@ def test_a_python_of_another_version_is_refused(run: Run, tmp_path: Path) -> Non
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     other = tmp_path / "python"
-    other.write_text("#!/bin/sh\necho 3.13\n", encoding="utf-8")
+    other.write_text("#!/bin/sh\necho 3.12\n", encoding="utf-8")
     other.chmod(0o755)
-    done = run("--python", str(other))
+    done = run("--jetpack", jetpack, "--python", str(other))
     assert done.returncode == 2
-    assert "is Python 3.13, and the wheels must be chosen by Python 3.11" in done.stderr
+    assert f"is Python 3.12, and the wheels must be chosen by Python {version}" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--frobnicate",), ("--work",)])
+@pytest.mark.parametrize("arguments", [("--frobnicate",), ("--work",), ("--jetpack", "5")])
 def test_a_call_that_is_wrong_is_refused(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).returncode == 2
 

@@ -205,6 +205,16 @@ def test_a_host_of_another_kind_is_refused(stage: Stage, add_host: AddHost) -> N
     assert "the image is for amd64, this host is aarch64" in log
 
 
+def test_a_host_whose_compose_could_not_build_is_told_and_updated(stage: Stage, add_host: AddHost) -> None:
+    """An update builds nothing, so it is no reason to leave a host behind."""
+    add_host("orin-0")
+    (stage.root / "orin-0/compose-version").write_text("2.37.1+ds1-0ubuntu2~22.04.1\n", encoding="utf-8")
+    assert stage.outcome(stage.run("--dry-run"), "orin-0") == "OK: would be updated"
+    log = next((stage.root / "work/logs").glob("*/orin-0.log")).read_text()
+    assert "Compose 2.37.1+ds1-0ubuntu2~22.04.1 does not pass on build.network" in log
+    assert "2.37.3 or COMPOSE_BAKE=false" in log
+
+
 def test_a_host_without_an_engine_is_refused(stage: Stage, add_host: AddHost) -> None:
     add_host("orin-0")
     stage.fault("orin-0", "engine")

@@ -146,6 +146,8 @@ class Docker:
                 if call[0] == "up":
                     container.touch()
                     (folder / "render").write_text(os.environ.get("JETFACE_RENDER_GID", ""))
+                elif call == ["compose", "version", "--short"]:
+                    print(os.environ.get("COMPOSE_VERSION", "2.40.0"))
                 elif call[0] == "ps" and container.exists():
                     print("c0ffee")
                 elif call[0] == "down":
@@ -224,6 +226,39 @@ class TestDocker:
         assert "http://127.0.0.1:18081" in soak, "the container's own port, on the host's network"
         assert soak[soak.index("--minutes") + 1] == "30"
         assert not [call for call in docker.calls if "--volumes" in call], "weights and engines stay"
+
+    @pytest.mark.parametrize("version", ["2.37.1+ds1-0ubuntu2~22.04.1", "2.24.0", "v2.37.2"])
+    def test_a_compose_that_does_not_pass_on_the_network_of_a_build_is_refused(
+        self, tmp_path: Path, docker: Docker, version: str
+    ) -> None:
+        """Ubuntu 22.04's own does not: the build would end at its first download, on a kernel without table `raw`."""
+        done = run(tmp_path, *JETSON, path=docker.path, variables={"COMPOSE_VERSION": version})
+        assert done.returncode == 2
+        assert f"Compose {version} does not pass on build.network" in done.stderr
+        assert "2.37.3" in done.stderr
+        assert "COMPOSE_BAKE=false" in done.stderr
+        assert docker.did() == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "variables"),
+        [
+            (JETSON, {"COMPOSE_VERSION": "2.37.3"}),
+            (JETSON, {"COMPOSE_VERSION": "v3.0.1-desktop"}),
+            (JETSON, {"COMPOSE_VERSION": "2.37.1", "COMPOSE_BAKE": "false"}),
+            ((*JETSON, "--image", "mine:1"), {"COMPOSE_VERSION": "2.37.1"}),
+            ((), {"COMPOSE_VERSION": "2.37.1"}),
+        ],
+        ids=["new enough", "newer", "without bake", "nothing is built", "no Jetson"],
+    )
+    def test_where_it_makes_no_difference_nothing_is_said(
+        self, tmp_path: Path, docker: Docker, arguments: tuple[str, ...], variables: dict[str, str]
+    ) -> None:
+        (docker.faults / "build").touch()
+        (docker.faults / "image").touch()
+        done = run(tmp_path, *arguments, path=docker.path, variables=variables)
+        assert "build.network" not in done.stderr
+        assert done.returncode == 2
+        assert "the image is not here" in done.stderr
 
     def test_pictures_of_an_owner_are_mounted(self, tmp_path: Path, docker: Docker) -> None:
         (tmp_path / "mine").mkdir()
