@@ -25,7 +25,7 @@ from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 _log = structlog.get_logger(__name__)
 
@@ -193,18 +193,18 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    is_coloured = sys.stderr.isatty()
+    console = structlog.dev.ConsoleRenderer(
+        colors=is_coloured,
+        pad_event_to=0,
+        sort_keys=False,
+        # Where rich is installed the default shows every local variable: pictures and keys among them.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
     renderers: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
         if log_format == "json"
-        else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                pad_event_to=0,
-                sort_keys=False,
-                # Where rich is installed the default shows every local variable: pictures and keys among them.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        ]
+        else [console if is_coloured else _PlainLines(console)]
     )
     # Our own lines are written directly: the standard library looks for the caller of each and takes it twice as long.
     stream = _stderr or sys.stderr
@@ -238,6 +238,32 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
     asyncio_logger.filters = [_NotEachAccept()]
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.WARNING)
+
+
+class _PlainLines:
+    """Writes lines as structlog's `ConsoleRenderer` does without colours, in a fifth of the time.
+
+    That was a quarter of what the API costs a request. What has a traceback is left to it.
+    """
+
+    def __init__(self, console: structlog.dev.ConsoleRenderer) -> None:
+        self._console = console
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> str:
+        if not _TRACES.isdisjoint(event):
+            return self._console(logger, method, event)
+        head = f"{event.pop('timestamp')} [{event.pop('level'):<9}] {event.pop('event')} [{event.pop('logger')}]"
+        facts = [
+            f"{key}={value}"
+            if type(value) is int or (type(value) is str and not _needs_quotes(value))
+            else f"{key}={value!r}"
+            for key, value in event.items()
+        ]
+        return " ".join([head, *facts]).rstrip(" ")
+
+
+_TRACES = frozenset({"stack", "exception", "exc_info", "logger_name"})
+_needs_quotes = re.compile(r"""[ \t=\r\n"']""").search
 
 
 def _mask_line(_logger: object, _method: str, line: Any) -> str:

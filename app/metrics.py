@@ -169,10 +169,12 @@ class Metrics:
         )  # fmt: skip
 
         self.body_bytes = Gauge(
-            "jetface_body_bytes_in_flight", "Bytes of bodies above 256 KiB that are kept.", registry=registry
+            "jetface_body_bytes_in_flight",
+            "Bytes kept of bodies and fetched files above 256 KiB.",
+            registry=registry,
         )
         self.body_bytes_limit = Gauge(
-            "jetface_body_bytes_limit", "BODY_BUDGET_BYTES: longer bodies beyond it wait.", registry=registry
+            "jetface_body_bytes_limit", "BODY_BUDGET_BYTES: what comes beyond it waits.", registry=registry
         )
         self.decode_pixels = Gauge(
             "jetface_decode_pixels_in_flight", "Pixels of pictures decoded and not yet released.", registry=registry

@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     )
     body_budget_bytes: int = _env(
         "BODY_BUDGET_BYTES", default=0, ge=0,
-        meaning="Most bytes of bodies above 256 KiB at once; others wait, then 429. 0: a quarter of the memory.",
+        meaning="Most bytes of bodies and fetched files above 256 KiB; more waits, then 429. 0: a quarter of memory.",
     )  # fmt: skip
     max_images: int = _env("MAX_IMAGES", default=128, ge=1, le=65536, meaning="Most pictures in a request; then 422.")
     max_image_pixels: int = _env(

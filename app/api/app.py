@@ -104,10 +104,11 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         compare_router(services),
         draw_router(services),
     )
+    health = health_router(services, drain)
     routers = (
         *pictures,
         info_router(services),
-        health_router(services, drain),
+        health,
         models_router(services),
         metrics_router(services),
         page_router(read_page(options.root_path)),
@@ -132,7 +133,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         stack = BelowRootPath(stack, root_path=options.root_path)
     stack = GuardDocuments(stack)
     stack = HeadAsGet(stack)
-    stack = DirectRoutes(stack, _routes(pictures))
+    stack = DirectRoutes(stack, _routes((*pictures, health)))
     stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
     stack = door = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
     if connections is not None:

@@ -50,7 +50,7 @@ SEND_STALL_S = 30.0
 MIN_SENT_BYTES = 2**15
 """Least of a large answer that a client reads in that time: 1 KiB a second, as bodies have to come."""
 
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 4
 """Most connections accepted before others are served again: each costs a tenth of a millisecond."""
 
 _OFFERS = frozenset({b"upgrade", b"connection", b"http2-settings"})

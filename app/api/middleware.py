@@ -9,6 +9,7 @@ from collections.abc import Collection
 from http import HTTPStatus
 
 import structlog
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,7 @@ from app.errors import (
     QueueFullError,
     ServiceError,
 )
+from app.histogram import Series
 from app.logs import request_context
 from app.metrics import Metrics
 
@@ -83,6 +85,7 @@ class ObserveRequests:
         self._errors = errors
         self._drain = drain
         self._paths = frozenset(paths)
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Series]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -133,8 +136,15 @@ class ObserveRequests:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         took_s = context.took_s
-        self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.request_seconds.labels(route, str(status)).observe(took_s)
+        counted = self._counted.get((route, method, status))
+        if counted is None:
+            counted = self._counted[route, method, status] = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.request_seconds.labels(route, str(status)),
+            )
+        requests, seconds = counted
+        requests.inc()
+        seconds.observe(took_s)
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
         # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -113,6 +114,13 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], worker: Worker 
     end = partial(_end, uds=None if worker else settings.uds)
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            # What was imported and built until now stays for good. Python's collector would go through all of it again
+            # and again, when many connections come above all: 0.1 s of CPU in which nobody is served.
+            gc.collect()
+            gc.freeze()
+            await super().startup(sockets)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # What hangs from here on is nobody's answer: a download, a load, a look-up.
             last_call = threading.Timer(_LAST_CALL_S, end, [0])

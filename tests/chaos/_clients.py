@@ -42,9 +42,10 @@ def _misbehave(
         opened_at = time.monotonic() if again else opened_at
         while again and len(open_) < clients:
             sock = socket.create_connection(("127.0.0.1", port))
-            sock.setblocking(False)
+            sock.settimeout(2)
             with contextlib.suppress(OSError):
-                sock.send(first)
+                sock.sendall(first)
+            sock.setblocking(False)
             open_.append(sock)
         drips = bool(drip) and time.monotonic() - dripped_at > drip_every_s
         dripped_at = time.monotonic() if drips else dripped_at

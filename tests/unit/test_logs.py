@@ -36,6 +36,26 @@ class TestConfigureLogs:
             "event": "model serving", "level": "info", "logger": "jetface.models", "model": "det_500m", "load_s": 0.5
         }  # fmt: skip
 
+    @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {}, {"a": 1, "b": 0.5, "c": None, "d": True, "e": "plain", "f": ""},
+            {"a": "two words", "b": "a=b", "c": "'"},
+            {"a": 'say "x"', "b": "line\nend", "c": "tab\t", "d": "\u00fc", "e": "back\\slash"},
+            {"a": ["x", 1], "b": {"k": (1, 2)}, "c": b"bytes", "d": Path("/x y"), "e": 10**30},
+        ],
+    )  # fmt: skip
+    def test_text_is_what_structlog_writes_without_colours(
+        self, capsys: pytest.CaptureFixture[str], level: str, facts: dict[str, object]
+    ) -> None:
+        configure_logs("DEBUG", "text")
+        getattr(structlog.get_logger("jetface.x"), level)("an event", **facts)
+        line = capsys.readouterr().err.removesuffix("\n")
+        console = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, sort_keys=False)
+        written = {"timestamp": line.split(" ")[0], "level": level, "event": "an event", "logger": "jetface.x", **facts}
+        assert line == console(None, level, written)
+
     def test_text_names_the_facts(self, capsys: pytest.CaptureFixture[str]) -> None:
         """People read `key=value`, without colour codes where stderr is no terminal."""
         configure_logs("INFO", "text")

@@ -92,6 +92,24 @@ async def test_the_slowest_makes_way_when_there_is_no_room_to_receive() -> None:
         assert places.num_received == 2
 
 
+async def test_the_slowest_makes_way_each_time() -> None:
+    """Those found slow the last time may have sent more since, or have gone."""
+    places = Places(1, most_received=50)
+    senders = [Sender(float(number)) for number in range(50)]
+    with contextlib.ExitStack() as stack:
+        for sender in senders:
+            stack.enter_context(places.held_by(sender))
+        stack.enter_context(places.held_by(Sender(100.0)))
+        assert senders[0].cause is not None
+        senders[1].stalls_at = 200.0
+        for number in range(2, 49):
+            stack.enter_context(places.held_by(Sender(100.0)))
+            assert senders[number].cause is not None
+            assert senders[number + 1].cause is None
+        assert senders[1].cause is None
+        assert places.num_received == 50
+
+
 async def test_nobody_makes_way_whose_client_is_not_waited_for() -> None:
     places = Places(1, most_received=1)
     sender = Sender()
