@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set two images of jetface side by side, as Markdown: size, layers, and the versions found inside.
 #   deploy/jetson/compare_images.sh [--build] [IMAGE [OTHER]]      # jetface:jetson and jetface:jetson-slim
-# --build builds those two where they are missing. Nothing is run on a GPU; images of another architecture than this
+# --build builds those two, and jetface:jetson7, where they are missing. Nothing is run on a GPU; images of another architecture than this
 # machine's can be measured but not looked into.
 set -euo pipefail
 
@@ -29,6 +29,7 @@ dockerfile_of() {
   case $1 in
     jetface:jetson) echo Dockerfile.jetson ;;
     jetface:jetson-slim) echo deploy/jetson/Dockerfile.slim ;;
+    jetface:jetson7) echo deploy/jetson/Dockerfile.jp7 ;;
   esac
 }
 
@@ -47,8 +48,8 @@ package() { dpkg-query --show --showformat '${Version}' "$1" 2>/dev/null || true
 python() { /opt/venv/bin/python -c "from importlib.metadata import version; print(version('$1'))" 2>/dev/null || true; }
 first() { for found in "$@"; do [ -z "$found" ] || { echo "$found"; return; }; done; }
 echo "Python=$(/opt/venv/bin/python -c 'import platform; print(platform.python_version())' 2>/dev/null)"
-echo "CUDA runtime=$(first "$(package cuda-cudart-12-6)" "$(package cuda-cudart-12-9)")"
-echo "cuDNN=$(package libcudnn9-cuda-12)"
+echo "CUDA runtime=$(first "$(package cuda-cudart-12-6)" "$(package cuda-cudart-12-9)" "$(package cuda-cudart-13-2)")"
+echo "cuDNN=$(first "$(package libcudnn9-cuda-12)" "$(package libcudnn9-cuda-13)")"
 echo "TensorRT=$(package libnvinfer10)"
 echo "TensorRT for Python=$(package python3-libnvinfer)"
 echo "nvcc=$(find /usr/local -maxdepth 3 -name nvcc 2>/dev/null | head -n 1)"
