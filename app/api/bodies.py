@@ -22,6 +22,7 @@ from app.api.services import RequestLimits
 from app.api.structure import Cut, Structure, parse_json, parse_msgpack
 from app.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
 from app.imaging.budget import UNCOUNTED_BYTES, ByteBudget, Share, too_slow
+from app.imaging.sniff import is_picture
 from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from app.pipeline.pool import WorkPool
 
@@ -50,6 +51,9 @@ _INERT = frozenset({"use_rotation"})
 
 _LEAST_LIKENESS = 0.75
 """Of two names, as `difflib` measures it: `thresh` to `threshold` 0.8, `landmarks` to `return_landmarks` 0.72."""
+_LEAST_BEGINNING = 5
+"""Letters of a name that is the beginning of one option alone, `limit` of `limit_faces`, for it to be meant."""
+_SNIFFED_BYTES = 64
 _MAX_PLACES = 2**12
 _MAX_PART_HEADERS = 8
 _MAX_PART_HEAD_BYTES = 2**14
@@ -250,6 +254,8 @@ class _Form:
         for head, start, end in _parts(body, boundary):
             name, is_file = _name_of_part(head)
             kind = _kind_of_file(name, takes_others=takes_others)
+            # Some clients give neither a file name nor a type; a picture that is no field's text is told by its bytes.
+            is_file = is_file or is_picture(body[start : min(end, start + _SNIFFED_BYTES)])
             if kind is not None:
                 num_files += 1
                 if num_files > max_files:
@@ -321,18 +327,26 @@ def _places(body: bytes, delimiter: bytes) -> Iterator[int]:
 
 
 def _name_of_part(head: bytes) -> tuple[str, bool]:
-    """Return the name that the head of a part says, and whether it names a file too.
+    """Return the name that the head of a part says, and whether it speaks of a file: by its name, or by its type.
 
     Raises:
         RequestError: It has no name.
     """
+    name: bytes | None = None
+    is_file = False
     for line in head.split(b"\r\n", _MAX_PART_HEADERS):
         field, _, value = line.partition(b":")
-        if field.strip().lower() == b"content-disposition":
+        header = field.strip().lower()
+        if header == b"content-disposition" and name is None:
             _, said = parse_options_header(value.strip())
-            if b"name" in said:
-                return said[b"name"].decode("utf-8", "replace"), b"filename" in said
-    raise RequestError("Each part of a form needs a Content-Disposition with a name.")
+            name = said.get(b"name")
+            # Its other spelling, `filename*`, is nothing to the parser.
+            is_file = is_file or b"filename" in said or b"filename*" in value.lower()
+        elif header == b"content-type":
+            is_file = is_file or value.strip().lower().startswith((b"image/", b"application/octet-stream"))
+    if name is None:
+        raise RequestError("Each part of a form needs a Content-Disposition with a name.")
+    return name.decode("utf-8", "replace"), is_file
 
 
 def _kind_of_file(name: str, *, takes_others: bool) -> str | None:
@@ -344,7 +358,7 @@ def _kind_of_file(name: str, *, takes_others: bool) -> str | None:
 
 def _shown(name: str) -> str:
     """Return a name that the client made up, as far as it may be repeated."""
-    return "".join(re.findall(r"[A-Za-z0-9_.\[\]-]", name[:64])) or "file"
+    return "".join(re.findall(r"[A-Za-z0-9_.\[\]-]", name[:64])) or "a part"
 
 
 def _boundary(content_type: str) -> bytes:
@@ -396,6 +410,9 @@ def _likely_option(name: str, model: type[BaseModel]) -> str | None:
     if not _OPTION_NAME.fullmatch(name):
         return None
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
+    begun = [option for option in model.model_fields if option.startswith(plain) and len(plain) >= _LEAST_BEGINNING]
+    if len(begun) == 1:
+        return begun[0]
     return next(iter(difflib.get_close_matches(plain, model.model_fields, n=1, cutoff=_LEAST_LIKENESS)), None)
 
 

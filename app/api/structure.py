@@ -50,6 +50,7 @@ _QUOTE, _BACKSLASH = b'"', b"\\"
 _ESCAPES = (
     (b"\\/", b"/"), (b"\\u002B", b"+"), (b"\\u002b", b"+"), (b"\\u003d", b"="), (b"\\u003D", b"="),
     (b"\\u002F", b"/"), (b"\\u002f", b"/"), (b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\t", b"\t"),
+    (b"\\f", b"\f"), (b"\\u000B", b"\v"), (b"\\u000b", b"\v"),
 )  # fmt: skip
 _OPENERS = b",:[{"
 """What comes before every value of JSON but the first: as many of them, as many values or fewer."""

@@ -14,6 +14,10 @@ from app.domain import Boxes, Detections, Scores
 IOU_THRESHOLD = 0.4
 """Two detections that overlap more are one face. Source: insightface `SCRFD.nms_thresh`."""
 
+LEAST_SIDE_PX = 2.0
+"""Shortest side of a box, within the picture, that may hold a face. Those of detectors at 0.3 have 9; at thresholds
+near 0 they are as small as this, or lie beside the picture."""
+
 MAX_CANDIDATES = 5000
 """Most detections that enter suppression, best scores first. Suppression costs up to their square, 22 ms for 5000 on
 one core; a 640x640 canvas has 16800 anchors, and a threshold of 0 lets them all through."""
@@ -36,6 +40,13 @@ def intersection_matrix(a: Boxes, b: Boxes) -> NDArray[np.float32]:
     sides = np.maximum(high - low, 0)
     areas: NDArray[np.float32] = sides[..., 0] * sides[..., 1]
     return areas
+
+
+def are_seen(boxes: Boxes, image_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return (N,) whether a face may be seen in boxes: whether `LEAST_SIDE_PX` of both sides lie within the picture."""
+    height, width = image_hw
+    shown = np.minimum(boxes[:, 2:], (width, height)) - np.maximum(boxes[:, :2], 0)
+    return np.asarray((shown >= LEAST_SIDE_PX).all(axis=1), np.bool_)
 
 
 def iou_matrix(a: Boxes, b: Boxes) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.domain import Detections, Image, Rotations
-from app.geometry.boxes import FINER_LOOK_SHARE, merge_looks
+from app.geometry.boxes import FINER_LOOK_SHARE, are_seen, merge_looks
 from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from app.models.families.canvases import DetectorItem
 from app.models.loaded import LoadedModel
@@ -177,6 +177,10 @@ class Detector:
         if len(looks) > 1:
             num_wanted = int(np.count_nonzero(merged.scores >= thresholds[-1]))
             merged = merged.take(slice(num_wanted))
+        # Anchors at the edge may say of the padding, at thresholds near 0, that there is a face.
+        is_seen = are_seen(merged.boxes, (image.shape[0], image.shape[1]))
+        if not is_seen.all():
+            merged = merged.take(is_seen)
         return DetectorOutcome(
             detections=merged,
             scale=canvases.letterboxes[0].scale,

@@ -95,5 +95,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         found = (page.parent / target).resolve() if target else page
         assert found.exists(), target
         if heading and found.suffix == ".md":
-            headings = re.findall(r"^#+ (.*)", found.read_text("utf-8"), flags=re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}, heading
+            text = found.read_text("utf-8")
+            headings = re.findall(r"^#+ (.*)", text, flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert heading in anchors | set(re.findall(r'<a id="([\w-]+)">', text)), heading

@@ -139,10 +139,29 @@ async def test_two_values_where_one_is_meant_are_refused(client: httpx.AsyncClie
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        "name=file2; filename*=UTF-8''x.jpg",
+        "name=file2\r\nContent-Type: image/jpeg",
+        "name=file2\r\nContent-Type: application/octet-stream",
+        "name=file2",
+    ],
+    ids=["other-spelling", "picture-type", "bytes-type", "its-bytes-alone"],
+)
+async def test_a_picture_without_a_file_name_is_refused_under_another_name_too(
+    client: httpx.AsyncClient, head: str
+) -> None:
+    body = form_of([(head, PICTURE), ("name=file", PICTURE)])
+    answer = await client.post("/detect", content=body, headers=FORM)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("file2: no file is taken under this name")
+
+
+@pytest.mark.parametrize(
     ("given", "meant"),
     [("thresh", "threshold"), ("Threshold", "threshold"), ("limitFaces", "limit_faces"),
      ("min-face-size", "min_face_size"), ("det_threshold", "threshold"), ("return_landmark", "return_landmarks"),
-     ("embedonly", "embed_only")],
+     ("embedonly", "embed_only"), ("thres", "threshold"), ("limit", "limit_faces")],
 )  # fmt: skip
 async def test_an_option_that_looks_misspelt_is_told(
     client: httpx.AsyncClient, harness: Harness, given: str, meant: str

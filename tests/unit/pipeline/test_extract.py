@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import structlog
 from app.domain import ExtractOptions, Face, KnownFaces, PictureResult
 from app.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError
 from app.imaging.sources import EncodedPicture
+from app.pipeline.known import check_known
 from app.service import Service, open_service
 from app.settings import Settings
 from tests.support.encoded import encode, exif, png_with_exif
@@ -123,6 +125,30 @@ async def test_known_boxes_are_aligned_by_the_detector(service: Service, shared_
     (known,) = await service.extractor.recognize([source], [KnownFaces(boxes=boxes)], deadline=soon())
     np.testing.assert_array_equal([face.box for face in known.faces], boxes)
     assert ((vectors(known) * vectors(found)).sum(axis=1) > 0.999).all()
+
+
+@pytest.mark.parametrize("score_threshold", [0.05, 0.2])
+async def test_known_boxes_find_every_face_that_detection_gives(
+    service: Service, shared_images: Path, score_threshold: float
+) -> None:
+    """At any threshold down to 0.05; and detection gives no box that is refused as none of a face."""
+    source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    options = replace(OPTIONS, score_threshold=score_threshold)
+    (found,) = await service.extractor.extract([source], options, deadline=soon())
+    boxes = np.stack([face.box for face in found.faces])
+    (known,) = await service.extractor.recognize([source], [KnownFaces(boxes=boxes)], deadline=soon())
+    assert {face.landmarks_from for face in known.faces} == {"detector"}
+    assert ((vectors(known) * vectors(found)).sum(axis=1) > 0.999).all()
+
+
+async def test_a_threshold_of_nothing_gives_no_box_beside_the_picture(service: Service, shared_images: Path) -> None:
+    """What anchors at the edge say of the padding is nobody's face."""
+    source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
+    options = replace(OPTIONS, score_threshold=0.0, with_embedding=False)
+    (found,) = await service.extractor.extract([source], options, deadline=soon())
+    assert found.image_hw is not None
+    assert len(found.faces) > 100
+    check_known(KnownFaces(boxes=np.stack([face.box for face in found.faces])), found.image_hw, picture=0)
 
 
 async def test_crops_of_any_size_are_embedded(service: Service, shared_images: Path) -> None:

@@ -137,3 +137,26 @@ def test_a_box_without_a_face_that_no_upright_one_fills_is_refused(box: list[flo
         check_placed(placed, (480, 640), picture=0)
     seen = Detections(np.float32([box]), np.float32([0.7]), TEMPLATE[None])
     check_placed(at_boxes(np.float32([box]), seen), (480, 640), picture=0)
+
+
+def test_a_box_that_the_detector_drew_gets_its_face_however_weak() -> None:
+    """Rounded, too, and beside a sure face that it overlaps more than a box of somebody's own has to."""
+    weak = Detections(
+        np.float32([[130.4, 100.4, 190.4, 200.4]]), np.float32([0.06]), np.full((1, 5, 2), 99, np.float32)
+    )
+    detected = Detections.concatenate([DETECTED, weak])
+    for box in (weak.boxes, weak.boxes.round(), np.trunc(weak.boxes)):
+        np.testing.assert_array_equal(at_boxes(box, detected).landmarks, weak.landmarks)
+    np.testing.assert_array_equal(at_boxes(weak.boxes + 3, detected).landmarks, DETECTED.landmarks[:1])
+
+
+def test_a_weak_face_is_taken_only_where_there_is_no_other() -> None:
+    """It is in a box that is much its own; a loose box passes it over, and is guessed rather than given to it."""
+    weak = Detections(np.float32([[600, 300, 660, 380]]), np.float32([0.1]), np.full((1, 5, 2), 99, np.float32))
+    detected = Detections.concatenate([DETECTED, weak])
+    near, loose = np.float32([[605, 305, 670, 390]]), np.float32([[500, 200, 800, 500]])
+    faces = at_boxes(near, detected)
+    assert (faces.landmarks[0, 0, 0], faces.origins().tolist()) == (99, ["detector"])
+    assert at_boxes(loose, detected).origins().tolist() == ["box"]
+    around_both = at_boxes(np.float32([[380, 60, 700, 400]]), detected)
+    np.testing.assert_array_equal(around_both.landmarks, DETECTED.landmarks[1:])
