@@ -16,6 +16,7 @@ from app.backends.engines.files import PlanEntry, PlanFolder
 from app.backends.engines.job import Step
 from app.backends.engines.key import misfit
 from app.backends.engines.tensorrt import FACTORY, open_kit
+from app.backends.providers import available_providers
 from app.choice import choose_models
 from app.cli.quiet import configure_quiet_logs
 from app.engines import engine_recipes, plan_folder
@@ -125,9 +126,20 @@ def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple
     except RegistryError as cause:
         raise click.UsageError(str(cause)) from cause
     source = source or EngineSource(open_kit(), FACTORY)
-    has_onnxruntime = Probes().cores_fault() is None
+    has_onnxruntime = _can_import_onnxruntime()
     with closing(engine_recipes(settings, weights, source, has_onnxruntime=has_onnxruntime)) as recipes:
         yield recipes, specs
+
+
+def _can_import_onnxruntime() -> bool:
+    """Whether engines are judged by it, as the service decides: images for engines alone lack it."""
+    if Probes().cores_fault():
+        return False
+    try:
+        available_providers()
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def _plans() -> PlanFolder:
@@ -179,7 +191,10 @@ def _build(spec: ModelSpec, recipes: EngineRecipes) -> bool:
 def _check(spec: ModelSpec, recipes: EngineRecipes) -> bool:
     recipe = recipes.recipe(spec)
     if recipe.reference != "onnxruntime":
-        raise BackendUnavailableError("ONNX Runtime may crash here; `jetface doctor` says why and what mends it.")
+        raise BackendUnavailableError(
+            "Engines are compared with ONNX Runtime, which may not be had here: `jetface doctor` says why. When it was "
+            "built, each was compared with an engine in FP32: `jetface engine list` has the verdicts."
+        )
     kept = recipes.plans.find(recipe.key)
     if kept is None:
         click.echo(f"{spec.name}: no engine that fits is kept; `jetface engine build {spec.name}` builds it", err=True)

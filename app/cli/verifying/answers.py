@@ -16,7 +16,7 @@ from app.backends.attempts import Probes
 from app.cli.verifying.caller import Target, answered
 from app.cli.verifying.drawing import Named, pictures_of
 from app.domain import Detections, ExtractOptions, Face
-from app.errors import ServiceError
+from app.errors import BackendUnavailableError, ServiceError
 from app.geometry.boxes import iou_matrix
 from app.imaging.sources import EncodedPicture
 from app.models.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
@@ -39,9 +39,12 @@ def compare_answers(
         probes: What is asked of this machine; others in tests.
 
     Raises:
-        click.ClickException: ONNX Runtime cannot be had here, or the service answers with an error.
+        click.ClickException: ONNX Runtime cannot be had here and no golden file judges in its place, or the service
+            answers with an error.
     """
-    if fault := (probes or Probes()).cores_fault():
+    golden_file = folder / GOLDEN_FILE if folder is not None and (folder / GOLDEN_FILE).is_file() else None
+    fault = (probes or Probes()).cores_fault()
+    if fault and golden_file is None:
         raise click.ClickException(f"{fault.what}: {fault.why}. {fault.cure}")
     pictures = pictures_of(folder)
     with target.caller() as caller:
@@ -49,23 +52,29 @@ def compare_answers(
         lower = str(max(0.0, threshold - SCORE_MARGIN))
         detected = [_detections(caller.detect(each.data, threshold=lower)["faces"]) for each in pictures]
         extracted = [answered(caller.extract(each.data))["data"][0]["faces"] for each in pictures]
+    golden = {"golden": golden_faults(golden_file, pictures, detected, threshold)} if golden_file else {}
+    if fault:
+        return {"num_pictures": len(pictures), **golden}
     try:
         faces = asyncio.run(_reference(settings, pictures, float(lower)))
+    # An image for engines alone has no ONNX Runtime.
+    except BackendUnavailableError as cause:
+        if not golden:
+            raise click.ClickException(cause.message) from cause
+        return {"num_pictures": len(pictures), **golden}
     except ServiceError as cause:
         raise click.ClickException(cause.message) from cause
     boxes = compare_detections([_as_detections(each) for each in faces], detected, score_threshold=threshold)
     pairs = [pair for ours, theirs in zip(faces, extracted, strict=True) for pair in _embedding_pairs(ours, theirs)]
     embeddings = compare_embeddings(_stack([first for first, _ in pairs]), _stack([second for _, second in pairs]))
-    facts: dict[str, Any] = {
+    return {
         "num_pictures": len(pictures),
         "faces": boxes.found_by_both,
         "faces_only_one_found": boxes.only_one,
         "worst_iou": boxes.worst_iou,
         "worst_cosine": embeddings.worst_cosine if pairs else None,
+        **golden,
     }
-    if folder is not None and (folder / GOLDEN_FILE).is_file():
-        facts["golden"] = golden_faults(folder / GOLDEN_FILE, pictures, detected, threshold)
-    return facts
 
 
 def golden_faults(

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
+from app.errors import BackendUnavailableError
 from app.models.engines.recipe import EngineSource
 from app.specs import ModelSpec
 from tests.support import stand_in_kit
@@ -40,6 +41,22 @@ def plans_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MODELS_DIR", str(tmp_path))
     monkeypatch.chdir(REPOSITORY)
     return tmp_path / "engines"
+
+
+def test_an_image_for_engines_alone_builds_them_as_its_service_does(
+    plans_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged by an engine in FP32, and not compared again: there is no ONNX Runtime to compare with."""
+
+    def missing() -> tuple[str, ...]:
+        raise BackendUnavailableError("ONNX Runtime cannot be imported")
+
+    monkeypatch.setattr("app.cli.engine_work.available_providers", missing)
+    assert "by an engine of the same toolkit in FP32" in run("build", NAME).stdout
+    assert list(plans_dir.glob("*.plan"))
+    checked = run("check", NAME)
+    assert checked.exit_code == 1
+    assert "`jetface engine list` has the verdicts" in checked.stderr
 
 
 def test_an_engine_is_built_listed_compared_and_removed(plans_dir: Path) -> None:

@@ -224,6 +224,22 @@ class TestAnswers:
         with pytest.raises(ClickException, match="ONNX Runtime may crash"):
             compare_answers(target, Settings(), None, probes=probes)
 
+    def test_without_onnx_runtime_golden_boxes_judge_alone(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So on JetPack 7, whose image has engines alone."""
+        folder = tmp_path / "golden"
+        folder.mkdir()
+        (folder / "one.jpg").write_bytes(portrait())
+        with target.caller() as caller:
+            boxes = [{"bbox": face["box"]} for face in caller.detect(portrait())["faces"]]
+        (folder / GOLDEN_FILE).write_text(json.dumps({"images": {"one.jpg": {"faces": boxes}}}))
+        monkeypatch.setattr("app.backends.attempts.runtime_version", lambda: (1, 23, 0))
+        probes = Probes(root=plant(tmp_path / "root", ORIN_30W), machine="aarch64")
+        facts = compare_answers(target, Settings(), folder, probes=probes)
+        assert facts["golden"]["is_met"]
+        assert "worst_iou" not in facts
+
     def test_a_folder_without_pictures_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ClickException, match="no pictures in"):
             pictures_of(tmp_path)
