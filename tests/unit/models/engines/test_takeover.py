@@ -377,7 +377,9 @@ async def test_a_service_that_closes_ends_its_build(
 async def test_a_graph_that_cannot_be_written_anywhere_leaves_the_model_to_others(
     tmp_path: Path, crops: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "prepared").write_text("a file where a folder should be")
+    for folder in (tmp_path, tmp_path / "engines"):
+        folder.mkdir(exist_ok=True)
+        (folder / "prepared").write_text("a file where a folder should be")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))  # the knob that its documentation names
     async with rig(tmp_path) as service:
         await service.embed(crops[0])
