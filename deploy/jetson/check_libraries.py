@@ -21,33 +21,28 @@ from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 
 MOUNTED: Mapping[str, frozenset[str]] = {
-    "nvidia-l4t-cuda": frozenset(
-        {"libcuda.so.1", "libnvcudla.so", "libnvidia-nvvm.so.4", "libnvidia-ptxjitcompiler.so.1"}
-    ),
-    "nvidia-l4t-core": frozenset(
-        {
-            "libnvdla_runtime.so",
-            "libnvos.so",
-            "libnvrm_chip.so",
-            "libnvrm_gpu.so",
-            "libnvrm_host1x.so",
-            "libnvrm_mem.so",
-            "libnvrm_stream.so",
-            "libnvrm_surface.so",
-            "libnvrm_sync.so",
-            "libnvsciipc.so",
-            "libnvsocsys.so",
-        }
-    ),
-    "nvidia-l4t-nvsci": frozenset(
-        {"libnvscibuf.so.1", "libnvscicommon.so.1", "libnvscievent.so", "libnvscistream.so.1", "libnvscisync.so.1"}
-    ),
-    "nvidia-l4t-multimedia": frozenset(
-        {"libnvmedia.so", "libnvmedia_dla.so", "libnvmedia_tensor.so", "libnveventlib.so", "libnvtracebuf.so"}
-    ),
+    "nvidia-l4t-cuda": frozenset({
+        "libcuda.so.1", "libnvcucompat.so", "libnvcudla.so", "libnvcuextend.so", "libnvidia-nvvm.so.4",
+        "libnvidia-ptxjitcompiler.so.1",
+    }),
+    "nvidia-l4t-core": frozenset({
+        "libnvcolorutil.so", "libnvdc.so", "libnvddk_2d_v2.so", "libnvddk_vic.so", "libnvdla_runtime.so",
+        "libnvimp.so", "libnvisp_utils.so", "libnvos.so", "libnvphs.so", "libnvpva.so", "libnvpva_algorithms.so",
+        "libnvpvaumd.so", "libnvrm_chip.so", "libnvrm_gpu.so", "libnvrm_host1x.so", "libnvrm_mem.so",
+        "libnvrm_stream.so", "libnvrm_surface.so", "libnvrm_sync.so", "libnvsciipc.so", "libnvsocsys.so",
+        "libnvtegrahv.so", "libnvvic.so",
+    }),
+    "nvidia-l4t-nvsci": frozenset({
+        "libnvscibuf.so.1", "libnvscicommon.so.1", "libnvscievent.so", "libnvscistream.so.1", "libnvscisync.so.1",
+    }),
+    "nvidia-l4t-multimedia": frozenset({
+        "libnveventlib.so", "libnvmedia.so", "libnvmedia2d.so", "libnvmedia_2d.so", "libnvmedia_dla.so",
+        "libnvmedia_eglstream.so", "libnvmedia_iofa_sci.so", "libnvmedia_tensor.so", "libnvmedialdc.so",
+        "libnvofsdk.so", "libnvtracebuf.so", "libnvtvmr.so", "libnvtvmr_2d.so",
+    }),
     "nvidia-l4t-dla-compiler": frozenset({"libnvdla_compiler.so"}),
-}
-"""What the NVIDIA container runtime mounts from a Jetson's host and TensorRT or CUDA may be linked to, by its package.
+}  # fmt: skip
+"""What the NVIDIA container runtime mounts from a Jetson's host, by its package; of multimedia, what is for computing.
 
 Names by package: OE4T/meta-tegra, recipes-bsp/tegra-binaries, tegra-libraries-{cuda,core,nvsci,multimedia,dla-compiler}
 for 36.5.0, and tegra-libraries-cuda_39.2.0.bb. That they are mounted: drivers.csv in the host's folder
