@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,6 +295,68 @@ class TestJetPack:
         assert found.name == "cpu-only-runtime"
         assert "BACKEND=tensorrt" in found.cure
         assert "cp310" not in found.cure
+
+
+BOARDS: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "Orin, R36.4": (machines.ORIN, "10.3.0"),
+    "Orin, R36.5": (machines.ORIN_R36_5, "10.3.0"),
+    "Orin, R39.2": (machines.ORIN_R39, "10.16.2"),
+    "Thor, R39.2": (machines.THOR, "10.16.2"),
+}
+"""Files of a board in the image that is made for it, and that image's TensorRT."""
+
+
+@pytest.mark.parametrize("board", BOARDS)
+class TestEveryBoard:
+    """What goes wrong on boards: one finding each, its cure for that release. With `BACKEND=auto` all of them start."""
+
+    def found(self, check: Check, board: str, *, lacking: tuple[str, ...] = (), **others: Any) -> dict[str, Finding]:
+        files, tensorrt = BOARDS[board]
+        kept = {name: text for name, text in files.items() if not name.startswith(lacking or "-")}
+        packages = {"numpy": "1.26.4", "tensorrt": tensorrt, "onnxruntime-gpu": "1.24.4", **others.pop("packages", {})}
+        findings = check({**kept, **others.pop("files", {})}, packages, **others)
+        assert not would_stop(findings)
+        return {each.name: each for each in findings}
+
+    def test_nothing_is_found_where_all_is_well(self, check: Check, board: str) -> None:
+        assert self.found(check, board) == {}
+
+    def test_the_image_of_the_other_jetpack(self, check: Check, board: str) -> None:
+        is_old = "R36" in board
+        finding = self.found(
+            check, board,
+            packages={"tensorrt": "10.16.2" if is_old else "10.3.0"},
+            lacking=("usr/lib/aarch64-linux-gnu/libnvinfer",),
+        )["other-jetpack"]  # fmt: skip
+        assert ("compose.jetson.yaml" if is_old else "compose.jetson7.yaml") in finding.cure
+
+    def test_a_wheel_without_kernels(self, check: Check, board: str) -> None:
+        finding = self.found(check, board, kernels=Kernels(frozenset({89, 90, 120, 121})))["wheel-without-kernels"]
+        assert f"this GPU is {'11.0' if 'Thor' in board else '8.7'}" in finding.what
+        assert ("cp310" if "R36" in board else "BACKEND=tensorrt") in finding.cure
+
+    @pytest.mark.parametrize("content", ["", None], ids=["empty", "missing"])
+    def test_the_mounted_library(self, check: Check, board: str, content: str | None) -> None:
+        """Which JetPack 7 neither has nor needs."""
+        name = "usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so"
+        found = self.found(check, board, lacking=(name,), files={} if content is None else {name: content})
+        assert set(found) == ({"dla-compiler-missing"} if "R36" in board else set())
+        assert all("apt install nvidia-l4t-dla-compiler" in finding.cure for finding in found.values())
+
+    def test_docker_without_the_nvidia_runtime(self, check: Check, board: str) -> None:
+        (finding,) = self.found(check, board, lacking=("dev/", "usr/")).values()
+        assert finding.name == "gpu-unreachable"
+        assert "runtime: nvidia" in finding.cure
+
+    def test_cores_that_the_power_mode_switches_off(self, check: Check, board: str) -> None:
+        files = {"sys/devices/system/cpu/online": "0-7\n", "var/lib/nvpmodel/status": "pmode:0002\n"}
+        found = self.found(check, board, files=files)
+        assert "nvpmodel -m 0" in found["cores-offline"].cure
+        assert "out of bounds" in found["cores-offline"].why
+
+    def test_a_full_tmp(self, check: Check, board: str) -> None:
+        (finding,) = self.found(check, board, need_temporary_bytes=2**60).values()
+        assert (finding.name, "Start the container anew" in finding.cure) == ("tmp-full", True)
 
 
 class TestPackages:
