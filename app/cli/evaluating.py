@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from app.choice import choose_models
 from app.cli.pictures import Picture, extract_each, find_pictures, readable_name
-from app.domain import ExtractOptions
+from app.domain import ExtractOptions, Rotations
 from app.models.defaults import ModelChooser
 from app.pipeline.comparison import leading_vector
 from app.service import open_service, open_weights
@@ -146,13 +146,16 @@ class Evaluation:
         }
 
 
-def evaluate_models(settings: Settings, folder: Path, names: Sequence[str]) -> Evaluation:
+def evaluate_models(
+    settings: Settings, folder: Path, names: Sequence[str], rotations: Rotations = "none"
+) -> Evaluation:
     """Judge recognizers one after the other.
 
     Args:
         settings: Of the service; say the detector, and the recognizer where none is named.
         folder: Holds a folder for each person, pictures in it or below.
         names: Of recognizers; empty: the one that serves.
+        rotations: As `/extract` takes it.
 
     Raises:
         click.ClickException: The folder does not hold pictures to judge by.
@@ -171,7 +174,7 @@ def evaluate_models(settings: Settings, folder: Path, names: Sequence[str]) -> E
     if len(people) < 2:
         raise click.ClickException(f"{folder} should hold a folder for each person, of two people at least")
     models = [
-        asyncio.run(_evaluate(settings.model_copy(update={"rec_model": name}), name, pictures, people))
+        asyncio.run(_evaluate(settings.model_copy(update={"rec_model": name}), name, pictures, people, rotations))
         for name in dict.fromkeys(filter(None, recognizers))
     ]
     return Evaluation(
@@ -183,7 +186,9 @@ def evaluate_models(settings: Settings, folder: Path, names: Sequence[str]) -> E
     )
 
 
-async def _evaluate(settings: Settings, name: str, pictures: Sequence[Picture], people: Sequence[str]) -> ModelFigures:
+async def _evaluate(
+    settings: Settings, name: str, pictures: Sequence[Picture], people: Sequence[str], rotations: Rotations
+) -> ModelFigures:
     numbers = {person: number for number, person in enumerate(people)}
     vectors, labels = [], []
     missed, unreadable = [], []
@@ -192,7 +197,7 @@ async def _evaluate(settings: Settings, name: str, pictures: Sequence[Picture], 
         for model in service.chosen.names:
             await service.store.get(model)
         # Two, to see where there was a choice.
-        options = ExtractOptions(score_threshold=service.score_threshold, limit_faces=2)
+        options = ExtractOptions(score_threshold=service.score_threshold, limit_faces=2, rotations=rotations)
         started = time.perf_counter()
         with tqdm(total=len(pictures), unit="picture", file=sys.stderr, desc=name, disable=None) as progress:
             async for picture, result in extract_each(service, pictures, options):

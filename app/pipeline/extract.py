@@ -172,6 +172,7 @@ class Extractor:
         )
         if outcome.has_turned:
             self._metrics.turned_pictures.labels(str(outcome.rotation)).inc()
+            _log.debug("looked at other quarter turns", picture=job.index, rotation=outcome.rotation)
         picture.rotation = outcome.rotation
         job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
         if outcome.detections.landmarks_from is not None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -95,8 +96,6 @@ def folder(tmp_path: Path, shared_faces: Path, shared_images: Path, monkeypatch:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    import cv2  # noqa: PLC0415 - for one picture
-
     return bytes(cv2.imencode(".png", pixels)[1])
 
 
@@ -116,6 +115,21 @@ def test_own_pictures_are_judged(folder: Path, tmp_path: Path) -> None:
     assert model["rank_1"] > 0.9
     assert model["pictures_per_s"] > 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_portraits_that_stand_on_their_heads_are_turned_where_that_is_asked(
+    folder: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--rotations auto` they are told apart as they are upright."""
+    monkeypatch.setenv("MODEL_MIRROR", str(shared_models))
+    monkeypatch.setenv("DET_MODEL", "det_500m")
+    for path in sorted(folder.glob("*/1.jpg")):
+        path.write_bytes(_png(np.ascontiguousarray(cv2.imread(str(path))[::-1, ::-1])))
+    result = evaluate(str(folder), "--json", "--rotations", "auto")
+    assert result.exit_code == 0, result.stderr
+    (model,) = json.loads(result.stdout)["models"]
+    assert [Path(missed).name for missed in model["faces_missed"]] == ["blank.png"]
+    assert model["rank_1"] > 0.9
 
 
 def test_people_read_a_table(folder: Path, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
