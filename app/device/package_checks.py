@@ -123,7 +123,7 @@ class Kernels:
 def kernels_of(library: Path) -> Kernels | None:
     """Read from a shared library for which GPUs it has kernels.
 
-    Headers are read alone, by their places in the file: a library of 400 MB takes some 10 ms.
+    Headers are read alone, by their places in the file: a library of 240 MB takes 32 ms, half a second cold.
 
     Args:
         library: An ELF file of 64 bits.
