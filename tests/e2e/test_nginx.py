@@ -238,7 +238,7 @@ def test_no_request_is_lost_when_one_is_killed_and_one_drained(tmp_path: Path) -
             with callers.pausing():
                 wait_until(lambda: num_in_flight(drained) == 0, "nothing in flight")
                 finish = stack.enter_context(slow_request(drained))
-                wait_until(lambda: num_in_flight(drained) == 1, "the slow request has begun")
+                wait_until(lambda: num_in_flight(drained, "received") == 1, "the slow request has begun")
             drained.process.send_signal(signal.SIGTERM)
             drained.wait_until_logged("draining", PATIENCE_S)
             wait_until(
@@ -260,10 +260,10 @@ def test_no_request_is_lost_when_one_is_killed_and_one_drained(tmp_path: Path) -
     assert asked_twice, "a request of the one that was killed was answered by another"
 
 
-def num_in_flight(server: Server) -> int:
-    """Requests a server is answering now."""
+def num_in_flight(server: Server, stage: str = "in_flight") -> int:
+    """Requests a server is answering now, or those `received`, whose bodies still come."""
     text = httpx.get(f"{server.url}/metrics", timeout=60, trust_env=False).text
-    (line,) = (line for line in text.splitlines() if line.startswith("jetface_requests_in_flight "))
+    (line,) = (line for line in text.splitlines() if line.startswith(f"jetface_requests_{stage} "))
     return int(float(line.split()[1]))
 
 
