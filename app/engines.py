@@ -12,6 +12,7 @@ from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes
 from app.models.engines.takeover import EngineLoader, TakeoverOptions
 from app.models.graphs.parts import num_bytes
 from app.models.loading import ModelLoader
+from app.models.precision import Precisions
 from app.models.weights.files import WeightsFolder
 from app.settings import Settings
 
@@ -43,6 +44,18 @@ def tensorrt_options(settings: Settings) -> TensorrtOptions:
     )
 
 
+def precisions_of(settings: Settings) -> Precisions:
+    """Return what the settings say of precisions."""
+    return Precisions(
+        detection=settings.det_precision,
+        recognition=settings.rec_precision,
+        prefers_half=settings.force_fp16,
+        least_cosine=settings.int8_least_cosine,
+        most_tar_loss=settings.int8_most_tar_loss,
+        least_iou=settings.int8_least_iou,
+    )
+
+
 def engine_recipes(
     settings: Settings, weights: WeightsFolder, source: EngineSource, *, has_onnxruntime: bool
 ) -> EngineRecipes:
@@ -55,7 +68,7 @@ def engine_recipes(
         has_onnxruntime: Whether ONNX Runtime may be imported on this machine, to judge engines by.
     """
     options = EngineOptions(
-        precision="fp16" if settings.force_fp16 else "fp32",
+        precisions=precisions_of(settings),
         det_batch_size=settings.det_batch_size,
         rec_batch_size=settings.rec_batch_size,
         canvases_hw=gpu_canvases_hw(settings),

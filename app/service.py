@@ -25,8 +25,8 @@ from app.backends.selection import Selection, select_backend
 from app.choice import choose_models
 from app.device.meminfo import trim_memory
 from app.device.telemetry import Telemetry
-from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, tensorrt_options, why_no_dla
-from app.errors import ServiceError
+from app.engines import engine_loader, engine_recipes, gpu_canvases_hw, precisions_of, tensorrt_options, why_no_dla
+from app.errors import BackendUnavailableError, ServiceError
 from app.imaging.budget import ByteBudget
 from app.imaging.decode import Decoder
 from app.imaging.fetch import UrlFetcher
@@ -39,6 +39,7 @@ from app.models.defaults import ModelChooser, starter_notice
 from app.models.engines.recipe import EngineSource
 from app.models.engines.takeover import EngineLoader
 from app.models.loading import LoadOptions, ModelLoader
+from app.models.precision import VARIABLES, Precisions
 from app.models.store import ModelStore
 from app.models.weights.download import Fetcher
 from app.models.weights.files import Mirror, WeightsFolder
@@ -139,7 +140,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
 
     Raises:
         RegistryError: A model is named whose registry entry is missing, cannot be read, or does something else.
-        BackendError: The backend that was asked for cannot be had.
+        BackendError: The backend or precision that was asked for cannot be had.
+        ModelFileError: INT8 was asked for, and there is no quantized graph.
     """
     if settings.cuda_cache_disable:
         # CUDA reads it when its first library is loaded, which is below, and knows no other word for yes.
@@ -170,6 +172,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     backend = replace(backend, engines=source.kit if source else None)
     if idle := why_no_dla(settings, backend.engines):
         _log.warning(idle)
+    precisions = precisions_of(settings)
+    _check_precisions(precisions, registry, chosen, settings.models_dir, has_engines=source is not None)
     num_cores = settings.cpu_threads or usable_cores()
     metrics = Metrics()
     metrics.memory_limit.set(memory_limit_bytes(root))
@@ -184,6 +188,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         # Most requests have one picture; what those of several draw beyond this is copied once more.
         most_canvases=settings.max_in_flight,
         load_timeout_s=settings.load_timeout_s,
+        precisions=precisions,
     )
     memory = MemoryGuard(
         settings.min_free_memory_bytes,
@@ -238,6 +243,20 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     if service.notice:
         _log.warning(service.notice)
     return service
+
+
+def _check_precisions(
+    precisions: Precisions, registry: Registry, chosen: ChosenModels, folder: Path, *, has_engines: bool
+) -> None:
+    """See that what is named can be had: a quantized graph for INT8, engines for FP16."""
+    for name in filter(None, (chosen.detector, chosen.recognizer)):
+        spec = registry[name]
+        if precisions.wanted(spec) == "fp16" and not has_engines:
+            raise BackendUnavailableError(
+                f"{VARIABLES[spec.task]}=fp16 cannot be had: only engines of TensorRT compute in halves, and there are "
+                "none here. Set it to auto, which takes what there is."
+            )
+        precisions.require_files(spec, folder)
 
 
 @asynccontextmanager

@@ -135,7 +135,30 @@ class Settings(BaseSettings):
         default="auto",
         meaning="Arithmetic of OpenVINO; auto: bf16 for models measured to keep their accuracy, where the CPU has it.",
     )
-    force_fp16: bool = _env("FORCE_FP16", default=True, meaning="Half precision in TensorRT engines; 0: FP32.")
+    det_precision: Literal["auto", "fp32", "fp16", "int8"] = _env(
+        "DET_PRECISION", default="auto",
+        meaning="Of the detector; fp16: in TensorRT engines alone. auto: INT8 only within INT8_LEAST_IOU.",
+    )  # fmt: skip
+    rec_precision: Literal["auto", "fp32", "fp16", "int8"] = _env(
+        "REC_PRECISION", default="auto",
+        meaning="Of the recognizer; as DET_PRECISION, within INT8_LEAST_COSINE and INT8_MOST_TAR_LOSS.",
+    )  # fmt: skip
+    int8_least_cosine: Annotated[float, Ge(0), Le(1)] | None = _env(
+        "INT8_LEAST_COSINE", default=None, allowed="number from 0 to 1, or empty",
+        meaning="Mean cosine to FP32 from which `auto` may take a quantized recognizer; empty: not asked.",
+    )  # fmt: skip
+    int8_most_tar_loss: Annotated[float, Ge(0), Le(100)] | None = _env(
+        "INT8_MOST_TAR_LOSS", default=None, allowed="number from 0 to 100, or empty",
+        meaning="Points of TAR at 1 false match in 1,000 it may have lost for that; without both `auto` takes none.",
+    )  # fmt: skip
+    int8_least_iou: Annotated[float, Ge(0), Le(1)] | None = _env(
+        "INT8_LEAST_IOU", default=None, allowed="number from 0 to 1, or empty",
+        meaning="Mean IoU with FP32 from which `auto` may take such a detector; empty: never.",
+    )  # fmt: skip
+    force_fp16: bool = _env(
+        "FORCE_FP16", default=True,
+        meaning="Half precision in TensorRT engines of `auto`; 0: FP32. DET_PRECISION and REC_PRECISION say more.",
+    )  # fmt: skip
     cuda_cache_disable: bool = _env(
         "CUDA_CACHE_DISABLE", default=False, meaning="1: CUDA keeps no kernels it compiled on disk between starts."
     )

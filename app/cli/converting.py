@@ -1,7 +1,8 @@
-"""What `jetface models convert` does: weights and pictures found, the table printed, the files written."""
+"""What `jetface models convert` and `quantize` do: weights and pictures found, the table printed, the files written."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from app import __version__
 from app.atomic import whole_file
 from app.backends.cpu import usable_cores
-from app.cli.pictures import find_pictures
+from app.cli.evaluating import count_pairs
+from app.cli.pictures import Picture, find_pictures
 from app.domain import Image
 from app.errors import RequestError
 from app.imaging.decode import Decoder
@@ -23,9 +27,10 @@ from app.imaging.sniff import sniff
 from app.models.defaults import ModelChooser
 from app.models.graphs.half import FULL_SUMS
 from app.models.judging.agreement import DETECTIONS, FP16_EMBEDDINGS, DetectionAgreement, EmbeddingAgreement
-from app.models.judging.conversion import Conversion, convert_to_half, crops_of
+from app.models.judging.conversion import Conversion, convert_to_half, crops_of, largest_crops
 from app.models.judging.probes import draw_probes
-from app.models.judging.trials import Pictures
+from app.models.judging.quantization import Quantization, quantize
+from app.models.judging.trials import Agreement, Pictures
 from app.models.weights.files import WeightsFolder
 from app.service import open_weights
 from app.settings import Settings
@@ -56,6 +61,10 @@ class FolderPictures:
                 reason = error.message if isinstance(error, RequestError) else error.strerror
                 click.echo(f"{picture.path} is left out: {reason}", err=True)
 
+    def readable(self) -> list[Picture]:
+        """Return the pictures that the last call yielded."""
+        return [picture for picture in find_pictures([self.folder]) if picture.path not in self._unreadable]
+
 
 def convert_model(settings: Settings, name: str, out: Path, folder: Path | None) -> None:
     """Cast a model, print what it was judged by, and write it.
@@ -70,11 +79,7 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
         click.ClickException: A limit is missed, or the file cannot be written.
         ServiceError: The weights are not here, or not what their entry says.
     """
-    registry, weights = open_weights(settings)
-    weights = replace(weights, fetcher=None)
-    spec = registry.get(name)
-    if spec is None:
-        raise click.UsageError(f"there is no model {name}: `jetface models list` shows all")
+    registry, weights, spec = _open(settings, name)
     path = weights.locate(spec)
     if out.resolve() == path.resolve():
         raise click.UsageError(f"{out} holds the weights themselves: name another file")
@@ -90,6 +95,155 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
     click.echo(f"\n{out}")
     if conversion.attempts[-1].policy is FULL_SUMS and not spec.fp32_sums:
         click.echo(f"Put `fp32_sums = true` into the TOML of {name}, so that it is cast like this for engines too.")
+
+
+def _open(settings: Settings, name: str) -> tuple[Mapping[str, ModelSpec], WeightsFolder, ModelSpec]:
+    registry, weights = open_weights(settings)
+    spec = registry.get(name)
+    if spec is None:
+        raise click.UsageError(f"there is no model {name}: `jetface models list` shows all")
+    return registry, replace(weights, fetcher=None), spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Identification:
+    """How well embeddings tell people apart, as `jetface evaluate` has it."""
+
+    rank_1: float
+    tar: Mapping[float, float]
+    """By false-match rate, those that the pairs suffice to tell."""
+
+
+_FALSE_MATCH_RATES = (1e-3, 1e-4)
+_LEAST_FALSE_MATCHES = 10
+"""That a rate must stand for, as in `jetface evaluate`."""
+
+
+def _identification(embeddings: NDArray[np.float32], people: NDArray[np.int64]) -> _Identification | None:
+    """Return None where no two faces are one person's, or all are."""
+    if len(set(people)) in {len(people), 0, 1}:
+        return None
+    pairs = count_pairs(embeddings, people)
+    true, false = pairs.share(pairs.same), pairs.share(pairs.other)
+    told = [rate for rate in _FALSE_MATCH_RATES if pairs.other.sum() * rate >= _LEAST_FALSE_MATCHES]
+    return _Identification(
+        rank_1=pairs.num_hits / pairs.num_probes,
+        tar={rate: float(true[int(np.argmax(false <= rate))]) for rate in told},
+    )
+
+
+def quantize_model(
+    settings: Settings, name: str, folder: Path, *, least_cosine: float, most_tar_loss: float, least_iou: float
+) -> None:
+    """Quantize a model, print what it was judged by, and write it into `MODELS_DIR`.
+
+    Args:
+        settings: Say where weights are, and which detector finds the faces for a recognizer.
+        name: A registry entry.
+        folder: Pictures of faces; of a recognizer, those of a person may lie in a folder of theirs.
+        least_cosine: Least mean cosine of embeddings to those of FP32.
+        most_tar_loss: Most points of TAR at one false match in 1,000 that may be lost.
+        least_iou: Least mean IoU of boxes with those of FP32.
+
+    Raises:
+        click.ClickException: A limit is missed, or the file cannot be written.
+        ServiceError: The weights are not here, or not what their entry says, or no picture shows a face.
+    """
+    registry, weights, spec = _open(settings, name)
+    num_threads = settings.cpu_threads or usable_cores()
+    pictures, people = _pictures_of_people(settings, registry, weights, spec, folder)
+    told: list[_Identification | None] = [None, None]
+
+    def fault_of(agreement: Agreement, reference: Any, answers: Any) -> str | None:
+        if isinstance(agreement, DetectionAgreement):
+            if agreement.mean_iou >= least_iou:
+                return None
+            return f"boxes have a mean IoU of {agreement.mean_iou:.4f}, less than {least_iou}"
+        told[:] = [_identification(side, people) for side in (reference, answers)]
+        loss = _tar_loss(told)
+        if agreement.mean_cosine < least_cosine:
+            return f"embeddings have a mean cosine of {agreement.mean_cosine:.5f}, less than {least_cosine}"
+        if loss is not None and loss > most_tar_loss:
+            return f"TAR at one false match in 1,000 is {loss:.2f} points less, more than {most_tar_loss}"
+        return None
+
+    made = quantize(weights.locate(spec), spec, pictures, fault_of, num_threads=num_threads)
+    click.echo(f"{name}, judged by the faces in {folder}:\n")
+    click.echo("\n".join(_aligned(_int8_table(made, told))))
+    click.echo(f"\n{len(made.kept)} of {made.num_operators} convolutions and matrix products stay in FP32.")
+    if made.fault:
+        raise click.ClickException(f"{name} is not quantized: {made.fault}")
+    agreement = {**asdict(made.agreement), "tar_loss_points": _tar_loss(told)}
+    for side, found in zip(("fp32", "int8"), told, strict=True):
+        if found:
+            agreement[side] = {"rank_1": found.rank_1, "tar": {f"{rate:g}": tar for rate, tar in found.tar.items()}}
+    verdict = {
+        "model": spec.name,
+        "license": spec.license,
+        "source_sha256": made.source_sha256,
+        "sha256": hashlib.sha256(made.model).hexdigest(),
+        "bytes": len(made.model),
+        "precision": "int8",
+        "judged_by": f"the faces in {folder}",
+        "num_calibrated": made.num_calibrated,
+        "kept_in_fp32": list(made.kept),
+        "agreement": agreement,
+        "limits": {"least_cosine": least_cosine, "most_tar_loss": most_tar_loss, "least_iou": least_iou},
+        "made_by": {"jetface": __version__, "onnx": onnx.__version__, "onnxruntime": version("onnxruntime")},
+    }
+    out = settings.models_dir / f"{name}.int8.onnx"
+    _write(out, made.model, verdict)
+    click.echo(out)
+
+
+def _pictures_of_people(
+    settings: Settings, registry: Mapping[str, ModelSpec], weights: WeightsFolder, spec: ModelSpec, folder: Path
+) -> tuple[Pictures, NDArray[np.int64]]:
+    """Return what a model is judged by, and of crops whom each shows: by the folder its picture lies in."""
+    pictures = FolderPictures(folder, settings.max_image_pixels)
+    if spec.task == "detection":
+        return pictures, np.zeros(0, np.int64)
+    detector = ModelChooser(registry, weights.is_at_hand).require("DET_MODEL", settings.det_model, "detection")
+    num_threads = settings.cpu_threads or usable_cores()
+    found = largest_crops(weights.locate(registry[detector]), registry[detector], pictures, num_threads=num_threads)
+    names = [path.relative.parts[:-1] for path in pictures.readable()]
+    numbers = {name[0]: number for number, name in enumerate(names) if name}
+    faces = [
+        (crop, numbers[name[0]] if name else -1) for crop, name in zip(found, names, strict=True) if crop is not None
+    ]
+    # Who is in no folder is a person of their own.
+    people = np.array([person if person >= 0 else len(names) + row for row, (_, person) in enumerate(faces)], np.int64)
+    crops = [crop for crop, _ in faces]
+    return lambda: crops, np.unique(people, return_inverse=True)[1].reshape(-1)
+
+
+def _tar_loss(told: Sequence[_Identification | None]) -> float | None:
+    """Return by how many points TAR at one false match in 1,000 is less; None where it cannot be told."""
+    rate = _FALSE_MATCH_RATES[0]
+    tars = [found.tar[rate] for found in told if found and rate in found.tar]
+    return 100 * (tars[0] - tars[1]) if len(tars) == 2 else None
+
+
+def _int8_table(made: Quantization, told: Sequence[_Identification | None]) -> Iterator[Row]:
+    verdict = made.fault or "within the limits"
+    sizes = (_megabytes(made.source_bytes), _megabytes(len(made.model)))
+    if isinstance(made.agreement, DetectionAgreement):
+        yield ("", "found by both", "by one only", "mean IoU", "worst IoU", "MB", "")
+        yield ("fp32", "", "", "", "", sizes[0], "")
+        boxes = made.agreement
+        figures = (str(boxes.found_by_both), str(boxes.only_one), f"{boxes.mean_iou:.4f}", f"{boxes.worst_iou:.4f}")
+        yield ("int8", *figures, sizes[1], verdict)
+        return
+    rates = [f"TAR at 1 in {round(1 / rate):,}" for rate in _FALSE_MATCH_RATES]
+    yield ("", "faces", "mean cosine", "worst cosine", "rank-1", *rates, "MB", "")
+    num, mean, worst = _figures(made.agreement)
+    for name, cosines, found, size, end in (
+        ("fp32", ("", ""), told[0], sizes[0], ""),
+        ("int8", (mean, worst), told[1], sizes[1], verdict),
+    ):
+        rank_1 = f"{100 * found.rank_1:.2f} %" if found else "-"
+        tars = [f"{100 * found.tar[rate]:.2f} %" if found and rate in found.tar else "-" for rate in _FALSE_MATCH_RATES]
+        yield (name, num, *cosines, rank_1, *tars, size, end)
 
 
 def _pictures(

@@ -220,5 +220,6 @@ def _compare(recipe: EngineRecipe, source: EngineSource, plan: bytes) -> Check:
             opened,
             reference,
             takes_pixels=recipe.graph.takes_pixels,
+            is_int8=recipe.request.precision == "int8",
             canvases_hw=recipe.canvases_hw,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from app.cli.convert import convert
+from app.cli.convert import convert, quantize
 from app.cli.quiet import configure_quiet_logs
 from app.errors import ModelFileError
 from app.settings import read_settings
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """List the models of the registry, add yours, verify weights, download them, or cast them for a GPU."""
+    """List the models of the registry, add yours, verify weights, download them, or make them FP16 or INT8."""
 
 
 models.add_command(convert)
+models.add_command(quantize)
 
 
 @models.command("list")

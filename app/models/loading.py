@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from app.models.graphs.rewrite import choose_rewrites
 from app.models.items import ItemMemory
 from app.models.lanes import RunCounter, make_cpu_lanes, make_lanes
 from app.models.loaded import LoadedModel, LoadProgress
+from app.models.precision import Precisions
 from app.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 from app.models.weights.download import DEADLINE_S
 from app.models.weights.files import WeightsFolder
@@ -101,6 +102,7 @@ class LoadOptions:
     """Canvases a detector on a GPU will see, where its graph takes any; it is warmed for these."""
     most_canvases: int = 64
     """Canvases of a detector on a GPU that are made at a time: as many are pinned."""
+    precisions: Precisions = field(default_factory=Precisions)
     load_timeout_s: float = 900.0
     """Longest opening of a model, its download aside; one that takes longer hangs."""
 
@@ -110,9 +112,15 @@ class _Runner:
     """A graph opened one way, one backend a lane."""
 
     opener: Opener
+    is_int8: bool
     graph: PreparedGraph
     max_batch: int
     backends: Sequence[Backend]
+
+    @property
+    def name(self) -> str:
+        """That of the opener, and the precision where the graph is quantized."""
+        return _name(self.opener, is_int8=self.is_int8)
 
     def close(self) -> None:
         for backend in self.backends:
@@ -153,6 +161,7 @@ class ModelLoader:
         memory: MemoryGuard | None = None,
     ) -> None:
         self._supply = WeightsSupply(weights)
+        self._folder = weights.folder
         self._selection = selection
         self._options = options
         self._metrics = metrics
@@ -215,10 +224,17 @@ class ModelLoader:
             _log.info("files that killed processes left were removed", num_files=num_swept)
         need_bytes = _LOAD_BYTES_PER_FILE_BYTE * num_bytes(path)
         self._memory.require(need_bytes, work="load", subject=f"model {spec.name}")
-        candidates = self._selection.candidates(keeps_bf16=spec.keeps_bf16)
-        runner = self._start(candidates[0], path, spec)
-        for challenger in candidates[1:]:
-            runner = self._faster(runner, challenger, path, spec)
+        precisions = self._options.precisions
+        wanted = precisions.wanted(spec)
+        quantized = precisions.quantized(spec, path, self._folder)
+        openers = self._selection.candidates(keeps_bf16=spec.keeps_bf16 and wanted != "fp32")
+        ways = [] if wanted == "int8" else [(opener, path, False) for opener in openers]
+        if quantized is not None:
+            # On a GPU ONNX Runtime gains nothing by it: there INT8 is for engines, unless it is asked for by name.
+            ways += [(opener, quantized, True) for opener in openers if opener.is_on_cpu or wanted == "int8"]
+        runner = self._start(*ways[0], spec)
+        for way in ways[1:]:
+            runner = self._faster(runner, *way, spec)
         first = runner.backends[0]
         items = ItemMemory(self._options.most_canvases)
         probed = FAMILIES[spec.family](spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
@@ -226,7 +242,7 @@ class ModelLoader:
         if spec.task == "detection" and runner.graph.takes_pixels:
             items.pin(spec.name, first, self._item_shapes(runner.graph, spec))
         return _Opened(
-            backend=runner.opener.name,
+            backend=runner.name,
             lanes=lanes,
             max_batch=runner.max_batch,
             probe_items=[probed.probe_item],
@@ -238,7 +254,7 @@ class ModelLoader:
             num_shared=lambda: first.num_shared if isinstance(first, SharesBuckets) else 0,
         )
 
-    def _start(self, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
+    def _start(self, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
         graph = prepare_graph(
             path,
             spec,
@@ -249,21 +265,22 @@ class ModelLoader:
         max_batch = self._max_batch(opener, spec, graph)
         num_lanes = self._options.num_cores if opener.is_on_cpu else 1
         backends = opener.open(graph.model, num_lanes=num_lanes, max_batch_size=max_batch)
-        return _Runner(opener=opener, graph=graph, max_batch=max_batch, backends=backends)
+        return _Runner(opener=opener, is_int8=is_int8, graph=graph, max_batch=max_batch, backends=backends)
 
-    def _faster(self, holder: _Runner, opener: Opener, path: Path, spec: ModelSpec) -> _Runner:
+    def _faster(self, holder: _Runner, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
         """Return the faster of two ways to run a model, both open for the comparison, the other one closed."""
+        name = _name(opener, is_int8=is_int8)
         try:
-            challenger = self._start(opener, path, spec)
+            challenger = self._start(opener, path, is_int8, spec)
         except ServiceError as error:
-            _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
+            _log.warning("backend is left out", model=spec.name, backend=name, reason=error.message)
             return holder
-        runners = {runner.opener.name: runner for runner in (holder, challenger)}
+        runners = {runner.name: runner for runner in (holder, challenger)}
         blob = make_blob(holder.graph.input_hw or _RACE_CANVAS_HW)
         try:
             times_ms = measure_ms({name: runner.backends[0] for name, runner in runners.items()}, blob)
         except ServiceError as error:
-            _log.warning("backend is left out", model=spec.name, backend=opener.name, reason=error.message)
+            _log.warning("backend is left out", model=spec.name, backend=name, reason=error.message)
             challenger.close()
             return holder
         chosen = fastest(times_ms, least_gain=LEAST_GAIN if holder.graph.input_hw else LEAST_GAIN_OF_FREE_CANVAS)
@@ -302,6 +319,10 @@ class ModelLoader:
         fixed_hw = graph.input_hw or (spec.input.height_px, spec.input.width_px)
         sizes_hw = (fixed_hw,) if all(fixed_hw) else self._options.canvases_hw
         return [(*size_hw, 3) if graph.takes_pixels else (3, *size_hw) for size_hw in sizes_hw]
+
+
+def _name(opener: Opener, *, is_int8: bool) -> str:
+    return f"{opener.name}-int8" if is_int8 else opener.name
 
 
 async def started_in_time(batcher: Batcher[Any, Any], timeout_s: float) -> None:

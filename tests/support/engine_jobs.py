@@ -7,12 +7,15 @@ from pathlib import Path
 
 from app.backends.engines.files import PlanFolder
 from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from app.models.precision import Precisions
 from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.tiny_onnx import arcface_model, arcface_spec
 
-OPTIONS = EngineOptions(precision="fp32", det_batch_size=2, rec_batch_size=4, canvases_hw=((96, 96), (32, 32)))
+OPTIONS = EngineOptions(
+    precisions=Precisions(prefers_half=False), det_batch_size=2, rec_batch_size=4, canvases_hw=((96, 96), (32, 32))
+)
 
 
 def stored(folder: Path, spec: ModelSpec, serialized: bytes) -> ModelSpec:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from app.backends.protocol import Backend
 
-EnginePrecision = Literal["fp16", "fp32"]
+EnginePrecision = Literal["fp16", "fp32", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,14 @@ def _check(job: EngineJob, kit: EngineKit, built: BuiltEngine, scratch: Path) ->
             closing(kit.open(built.plan, max_batch_size=job.max_batch_size, dla_core=job.request.dla_core)) as engine,
             closing(_reference(job, kit, scratch)) as reference,
         ):
-            check = compare(job.spec, engine, reference, takes_pixels=job.takes_pixels, canvases_hw=job.canvases_hw)
+            check = compare(
+                job.spec,
+                engine,
+                reference,
+                takes_pixels=job.takes_pixels,
+                canvases_hw=job.canvases_hw,
+                is_int8=job.request.precision == "int8",
+            )
     except ServiceError as error:
         return "", f"The engine was built, but its check could not be run: {error.message}"
     if check.fault:

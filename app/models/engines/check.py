@@ -21,7 +21,10 @@ from app.models.graphs.prepare import prepare_graph
 from app.models.judging.agreement import (
     DETECTIONS,
     ENGINE_EMBEDDINGS,
+    INT8_ENGINE_DETECTIONS,
+    INT8_ENGINE_EMBEDDINGS,
     SCORE_MARGIN,
+    DetectionAgreement,
     compare_detections,
     compare_embeddings,
 )
@@ -58,6 +61,7 @@ def compare(
     *,
     takes_pixels: bool,
     canvases_hw: Sequence[tuple[int, int]],
+    is_int8: bool = False,
 ) -> Check:
     """Run both on the probe pictures.
 
@@ -67,21 +71,23 @@ def compare(
         reference: What it is judged by; owned by the calling thread.
         takes_pixels: Whether the engine normalises pixels itself.
         canvases_hw: Heights and widths a detector is run at; others need none.
+        is_int8: Both run a quantized graph, the reference in the arithmetic of ONNX Runtime.
 
     Raises:
         InferenceError: A run failed.
         ModelContractError: The engine's outputs are not those of the model.
     """
     if spec.task == "detection":
-        return _compare_detections(spec, engine, reference, takes_pixels, canvases_hw)
+        agreement, verdict = _compare_detections(spec, engine, reference, takes_pixels, canvases_hw)
+        return Check(verdict, agreement.fault(INT8_ENGINE_DETECTIONS if is_int8 else DETECTIONS))
     height_px, width_px = spec.input.height_px, spec.input.width_px
     crops = [np.asarray(cv2.resize(crop, (width_px, height_px)), np.uint8) for crop in draw_probes().crops]
-    agreement = compare_embeddings(
+    embeddings = compare_embeddings(
         _rows(spec, reference, crops, takes_pixels=False), _rows(spec, engine, crops, takes_pixels=takes_pixels)
     )
-    mean, worst, count = agreement.mean_cosine, agreement.worst_cosine, agreement.num_compared
+    mean, worst, count = embeddings.mean_cosine, embeddings.worst_cosine, embeddings.num_compared
     verdict = f"cosine {mean:.5f} mean, {worst:.5f} worst over {count} crops"
-    return Check(verdict, agreement.fault(ENGINE_EMBEDDINGS))
+    return Check(verdict, embeddings.fault(INT8_ENGINE_EMBEDDINGS if is_int8 else ENGINE_EMBEDDINGS))
 
 
 def _compare_detections(
@@ -90,7 +96,7 @@ def _compare_detections(
     reference: Backend,
     takes_pixels: bool,
     canvases_hw: Sequence[tuple[int, int]],
-) -> Check:
+) -> tuple[DetectionAgreement, str]:
     threshold = score_threshold(spec)
     found: tuple[list[Detections], list[Detections]] = ([], [])
     for canvas_hw in canvases_hw:
@@ -105,7 +111,7 @@ def _compare_detections(
     agreement = compare_detections(*found, score_threshold=threshold)
     both, alone, worst_iou = agreement.found_by_both, agreement.only_one, agreement.worst_iou
     verdict = f"{both} faces found by both, {alone} by one only, worst IoU {worst_iou:.4f}"
-    return Check(verdict, agreement.fault(DETECTIONS))
+    return agreement, verdict
 
 
 def _rows(spec: ModelSpec, backend: Backend, pictures: Sequence[Image], *, takes_pixels: bool) -> NDArray[np.float32]:

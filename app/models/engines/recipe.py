@@ -19,6 +19,7 @@ from app.errors import EngineBuildError
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
 from app.models.graphs.prepared import PreparedFiles
 from app.models.graphs.rewrite import EVERYWHERE
+from app.models.precision import Precisions
 from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec
 
@@ -27,7 +28,7 @@ from app.specs import ModelSpec
 class EngineOptions:
     """How engines are built here."""
 
-    precision: EnginePrecision
+    precisions: Precisions
     det_batch_size: int
     rec_batch_size: int
     canvases_hw: tuple[tuple[int, int], ...]
@@ -123,6 +124,11 @@ class EngineRecipes:
             EngineBuildError: The graph can be written nowhere.
         """
         path = weights or self.weights.locate(spec)
+        precision: EnginePrecision = self.options.precisions.of_engine(spec)
+        quantized = self.options.precisions.quantized(spec, path, self.weights.folder)
+        if quantized is not None:
+            # What it is judged by is the same graph: how near that is to FP32 was judged when it was made.
+            path, precision = quantized, "int8"
         spare = [self.plans.folder / "prepared"] if self.plans.folder else []
         prepared = PreparedFiles(self.weights.folder / "prepared", *spare)
         graph = prepare_graph(
@@ -130,7 +136,7 @@ class EngineRecipes:
             spec,
             rewrites=EVERYWHERE,
             pixels=True,
-            precision=self.options.precision,
+            precision="fp16" if precision == "fp16" else "fp32",
             cache=prepared,
             # The process that serves must not load it where engines are judged without it.
             has_onnxruntime=self.options.reference == "onnxruntime",
@@ -146,7 +152,7 @@ class EngineRecipes:
         request = EngineRequest(
             model=spec.name,
             graph=file.absolute(),
-            precision=self.options.precision,
+            precision=precision,
             profiles=profiles_for(shapes, buckets_up_to(max_batch_size)),
             workspace_bytes=self.options.workspace_bytes,
             optimization_level=self.options.optimization_level,

@@ -88,7 +88,6 @@ class EngineLoader:
             metrics: Where states are shown.
         """
         self._recipes = recipes
-        self._backend = f"{recipes.source.kit.name}-{recipes.options.precision}"
         self._plain = plain
         self._options = options
         self._metrics = metrics
@@ -210,7 +209,10 @@ class EngineLoader:
     async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
         engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory(self._options.most_canvases))
         model = await engine.serve(
-            self._backend, self._metrics, max_waiting=self._options.max_waiting, timeout_s=self._options.load_timeout_s
+            self._backend(recipe),
+            self._metrics,
+            max_waiting=self._options.max_waiting,
+            timeout_s=self._options.load_timeout_s,
         )
         self._board.enter(recipe.spec.name, EngineStatus(state="serving"))
         return model
@@ -277,9 +279,13 @@ class EngineLoader:
         except Exception as error:
             raise ModelError(self._unopened(recipe, error)) from error
         if self._store is not None:
-            self._store.note_backend(name, self._backend)
+            self._store.note_backend(name, self._backend(recipe))
         self._board.enter(name, EngineStatus(state="serving"))
-        _log.info("engine has taken over", model=name, backend=self._backend)
+        _log.info("engine has taken over", model=name, backend=self._backend(recipe))
+
+    def _backend(self, recipe: EngineRecipe) -> str:
+        """Return what an operator sees: the toolkit and the precision."""
+        return f"{self._recipes.source.kit.name}-{recipe.request.precision}"
 
     def _unopened(self, recipe: EngineRecipe, error: Exception) -> str:
         """Say that an engine did not open, and let go of a plan that is to blame for it."""

@@ -22,7 +22,7 @@ from app.models.graphs.parts import GraphParts, attribute
 
 _POINTWISE = frozenset(
     {"Add", "Clip", "Div", "Elu", "Exp", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mul"}
-    | {"Neg", "PRelu", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
+    | {"DequantizeLinear", "Neg", "PRelu", "QuantizeLinear", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
 )
 _SPATIAL = frozenset(
     {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "MaxPool"}
@@ -110,6 +110,8 @@ class _Proof:
         self._planes: dict[str, tuple[int, bool]] = {}
         """Transposed maps: position of the node in `_nodes`, and whether the batch was axis 0 from the start."""
         self._shapes: dict[str, tuple[_Length, ...]] = {}
+        self._dequantized: dict[str, int] = {}
+        """Ranks of weights that are stored as integers."""
         self._nodes: list[onnx.NodeProto] = []
         self._new_weights: dict[str, NDArray[Any]] = {}
 
@@ -117,6 +119,8 @@ class _Proof:
         for node in self._parts.nodes:
             if node.op_type in _SHAPE_MATHS and not any(name in self._ranks for name in node.input):
                 self._shape_maths(node)
+            elif node.op_type == "DequantizeLinear" and (rank := self._weight_rank(node.input[0])) is not None:
+                self._dequantized[node.output[0]] = rank
             elif node.op_type == "Shape":
                 self._ranks_of(node)
                 lengths: tuple[_Length, ...] = ("batch", *[None] * (self._ranks[node.input[0]] - 1))
@@ -209,7 +213,7 @@ class _Proof:
 
     def _weight_rank(self, name: str) -> int | None:
         weight = self._parts.weights.get(name)
-        return None if weight is None else len(weight.dims)
+        return self._dequantized.get(name) if weight is None else len(weight.dims)
 
     def _broadcasts(self, node: onnx.NodeProto, ranks: list[int]) -> bool:
         """Whether the weights of a pointwise node are the same for every picture."""

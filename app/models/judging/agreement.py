@@ -44,6 +44,13 @@ orders of magnitude below: the cosine of two portraits of one person is 0.5 to 0
 ENGINE_EMBEDDINGS = EmbeddingLimits(least_mean_cosine=0.999, least_worst_cosine=0.999)
 """For an engine against ONNX Runtime in FP32: it may round as FP16 does, and reorders sums besides."""
 
+INT8_ENGINE_EMBEDDINGS = EmbeddingLimits(least_mean_cosine=0.99, least_worst_cosine=0.97)
+"""For an engine of a quantized graph against that graph on ONNX Runtime: a sum that is rounded otherwise moves a value
+by a whole step. Source: docs/adr/0030-int8-graphs.md."""
+
+INT8_ENGINE_DETECTIONS = DetectionLimits(least_iou=0.9)
+"""As `INT8_ENGINE_EMBEDDINGS`."""
+
 DETECTIONS = DetectionLimits(least_iou=0.98)
 """For both. A box of 100x100 px may be moved by half a pixel along both axes."""
 
@@ -78,6 +85,8 @@ class DetectionAgreement:
     """Faces that one side found and the other did not."""
     worst_iou: float
     """Least overlap of the two boxes of one face, [0, 1]; 0 where there is none to compare."""
+    mean_iou: float
+    """Of all faces, [0, 1]; one that a single side found counts as 0."""
 
     def fault(self, limits: DetectionLimits) -> str | None:
         """Return what is wrong, None where nothing is."""
@@ -135,7 +144,8 @@ def compare_detections(
     Raises:
         ValueError: Not the same number of pictures.
     """
-    found_by_both, only_one, ious = 0, 0, [1.0]
+    found_by_both, only_one = 0, 0
+    ious: list[float] = []
     for ours, theirs in zip(reference, other, strict=True):
         first, second = _suppressed(ours), _suppressed(theirs)
         pairs = _pairs(iou_matrix(first.boxes, second.boxes))
@@ -149,7 +159,11 @@ def compare_detections(
             alone[[pair[side] for pair in pairs]] = False
             only_one += int((faces.scores[alone] >= score_threshold).sum())
     return DetectionAgreement(
-        found_by_both=found_by_both, only_one=only_one, worst_iou=min(ious) if found_by_both else 0.0
+        found_by_both=found_by_both,
+        only_one=only_one,
+        worst_iou=min(ious, default=0.0),
+        # Each face that both have found was looked at from either side.
+        mean_iou=sum(ious) / 2 / max(1, found_by_both + only_one),
     )
 
 

@@ -19,7 +19,7 @@ from app.models.graphs.half import ALL_HALF, POLICIES, HalfPolicy, computes_in_h
 from app.models.graphs.half_rounding import round_as_half
 from app.models.graphs.parts import GraphError, GraphParts, num_bytes, take_apart
 from app.models.graphs.prepare import PreparedGraph, prepare_graph
-from app.models.judging.trials import Agreement, Pictures, Run, Trial, candidates, find_crops, trial_of
+from app.models.judging.trials import Agreement, Pictures, Run, Trial, candidates, find_crops, largest_crop, trial_of
 from app.specs import ModelSpec
 
 
@@ -72,17 +72,17 @@ def convert_to_half(path: Path, spec: ModelSpec, pictures: Pictures, *, num_thre
     """
     graph = prepare_graph(path, spec)
     trial = trial_of(spec, pictures, graph.input_hw)
-    parts = take_apart(_serialized(graph))
+    parts = take_apart(serialized(graph))
     if computes_in_half(widen(parts)):
         raise ModelContractError(f"Model {spec.name} computes in half precision already.")
-    reference = trial.answers(_opened(_serialized(graph), spec, graph.input_hw, num_threads))
+    reference = trial.answers(opened(serialized(graph), spec, graph.input_hw, num_threads))
     policies = POLICIES if policy_of(spec) is ALL_HALF else (policy_of(spec),)
     attempts: list[Attempt] = []
     for policy in policies:
         half = _cast(parts, spec, policy)
         model = half.assemble().SerializeToString()
         # What is judged is another graph: that this one opens and answers as its family does is shown first.
-        _opened(model, spec, graph.input_hw, num_threads)
+        opened(model, spec, graph.input_hw, num_threads)
         agreement, fault = _judge(half, spec, graph.input_hw, trial, reference, num_threads)
         attempts.append(Attempt(policy=policy, model=model, agreement=agreement, fault=fault))
         if fault is None:
@@ -104,8 +104,18 @@ def crops_of(path: Path, spec: ModelSpec, pictures: Pictures, *, num_threads: in
         ModelContractError: Not what `spec` says.
     """
     graph = prepare_graph(path, spec)
-    run = _opened(_serialized(graph), spec, graph.input_hw, num_threads)
+    run = opened(serialized(graph), spec, graph.input_hw, num_threads)
     return list(find_crops(run, spec, pictures, graph.input_hw))
+
+
+def largest_crops(path: Path, spec: ModelSpec, pictures: Pictures, *, num_threads: int = 1) -> list[Crop | None]:
+    """Return the largest face of each picture, aligned; None where a detector finds none.
+
+    Arguments and errors are those of `crops_of`.
+    """
+    graph = prepare_graph(path, spec)
+    run = opened(serialized(graph), spec, graph.input_hw, num_threads)
+    return [largest_crop(run, spec, picture, graph.input_hw) for picture in pictures()]
 
 
 def _cast(parts: GraphParts, spec: ModelSpec, policy: HalfPolicy) -> GraphParts:
@@ -125,7 +135,7 @@ def _judge(
 ) -> tuple[Agreement | None, str | None]:
     try:
         rounding = round_as_half(half).assemble().SerializeToString()
-        return trial.compare(reference, trial.answers(_opened(rounding, spec, input_hw, num_threads)))
+        return trial.compare(reference, trial.answers(opened(rounding, spec, input_hw, num_threads)))
     except InferenceError:
         return None, "its answers are not finite: values overflow half precision"
     except ModelContractError:
@@ -133,13 +143,13 @@ def _judge(
         return None, "it does not answer as its family does: values overflow half precision"
 
 
-def _opened(model: bytes, spec: ModelSpec, input_hw: tuple[int, int] | None, num_threads: int) -> Run:
-    """Open a graph and return what its trial runs."""
+def opened(model: bytes, spec: ModelSpec, input_hw: tuple[int, int] | None, num_threads: int) -> Run:
+    """Open a graph and return what its trial runs; errors are those of `open_onnx_backends` and of the family."""
     (backend,) = open_onnx_backends(model, num_threads=num_threads)
     head = FAMILIES[spec.family](spec, backend, input_hw).head
     return partial(candidates, head, backend) if spec.task == "detection" else partial(head.run, backend)
 
 
-def _serialized(graph: PreparedGraph) -> bytes:
+def serialized(graph: PreparedGraph) -> bytes:
     """Return a graph that was prepared without a cache, and so never went to a file."""
     return graph.model if isinstance(graph.model, bytes) else graph.model.read_bytes()

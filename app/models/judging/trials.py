@@ -158,3 +158,15 @@ def find_crops(run: Run, spec: ModelSpec, pictures: Pictures, input_hw: tuple[in
         faces, letterbox = _detect(run, picture, input_hw, score_threshold(spec))
         for landmarks in faces.landmarks[suppress_overlaps(faces.boxes, faces.scores)]:
             yield align(picture, letterbox.to_image(landmarks))
+
+
+def largest_crop(run: Run, spec: ModelSpec, picture: Image, input_hw: tuple[int, int] | None) -> Crop | None:
+    """Return the largest face of a picture, aligned, None where there is none; arguments are those of `find_crops`."""
+    faces, letterbox = _detect(run, picture, input_hw, score_threshold(spec))
+    if not len(faces):
+        return None
+    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+    # Of boxes that overlap the best score counts, which comes first.
+    kept = suppress_overlaps(faces.boxes, faces.scores)
+    largest = kept[int(np.argmax(sides[kept].prod(axis=1)))]
+    return align(picture, letterbox.to_image(faces.landmarks[largest]))

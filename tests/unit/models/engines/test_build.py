@@ -21,6 +21,7 @@ from app.models.engines.build import run_job
 from app.models.engines.check import compare, open_reference
 from app.models.engines.recipe import EngineRecipes, EngineSource
 from app.models.graphs.prepare import prepare_graph
+from app.models.precision import Precisions
 from app.models.weights.files import WeightsFolder
 from app.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support import rtx_kit, stand_in_kit
@@ -62,7 +63,7 @@ def test_where_onnxruntime_may_not_be_imported_the_toolkit_is_its_own_judge(
     log = tmp_path / "builds.log"
     monkeypatch.setenv("STAND_IN_LOG", str(log))
     recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
     recipe = recipes.recipe(tiny_recognizer(tmp_path))
     end = reports_of(recipe.job(stand_in_kit.FACTORY, tmp_path / "engines"), tmp_path / "left.plan")[-1]
     assert isinstance(end, Accepted)
@@ -78,7 +79,7 @@ def test_the_graph_that_judges_is_kept_and_takes_no_room_beside_the_job(
     for name in locked:
         (tmp_path / name).touch()
     recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
     recipe = recipes.recipe(tiny_recognizer(tmp_path))
     job = recipe.job(stand_in_kit.FACTORY, tmp_path / "engines")
     # No folder: whatever was written there would fail.
@@ -90,7 +91,7 @@ def test_the_graph_that_judges_is_kept_and_takes_no_room_beside_the_job(
 
 def test_a_graph_that_can_be_written_nowhere_says_what_to_do(tmp_path: Path) -> None:
     recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precision="fp16", reference="toolkit")
+    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
     job = recipes.recipe(tiny_recognizer(tmp_path)).job(stand_in_kit.FACTORY, None)
     for name in ("prepared", "engines"):
         shutil.rmtree(tmp_path / name, ignore_errors=True)
@@ -194,7 +195,7 @@ def test_an_engine_that_was_built_for_real_but_cannot_be_checked_does_not_serve(
     spec = tiny_recipe(tmp_path).spec
     kit = rtx_kit.make_kit()
     plans = PlanFolder(tmp_path / "engines")
-    options = replace(OPTIONS, precision="fp16")
+    options = replace(OPTIONS, precisions=Precisions())
     recipes = EngineRecipes(WeightsFolder(folder=tmp_path), EngineSource(kit, rtx_kit.FACTORY), options, plans)
     job = recipes.recipe(spec).job(rtx_kit.FACTORY, plans.folder)
     steps: list[Step] = []
