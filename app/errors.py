@@ -21,6 +21,7 @@
     │  ├─ ModelFileError             503    model_file
     │  ├─ ModelContractError         503    model_contract
     │  ├─ ModelBuildingError         503    model_building     (+ Retry-After)
+    │  ├─ ModelLoadingError          503    model_loading      (+ Retry-After)
     │  ├─ ModelStuckError            503    model_stuck
     │  └─ MemoryPressureError        503    memory_pressure    (+ Retry-After)
     └─ BackendError                  500    backend_error
@@ -215,6 +216,16 @@ class ModelBuildingError(ModelError):
 
     code = "model_building"
     remedy = "Try again after `Retry-After` seconds; `GET /health/ready` shows the progress."
+
+
+class ModelLoadingError(ModelError):
+    """The model is being loaded, and as many requests wait for loads as may.
+
+    `details` has `model`, `phase` and `progress` (0 to 1, null where it is not known).
+    """
+
+    code = "model_loading"
+    remedy = "Try again after `Retry-After` seconds; `details` has how far the load is."
 
 
 class ModelStuckError(ModelError):

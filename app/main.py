@@ -103,7 +103,11 @@ def _of_one_worker(settings: Settings, slot: int) -> Settings:
 def _application(service: Service, worker: Worker | None) -> FastAPI:
     settings = service.settings
     connections = Connections(_most_connections(settings.max_connections), service.metrics)
-    places = Places(settings.max_in_flight, most_received=max(connections.most // 2, 1))
+    places = Places(
+        settings.max_in_flight,
+        most_received=max(connections.most // 2, 1),
+        most_aside_bytes=service.loader.byte_budget.capacity // 2,
+    )
     drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
     registry = service.metrics.registry
     count_dropped_lines(service.metrics.log_lines_dropped.inc)

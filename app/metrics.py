@@ -50,6 +50,9 @@ class Metrics:
             buckets=_REQUEST_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("jetface_requests_in_flight", "Requests being served.", registry=registry)
+        self.aside = Gauge(
+            "jetface_requests_aside", "Requests that wait for a model to load; they take no place.", registry=registry
+        )
         self.in_flight_limit = Gauge(
             "jetface_requests_in_flight_limit", "MAX_IN_FLIGHT: requests beyond it are refused.", registry=registry
         )

@@ -347,6 +347,7 @@ def _extractor(
         Describer(recognizer, Attributes(store, chosen.attributes, pool), pool),
         pool,
         metrics,
+        store=store,
         max_faces=settings.max_faces,
     )
 

@@ -120,6 +120,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     app.add_exception_handler(HTTPException, _translate)
     app.add_exception_handler(Exception, _pass_on)
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
+    metrics.watch(metrics.aside, lambda: places.num_aside)
     metrics.watch(metrics.received, lambda: places.num_received)
     metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
     metrics.watch(metrics.body_bytes, lambda: byte_budget.held)

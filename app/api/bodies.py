@@ -216,6 +216,7 @@ class Bodies:
 
     def _share(self, context: RequestContext) -> Share:
         share = self._byte_budget.share(lambda: context.end(too_slow()))
+        context.held_bytes = lambda: share.held
         context.at_end = share.close
         return share
 

@@ -49,6 +49,8 @@ class RequestContext:
     is_body_read: bool = True
     end: Callable[[ServiceError], object] = lambda _: None
     """Makes the request fail from without; nothing before it is served."""
+    held_bytes: Callable[[], int] = lambda: 0
+    """What its body has of the budget for bytes."""
     at_end: Callable[[], object] | None = None
     """Called when the request has been answered or given up: gives back what it held."""
     ignored: list[str] = field(default_factory=list)

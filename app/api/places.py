@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from operator import itemgetter
 from typing import Protocol
 
@@ -34,6 +35,11 @@ class Claimant(Protocol):
         """`loop.time()` until which its client may go on as slowly as now; infinite while nothing is waited for."""
         ...
 
+    @property
+    def held_bytes(self) -> int:
+        """What its body has of the budget for bytes."""
+        ...
+
     def end(self, cause: ServiceError) -> None:
         """Make it fail."""
         ...
@@ -49,22 +55,28 @@ class Places:
     request's time divided by the requests that shared it. That times those in flight is when all of them are answered.
     """
 
-    def __init__(self, limit: int, *, most_received: int = 1024, longest_wait_s: float = 30.0) -> None:
+    def __init__(
+        self, limit: int, *, most_received: int = 1024, most_aside_bytes: int = 2**29, longest_wait_s: float = 30.0
+    ) -> None:
         """Create `limit` free places.
 
         Args:
             limit: Most requests served at once, >= 1.
             most_received: Most requests whose bodies arrive at once, >= 1.
+            most_aside_bytes: What the bodies of several that are aside may have of their budget.
             longest_wait_s: Never tell a caller to stay away longer.
         """
         self._limit = limit
         self._most_received = most_received
+        self._most_aside_bytes = most_aside_bytes
         self._longest_wait_s = longest_wait_s
         self._share_s = 0.0
         self._seldom = Seldom()
         self._received: set[Claimant] = set()
         self._slowest: list[tuple[float, Claimant]] = []
         self._in_flight: dict[Claimant, float] = {}
+        self._aside: set[Claimant] = set()
+        self._returning: deque[tuple[Claimant, asyncio.Future[None]]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -82,6 +94,11 @@ class Places:
     def num_received(self) -> int:
         """Requests whose bodies arrive."""
         return len(self._received)
+
+    @property
+    def num_aside(self) -> int:
+        """Requests that have let go of their place until a model is loaded."""
+        return len(self._aside)
 
     @property
     def wait_s(self) -> float:
@@ -126,8 +143,9 @@ class Places:
             if taken_at is not None:
                 share_s = (asyncio.get_running_loop().time() - taken_at) / len(self._in_flight)
                 self._share_s += (share_s - self._share_s) * (_NEWEST_WEIGHT if self._share_s else 1.0)
-                del self._in_flight[claimant]
-            if not self._in_flight and not self._received:
+                self._free_place_of(claimant)
+            self._aside.discard(claimant)
+            if not self._in_flight and not self._received and not self._aside:
                 self._idle.set()
 
     def take(self, claimant: Claimant) -> None:
@@ -140,6 +158,42 @@ class Places:
             self.check()
             self._received.discard(claimant)
             self._in_flight[claimant] = asyncio.get_running_loop().time()
+
+    @contextlib.asynccontextmanager
+    async def step_aside(self, claimant: Claimant, refusal: ServiceError) -> AsyncIterator[None]:
+        """Let go of a place inside, and wait for one in the end: first out, first back.
+
+        As many requests may be aside as there are places, if their bodies leave others enough of the budget. One that
+        is aside already, or has no place, goes on as it is.
+
+        Args:
+            claimant: Who has the place.
+            refusal: Raised when as many are aside as may be.
+        """
+        if claimant not in self._in_flight:
+            yield
+            return
+        num_bytes = claimant.held_bytes + sum([each.held_bytes for each in self._aside])
+        if len(self._aside) >= self._limit or (self._aside and num_bytes > self._most_aside_bytes):
+            raise refusal
+        self._aside.add(claimant)
+        self._free_place_of(claimant)
+        yield  # where this raises, its request ends and needs no place
+        if len(self._in_flight) < self._limit:
+            self._in_flight[claimant] = asyncio.get_running_loop().time()
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._returning.append((claimant, turn))
+            await turn
+        self._aside.discard(claimant)
+
+    def _free_place_of(self, claimant: Claimant) -> None:
+        del self._in_flight[claimant]
+        while self._returning and len(self._in_flight) < self._limit:
+            returned, turn = self._returning.popleft()
+            if not turn.done():  # else its request ended while it waited
+                self._in_flight[returned] = asyncio.get_running_loop().time()
+                turn.set_result(None)
 
     def _make_room(self) -> None:
         self._count_refusal()
@@ -169,7 +223,7 @@ class Places:
 
     async def abandon(self) -> None:
         """Give up what is in flight: each request fails with `ShuttingDownError`. Returns when all are answered."""
-        for claimant in (*self._received, *self._in_flight):
+        for claimant in (*self._received, *self._in_flight, *self._aside):
             claimant.end(shutting_down())
         await self._idle.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,7 @@ from app.api.places import Places
 from app.api.services import RequestLimits
 from app.drain import Drain
 from app.errors import DeadlineExceededError, RequestError, RequestTimeoutError
+from app.models.store import STEP_ASIDE
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Header by which a client shortens its deadline."""
@@ -99,6 +101,11 @@ class _Exchange:
         context.end = self.end
         context.body_bytes = None  # from here on, a body that is left unread is one that does not come
 
+    @property
+    def held_bytes(self) -> int:
+        """What the body has of the budget for bytes."""
+        return self._context.held_bytes()
+
     async def run(self, app: ASGIApp, send: Send) -> None:
         """Serve.
 
@@ -110,6 +117,7 @@ class _Exchange:
             ClientDisconnect: The client went.
         """
         self._look()
+        STEP_ASIDE.set(partial(self._places.step_aside, self))
         try:
             if self._context.is_body_read:  # there is none, and the handler may not ask for it
                 self._places.take(self)

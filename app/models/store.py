@@ -7,9 +7,11 @@ import gc
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -19,6 +21,7 @@ from app.errors import (
     ModelBuildingError,
     ModelContractError,
     ModelError,
+    ModelLoadingError,
     ModelStuckError,
     NotFoundError,
     ServiceError,
@@ -69,6 +72,20 @@ _RETIRED_GRACE_S = 10.0
 
 _ANSWER_S = 0.05
 """How long before its deadline a request that waits for a load is told so: later the deadline itself ends it."""
+
+StepAside: TypeAlias = Callable[[ServiceError], AbstractAsyncContextManager[None]]
+"""Gives back, for a block, what others need; raises the error where that is not to be had."""
+
+STEP_ASIDE: ContextVar[StepAside | None] = ContextVar("step aside", default=None)
+"""What a request does while it waits for a load, so that others are served meanwhile; None outside requests."""
+
+
+class NotLoaded(Exception):  # noqa: N818 - no fault: what is to be done first
+    """A model is needed that is not loaded. Whoever needs it lets go of what it holds, and waits with `get`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class ModelStore:
@@ -134,11 +151,13 @@ class ModelStore:
             load = self._loads[name] = task
             # A failed load must be retried by the next call, and its error read even when every caller has gone.
             task.add_done_callback(lambda task: self._forget_failed(name, task))
-        if deadline != math.inf and not load.done():
+        if not load.done():
+            step_aside = STEP_ASIDE.get()
             left_s = deadline - asyncio.get_running_loop().time() - _ANSWER_S
-            await asyncio.wait([load], timeout=max(0.0, left_s))
-            if not load.done():
-                raise self._still_loading(name)
+            async with step_aside(self._still_loading(name, ModelLoadingError)) if step_aside else nullcontext():
+                await asyncio.wait([load], timeout=None if deadline == math.inf else max(0.0, left_s))
+                if not load.done():
+                    raise self._still_loading(name, DeadlineExceededError)
         try:
             return await asyncio.shield(load)
         except ServiceError as error:
@@ -149,16 +168,20 @@ class ModelStore:
                 raise ShuttingDownError("The service is shutting down.", retry_after_s=1) from None
             raise
 
-    async def get_timed(self, name: str, *, deadline: float = math.inf) -> tuple[LoadedModel[Any, Any], float]:
-        """Return the model as `get` does, and the seconds this call waited for its load; 0 when it was there.
+    def at_once(self, name: str) -> LoadedModel[Any, Any]:
+        """Return the model if it is loaded.
 
-        Arguments and errors are those of `get`.
+        Raises:
+            NotLoaded: It is not.
         """
-        if (model := self._serving.get(name)) is not None:
-            return model, 0.0
-        started = time.perf_counter()
-        model = await self.get(name, deadline=deadline)
-        return model, time.perf_counter() - started
+        if (model := self._serving.get(name)) is None:
+            raise NotLoaded(name)
+        return model
+
+    def is_loading(self, name: str) -> bool:
+        """Whether a load is under way."""
+        load = self._loads.get(name)
+        return load is not None and not load.done()
 
     def serving(self, name: str) -> LoadedModel[Any, Any] | None:
         """Return the model if it is loaded."""
@@ -337,10 +360,12 @@ class ModelStore:
         task.add_done_callback(self._retired.discard)
         return task
 
-    def _still_loading(self, name: str) -> DeadlineExceededError:
+    def _still_loading(self, name: str, kind: type[DeadlineExceededError | ModelLoadingError]) -> ServiceError:
         progress = self.status(name).progress or LoadProgress()
-        return DeadlineExceededError(
-            f"The deadline passed while model {name} was being loaded: {progress.words}.",
+        late = kind is DeadlineExceededError
+        what = "The deadline passed while" if late else "As many requests as may wait while"
+        return kind(
+            f"{what} model {name} was being loaded: {progress.words}.",
             retry_after_s=progress.retry_after_s,
             model=name,
             phase=progress.phase,

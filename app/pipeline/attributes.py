@@ -40,8 +40,6 @@ class AttributesOutcome:
     """One a face, as are the others; None where it is not wanted or cannot be had."""
     masks: list[Mask] | None
     liveness: list[Liveness] | None
-    load_s: float
-    """Seconds the call waited for models to be loaded."""
     queued_s: float
     took_s: float
     """Seconds in cutting out and in runs."""
@@ -57,6 +55,16 @@ class Attributes:
         self.models = models
         self._store = store
         self._pool = pool
+
+    def wanted(self, options: ExtractOptions) -> list[str]:
+        """Return the names of the models that are wanted and can be had."""
+        models = self.models
+        asked = (
+            options.with_gender_age and models.gender_age,
+            options.with_mask and models.mask,
+            *(models.liveness if options.with_liveness else ()),
+        )
+        return [name for name in asked if name]
 
     def needs_crops(self, options: ExtractOptions) -> bool:
         """Whether what is wanted is read from aligned crops."""
@@ -83,7 +91,7 @@ class Attributes:
             deadline: `loop.time()` after which the answer is of no use.
 
         Raises:
-            ModelError: A model cannot be loaded.
+            NotLoaded: A model is not loaded.
             CapacityError: A queue is full, the deadline passed, shutting down.
             InferenceError: A run failed.
         """
@@ -101,7 +109,6 @@ class Attributes:
             gender_ages=gender_ages,
             masks=masks,
             liveness=liveness,
-            load_s=call.load_s,
             queued_s=call.queued_s,
             took_s=call.took_s,
         )
@@ -130,13 +137,11 @@ class _Call:
     store: ModelStore
     group: Hashable
     deadline: float
-    load_s: float = 0.0
     queued_s: float = 0.0
     took_s: float = 0.0
 
     async def run(self, name: str, items: Sequence[Any]) -> list[Any]:
-        model, load_s = await self.store.get_timed(name, deadline=self.deadline)
-        self.load_s += load_s
+        model = self.store.at_once(name)
         with model.users:
             outcome = await model.batcher.submit(list(items), group=self.group, deadline=self.deadline)
         self.queued_s += outcome.queued_s

@@ -41,6 +41,11 @@ class Describer:
         if options.with_embedding and self._recognizer is None:
             raise ModelError("No recognizer is configured; ask for detection only.")
 
+    def models(self, options: ExtractOptions) -> list[str]:
+        """Return the names of the models that what is wanted of faces may need."""
+        recognizer = self._recognizer.model_name if options.with_embedding and self._recognizer else None
+        return [*([recognizer] if recognizer else []), *self._attributes.wanted(options)]
+
     async def describe(
         self, job: PictureJob, picture: LoadedPicture, detections: Detections, options: ExtractOptions
     ) -> list[Face]:
@@ -56,7 +61,7 @@ class Describer:
             The faces in order, without crops unless they are wanted.
 
         Raises:
-            ModelError: A model cannot be loaded.
+            NotLoaded: A model is not loaded.
             CapacityError: A queue is full, the deadline passed, shutting down.
             InferenceError: A run failed.
         """
@@ -113,7 +118,7 @@ class Describer:
         attributes = await self._attributes.read(
             found.boxes, crops, picture, options, group=job.group, deadline=job.deadline
         )
-        job.add(load_s=attributes.load_s, attributes_s=attributes.took_s, queue_s=attributes.queued_s)
+        job.add(attributes_s=attributes.took_s, queue_s=attributes.queued_s)
         # Each is made once, with all that is known: a face costs more to copy than to make.
         columns = zip(
             found.boxes,
@@ -163,5 +168,5 @@ class Describer:
         if self._recognizer is None:  # pragma: no cover - `check` has refused the request
             raise ModelError("No recognizer is configured.")
         outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
-        job.add(load_s=outcome.load_s, recognize_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
         return outcome.embeddings

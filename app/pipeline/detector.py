@@ -46,11 +46,9 @@ class DetectorOutcome:
     """Degrees clockwise by which it was turned before: 0, 90, 180, 270."""
     has_turned: bool
     """Whether other turns than 0 were looked at."""
-    load_s: float
-    """Seconds the call waited for the model to be loaded."""
     queued_s: float
     took_s: float
-    """Wall seconds without the load and the queue."""
+    """Wall seconds without the queue."""
 
 
 class Canvases:
@@ -123,7 +121,7 @@ class Detector:
             deadline: `loop.time()` after which the answer is of no use.
 
         Raises:
-            ModelError: The detector cannot be loaded.
+            NotLoaded: The detector is not loaded.
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
@@ -137,7 +135,6 @@ class Detector:
         return replace(
             max(outcomes, key=_best_score),
             has_turned=True,
-            load_s=sum(outcome.load_s for outcome in outcomes),
             queued_s=sum(outcome.queued_s for outcome in outcomes),
             took_s=sum(outcome.took_s for outcome in outcomes),
         )
@@ -152,7 +149,7 @@ class Detector:
         deadline: float,
     ) -> DetectorOutcome:
         """Find the faces of a picture in one of its turns."""
-        model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
+        model = self._store.at_once(self.model_name)
         started = time.perf_counter()
         with model.users:
             if canvases is None or canvases.model is not model:
@@ -186,7 +183,6 @@ class Detector:
             scale=canvases.letterboxes[0].scale,
             rotation=rotation,
             has_turned=False,
-            load_s=load_s,
             queued_s=outcome.queued_s,
             took_s=time.perf_counter() - started - outcome.queued_s,
         )

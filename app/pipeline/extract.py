@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 
 import cv2
@@ -15,10 +16,11 @@ from app.geometry.alignment import CROP_SIDE_PX
 from app.imaging.loader import LoadedPicture, PictureLoader
 from app.imaging.sources import PictureSource
 from app.metrics import Metrics
+from app.models.store import ModelStore, NotLoaded
 from app.pipeline.describer import EMBEDDING_ONLY, Describer
 from app.pipeline.detector import Canvases, Detector, DetectorOutcome
 from app.pipeline.known import KNOWN_BOX_THRESHOLD, at_boxes, at_landmarks, check_known, check_placed
-from app.pipeline.pictures import PictureJob, each_picture
+from app.pipeline.pictures import PictureJob, Work, each_picture
 from app.pipeline.pool import WorkPool
 from app.pipeline.selection import select_faces
 
@@ -40,6 +42,7 @@ class Extractor:
         pool: WorkPool,
         metrics: Metrics,
         *,
+        store: ModelStore,
         max_faces: int = 1024,
     ) -> None:
         self._loader = loader
@@ -47,6 +50,7 @@ class Extractor:
         self._describer = describer
         self._pool = pool
         self._metrics = metrics
+        self._store = store
         self._max_faces = max_faces
         self._told: set[str] = set()
 
@@ -79,7 +83,8 @@ class Extractor:
             rotation = None if options.rotations == "none" else found.rotation
             return job.result(faces=faces, image_hw=picture.source_hw, detection_scale=found.scale, rotation=rotation)
 
-        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
+        wanted = [self._detector.model_name, *self._describer.models(options)]
+        return await self._each(sources, work, wanted, deadline)
 
     async def embed_crops(
         self, sources: Sequence[PictureSource], options: ExtractOptions = EMBEDDING_ONLY, *, deadline: float
@@ -98,7 +103,7 @@ class Extractor:
             faces = await self._describer.describe_crop(job, crop, options)
             return job.result(faces=faces, image_hw=picture.source_hw)
 
-        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
+        return await self._each(sources, work, self._describer.models(options), deadline)
 
     async def recognize(
         self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
@@ -135,7 +140,35 @@ class Extractor:
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
             return job.result(faces=described, image_hw=picture.source_hw, rotation=rotation)
 
-        return await each_picture(sources, work, deadline=deadline, metrics=self._metrics)
+        return await self._each(sources, work, self._describer.models(EMBEDDING_ONLY), deadline)
+
+    async def _each(
+        self, sources: Sequence[PictureSource], work: Work, models: Sequence[str], deadline: float
+    ) -> list[PictureResult]:
+        """Work on each picture. One that needs a model which is not loaded is begun anew when it is.
+
+        Until then nothing is held of it but the request's body: pixels and places are for those whose models are there.
+        Where one of `models`, which it may need, is being loaded already, it is not begun before.
+        """
+
+        async def work_when_loaded(job: PictureJob) -> PictureResult:
+            with ExitStack() as held:
+                for name in filter(self._store.is_loading, models):
+                    await self._wait_for(name, job, held)
+                while True:
+                    try:
+                        return await work(job)
+                    except NotLoaded as missing:  # noqa: PERF203 - once a model
+                        await self._wait_for(missing.name, job, held)
+
+        return await each_picture(sources, work_when_loaded, deadline=deadline, metrics=self._metrics)
+
+    async def _wait_for(self, name: str, job: PictureJob, held: ExitStack) -> None:
+        started = time.perf_counter()
+        model = await self._store.get(name, deadline=job.deadline)
+        # It does not go again while the next one loads.
+        held.enter_context(model.users)
+        job.begin_anew(load_s=time.perf_counter() - started)
 
     def _load(self, job: PictureJob, canvases: Canvases | None) -> AbstractAsyncContextManager[LoadedPicture]:
         # Drawn where it is decoded: a hop to a thread and back costs as much as the drawing.
@@ -174,7 +207,7 @@ class Extractor:
             self._metrics.turned_pictures.labels(str(outcome.rotation)).inc()
             _log.debug("looked at other quarter turns", picture=job.index, rotation=outcome.rotation)
         picture.rotation = outcome.rotation
-        job.add(load_s=outcome.load_s, detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
+        job.add(detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
         if outcome.detections.landmarks_from is not None:
             self._tell_guessed("the detector has no landmarks")
         return outcome

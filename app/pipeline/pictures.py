@@ -37,6 +37,10 @@ class PictureJob:
         for name, more in seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + more
 
+    def begin_anew(self, *, load_s: float) -> None:
+        """Forget the stages so far but for the loads, and the seconds of one more of these."""
+        self._seconds = {"load_s": self._seconds.get("load_s", 0.0) + load_s}
+
     def result(
         self,
         *,

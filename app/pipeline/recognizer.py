@@ -24,11 +24,9 @@ class RecognizerOutcome:
 
     embeddings: list[Embedding]
     """One per crop, in order."""
-    load_s: float
-    """Seconds the call waited for the model to be loaded."""
     queued_s: float
     took_s: float
-    """Wall seconds without the load and the queue."""
+    """Wall seconds without the queue."""
 
 
 async def align_faces(pool: WorkPool, image: Image, landmarks: Landmarks) -> list[Crop]:
@@ -60,17 +58,16 @@ class Recognizer:
             deadline: `loop.time()` after which the answer is of no use.
 
         Raises:
-            ModelError: The recognizer cannot be loaded.
+            NotLoaded: The recognizer is not loaded.
             CapacityError: Queue full, deadline passed, shutting down.
             InferenceError: The run failed.
         """
-        model, load_s = await self._store.get_timed(self.model_name, deadline=deadline)
+        model = self._store.at_once(self.model_name)
         started = time.perf_counter()
         with model.users:
             outcome = await model.batcher.submit(list(crops), group=group, deadline=deadline)
         return RecognizerOutcome(
             embeddings=outcome.results,
-            load_s=load_s,
             queued_s=outcome.queued_s,
             took_s=time.perf_counter() - started - outcome.queued_s,
         )

@@ -96,6 +96,7 @@ def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool, run_s: float 
         Describer(Recognizer(store, _RECOGNIZER), Attributes(store, AttributeModels(), pool), pool),
         pool,
         metrics,
+        store=store,
     )
 
 

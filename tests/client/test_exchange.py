@@ -92,6 +92,8 @@ class TestRetries:
             refusal(429, "queue_full", retry_after="1"),
             refusal(503, "shutting_down", retry_after="1"),
             refusal(503, "model_building"),
+            refusal(503, "model_loading", retry_after="5"),
+            refusal(504, "deadline_exceeded", retry_after="5"),
             refusal(429, "a_code_of_tomorrow"),
             Reply(503, httpx.Headers({"content-type": "text/html"}), b"<h1>nginx</h1>"),
             httpx.ConnectError("refused"),
@@ -142,6 +144,14 @@ class TestRetries:
         script = Script(refusal(429, "queue_full", retry_after="7"), GOOD)
         script.run()
         assert 7 <= script.waited[0] <= 7.1
+
+    def test_who_gives_up_while_a_model_loads_is_told_so(self) -> None:
+        """Not that time ran out: it did not, and `details` has how far the load is."""
+        script = Script(refusal(504, "deadline_exceeded", retry_after="90"), timeout_s=60.0)
+        with pytest.raises(BusyError) as raised:
+            script.run()
+        assert (raised.value.status, raised.value.code, raised.value.retry_after_s) == (504, "deadline_exceeded", 90)
+        assert script.waited == []
 
     def test_a_pause_that_outlasts_the_call_is_not_begun(self) -> None:
         script = Script(refusal(429, "queue_full", retry_after="61"))
@@ -212,6 +222,7 @@ class TestErrors:
             "queue_full",
             "shutting_down",
             "model_building",
+            "model_loading",
             "memory_pressure",
             "device_memory",
         }

@@ -150,6 +150,52 @@ def test_a_slow_download_is_told_and_holds_up_no_other_model(
             assert client.post("/extract", json=body, timeout=60).status_code == 200
 
 
+def test_those_who_wait_for_a_model_take_nothing_from_those_who_do_not(
+    tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
+) -> None:
+    """Neither a place nor the pixels of their pictures: each is answered, or told how far the load is."""
+    models = Path(weights["MODEL_MIRROR"])
+    folder = tmp_path / "models"
+    folder.mkdir()
+    det, rec = weights["DET_MODEL"], weights["REC_MODEL"]
+    (folder / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
+    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=8)
+    body = body_of("ifrest_Stallone.jpg")
+    with file_server({f"/{rec}.onnx": slow}) as mirror, ThreadPoolExecutor(12) as pool:
+        variables = {
+            **weights, "MODELS_DIR": str(folder), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1",
+            "MAX_IN_FLIGHT": "4", "MAX_IMAGE_PIXELS": "300000", "DECODE_BUDGET_PIXELS": "300000",
+        }  # fmt: skip
+        with (
+            running_server(tmp_path, variables) as server,
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
+        ):
+
+            def extract() -> httpx.Response:
+                while True:  # who comes while four others are decoded comes again
+                    answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+                    if answer.status_code != 429:
+                        return answer
+                    time.sleep(0.05)
+
+            client.post("/detect", json=body).raise_for_status()
+            waiting = [pool.submit(extract) for _ in range(12)]
+            while "jetface_requests_aside 4" not in client.get("/metrics").text:
+                time.sleep(0.02)
+            while sum(each.done() for each in waiting) < 8:
+                time.sleep(0.02)
+            statuses = [client.post("/detect", json=body).status_code for _ in range(20)]
+            assert "jetface_requests_aside 4" in client.get("/metrics").text
+            answers = [each.result() for each in waiting]
+    assert statuses == [200] * 20
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 8
+    for refused in (answer for answer in answers if answer.status_code == 503):
+        error = refused.json()["error"]
+        assert error["code"] == "model_loading"
+        assert (error["details"]["model"], error["details"]["phase"]) == (rec, "downloading")
+        assert int(refused.headers["retry-after"]) >= 1
+
+
 KEY = {"x-api-key": "k"}
 
 

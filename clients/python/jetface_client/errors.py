@@ -8,7 +8,7 @@ JetfaceError
 └─ ServiceError              the service refused; `code` is the envelope's
    ├─ RequestRefusedError    4xx: the request is wrong and stays wrong
    │  └─ UnauthorizedError   401: no API key, or a wrong one
-   ├─ BusyError              429, 503: come back later; attempts are used up
+   ├─ BusyError              429, 503, 504 while a model loads: come back later; attempts are used up
    ├─ ModelUnavailableError  503: a model cannot be used; the operator has to act
    └─ ServerFaultError       5xx: the service failed; its log has the cause under `request_id`
 """

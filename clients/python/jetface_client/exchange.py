@@ -48,6 +48,7 @@ _ERROR_BY_CODE: Mapping[str, type[ServiceError]] = {
     "queue_full": BusyError,
     "shutting_down": BusyError,
     "model_building": BusyError,
+    "model_loading": BusyError,
     "memory_pressure": BusyError,
     "device_memory": BusyError,
     "model_unavailable": ModelUnavailableError,
@@ -209,7 +210,8 @@ def _service_error(reply: Reply, envelope: Any, request_id: str) -> JetfaceError
         error = {"message": "the service cannot be reached through its proxy", "code": f"http_{reply.status}"}
     code = str(error.get("code"))
     message = str(error.get("message"))
-    if code in _DEADLINE_CODES:
+    asked_s = retry_after_s(reply.headers.get("retry-after"))
+    if code in _DEADLINE_CODES and asked_s is None:
         return DeadlineError(message)
     return _kind(code, reply.status)(
         message,
@@ -217,7 +219,7 @@ def _service_error(reply: Reply, envelope: Any, request_id: str) -> JetfaceError
         status=reply.status,
         details=error.get("details") or {},
         request_id=str((envelope or {}).get("request_id") or request_id),
-        retry_after_s=retry_after_s(reply.headers.get("retry-after")),
+        retry_after_s=asked_s,
     )
 
 

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from app.api.places import Places
-from app.errors import QueueFullError, ServiceError
+from app.errors import ModelLoadingError, QueueFullError, ServiceError, ShuttingDownError
 
 
 class Sender:
     """A request whose body arrives, until it is ended."""
 
-    def __init__(self, stalls_at: float = float("inf")) -> None:
+    def __init__(self, stalls_at: float = float("inf"), held_bytes: int = 0) -> None:
         self.stalls_at = stalls_at
+        self.held_bytes = held_bytes
         self.cause: ServiceError | None = None
 
     def end(self, cause: ServiceError) -> None:
@@ -128,4 +129,109 @@ async def test_those_who_send_are_given_up_with_those_who_are_served() -> None:
         causes = [each.cause.code for each in (sender, served) if each.cause is not None]
         assert causes == ["shutting_down"] * 2
         assert not abandoned.done()
+    await abandoned
+
+
+REFUSAL = ModelLoadingError("As many wait as may.", retry_after_s=1)
+
+
+class Waiter(Sender):
+    """A request that waits for a model until `may_go_on`, and then is served until `may_end`."""
+
+    def __init__(self, places: Places, held_bytes: int = 0) -> None:
+        super().__init__(held_bytes=held_bytes)
+        self.may_go_on, self.may_end = asyncio.Event(), asyncio.Event()
+        self.goes_on = False
+        self._places = places
+
+    async def serve(self) -> None:
+        with self._places.held_by(self):
+            self._places.take(self)
+            async with self._places.step_aside(self, REFUSAL):
+                await self.may_go_on.wait()
+            self.goes_on = True
+            await self.may_end.wait()
+
+
+async def started(*waiters: Waiter) -> list[asyncio.Task[None]]:
+    """Let each come as far as it can."""
+    tasks = [asyncio.create_task(waiter.serve()) for waiter in waiters]
+    await settled()
+    return tasks
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_waits_for_a_model_takes_no_place_and_comes_back_in_turn() -> None:
+    places = Places(2)
+    waiters = [Waiter(places), Waiter(places)]
+    tasks = await started(*waiters)
+    assert (places.num_taken, places.num_aside) == (0, 2)
+    with taken(places), taken(places):
+        for waiter in waiters:
+            waiter.may_go_on.set()
+        await settled()
+        assert (places.num_taken, places.num_aside) == (2, 2)
+        assert not any(waiter.goes_on for waiter in waiters)
+    await settled()
+    assert (places.num_taken, places.num_aside) == (2, 0)
+    for waiter in waiters:
+        assert waiter.goes_on
+        waiter.may_end.set()
+    await asyncio.gather(*tasks)
+    assert (places.num_taken, places.num_aside) == (0, 0)
+
+
+async def test_as_many_are_aside_as_there_are_places() -> None:
+    places = Places(2)
+    tasks = await started(*(Waiter(places) for _ in range(3)))
+    (refused,) = [task for task in tasks if task.done()]
+    with pytest.raises(ModelLoadingError):
+        refused.result()
+    assert (places.num_taken, places.num_aside) == (0, 2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (places.num_taken, places.num_aside) == (0, 0)
+
+
+async def test_large_bodies_are_aside_only_as_far_as_they_leave_others_some_of_the_budget() -> None:
+    places = Places(8, most_aside_bytes=10)
+    tasks = await started(Waiter(places, 20), Waiter(places, 0), Waiter(places, 1))
+    assert [task.done() for task in tasks] == [False, True, True]
+    assert places.num_aside == 1
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_one_that_ends_while_it_waits_for_its_place_is_passed_over() -> None:
+    places = Places(1)
+    gone, other = Waiter(places), Waiter(places)
+    (first,) = await started(gone)
+    with taken(places):
+        gone.may_go_on.set()
+        await settled()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    assert (places.num_taken, places.num_aside) == (0, 0)
+    (second,) = await started(other)
+    other.may_go_on.set()
+    other.may_end.set()
+    await second
+    assert other.goes_on
+
+
+async def test_those_who_are_aside_are_given_up_with_the_others() -> None:
+    places = Places(1)
+    waiter = Waiter(places)
+    (task,) = await started(waiter)
+    abandoned = asyncio.create_task(places.abandon())
+    await settled()
+    assert isinstance(waiter.cause, ShuttingDownError)
+    assert not abandoned.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     await abandoned

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from app.batching.batcher import Batcher
 from app.batching.lane import Lane
-from app.errors import DeadlineExceededError, ModelFileError, ModelStuckError, NotFoundError, ShuttingDownError
+from app.errors import (
+    DeadlineExceededError,
+    ModelFileError,
+    ModelStuckError,
+    NotFoundError,
+    ServiceError,
+    ShuttingDownError,
+)
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, LoadProgress
-from app.models.store import ModelState, ModelStore
+from app.models.store import STEP_ASIDE, ModelState, ModelStore, NotLoaded
 from app.specs import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
 
@@ -75,15 +83,37 @@ async def test_any_number_of_first_calls_share_one_load(store: ModelStore, loads
     assert store.status(NAME).backend == "none"
 
 
-async def test_who_waits_for_a_load_is_told_how_long(store: ModelStore, loads: Loads) -> None:
+async def test_who_cannot_wait_is_told_what_is_not_loaded(store: ModelStore, loads: Loads) -> None:
+    with pytest.raises(NotLoaded) as missing:
+        store.at_once(NAME)
+    assert missing.value.name == NAME
+    assert loads.count == 0
+    assert await store.get(NAME) is store.at_once(NAME)
+
+
+async def test_a_request_steps_aside_for_as_long_as_it_waits(store: ModelStore, loads: Loads) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def step_aside(refusal: ServiceError) -> AsyncIterator[None]:
+        assert (refusal.code, refusal.retry_after_s) == ("model_loading", 5)
+        assert refusal.details == {"model": NAME, "phase": "waiting", "progress": None}
+        events.append("aside")
+        yield
+        events.append("back")
+
+    async def ask() -> None:
+        STEP_ASIDE.set(step_aside)
+        await store.get(NAME)
+
     loads.may_end.clear()
-    first, second = (asyncio.create_task(store.get_timed(NAME)) for _ in range(2))
-    await asyncio.sleep(0.05)
+    asked = asyncio.create_task(ask())
+    await asyncio.sleep(0.01)
+    assert events == ["aside"]
     loads.may_end.set()
-    for model, load_s in await asyncio.gather(first, second):
-        assert model.spec is SPEC
-        assert load_s >= 0.04
-    assert (await store.get_timed(NAME))[1] == 0
+    await asked
+    await asyncio.create_task(ask())  # one that does not wait takes no step
+    assert events == ["aside", "back"]
 
 
 async def test_a_failed_load_fails_each_call_with_an_error_of_its_own(store: ModelStore, loads: Loads) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 import structlog
 
 from app.domain import ExtractOptions, Face, KnownFaces, PictureResult
-from app.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError
+from app.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError, ServiceError
 from app.imaging.sources import EncodedPicture
+from app.models.store import STEP_ASIDE
 from app.pipeline.known import check_known
 from app.service import Service, open_service
 from app.settings import Settings
@@ -327,3 +329,37 @@ async def test_a_large_noisy_face_keeps_its_embedding(service: Service, shared_i
     known = KnownFaces(landmarks=((landmarks + 0.5) * 6 - 0.5).astype(np.float32))
     (enlarged_face,) = await service.extractor.recognize([source], [known], deadline=soon())
     assert float(vectors(enlarged_face)[0] @ vectors(found)[0]) > 0.95
+
+
+async def test_a_picture_lets_go_of_its_pixels_while_a_model_loads(service: Service, shared_images: Path) -> None:
+    """They are for those whose models are there; the answer says how long it waited."""
+    source = EncodedPicture((shared_images / "ifrest_Stallone.jpg").read_bytes())
+    held_pixels: list[int] = []
+
+    @asynccontextmanager
+    async def step_aside(_refusal: ServiceError) -> AsyncIterator[None]:
+        held_pixels.append(service.loader.budget.held)
+        yield
+
+    STEP_ASIDE.set(step_aside)
+    (result,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
+    assert held_pixels == [0, 0]  # for the detector, and for the recognizer
+    assert result.times.load_s > 0
+    assert result.faces[0].embedding is not None
+    (again,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
+    assert len(held_pixels) == 2
+    assert again.times.load_s == 0
+    assert_one_answer(result, again)
+
+
+async def test_models_that_go_at_once_are_kept_for_a_picture_that_waits_for_more(
+    shared_models: Path, tmp_path: Path, shared_images: Path
+) -> None:
+    """With a `MODEL_TTL_S` that is shorter than any load, each is loaded once a request, which is answered."""
+    source = EncodedPicture((shared_images / "ifrest_Stallone.jpg").read_bytes())
+    async with open_service(settings_for(shared_models, tmp_path, model_ttl_s=0.001)) as service:
+        for _ in range(2):
+            (result,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
+            assert result.faces[0].embedding is not None
+            while service.store.loaded():  # noqa: ASYNC110 - the sweep tells nobody
+                await asyncio.sleep(0.01)
