@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Start the service as a container's process: the settings and the machine are checked first, then this shell becomes the
-# server, so that signals reach it. Run it under an init (tini) where it would be process 1. With arguments it becomes
-# `jetface ARGUMENTS` instead, in the same environment.
+# Start the service as a container's process: this shell becomes the server, so that signals reach it. Run it under an
+# init (tini) where it would be process 1. With arguments it becomes `jetface ARGUMENTS` instead, in the same environment.
 set -euo pipefail
 
 # TensorRT before 10.8 does not load without libnvdla_compiler.so on a Jetson. Where the host mounts none, or an empty one,
@@ -20,8 +19,6 @@ fi
 
 if (($#)); then exec jetface "$@"; fi
 
-# A bad setting, a model that is not there, a GPU out of reach, the wrong wheel, a port in use, ...: what would keep the
-# service from starting ends it here, with exit code 3 and one line that says what mends it; all else goes to the log.
-jetface doctor --preflight
-
+# It checks settings and machine first. A bad setting, a model that is not there, a GPU out of reach, the wrong wheel, a
+# port in use, ...: what keeps the service from starting ends it with exit code 3 and one line that says what mends it.
 exec jetface serve

@@ -25,7 +25,7 @@ _log = structlog.get_logger("jetface.preflight")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of Markdown.")
 @click.option(
     "--preflight", is_flag=True,
-    help="Only check, log what is found, and fail where the service could not start: what entrypoint.sh does first.",
+    help="Only check, log what is found, and fail where the service could not start: what `jetface serve` does first.",
 )  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), default="/", hidden=True, help="Where /proc and /sys are.")
 def doctor(*, as_json: bool, preflight: bool, root: Path) -> None:
@@ -50,8 +50,8 @@ class _WouldNotStart(click.ClickException):
     exit_code = STARTUP_FAILURE
 
 
-def check_start(settings: Settings, root: Path = Path("/")) -> None:
-    """Log what is wrong with this machine and these settings.
+def check_start(settings: Settings, root: Path = Path("/"), *, builds: bool = True) -> None:
+    """Log what is wrong with this machine and these settings; arguments are those of `find_faults`.
 
     Raises:
         click.ClickException: The service would not start; one line that says why and what mends it, exit code 3.
@@ -60,7 +60,7 @@ def check_start(settings: Settings, root: Path = Path("/")) -> None:
 
     # What a start says of itself it says when it comes.
     configure_logs("CRITICAL", settings.log_format)
-    findings = find_faults(settings, root, is_starting=True)
+    findings = find_faults(settings, root, is_starting=True, builds=builds)
     configure_logs(settings.log_level, settings.log_format)
     stops = [each for each in findings if each.severity is Severity.STOP]
     for each in findings:

@@ -68,13 +68,14 @@ def verdict(findings: list[Finding]) -> str:
     return "would start"
 
 
-def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Finding]:
+def find_faults(settings: Settings, root: Path, *, is_starting: bool, builds: bool = True) -> list[Finding]:
     """Decide whether the service would start here, and what is wrong else: the one place that does, for all commands.
 
     Args:
         settings: The effective configuration.
         root: Where `/proc` and `/sys` are.
         is_starting: Whether the service is about to start: else it may be what holds the port.
+        builds: Whether the service is built for it; else whoever calls does so next, and ends alike where it cannot.
 
     Returns:
         The worst first; with one that is a `stop` it would not start.
@@ -91,6 +92,8 @@ def find_faults(settings: Settings, root: Path, *, is_starting: bool) -> list[Fi
     )
     found = preflight(Packages(), place, backend=settings.backend, machine=platform.machine(), root=root)
     found += [*_registry_faults(settings), *_environment_faults(settings)]
+    if not builds:
+        return worst_first(found)
     is_safe = not any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in found)
     return worst_first([*found, *_start_faults(settings, root, imports_runtime=is_safe)])
 

@@ -87,6 +87,7 @@ def serve(*, dry_run: bool, post: str | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the parent, where a whole group gets it
         worker = Worker(Post.parse(post))
         _run(settings, worker.listeners, worker)
+    check_start(settings, builds=False)  # it is built below, once
     try:
         listeners = _listen(settings)
     except OSError as cause:

@@ -105,12 +105,13 @@ def test_the_shell_becomes_the_server(tmp_path: Path) -> None:
 
 
 def test_jetface_serve_is_the_same_service(tmp_path: Path) -> None:
-    """Started by hand it answers and drains alike."""
+    """Started by hand it says what is wrong, answers and drains alike."""
     port = free_port()
     environ = service_environ({"HOST": "127.0.0.1", "PORT": str(port), "MODELS_DIR": str(tmp_path)})
     with running(["jetface", "serve"], port, tmp_path / "log", environ) as server:
         server.wait_until_live()
         assert server.stop(timeout_s=5) == 0
+        assert "open-to-all" in server.read_log()
         assert "draining" in server.read_log()
 
 
