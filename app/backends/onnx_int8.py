@@ -16,8 +16,7 @@ from app.backends.providers import CPU
 from app.domain import Batch
 
 _PERCENTILE = 99.99
-"""Share of the values of a tensor that its range holds, percent. Of w600k_mbf_dequantized, cosine to FP32: 0.989; the
-largest value (MinMax) gives 0.969, so does entropy, 99.9 gives 0.965."""
+"""Share of the values of a tensor that its range holds, percent. Source: docs/adr/0030-int8-graphs.md."""
 
 _OPSET = 17
 """Of quantized graphs: scales for each channel need 13; TensorRT 10.3 and ONNX Runtime 1.16 know all of 17."""
