@@ -186,14 +186,16 @@ class TestExtract:
         assert second.startswith(f"{photos / 'deeper' / 'a.jpeg'}: 1 face, ")
         assert result.stderr.endswith("Error: 1 of 2 pictures failed\n")
 
-    def test_an_unreadable_file_fails_alone(self, tmp_path: Path) -> None:
-        """A folder's link to nowhere is a failed picture with an error code, not a traceback."""
-        (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-        result = run(tmp_path, "--json")
-        assert result.exit_code == 1
-        assert json.loads(result.stdout)["error"] == {
-            "code": "image_decode", "message": "The file cannot be read: No such file or directory."
-        }  # fmt: skip
+    def test_an_unreadable_file_of_a_folder_is_skipped_and_counted(self, photos: Path) -> None:
+        """A link to nowhere costs the others nothing, and is told; `--strict` makes an error of it."""
+        (photos / "gone.jpg").symlink_to(photos / "nowhere")
+        result = run(photos, "--detect-only")
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) >= 3
+        assert "1 unreadable" in result.stderr
+        strict = run(photos, "--detect-only", "--strict")
+        assert strict.exit_code == 1
+        assert len(strict.stdout.splitlines()) == len(result.stdout.splitlines())
 
     def test_no_recognizer_is_one_line(self, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is wrong with the service ends the command, with what to do."""

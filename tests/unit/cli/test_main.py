@@ -36,11 +36,11 @@ def test_help_does_not_wait_for_the_models_libraries(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_registry_file_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The operator's own TOML is named, and what is wrong with it."""
+def test_a_registry_file_that_cannot_be_read_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The operator's own TOML is named, and what is wrong with it; the command goes on without it."""
     (tmp_path / "mine.toml").write_text('name = "mine"\n')
     monkeypatch.setenv("MODELS_DIR", str(tmp_path))
     result = CliRunner().invoke(main, ["models", "list"])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: mine.toml: ")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: mine.toml: ")
     assert result.stderr.count("\n") == 1
