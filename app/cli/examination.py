@@ -53,6 +53,7 @@ class Examination:
         return {
             "jetface": __version__,
             "verdict": verdict(self.findings),
+            "would_start": all(each.severity is not Severity.STOP for each in self.findings),
             "findings": [{**asdict(each), "severity": each.severity.value} for each in self.findings],
             **self.sections,
             "missing": self.faults,

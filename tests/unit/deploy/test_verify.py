@@ -101,7 +101,7 @@ class TestUrl:
 
 
 ANSWERS = {
-    "doctor": {"jetface": "0.1.0", "verdict": "would start", "machine": {"jetson": {"module": "AGX Orin"}}},
+    "doctor": {"jetface": "0.1.0", "would_start": True, "machine": {"jetson": {"module": "AGX Orin"}}},
     "start": {
         "seconds_to_live": 5.0, "seconds_to_answer": 30.0, "engines_serve": True, "build_seconds": 0.0, "readings": 7,
         "device": {"gpu": "integrated"}, "version": "0.1.0",

@@ -41,7 +41,7 @@ def board() -> dict[str, Any]:
     return {
         "run": {"mode": "docker", "started": "2026-11-22 10:00 UTC", "revision": "abc", "image": "built here"},
         "doctor": {
-            "jetface": "0.1.0", "verdict": "would start",
+            "jetface": "0.1.0", "verdict": "would start", "would_start": True,
             "machine": {
                 "architecture": "aarch64", "jetson": {"module": "Jetson AGX Orin", "power_mode": "0 MAXN"},
                 "cores": {"online": 12, "present": 12}, "memory_bytes": {"free": 55e9},
