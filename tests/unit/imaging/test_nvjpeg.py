@@ -95,4 +95,4 @@ class TestWithoutGpu:
         assert not [line for line in lines if "NVJPEG" in line["event"]]
 
     def test_with_a_gpu_it_comes_first(self) -> None:
-        assert Decoder.best(use_nvjpeg=True, open_nvjpeg=lambda: NvJpeg(Codec())).name == ("nvjpeg+turbojpeg")
+        assert Decoder.best(use_nvjpeg=True, open_nvjpeg=lambda: NvJpeg(Codec())).name == ("nvjpeg+simplejpeg")
