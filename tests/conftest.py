@@ -11,7 +11,7 @@ import pytest
 import structlog
 from hypothesis import settings as hypothesis_settings
 
-from app.settings import Settings, variable_names
+from jetface.settings import Settings, variable_names
 from tests.support.shared import require_shared
 
 # A busy machine is no counter-example: pytest's own timeout bounds a test.

@@ -21,15 +21,16 @@ import numpy as np
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app.domain import Embedding, ExtractOptions, Face, PictureResult, StageTimes
-from app.imaging.sources import PictureSource
-from app.logs import configure_logs
+from jetface.domain import Embedding, ExtractOptions, Face, PictureResult, StageTimes
+from jetface.imaging.sources import PictureSource
+from jetface.logs import configure_logs
 from tests.bench.client import drive, post
 from tests.bench.host import cpu_s
 from tests.support.fakes import FakeExtractor, Harness
 from tests.support.server import free_port, running
 
-_SERVER = ("uvicorn", "--factory", "--http", "app.api.connections:BoundedProtocol", "--ws", "none", "--no-access-log",
+_SERVER = ("uvicorn", "--factory", "--http", "jetface.api.connections:BoundedProtocol", "--ws", "none",
+           "--no-access-log",
            "--no-server-header", "--no-proxy-headers", "--log-level", "warning")  # fmt: skip
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 """What glibc comes to by itself once a service has decoded pictures: here it would give a body's pages back or not, as

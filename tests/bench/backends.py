@@ -17,18 +17,18 @@ import click
 import numpy as np
 import psutil
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.openvino import has_bf16, load_runtime, open_openvino_backends
-from app.backends.protocol import Backend
-from app.backends.providers import CPU, runtime_version
-from app.domain import ExtractOptions
-from app.imaging.sources import EncodedPicture
-from app.logs import configure_logs
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import choose_rewrites
-from app.service import Service, open_service
-from app.settings import Settings
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.openvino import has_bf16, load_runtime, open_openvino_backends
+from jetface.backends.protocol import Backend
+from jetface.backends.providers import CPU, runtime_version
+from jetface.domain import ExtractOptions
+from jetface.imaging.sources import EncodedPicture
+from jetface.logs import configure_logs
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.service import Service, open_service
+from jetface.settings import Settings
+from jetface.specs import default_registry_dir, read_registry
 from tests.bench.pictures import make_pictures
 from tests.support.shared import shared_dir
 

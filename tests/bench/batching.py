@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.batching.observer import MetricsObserver
-from app.metrics import Metrics
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.batching.observer import MetricsObserver
+from jetface.metrics import Metrics
 
 SECONDS_A_ROW = 1.5
 

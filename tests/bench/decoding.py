@@ -16,17 +16,17 @@ from functools import partial
 import cv2
 import numpy as np
 
-from app.backends.onnx import open_onnx_backends
-from app.domain import Batch, Detections, ExtractOptions, Image, Tensor
-from app.geometry.alignment import align
-from app.geometry.boxes import merge_looks
-from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
-from app.models.families.canvases import DetectorItem
-from app.models.families.looks import LooksHead
-from app.models.families.scrfd import Scrfd
-from app.models.graphs.prepare import prepare_graph
-from app.pipeline.selection import select_faces
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.domain import Batch, Detections, ExtractOptions, Image, Tensor
+from jetface.geometry.alignment import align
+from jetface.geometry.boxes import merge_looks
+from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.looks import LooksHead
+from jetface.models.families.scrfd import Scrfd
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.pipeline.selection import select_faces
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.shared import shared_dir
 
 MAX_HW = (640, 640)

@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from app.domain import ExtractOptions, Face, Image
-from app.geometry.boxes import iou_matrix
-from app.imaging.sources import EncodedPicture
-from app.service import Service, open_service
-from app.settings import Settings
+from jetface.domain import ExtractOptions, Face, Image
+from jetface.geometry.boxes import iou_matrix
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import Service, open_service
+from jetface.settings import Settings
 from tests.support.encoded import encode
 from tests.support.shared import shared_dir
 

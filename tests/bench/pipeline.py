@@ -19,25 +19,25 @@ import click
 import numpy as np
 import structlog
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.batching.observer import MetricsObserver
-from app.domain import Detections, Embedding, ExtractOptions, Image
-from app.imaging.decode import Decoder
-from app.imaging.header import PictureHeader
-from app.imaging.loader import PictureLoader
-from app.imaging.sources import EncodedPicture
-from app.metrics import Metrics
-from app.models.loaded import LoadedModel, LoadProgress
-from app.models.loading import item_key
-from app.models.store import ModelStore
-from app.pipeline.attributes import AttributeModels, Attributes
-from app.pipeline.describer import Describer
-from app.pipeline.detector import Detector, DetectorOptions
-from app.pipeline.extract import Extractor
-from app.pipeline.pool import WorkPool
-from app.pipeline.recognizer import Recognizer
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.batching.observer import MetricsObserver
+from jetface.domain import Detections, Embedding, ExtractOptions, Image
+from jetface.imaging.decode import Decoder
+from jetface.imaging.header import PictureHeader
+from jetface.imaging.loader import PictureLoader
+from jetface.imaging.sources import EncodedPicture
+from jetface.metrics import Metrics
+from jetface.models.loaded import LoadedModel, LoadProgress
+from jetface.models.loading import item_key
+from jetface.models.store import ModelStore
+from jetface.pipeline.attributes import AttributeModels, Attributes
+from jetface.pipeline.describer import Describer
+from jetface.pipeline.detector import Detector, DetectorOptions
+from jetface.pipeline.extract import Extractor
+from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.recognizer import Recognizer
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.bench.host import picture
 
 _DETECTOR, _RECOGNIZER = "det_500m", "w600k_mbf_dequantized"

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.protocol import Backend
-from app.backends.providers import CPU, runtime_version
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import choose_rewrites
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.protocol import Backend
+from jetface.backends.providers import CPU, runtime_version
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.shared import shared_dir
 
 _RUNS = 40

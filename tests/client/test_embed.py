@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
+from jetface.cli.main import main
 from tests.client.conftest import API_KEY
 from tests.support.scripted_server import packed, scripted_server
 from tests.support.server import Server, free_port

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import errors as service_errors
-from app.api.errors import status_of
+from jetface import errors as service_errors
+from jetface.api.errors import status_of
 from jetface_client import (
     AnswerError,
     BusyError,

@@ -40,7 +40,7 @@ def test_the_client_needs_nothing_of_the_service(wheel: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(wheel)!r}); import jetface_client;"
         "assert 'whl' in jetface_client.__file__;"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'app', 'fastapi', 'pydantic', 'cv2'}))"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'jetface', 'fastapi', 'pydantic', 'cv2'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, check=True, timeout=30)
     assert done.stdout.strip() == b""

@@ -7,8 +7,8 @@ import re
 import httpx
 import pytest
 
-from app.api.services import Access, RequestLimits
-from app.errors import InferenceError, ModelFileError, QueueFullError, ServiceError
+from jetface.api.services import Access, RequestLimits
+from jetface.errors import InferenceError, ModelFileError, QueueFullError, ServiceError
 from tests.support.fakes import Harness, jpeg_of
 
 JPEG = {"content-type": "image/jpeg"}

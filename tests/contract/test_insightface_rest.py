@@ -13,9 +13,9 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from app.api.services import Access, ModelFacts, RequestDefaults
-from app.errors import InferenceError
-from app.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
+from jetface.api.services import Access, ModelFacts, RequestDefaults
+from jetface.errors import InferenceError
+from jetface.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
 from tests.support.fakes import Harness, jpeg_of
 
 PICTURE = base64.b64encode(jpeg_of()).decode()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from app.api.answer_schemas import ExtractFace, ExtractPicture, Took
-from app.api.schemas import ExtractBody, Images
-from app.settings import Settings, variable_names
+from jetface.api.answer_schemas import ExtractFace, ExtractPicture, Took
+from jetface.api.schemas import ExtractBody, Images
+from jetface.settings import Settings, variable_names
 from tests.support.shared import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "migrate.md").read_text(encoding="utf-8")

@@ -14,17 +14,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from app.backends.cuda_setup import CudaSetup
-from app.backends.onnx_cuda import open_cuda_backend
-from app.backends.protocol import Backend
-from app.backends.providers import CPU, runtime_version
-from app.domain import Batch
-from app.models.families.canvases import CanvasHead, DetectorItem
-from app.models.families.looks import LooksHead
-from app.models.families.table import FAMILIES
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import choose_rewrites
-from app.models.items import ItemMemory
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.onnx_cuda import open_cuda_backend
+from jetface.backends.protocol import Backend
+from jetface.backends.providers import CPU, runtime_version
+from jetface.domain import Batch
+from jetface.models.families.canvases import CanvasHead, DetectorItem
+from jetface.models.families.looks import LooksHead
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.models.items import ItemMemory
 from tests.device.gpu import DeviceName, describe, open_setup
 from tests.device.raw import noise, open_raw, write_model
 from tests.device.report import Report

@@ -1,4 +1,4 @@
-"""Buffers, streams, events and graphs of `app.backends.cuda`, for real: answers, speeds and leaks."""
+"""Buffers, streams, events and graphs of `jetface.backends.cuda`, for real: answers, speeds and leaks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 import click
 import numpy as np
 
-from app.backends.cuda.buffers import DeviceBuffer, HostBuffer
-from app.backends.cuda.inputs import InputBuffer
-from app.backends.cuda.outputs import OutputBuffers
-from app.backends.cuda.pinned import PinnedPool
-from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.backends.cuda.streams import Event, Graph, Stream
+from jetface.backends.cuda.buffers import DeviceBuffer, HostBuffer
+from jetface.backends.cuda.inputs import InputBuffer
+from jetface.backends.cuda.outputs import OutputBuffers
+from jetface.backends.cuda.pinned import PinnedPool
+from jetface.backends.cuda.runtime import CudaError, CudaRuntime
+from jetface.backends.cuda.streams import Event, Graph, Stream
 from tests.device.gpu import DeviceName, describe, open_device
 from tests.device.report import Report
 

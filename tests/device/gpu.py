@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from app.backends.cuda.bindings import open_cuda
-from app.backends.cuda.runtime import CudaRuntime
-from app.backends.cuda_setup import CudaSetup
+from jetface.backends.cuda.bindings import open_cuda
+from jetface.backends.cuda.runtime import CudaRuntime
+from jetface.backends.cuda_setup import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 
 DeviceName = Literal["cuda", "cpu"]

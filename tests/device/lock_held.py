@@ -22,8 +22,8 @@ import click
 import httpx
 import uvicorn
 
-from app.main import create_app
-from app.settings import Settings
+from jetface.main import create_app
+from jetface.settings import Settings
 from tests.bench.client import drive, post
 from tests.device.gpu import describe, open_device
 from tests.device.pictures import one_face_jpeg

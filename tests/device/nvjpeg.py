@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from app.backends.cpu import usable_cores
-from app.imaging.decode import Decoder
-from app.imaging.nvjpeg import NvJpeg
-from app.imaging.sniff import sniff
+from jetface.backends.cpu import usable_cores
+from jetface.imaging.decode import Decoder
+from jetface.imaging.nvjpeg import NvJpeg
+from jetface.imaging.sniff import sniff
 from tests.device.pictures import one_face_jpeg
 from tests.device.report import Report
 from tests.support.fake_nvimgcodec import Codec

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backends.cuda_setup import CudaSetup
-from app.backends.onnx_bucket import NO_GRAPH, run_options
-from app.backends.providers import CPU, CUDA
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.onnx_bucket import NO_GRAPH, run_options
+from jetface.backends.providers import CPU, CUDA
 from tests.device.report import Report
 
 RAW_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(

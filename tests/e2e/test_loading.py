@@ -18,8 +18,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from app.cli.main import main
-from app.specs import default_registry_dir
+from jetface.cli.main import main
+from jetface.specs import default_registry_dir
 from tests.support.drawn import draw_group, encode
 from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server, service_environ

@@ -88,9 +88,9 @@ def test_a_service_sends_nothing(tmp_path: Path, num_workers: str) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        f"import app, openvino; openvino.Core(); {IMPORT_AND_WAIT}",
-        f"from app.main import create_app; create_app(); import openvino; {IMPORT_AND_WAIT}",
-        f"import subprocess, sys, app; subprocess.run([sys.executable, '-c', {IMPORT_AND_WAIT!r}])",
+        f"import jetface, openvino; openvino.Core(); {IMPORT_AND_WAIT}",
+        f"from jetface.main import create_app; create_app(); import openvino; {IMPORT_AND_WAIT}",
+        f"import subprocess, sys, jetface; subprocess.run([sys.executable, '-c', {IMPORT_AND_WAIT!r}])",
     ],
     ids=["imports", "embedded", "a child"],
 )

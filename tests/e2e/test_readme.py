@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.models.defaults import starter_notice
-from app.models.weights.packs import expand
-from app.specs import default_registry_dir, read_registry
+from jetface.models.defaults import starter_notice
+from jetface.models.weights.packs import expand
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.server import Server, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -63,7 +63,7 @@ def test_the_cli_example_finds_faces(weights: dict[str, str], shared_images: Pat
 def test_what_is_to_be_pulled_is_there_to_pull() -> None:
     """Every `jetface models pull` of any page, and of the service's own notice, names packs or models."""
     registry = read_registry([default_registry_dir()])
-    page_folder = REPOSITORY / "app" / "page" / "assets"
+    page_folder = REPOSITORY / "app" / "jetface" / "page" / "assets"
     texts = [
         README,
         starter_notice(("starter_det",)) or "",

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.domain import ExtractOptions, KnownFaces, PictureResult
-from app.imaging.sources import EncodedPicture
-from app.service import Service, open_service
-from app.settings import Settings
+from jetface.domain import ExtractOptions, KnownFaces, PictureResult
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import Service, open_service
+from jetface.settings import Settings
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.domain import Face
+from jetface.domain import Face
 from tests.support.portraits import middle_face
 
 WOMEN = (

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from app.backends.openvino import has_bf16, load_runtime
-from app.geometry.tensors import cosine_matrix
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.openvino import has_bf16, load_runtime
+from jetface.geometry.tensors import cosine_matrix
+from jetface.specs import default_registry_dir, read_registry
 
 NUM_PEOPLE = 100
 

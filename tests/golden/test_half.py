@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.geometry.tensors import cosine_matrix
-from app.models.families.table import FAMILIES
-from app.models.graphs.half import to_half
-from app.models.graphs.half_rounding import round_as_half
-from app.models.graphs.parts import take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.judging.trials import trial_of
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.geometry.tensors import cosine_matrix
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.half import to_half
+from jetface.models.graphs.half_rounding import round_as_half
+from jetface.models.graphs.parts import take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.judging.trials import trial_of
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.portraits import middle_face
 
 NUM_PEOPLE, NUM_EACH = 30, 4

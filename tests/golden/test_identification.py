@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from app.domain import Face
-from app.geometry.tensors import cosine_matrix
+from jetface.domain import Face
+from jetface.geometry.tensors import cosine_matrix
 from tests.support.portraits import middle_face
 
 NUM_PEOPLE, NUM_EACH = 200, 4

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.geometry.boxes import iou_matrix
+from jetface.geometry.boxes import iou_matrix
 
 THRESHOLD = 0.5
 IOU_WIDTH_PX, EMBEDDING_WIDTH_PX = 20, 40

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.domain import Face, KnownFaces, PictureResult
+from jetface.domain import Face, KnownFaces, PictureResult
 from tests.support.portraits import middle_face
 from tests.support.shared import require_shared
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from app.domain import Face, KnownFaces, PictureResult
-from app.geometry.boxes import iou_matrix
+from jetface.domain import Face, KnownFaces, PictureResult
+from jetface.geometry.boxes import iou_matrix
 
 TURNS = (90, 180, 270)
 

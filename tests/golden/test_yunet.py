@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.geometry.boxes import iou_matrix
-from app.geometry.tensors import cosine_matrix
+from jetface.geometry.boxes import iou_matrix
+from jetface.geometry.tensors import cosine_matrix
 from tests.support.portraits import middle_face
 
 WIDE_PX = 40

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from app.backends.engines.files import PlanFolder
-from app.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
-from app.models.precision import Precisions
-from app.models.weights.files import WeightsFolder
-from app.specs import ModelSpec
+from jetface.backends.engines.files import PlanFolder
+from jetface.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from jetface.models.precision import Precisions
+from jetface.models.weights.files import WeightsFolder
+from jetface.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.tiny_onnx import arcface_model, arcface_spec
 

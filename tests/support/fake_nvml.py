@@ -1,4 +1,4 @@
-"""NVML as `app.device.nvml` uses it: functions of the module `pynvml`, answered from values."""
+"""NVML as `jetface.device.nvml` uses it: functions of the module `pynvml`, answered from values."""
 
 from __future__ import annotations
 

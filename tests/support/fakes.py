@@ -1,4 +1,4 @@
-"""Layers below the API that answer at once: the Protocols of `app.api.services`, without pictures and models."""
+"""Layers below the API that answer at once: the Protocols of `jetface.api.services`, without pictures and models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
-from app.api.app import create_api
-from app.api.connections import Connections
-from app.api.places import Places
-from app.api.services import (
+from jetface.api.app import create_api
+from jetface.api.connections import Connections
+from jetface.api.places import Places
+from jetface.api.services import (
     Access,
     ApiOptions,
     EngineFacts,
@@ -28,7 +28,7 @@ from app.api.services import (
     ServiceInfo,
     Verdict,
 )
-from app.domain import (
+from jetface.domain import (
     Embedding,
     ExtractOptions,
     Face,
@@ -42,12 +42,12 @@ from app.domain import (
     Quality,
     StageTimes,
 )
-from app.drain import Drain
-from app.errors import ImageDecodeError, NotFoundError, ServiceError
-from app.imaging.budget import ByteBudget
-from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
-from app.metrics import Metrics
-from app.pipeline.pool import WorkPool
+from jetface.drain import Drain
+from jetface.errors import ImageDecodeError, NotFoundError, ServiceError
+from jetface.imaging.budget import ByteBudget
+from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from jetface.metrics import Metrics
+from jetface.pipeline.pool import WorkPool
 
 EMBEDDING_LENGTH = 512
 INFO = ServiceInfo(version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="auto")

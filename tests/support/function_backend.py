@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from app.domain import Batch, Tensor
+from jetface.domain import Batch, Tensor
 
 
 class FunctionBackend:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.domain import Face
+from jetface.domain import Face
 
 
 def middle_face(faces: tuple[Face, ...], image_hw: tuple[int, int]) -> Face | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.batching.observer import DropReason
+from jetface.batching.observer import DropReason
 
 
 class Recorder:

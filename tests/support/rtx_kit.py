@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.backends.tensorrt.kit import TensorrtKit
-from app.backends.tensorrt.module import find_toolkit
+from jetface.backends.tensorrt.kit import TensorrtKit
+from jetface.backends.tensorrt.module import find_toolkit
 
 FACTORY = f"{__name__}:make_kit"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import Settings, variable_names
+from jetface.settings import Settings, variable_names
 from tests.support.shared import REPOSITORY
 
 START_TIMEOUT_S = 60.0

@@ -14,9 +14,9 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from app.drain import Drain
-from app.errors import ShuttingDownError
-from app.logs import configure_logs
+from jetface.drain import Drain
+from jetface.errors import ShuttingDownError
+from jetface.logs import configure_logs
 
 
 def create_app() -> FastAPI:

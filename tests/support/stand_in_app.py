@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app import main
-from app.models.engines.recipe import EngineSource
+from jetface import main
+from jetface.models.engines.recipe import EngineSource
 from tests.support import stand_in_kit
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from app.backends.onnx import open_onnx_backends
-from app.backends.protocol import Backend
-from app.domain import Batch, Tensor
-from app.errors import EngineBuildError, EngineLoadError, InferenceError
+from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.protocol import Backend
+from jetface.domain import Batch, Tensor
+from jetface.errors import EngineBuildError, EngineLoadError, InferenceError
 
 FACTORY = f"{__name__}:make_kit"
 """Import path for a job."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from app.models.weights.download import Fetcher
-from app.specs import DownloadSpec, InputSpec, ModelSpec
+from jetface.models.weights.download import Fetcher
+from jetface.specs import DownloadSpec, InputSpec, ModelSpec
 
 
 def make_spec(

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import choose_rewrites
-from app.specs import InputSpec, ModelSpec
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.specs import InputSpec, ModelSpec
 from tests.support.tiny_onnx import arcface_spec, scrfd_spec
 
 torch = pytest.importorskip("torch", minversion="2.9")

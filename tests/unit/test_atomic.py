@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from app.atomic import PART_SUFFIX, sweep_parts, whole_file
+from jetface.atomic import PART_SUFFIX, sweep_parts, whole_file
 
 WRITE = """
 import sys, time
 from pathlib import Path
-from app.atomic import whole_file
+from jetface.atomic import whole_file
 with whole_file(Path(sys.argv[1])) as file:
     print("writing", flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ import weakref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.deadlines import Deadlines
+from jetface.deadlines import Deadlines
 
 
 class StillLoop(asyncio.SelectorEventLoop):

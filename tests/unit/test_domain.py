@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.domain import Detections, PictureResult, StageTimes
+from jetface.domain import Detections, PictureResult, StageTimes
 
 
 def _detections(count: int) -> Detections:

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.drain import IMPATIENT_AFTER_S, SERVER_GRACE_S, Drain
-from app.errors import ShuttingDownError
+from jetface.drain import IMPATIENT_AFTER_S, SERVER_GRACE_S, Drain
+from jetface.errors import ShuttingDownError
 from tests.support.server import Server, free_port, running, service_environ
 
 

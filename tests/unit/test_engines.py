@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.engines import why_no_dla
-from app.settings import Settings
+from jetface.engines import why_no_dla
+from jetface.settings import Settings
 from tests.support.stand_in_kit import StandInKit
 
 ONE_SHAPE = {"DET_BATCH_SIZE": "1", "REC_BATCH_SIZE": "1"}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import app.errors
-from app.errors import QueueFullError, ServiceError
+import jetface.errors
+from jetface.errors import QueueFullError, ServiceError
 
 
 def tree(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
@@ -17,7 +17,7 @@ def tree(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
         yield from tree(below)
 
 
-KINDS = [kind for kind in tree(ServiceError) if kind.__module__ == "app.errors"]
+KINDS = [kind for kind in tree(ServiceError) if kind.__module__ == "jetface.errors"]
 
 
 def test_every_code_is_its_own() -> None:
@@ -29,7 +29,7 @@ def test_every_code_is_its_own() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_drawn_in_the_docstring(kind: type[ServiceError]) -> None:
     """Each class stands in the module's tree, with its code and below its parent."""
-    drawing = (app.errors.__doc__ or "").splitlines()
+    drawing = (jetface.errors.__doc__ or "").splitlines()
     rows = [line for line in drawing if f" {kind.__name__} " in line]
     assert len(rows) == 1
     if kind is not ServiceError:

@@ -14,8 +14,8 @@ else:
     import tomli as tomllib
 
 MODULES = sorted(
-    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-    for path in (REPOSITORY / "app").rglob("*.py")
+    ".".join(path.relative_to(REPOSITORY / "app").with_suffix("").parts).removesuffix(".__init__")
+    for path in (REPOSITORY / "app" / "jetface").rglob("*.py")
 )
 
 
@@ -33,7 +33,7 @@ def test_the_diagram_is_the_contract() -> None:
     diagram = page.split("<!-- layers:begin -->")[1].split("<!-- layers:end -->")[0]
     rows = [line.split("#")[0] for line in diagram.splitlines() if line.startswith("  ")]
     drawn = [sorted(cell.strip() for cell in row.split("|")) for row in rows]
-    assert drawn == [sorted(name.removeprefix("app.") for name in layer) for layer in layers()]
+    assert drawn == [sorted(name.removeprefix("jetface.") for name in layer) for layer in layers()]
 
 
 def test_every_module_has_a_layer() -> None:
@@ -44,7 +44,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_importing_starts_nothing(tmp_path: Path) -> None:
-    """Every module of `app` in one process: no thread, no output, no file written, whatever the settings are."""
+    """Every module of `jetface` in one process: no thread, no output, no file written, whatever the settings are."""
     program = (
         "import importlib, sys, threading\n"
         "for name in sys.argv[1:]:\n"

@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 import structlog
 
-from app.logs import configure_logs, masked, request_context
+from jetface.logs import configure_logs, masked, request_context
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from asgi_lifespan import LifespanManager
 
-from app.main import create_app
-from app.settings import Settings
+from jetface.main import create_app
+from jetface.settings import Settings
 from tests.support import machines
 from tests.support.fakes import jpeg_of
 
@@ -125,7 +125,7 @@ def test_no_more_connections_are_taken_than_there_are_descriptors_for() -> None:
     """In a process of its own: limits that were lowered cannot be raised again."""
     program = """
 import resource
-from app.main import _most_connections
+from jetface.main import _most_connections
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048))
 print(_most_connections(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.main import create_app
-from app.service import build_service
-from app.settings import Settings
+from jetface.main import create_app
+from jetface.service import build_service
+from jetface.settings import Settings
 
 OWN = {
     "w600k_mbf_dequantized": (0.30, 1e-4),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from app import __version__
-from app.api.errors import STATUS
-from app.metrics import Metrics
+from jetface import __version__
+from jetface.api.errors import STATUS
+from jetface.metrics import Metrics
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

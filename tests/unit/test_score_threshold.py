@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.main import create_app
-from app.service import build_service
-from app.settings import Settings
+from jetface.main import create_app
+from jetface.service import build_service
+from jetface.settings import Settings
 
 OWN = {"det_500m": 0.6, "scrfd_10g_bnkps": 0.6, "starter_det": 0.5, "yunet_2023mar": 0.6, "yunet_n": 0.6}
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
-from app.errors import MemoryPressureError, ServiceError
-from app.service import Service, build_service, open_service
-from app.settings import Settings
+from jetface.errors import MemoryPressureError, ServiceError
+from jetface.service import Service, build_service, open_service
+from jetface.settings import Settings
 
 Result = TypeVar("Result")
 

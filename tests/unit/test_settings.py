@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import SECRET_FIELDS, Settings, SettingsError, allowed_values, read_settings, variable_names
+from jetface.settings import SECRET_FIELDS, Settings, SettingsError, allowed_values, read_settings, variable_names
 
 BAD_VALUES = [
     ("MODEL_PRELOAD", "maybe", "0 or 1"),
@@ -200,7 +200,7 @@ class TestFields:
     @pytest.mark.parametrize("field", Settings.model_fields)
     def test_is_used(self, field: str) -> None:
         """No variable that does nothing: the composition root or the command line reads it."""
-        app = Path(__file__).resolve().parents[2] / "app"
+        app = Path(__file__).resolve().parents[2] / "app" / "jetface"
         readers = {*app.glob("*.py"), *(app / "cli").glob("*.py")} - {app / "settings.py"}
         assert any(f"settings.{field}" in path.read_text(encoding="utf-8") for path in readers)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.models.defaults import PREFERENCE, STARTERS
-from app.specs import ModelSpec, RegistryError, default_registry_dir, read_registry, read_spec
+from jetface.models.defaults import PREFERENCE, STARTERS
+from jetface.specs import ModelSpec, RegistryError, default_registry_dir, read_registry, read_spec
 
 ENTRY = """
 name = "mine"

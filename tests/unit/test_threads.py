@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import DeadlineExceededError, ImageDecodeError, ModelStuckError, ShuttingDownError
-from app.threads import Mailbox, SlowWork, Threads, short_turns
+from jetface.errors import DeadlineExceededError, ImageDecodeError, ModelStuckError, ShuttingDownError
+from jetface.threads import Mailbox, SlowWork, Threads, short_turns
 
 
 @pytest.fixture

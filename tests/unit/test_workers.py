@@ -22,11 +22,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import Self
 
-import app.workers
-from app.device.findings import STARTUP_FAILURE
-from app.drain import Drain
-from app.metrics import Metrics
-from app.workers import Post, Sheet, Worker, share_of
+import jetface.workers
+from jetface.device.findings import STARTUP_FAILURE
+from jetface.drain import Drain
+from jetface.metrics import Metrics
+from jetface.workers import Post, Sheet, Worker, share_of
 
 
 class Counted:
@@ -178,13 +178,13 @@ def test_shares_add_up_to_the_whole(total: int, num_workers: int) -> None:
 
 
 SUPERVISE = """
-import sys, app.workers
-from app.logs import configure_logs
+import sys, jetface.workers
+from jetface.logs import configure_logs
 configure_logs("INFO", "json")
-app.workers.LONGEST_PAUSE_S = float(sys.argv[2])
-app.workers.STEADY_S = 1e9
+jetface.workers.LONGEST_PAUSE_S = float(sys.argv[2])
+jetface.workers.STEADY_S = 1e9
 command = [sys.executable, "-c", sys.argv[3]]
-sys.exit(app.workers.Supervisor(int(sys.argv[1]), command, [], grace_s=1, timeout_s=float(sys.argv[4])).run())
+sys.exit(jetface.workers.Supervisor(int(sys.argv[1]), command, [], grace_s=1, timeout_s=float(sys.argv[4])).run())
 """
 
 SERVE = """
@@ -248,7 +248,7 @@ class TestSupervisor:
         """After a few starts with pauses between them that grow."""
         with Parent(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)", num_workers=1) as parent:
             assert parent.process.wait(60) == STARTUP_FAILURE
-            assert len(parent.events("worker started")) == app.workers.MOST_FAILED_STARTS
+            assert len(parent.events("worker started")) == jetface.workers.MOST_FAILED_STARTS
             assert {each["reason"] for each in parent.events("worker could not start and is started again")} == {
                 "killed by SIGSEGV"
             }

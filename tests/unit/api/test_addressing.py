@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.services import Access
+from jetface.api.services import Access
 from tests.support.fakes import Harness, jpeg_of
 
 PICTURE: dict[str, Any] = {"content": jpeg_of(), "headers": {"content-type": "image/jpeg"}}

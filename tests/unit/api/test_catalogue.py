@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from app.api.catalogue import error_catalogue, error_classes
-from app.cli.main import main
-from app.errors import ServiceError
+from jetface.api.catalogue import error_catalogue, error_classes
+from jetface.cli.main import main
+from jetface.errors import ServiceError
 from tests.support.shared import REPOSITORY
 
-OURS = [kind for kind in error_classes() if kind.__module__ == "app.errors"]
+OURS = [kind for kind in error_classes() if kind.__module__ == "jetface.errors"]
 
 
 def test_the_document_is_what_the_tree_says() -> None:

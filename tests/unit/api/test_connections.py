@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.api.connections import (
+from jetface.api.connections import (
     ACCEPTED_AT_ONCE,
     CONNECTIONS_KEY,
     FREE_CHUNKS,
@@ -27,8 +27,8 @@ from app.api.connections import (
     Connections,
     ServingLoop,
 )
-from app.api.services import Access
-from app.metrics import Metrics
+from jetface.api.services import Access
+from jetface.metrics import Metrics
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.raw_http import Connection, connected
 

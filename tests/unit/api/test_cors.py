@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from app.api.services import Access
-from app.main import create_app
-from app.settings import Settings
+from jetface.api.services import Access
+from jetface.main import create_app
+from jetface.settings import Settings
 from tests.support.fakes import Harness, jpeg_of
 
 PAGE = {"origin": "https://page.example"}

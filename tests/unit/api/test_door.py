@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from app.api.services import Access, RequestLimits
+from jetface.api.services import Access, RequestLimits
 from tests.support.asgi import RawRequest, chunks
 from tests.support.fakes import Harness, jpeg_of
 

@@ -9,9 +9,9 @@ import pytest
 from starlette.exceptions import HTTPException
 from structlog.testing import capture_logs
 
-from app import errors
-from app.api.errors import envelope, from_http_exception, headers_of, status_of
-from app.errors import ServiceError
+from jetface import errors
+from jetface.api.errors import envelope, from_http_exception, headers_of, status_of
+from jetface.errors import ServiceError
 from tests.support.fakes import Harness
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.inlet import Pieces
+from jetface.api.inlet import Pieces
 
 
 @given(st.lists(st.binary()))

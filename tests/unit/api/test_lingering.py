@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import ASGIApp
 
-from app.api.context import DISCARDED_BODY_BYTES
-from app.api.middleware import LINGER_BYTES
-from app.api.services import Access
+from jetface.api.context import DISCARDED_BODY_BYTES
+from jetface.api.middleware import LINGER_BYTES
+from jetface.api.services import Access
 from tests.support.asgi import RawRequest, chunks
 from tests.support.fakes import Harness, jpeg_of
 
@@ -59,7 +59,7 @@ async def test_not_for_ever(closed: ASGIApp) -> None:
 
 async def test_nor_for_long(closed: ASGIApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does one that trickles hold its connection."""
-    monkeypatch.setattr("app.api.middleware.LINGER_S", 0.1)
+    monkeypatch.setattr("jetface.api.middleware.LINGER_S", 0.1)
     trickling = chunks(*[b"a"] * 1000, delay_s=0.05)
     refused = await asyncio.wait_for(RawRequest(trickling, headers_of(8 * MEBIBYTE)).send_to(closed), 30)
     assert (refused.status, refused.is_closed) == (401, True)

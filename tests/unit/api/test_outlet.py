@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.api.outlet import HeadWithBody
+from jetface.api.outlet import HeadWithBody
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

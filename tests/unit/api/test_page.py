@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.page import read_page
-from app.api.services import Access
+from jetface.api.page import read_page
+from jetface.api.services import Access
 from tests.support.fakes import Harness
 from tests.support.shared import REPOSITORY
 
@@ -99,6 +99,6 @@ def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    folder = resources.files("app.page")
-    expected = {f"app/page/assets/{file.name}" for file in folder.joinpath("assets").iterdir()}
-    assert {"app/page/index.html", *expected} <= names
+    folder = resources.files("jetface.page")
+    expected = {f"jetface/page/assets/{file.name}" for file in folder.joinpath("assets").iterdir()}
+    assert {"jetface/page/index.html", *expected} <= names

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.api.places import Places
-from app.errors import ModelLoadingError, QueueFullError, ServiceError, ShuttingDownError
+from jetface.api.places import Places
+from jetface.errors import ModelLoadingError, QueueFullError, ServiceError, ShuttingDownError
 
 
 class Sender:

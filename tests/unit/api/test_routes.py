@@ -10,9 +10,9 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from app.api.services import Verdict
-from app.errors import ModelBuildingError, ModelFileError, QueueFullError
-from app.imaging.sources import EncodedPicture
+from jetface.api.services import Verdict
+from jetface.errors import ModelBuildingError, ModelFileError, QueueFullError
+from jetface.imaging.sources import EncodedPicture
 from tests.support.fakes import Harness, jpeg_of
 
 PICTURE = base64.b64encode(jpeg_of()).decode()

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from app.api.services import EngineFacts, Verdict
-from app.api.store_view import StoreView
-from app.backends.engines.states import EngineStatus
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.errors import InferenceError, ModelBuildingError, ModelFileError, ModelStuckError, ServiceError
-from app.metrics import Metrics
-from app.models.loaded import LoadedModel, LoadProgress
-from app.models.store import ModelStore
-from app.specs import ModelSpec
+from jetface.api.services import EngineFacts, Verdict
+from jetface.api.store_view import StoreView
+from jetface.backends.engines.states import EngineStatus
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.errors import InferenceError, ModelBuildingError, ModelFileError, ModelStuckError, ServiceError
+from jetface.metrics import Metrics
+from jetface.models.loaded import LoadedModel, LoadProgress
+from jetface.models.store import ModelStore
+from jetface.specs import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
 
 SPEC = scrfd_spec(canvas_hw=(64, 96))

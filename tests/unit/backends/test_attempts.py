@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.attempts import AVAILABLE, Attempt, Probes, cuda_fault, gpu_fault
-from app.backends.cuda.runtime import CudaError
-from app.backends.faults import Fault
-from app.backends.selection import BackendName, Selection, select_backend
-from app.backends.tensorrt.kit import TensorrtKit
-from app.backends.tensorrt.module import Toolkit, find_toolkit, unavailable
-from app.device.gpu import find_gpu
-from app.device.package_checks import Kernels
-from app.errors import BackendUnavailableError
+from jetface.backends.attempts import AVAILABLE, Attempt, Probes, cuda_fault, gpu_fault
+from jetface.backends.cuda.runtime import CudaError
+from jetface.backends.faults import Fault
+from jetface.backends.selection import BackendName, Selection, select_backend
+from jetface.backends.tensorrt.kit import TensorrtKit
+from jetface.backends.tensorrt.module import Toolkit, find_toolkit, unavailable
+from jetface.device.gpu import find_gpu
+from jetface.device.package_checks import Kernels
+from jetface.errors import BackendUnavailableError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.machines import (
     CARD_WITHOUT_DRIVER,
@@ -266,12 +266,12 @@ class TestJetsonWithCoresSwitchedOff:
 
     @pytest.fixture(autouse=True)
     def _old(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("app.backends.attempts.runtime_version", lambda: (1, 23, 0))
+        monkeypatch.setattr("jetface.backends.attempts.runtime_version", lambda: (1, 23, 0))
 
     def test_onnx_runtime_is_not_imported_where_engines_can_do_without(
         self, machine: Machine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.backends.selection.available_providers", raising(AssertionError()))
+        monkeypatch.setattr("jetface.backends.selection.available_providers", raising(AssertionError()))
         selection = select_backend("auto", probes=machine.probes(ORIN_30W, machine="aarch64"))
         assert selection.onnx is None
         assert selection.candidates(keeps_bf16=True) == ()
@@ -293,7 +293,7 @@ class TestJetsonWithCoresSwitchedOff:
         assert machine.probes(files, machine=architecture).cores_fault() is None
 
     def test_nor_is_a_newer_version(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("app.backends.attempts.runtime_version", lambda: (1, 27, 0))
+        monkeypatch.setattr("jetface.backends.attempts.runtime_version", lambda: (1, 27, 0))
         assert machine.probes(ORIN_30W, machine="aarch64").cores_fault() is None
 
 
@@ -301,7 +301,7 @@ def test_engines_do_without_an_onnx_runtime_that_cannot_be_imported(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault("ONNX Runtime cannot be imported", "it was built for NumPy 1", "Install numpy<2.")
-    monkeypatch.setattr("app.backends.selection.available_providers", raising(unavailable(fault)))
+    monkeypatch.setattr("jetface.backends.selection.available_providers", raising(unavailable(fault)))
     selection = select_backend("tensorrt", probes=machine.probes(SERVER))
     assert (selection.onnx, selection.name) == (None, "tensorrt_rtx")
     assert selection.attempts[-1] == Attempt.failed("onnxruntime", fault)

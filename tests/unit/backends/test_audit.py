@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
-from app.backends.onnx import open_session
+from jetface.backends.audit import can_tell, nodes_elsewhere, nodes_in_profile, report
+from jetface.backends.onnx import open_session
 from tests.support.tiny_onnx import arcface_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

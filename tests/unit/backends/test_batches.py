@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.backends.batches import layout_of, run_within_memory, stacked
-from app.domain import Batch, Tensor
-from app.errors import DeviceMemoryError, InferenceError
+from jetface.backends.batches import layout_of, run_within_memory, stacked
+from jetface.domain import Batch, Tensor
+from jetface.errors import DeviceMemoryError, InferenceError
 
 
 def test_an_array_is_itself_and_a_single_item_is_not_copied() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.buckets import Kept, bucket_of, buckets_up_to, warm
+from jetface.backends.buckets import Kept, bucket_of, buckets_up_to, warm
 from tests.support.function_backend import FunctionBackend
 
 sizes = st.integers(1, 2048)

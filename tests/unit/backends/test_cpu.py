@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.backends.cpu import usable_cores
+from jetface.backends.cpu import usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.faults import Fault, explain, recognize, why_not_opened
-from app.backends.onnx import open_onnx_backends
-from app.errors import ModelFileError
+from jetface.backends.faults import Fault, explain, recognize, why_not_opened
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import ModelFileError
 from tests.support.tiny_onnx import arcface_model
 
 NUMPY = """

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
-from app.errors import MemoryPressureError
+from jetface.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
+from jetface.errors import MemoryPressureError
 
 MEMINFO = "MemTotal:       16000 kB\nMemFree:         5000 kB\n"
 

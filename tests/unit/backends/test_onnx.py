@@ -11,10 +11,10 @@ import onnx
 import psutil
 import pytest
 
-from app.backends.onnx import OnnxRuntimeBackend, open_onnx_backends
-from app.errors import BackendUnavailableError, ModelFileError
-from app.models.graphs.prepare import prepare_graph
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import OnnxRuntimeBackend, open_onnx_backends
+from jetface.errors import BackendUnavailableError, ModelFileError
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model
 
 _MIB = 2**20
@@ -22,7 +22,9 @@ _MIB = 2**20
 
 def test_importing_the_backends_loads_no_runtime() -> None:
     """On some devices ONNX Runtime must not be loaded at all."""
-    code = "import sys, app.backends.selection, app.models.graphs.prepare; sys.exit('onnxruntime' in sys.modules)"
+    code = (
+        "import sys, jetface.backends.selection, jetface.models.graphs.prepare; sys.exit('onnxruntime' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -16,13 +16,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from structlog.testing import capture_logs
 
-from app.backends.audit import can_tell
-from app.backends.buckets import most_kept
-from app.backends.cuda_setup import CudaSetup
-from app.backends.nhwc import may_prefer_nhwc
-from app.backends.onnx import open_session
-from app.backends.onnx_cuda import OnnxCudaBackend, open_cuda_backend
-from app.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, ModelFileError
+from jetface.backends.audit import can_tell
+from jetface.backends.buckets import most_kept
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.nhwc import may_prefer_nhwc
+from jetface.backends.onnx import open_session
+from jetface.backends.onnx_cuda import OnnxCudaBackend, open_cuda_backend
+from jetface.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, ModelFileError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
 

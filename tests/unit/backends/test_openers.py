@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.backends.cuda_setup import CudaSetup
-from app.backends.onnx_cuda import OnnxCudaBackend
-from app.backends.openers import OnnxOpener, with_cuda_buffers
-from app.errors import BackendUnavailableError
+from jetface.backends.cuda.runtime import CudaError, CudaRuntime
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.onnx_cuda import OnnxCudaBackend
+from jetface.backends.openers import OnnxOpener, with_cuda_buffers
+from jetface.errors import BackendUnavailableError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model
 

@@ -13,11 +13,18 @@ import onnx
 import psutil
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.openvino import Graphs, OpenVinoBackend, has_bf16, is_installed, load_runtime, open_openvino_backends
-from app.errors import BackendUnavailableError, InferenceError, ModelFileError
-from app.models.graphs.prepare import PreparedGraph, prepare_graph
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.openvino import (
+    Graphs,
+    OpenVinoBackend,
+    has_bf16,
+    is_installed,
+    load_runtime,
+    open_openvino_backends,
+)
+from jetface.errors import BackendUnavailableError, InferenceError, ModelFileError
+from jetface.models.graphs.prepare import PreparedGraph, prepare_graph
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 
 _MIB = 2**20
@@ -42,7 +49,7 @@ def canvas(height_px: int, width_px: int) -> np.ndarray:
 
 def test_importing_the_backends_loads_no_runtime() -> None:
     """Neither the 80 MB of it nor its telemetry package, which sends nothing unless models are converted."""
-    code = "import sys, app.backends.selection; sys.exit('openvino' in sys.modules)"
+    code = "import sys, jetface.backends.selection; sys.exit('openvino' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -77,7 +84,7 @@ def test_signals_are_survived_when_runtimes_have_come_and_gone(tmp_path: Path) -
     program = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from app.backends.openvino import load_runtime, open_openvino_backends\n"
+        "from jetface.backends.openvino import load_runtime, open_openvino_backends\n"
         "heard = []\n"
         "signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))\n"
         "cores = [load_runtime() for _ in range(3)]\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.backends.provider_probe import provider_fault
-from app.backends.providers import CPU
+from jetface.backends.provider_probe import provider_fault
+from jetface.backends.providers import CPU
 from tests.support.fatbins import elf, fatbin
 from tests.support.machines import ORIN, SERVER, plant
 from tests.support.shared import REPOSITORY
@@ -46,14 +46,14 @@ def preload_dlls():
 """Answers as ONNX Runtime does, by what the environment says has started."""
 
 PROBE = """
-from app.backends.provider_probe import provider_fault
+from jetface.backends.provider_probe import provider_fault
 print(provider_fault("CUDAExecutionProvider"))
 """
 SELECT = """
 from pathlib import Path
-from app.backends.attempts import Probes
-from app.backends.selection import select_backend
-from app.errors import BackendUnavailableError
+from jetface.backends.attempts import Probes
+from jetface.backends.selection import select_backend
+from jetface.errors import BackendUnavailableError
 try:
     selection = select_backend({backend!r}, providers={providers!r}, probes=Probes(root=Path({root!r})))
     print(selection.name, *(attempt.outcome for attempt in selection.attempts), selection.is_fallback, sep="|")

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.openers import OnnxOpener
-from app.backends.openvino import has_bf16, load_runtime
-from app.backends.providers import (
+from jetface.backends.openers import OnnxOpener
+from jetface.backends.openvino import has_bf16, load_runtime
+from jetface.backends.providers import (
     TENSORRT,
     CudaOptions,
     TensorrtOptions,
@@ -21,8 +21,8 @@ from app.backends.providers import (
     provider_options,
     runtime_version,
 )
-from app.backends.selection import BackendName, Selection, select_backend
-from app.errors import BackendUnavailableError
+from jetface.backends.selection import BackendName, Selection, select_backend
+from jetface.errors import BackendUnavailableError
 from tests.support.tiny_onnx import arcface_model
 
 CPU, CUDA, TRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -47,7 +47,7 @@ def test_a_provider_that_is_named_is_required() -> None:
 
 
 def test_a_gpu_build_without_cuda_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.backends.providers.has_gpu_build", lambda: True)
+    monkeypatch.setattr("jetface.backends.providers.has_gpu_build", lambda: True)
     with capture_logs() as logs:
         assert choose_providers((), (CPU,)) == (CPU,)
     assert logs[-1]["log_level"] == "warning"
@@ -111,20 +111,20 @@ def test_openvino_by_name_is_the_only_candidate() -> None:
 
 
 def test_bf16_by_name_is_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.backends.selection.has_bf16", lambda _core: True)
+    monkeypatch.setattr("jetface.backends.selection.has_bf16", lambda _core: True)
     selection = select_backend("openvino", openvino_precision="bf16")
     assert {selection.candidates(keeps_bf16=keeps)[0].name for keeps in (False, True)} == {"openvino-bf16"}
 
 
 def test_a_cpu_without_bf16_refuses_it_by_name_and_does_without_it_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.backends.selection.has_bf16", lambda _core: False)
+    monkeypatch.setattr("jetface.backends.selection.has_bf16", lambda _core: False)
     with pytest.raises(BackendUnavailableError, match=r"OPENVINO_PRECISION=bf16 .* neither AVX512_BF16 nor AMX"):
         select_backend("openvino", openvino_precision="bf16")
     assert select_backend("openvino").name == "openvino-f32"
 
 
 def test_openvino_that_is_not_installed_refuses_by_name_and_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.backends.selection.is_installed", lambda: False)
+    monkeypatch.setattr("jetface.backends.selection.is_installed", lambda: False)
     assert select_backend("auto").name == "onnxruntime-cpu"
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install jetface\[openvino\]"):
@@ -133,7 +133,7 @@ def test_openvino_that_is_not_installed_refuses_by_name_and_is_no_candidate(monk
 
 def test_openvino_that_does_not_start_is_left_out_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr("app.backends.selection.is_installed", lambda: True)
+    monkeypatch.setattr("jetface.backends.selection.is_installed", lambda: True)
     with capture_logs() as logs:
         assert select_backend("auto").name == "onnxruntime-cpu"
     assert (logs[-1]["log_level"], logs[-1]["event"]) == ("warning", "OpenVINO is left out")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.errors import (
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.errors import (
     DeadlineExceededError,
     InferenceError,
     ModelBuildingError,

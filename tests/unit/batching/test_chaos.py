@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import pytest
 import structlog.testing
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.batching.observer import DropReason
-from app.errors import DeadlineExceededError, InferenceError, ModelBuildingError, QueueFullError, ShuttingDownError
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.batching.observer import DropReason
+from jetface.errors import DeadlineExceededError, InferenceError, ModelBuildingError, QueueFullError, ShuttingDownError
 
 NUM_CALLERS = 300
 Item = tuple[int, int, int]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import app.errors
-from app.batching.failures import may_be_one_item, own_error
-from app.errors import (
+import jetface.errors
+from jetface.batching.failures import may_be_one_item, own_error
+from jetface.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
     InferenceError,
@@ -15,7 +15,7 @@ from app.errors import (
     ServiceError,
 )
 
-KINDS = [kind for kind in vars(app.errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
+KINDS = [kind for kind in vars(jetface.errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

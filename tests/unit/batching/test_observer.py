@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.batching.observer import MetricsObserver
-from app.errors import DeadlineExceededError, InferenceError
-from app.metrics import Metrics
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.batching.observer import MetricsObserver
+from jetface.errors import DeadlineExceededError, InferenceError
+from jetface.metrics import Metrics
 
 
 def run(items: list[int]) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batching.policy import FairQueue, share_of
+from jetface.batching.policy import FairQueue, share_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.batching.submission import BatchOutcome
-from app.errors import DeadlineExceededError, InferenceError, QueueFullError, ShuttingDownError
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.batching.submission import BatchOutcome
+from jetface.errors import DeadlineExceededError, InferenceError, QueueFullError, ShuttingDownError
 from tests.support.recorder import Recorder
 
 LONG_S = 30.0

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import pytest
 import structlog.testing
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.errors import InferenceError, ShuttingDownError
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.errors import InferenceError, ShuttingDownError
 
 FAR_S = 60.0
 

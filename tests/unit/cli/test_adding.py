@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import helper
 
-from app.cli.main import main
-from app.models.weights.files import WeightsFolder
-from app.specs import default_registry_dir, read_registry, read_spec
+from jetface.cli.main import main
+from jetface.models.weights.files import WeightsFolder
+from jetface.specs import default_registry_dir, read_registry, read_spec
 from tests.support.tiny_onnx import arcface_model, model, scrfd_model, yunet_model
 from tests.unit.models.graphs.test_parts import split
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.bench_cases import CASES, Outcome, environ_of, run_cases
-from app.cli.bench_report import draw_plot, machine, to_markdown
-from app.cli.main import main
-from app.settings import Settings
+from jetface.cli.bench_cases import CASES, Outcome, environ_of, run_cases
+from jetface.cli.bench_report import draw_plot, machine, to_markdown
+from jetface.cli.main import main
+from jetface.settings import Settings
 from tests.support.drawn import draw_group, encode
 
 STARTERS = {"DET_MODEL": "starter_det", "REC_MODEL": "starter_rec", "MODEL_DOWNLOAD": "0"}

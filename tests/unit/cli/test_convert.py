@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
-from app.models.graphs.prepare import prepare_graph
-from app.specs import default_registry_dir, read_registry
+from jetface.cli.main import main
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.fragile_onnx import offset_model, overflowing_model
 from tests.support.tiny_onnx import arcface_model

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from app.backends.engines.files import PlanFolder, record_of
-from app.backends.engines.key import engine_key
-from app.backends.engines.kit import EngineRequest, Profile
-from app.cli import examination
-from app.cli.main import main
-from app.settings import Settings
+from jetface.backends.engines.files import PlanFolder, record_of
+from jetface.backends.engines.key import engine_key
+from jetface.backends.engines.kit import EngineRequest, Profile
+from jetface.cli import examination
+from jetface.cli.main import main
+from jetface.settings import Settings
 from tests.support import machines
 from tests.support.file_server import Answer, file_server
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
+from jetface.cli.main import main
 from tests.support.server import service_environ
 
 
@@ -126,7 +126,7 @@ def test_a_killed_run_is_taken_up_where_it_was(variables: dict[str, str], shared
 
 
 def test_pyarrow_is_optional(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.startswith(("pyarrow", "app.cli.face", "app.cli.emb"))]:
+    for module in [name for name in sys.modules if name.startswith(("pyarrow", "jetface.cli.face", "jetface.cli.emb"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = run(photos, "--out", tmp_path / "f.parquet")

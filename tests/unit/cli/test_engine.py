@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
-from app.errors import BackendUnavailableError
-from app.models.engines.recipe import EngineSource
-from app.specs import ModelSpec
+from jetface.cli.main import main
+from jetface.errors import BackendUnavailableError
+from jetface.models.engines.recipe import EngineSource
+from jetface.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recognizer
 from tests.support.shared import REPOSITORY
@@ -51,7 +51,7 @@ def test_an_image_for_engines_alone_builds_them_as_its_service_does(
     def missing() -> tuple[str, ...]:
         raise BackendUnavailableError("ONNX Runtime cannot be imported")
 
-    monkeypatch.setattr("app.cli.engine_work.available_providers", missing)
+    monkeypatch.setattr("jetface.cli.engine_work.available_providers", missing)
     assert "by an engine of the same toolkit in FP32" in run("build", NAME).stdout
     assert list(plans_dir.glob("*.plan"))
     checked = run("check", NAME)

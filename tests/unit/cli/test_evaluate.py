@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.evaluating import ModelFigures, Pairs, count_pairs
-from app.cli.main import main
+from jetface.cli.evaluating import ModelFigures, Pairs, count_pairs
+from jetface.cli.main import main
 
 
 def evaluate(*arguments: str) -> Result:

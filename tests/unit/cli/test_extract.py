@@ -12,8 +12,8 @@ import cv2
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
-from app.cli.pictures import find_pictures
+from jetface.cli.main import main
+from jetface.cli.pictures import find_pictures
 
 
 def run(*arguments: str | Path) -> Result:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cli.face_table import FacesOfPicture, Model, open_table
-from app.domain import Embedding, Face
+from jetface.cli.face_table import FacesOfPicture, Model, open_table
+from jetface.domain import Embedding, Face
 
 MODEL = Model("mine", 4)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app.cli.main import main
+from jetface.cli.main import main
 
 
 def test_version_is_the_distribution_s() -> None:
@@ -29,7 +29,9 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_help_does_not_wait_for_the_models_libraries(tmp_path: Path) -> None:
     """What only serving needs is not imported to print a help text or to check settings."""
-    program = "import sys, app.cli.main; print(sorted({'onnx', 'onnxruntime', 'cv2', 'fastapi'} & set(sys.modules)))"
+    program = (
+        "import sys, jetface.cli.main; print(sorted({'onnx', 'onnxruntime', 'cv2', 'fastapi'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from app.cli.main import main
-from app.domain import ExtractOptions
-from app.errors import NotFiniteError
-from app.imaging.sources import EncodedPicture
-from app.service import open_service
-from app.settings import Settings, read_settings
+from jetface.cli.main import main
+from jetface.domain import ExtractOptions
+from jetface.errors import NotFiniteError
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import open_service
+from jetface.settings import Settings, read_settings
 from tests.support.fragile_onnx import dazzled_model
 
 ENTRY = """

@@ -8,8 +8,8 @@ import shlex
 import click
 import pytest
 
-from app.cli.main import main
-from app.settings import Settings, variable_names
+from jetface.cli.main import main
+from jetface.settings import Settings, variable_names
 from tests.support.shared import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "clients/python/README.md"]

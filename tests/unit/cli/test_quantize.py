@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.backends.engines.kit import EngineRequest
-from app.backends.tensorrt.builder import build_engine
-from app.backends.tensorrt.profiles import profiles_for
-from app.cli.main import main
-from app.errors import BackendUnavailableError, ModelFileError
-from app.models.graphs.parts import take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import EVERYWHERE
-from app.service import build_service, open_service
-from app.settings import Settings
-from app.specs import default_registry_dir, read_registry, read_spec
+from jetface.backends.engines.kit import EngineRequest
+from jetface.backends.tensorrt.builder import build_engine
+from jetface.backends.tensorrt.profiles import profiles_for
+from jetface.cli.main import main
+from jetface.errors import BackendUnavailableError, ModelFileError
+from jetface.models.graphs.parts import take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import EVERYWHERE
+from jetface.service import build_service, open_service
+from jetface.settings import Settings
+from jetface.specs import default_registry_dir, read_registry, read_spec
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.rtx_toolkit import rtx_toolkit
 from tests.support.tiny_onnx import arcface_model

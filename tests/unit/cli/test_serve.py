@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from app.cli.main import main
-from app.cli.serve import bind_address, bind_path, uvicorn_options
-from app.settings import Settings
+from jetface.cli.main import main
+from jetface.cli.serve import bind_address, bind_path, uvicorn_options
+from jetface.settings import Settings
 from tests.support.server import free_port
 
 
@@ -42,7 +42,7 @@ def test_a_dry_run_refuses_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_uvicorn_has_every_option() -> None:
     """And does with it what we mean."""
-    config = uvicorn.Config("app.main:create_app", factory=True, **uvicorn_options(Settings()))
+    config = uvicorn.Config("jetface.main:create_app", factory=True, **uvicorn_options(Settings()))
     assert config.timeout_graceful_shutdown == 1
     assert (config.access_log, config.server_header, config.proxy_headers) == (False, False, False)
 

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 from dotenv import dotenv_values
 
-from app.cli.main import main
-from app.cli.settings import TARGETS
-from app.settings import Settings, variable_names
+from jetface.cli.main import main
+from jetface.cli.settings import TARGETS
+from jetface.settings import Settings, variable_names
 from tests.support.shared import REPOSITORY
 
 VARIABLES = [variable_names(field)[0] for field in Settings.model_fields]

@@ -13,10 +13,10 @@ from asgi_lifespan import LifespanManager
 from prometheus_client import generate_latest
 from ruamel.yaml import YAML
 
-from app.device.nvml import NvmlSensors
-from app.main import create_app
-from app.metrics import Metrics
-from app.settings import Settings
+from jetface.device.nvml import NvmlSensors
+from jetface.main import create_app
+from jetface.metrics import Metrics
+from jetface.settings import Settings
 from tests.support.fake_nvml import H200, FakeNvml
 from tests.support.machines import ORIN, plant
 from tests.support.promql import Exposition

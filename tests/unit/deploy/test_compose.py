@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from app.cli.settings import TARGETS
-from app.settings import Settings
+from jetface.cli.settings import TARGETS
+from jetface.settings import Settings
 from tests.support.dockerfiles import Dockerfile
 from tests.support.shared import REPOSITORY
 

@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 from ruamel.yaml import YAML
 
-from app.metrics import Metrics
+from jetface.metrics import Metrics
 from tests.support.promql import Exposition, selectors
 from tests.support.shared import REPOSITORY
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from app.settings import Settings, variable_names
+from jetface.settings import Settings, variable_names
 from tests.support.dockerfiles import Dockerfile
 from tests.support.shared import REPOSITORY
 

@@ -25,7 +25,12 @@ def context() -> set[str]:
 
 def test_it_holds_the_code_and_the_registry(context: set[str]) -> None:
     """Whole: what git knows of app/ and models/."""
-    for folder, pattern in (("app", "*.py"), ("app/page", "*.js"), ("models", "*.toml"), ("models", "starter_*.onnx")):
+    for folder, pattern in (
+        ("app", "*.py"),
+        ("app/jetface/page", "*.js"),
+        ("models", "*.toml"),
+        ("models", "starter_*.onnx"),
+    ):
         files = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / folder).rglob(pattern)}
         assert files
         assert files <= context
@@ -50,13 +55,13 @@ def test_weights_and_secrets_stay_out(tmp_path: Path) -> None:
     tmp_path.joinpath(".dockerignore").write_text(ignored, encoding="utf-8")
     for name in (
         "models/glintr100.onnx", "models/scrfd.toml.part", "models/engines/a.plan", "models/w.toml", ".env",
-        "deploy/local/jetface.env", "deploy/cpu.env", ".git/config", "app/__pycache__/x.pyc", "photos/me.jpg",
-        "app/main.py", "id_rsa",
+        "deploy/local/jetface.env", "deploy/cpu.env", ".git/config", "app/jetface/__pycache__/x.pyc", "photos/me.jpg",
+        "app/jetface/main.py", "id_rsa",
     ):  # fmt: skip
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert build_context(tmp_path) == {"app/main.py", "models/w.toml"}
+    assert build_context(tmp_path) == {"app/jetface/main.py", "models/w.toml"}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

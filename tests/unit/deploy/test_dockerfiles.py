@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.settings import TARGETS
+from jetface.cli.settings import TARGETS
 from tests.support.dockerfiles import Dockerfile, Instruction
 from tests.support.shared import REPOSITORY
 

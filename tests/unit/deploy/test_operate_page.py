@@ -8,9 +8,9 @@ import re
 from prometheus_client import Counter, Gauge, Info
 from ruamel.yaml import YAML
 
-from app.histogram import LoopHistogram
-from app.metrics import DeviceCollector, Metrics
-from app.settings import Settings, variable_names
+from jetface.histogram import LoopHistogram
+from jetface.metrics import DeviceCollector, Metrics
+from jetface.settings import Settings, variable_names
 from tests.support.fakes import Harness
 from tests.support.promql import Exposition
 from tests.support.shared import REPOSITORY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.verifying.claims import read_claims
+from jetface.cli.verifying.claims import read_claims
 from tests.support.server import Server, free_port, running_server, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -166,7 +166,7 @@ class Docker:
                 elif call[0] == "run":
                     if "report" in call:
                         mounted = next(word.split(":")[0] for word in call if word.endswith(":/verify:ro"))
-                        command = [sys.executable, "-m", "app.cli", "verify", "report", mounted]
+                        command = [sys.executable, "-m", "jetface.cli", "verify", "report", mounted]
                         sys.exit(subprocess.run(command, cwd={str(REPOSITORY)!r}).returncode)
                     step = next(name for name in {list(ANSWERS)!r} if name in call)
                     if step == "start" and (folder / "faults" / "dying").exists():

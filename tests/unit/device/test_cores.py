@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.device.cores import offline_cores, online_cores, present_cores
-from app.device.sysfs import read_number, read_text
+from jetface.device.cores import offline_cores, online_cores, present_cores
+from jetface.device.sysfs import read_number, read_text
 
 PlantTree = Callable[[Mapping[str, str]], Path]
 

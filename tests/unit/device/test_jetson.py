@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.device.gpu import Gpu, find_gpu
-from app.device.jetson import Jetson, compute_capability, find_jetson, l4t_major
+from jetface.device.gpu import Gpu, find_gpu
+from jetface.device.jetson import Jetson, compute_capability, find_jetson, l4t_major
 from tests.support import machines
 
 PlantTree = Callable[[Mapping[str, str]], Path]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from app.device.findings import Finding, Severity, would_stop
-from app.device.package_checks import ImportOutcome, Kernels, Packages, import_apart, installed_packages
-from app.device.place_checks import Place
-from app.device.preflight import preflight
+from jetface.device.findings import Finding, Severity, would_stop
+from jetface.device.package_checks import ImportOutcome, Kernels, Packages, import_apart, installed_packages
+from jetface.device.place_checks import Place
+from jetface.device.preflight import preflight
 from tests.support import machines
 
 PlantTree = Callable[[Mapping[str, str]], Path]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.geometry.alignment import (
+from jetface.geometry.alignment import (
     CROP_SIDE_PX,
     TEMPLATE,
     align,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
+from jetface.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
 
 
 @pytest.mark.parametrize("stride_px", [8, 16, 32])

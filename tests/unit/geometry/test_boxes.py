@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.domain import Detections
-from app.geometry.boxes import (
+from jetface.domain import Detections
+from jetface.geometry.boxes import (
     FINER_LOOK_SHARE,
     MAX_CANDIDATES,
     box_areas,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.domain import Detections
-from app.geometry.letterbox import Letterbox, scaled_canvas, to_source
+from jetface.domain import Detections
+from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
 
 image_sizes = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 canvas_sizes = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda hw: (hw[0] * 32, hw[1] * 32))

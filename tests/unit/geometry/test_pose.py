@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.domain import HeadPose
-from app.geometry.alignment import TEMPLATE
-from app.geometry.pose import HEAD, head_pose
+from jetface.domain import HeadPose
+from jetface.geometry.alignment import TEMPLATE
+from jetface.geometry.pose import HEAD, head_pose
 
 MIRRORED = [1, 0, 2, 4, 3]
 """Landmarks by their places in the mirror image."""

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align
-from app.geometry.pose import HEAD
-from app.geometry.quality import brightness, measure_quality, sharpness
+from jetface.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align
+from jetface.geometry.pose import HEAD
+from jetface.geometry.quality import brightness, measure_quality, sharpness
 
 BOX = np.float32([10, 10, 110, 130])
 FRONTAL = np.float32(HEAD[:, :2] * 40 + 60)

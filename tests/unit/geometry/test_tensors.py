@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from app.geometry.tensors import cosine_matrix, normalize_rows, to_blob
+from jetface.geometry.tensors import cosine_matrix, normalize_rows, to_blob
 
 
 @pytest.mark.parametrize(("mean", "std"), [(127.5, 128.0), (127.5, 127.5), (0.0, 1.0)])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ImageDecodeError
-from app.imaging.base64 import decode_base64
+from jetface.errors import ImageDecodeError
+from jetface.imaging.base64 import decode_base64
 
 
 @given(st.binary())

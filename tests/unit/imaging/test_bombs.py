@@ -13,13 +13,13 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from app.errors import ServiceError
-from app.imaging.decode import Decoder
-from app.imaging.loader import PictureLoader
-from app.imaging.sniff import sniff
-from app.imaging.sources import EncodedPicture
-from app.metrics import Metrics
-from app.threads import Threads
+from jetface.errors import ServiceError
+from jetface.imaging.decode import Decoder
+from jetface.imaging.loader import PictureLoader
+from jetface.imaging.sniff import sniff
+from jetface.imaging.sources import EncodedPicture
+from jetface.metrics import Metrics
+from jetface.threads import Threads
 from tests.support.encoded import png_bomb
 from tests.support.shared import shared_dir
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import DeadlineExceededError, QueueFullError
-from app.imaging.budget import SLOW_AFTER_S, Budget, ByteBudget, Share
+from jetface.errors import DeadlineExceededError, QueueFullError
+from jetface.imaging.budget import SLOW_AFTER_S, Budget, ByteBudget, Share
 
 SOON_S = 0.02
 

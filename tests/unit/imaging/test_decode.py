@@ -17,12 +17,12 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain import Image
-from app.errors import BackendUnavailableError, ImageDecodeError, ServiceError
-from app.imaging.decode import Decoder, open_pyturbojpeg
-from app.imaging.header import PictureHeader
-from app.imaging.orientation import turn_upright
-from app.imaging.sniff import sniff
+from jetface.domain import Image
+from jetface.errors import BackendUnavailableError, ImageDecodeError, ServiceError
+from jetface.imaging.decode import Decoder, open_pyturbojpeg
+from jetface.imaging.header import PictureHeader
+from jetface.imaging.orientation import turn_upright
+from jetface.imaging.sniff import sniff
 from tests.support.encoded import (
     ANIMATED_WEBP,
     CMYK_JPEG,

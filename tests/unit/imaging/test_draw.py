@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.errors import ImageTooLargeError
-from app.imaging.draw import MAX_JPEG_SIDE_PX, DrawOptions, draw_faces, encode_jpeg
+from jetface.errors import ImageTooLargeError
+from jetface.imaging.draw import MAX_JPEG_SIDE_PX, DrawOptions, draw_faces, encode_jpeg
 from tests.support.fakes import face_number
 
 EVERYTHING = DrawOptions(with_landmarks=True, with_scores=True, with_sizes=True)

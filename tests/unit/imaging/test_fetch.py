@@ -14,11 +14,11 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import DeadlineExceededError, ServiceError, UrlRefusedError
-from app.imaging.addresses import Address
-from app.imaging.fetch import MAX_HEADERS, MAX_REDIRECTS, FetchLimits, UrlFetcher
-from app.imaging.hosts import HostPolicy
-from app.imaging.sources import RemotePicture
+from jetface.errors import DeadlineExceededError, ServiceError, UrlRefusedError
+from jetface.imaging.addresses import Address
+from jetface.imaging.fetch import MAX_HEADERS, MAX_REDIRECTS, FetchLimits, UrlFetcher
+from jetface.imaging.hosts import HostPolicy
+from jetface.imaging.sources import RemotePicture
 
 BODY = b"\x89PNG body"
 LIMITS = FetchLimits(max_bytes=1000, timeout_s=1.0, silence_s=0.5)

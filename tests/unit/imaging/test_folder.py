@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import UrlRefusedError
-from app.imaging.folder import PictureFolder
+from jetface.errors import UrlRefusedError
+from jetface.imaging.folder import PictureFolder
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import ImageDecodeError, ImageTooLargeError, ServiceError
-from app.imaging.decode import Decoder
-from app.imaging.header import PictureHeader
-from app.imaging.heif import is_heif, read_header
-from app.imaging.sniff import sniff
+from jetface.errors import ImageDecodeError, ImageTooLargeError, ServiceError
+from jetface.imaging.decode import Decoder
+from jetface.imaging.header import PictureHeader
+from jetface.imaging.heif import is_heif, read_header
+from jetface.imaging.sniff import sniff
 
 
 def avif(width: int, height: int, **options: Any) -> bytes:

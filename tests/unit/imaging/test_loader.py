@@ -14,15 +14,15 @@ import numpy as np
 import psutil
 import pytest
 
-from app.domain import Image
-from app.errors import DeadlineExceededError, ImageDecodeError, ImageTooLargeError, UrlRefusedError
-from app.imaging.budget import ByteBudget, Share
-from app.imaging.decode import Decoder
-from app.imaging.header import PictureHeader
-from app.imaging.loader import PictureLoader
-from app.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
-from app.metrics import Metrics
-from app.threads import Threads
+from jetface.domain import Image
+from jetface.errors import DeadlineExceededError, ImageDecodeError, ImageTooLargeError, UrlRefusedError
+from jetface.imaging.budget import ByteBudget, Share
+from jetface.imaging.decode import Decoder
+from jetface.imaging.header import PictureHeader
+from jetface.imaging.loader import PictureLoader
+from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from jetface.metrics import Metrics
+from jetface.threads import Threads
 from tests.support.encoded import encode, png_bomb, smooth_image
 
 IMAGE = smooth_image(120, 160)

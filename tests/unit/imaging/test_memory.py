@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from app.imaging.memory import PictureMemory
+from jetface.imaging.memory import PictureMemory
 
 SHAPE = (700, 900, 3)
 

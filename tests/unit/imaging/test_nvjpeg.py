@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import structlog
 
-from app.domain import Image
-from app.errors import BackendUnavailableError, ImageDecodeError
-from app.imaging.decode import Decoder
-from app.imaging.nvjpeg import NvJpeg
-from app.imaging.sniff import sniff
+from jetface.domain import Image
+from jetface.errors import BackendUnavailableError, ImageDecodeError
+from jetface.imaging.decode import Decoder
+from jetface.imaging.nvjpeg import NvJpeg
+from jetface.imaging.sniff import sniff
 from tests.support.encoded import encode, exif, jpeg_with_exif, smooth_image
 from tests.support.fake_nvimgcodec import Codec
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import DeadlineExceededError, QueueFullError, UrlRefusedError
-from app.imaging.budget import ByteBudget, Share
-from app.imaging.fetch import UrlFetcher
-from app.imaging.folder import PictureFolder
-from app.imaging.hosts import HostPolicy
-from app.imaging.remote import RemotePictures
-from app.imaging.sources import RemotePicture
-from app.threads import Threads
+from jetface.errors import DeadlineExceededError, QueueFullError, UrlRefusedError
+from jetface.imaging.budget import ByteBudget, Share
+from jetface.imaging.fetch import UrlFetcher
+from jetface.imaging.folder import PictureFolder
+from jetface.imaging.hosts import HostPolicy
+from jetface.imaging.remote import RemotePictures
+from jetface.imaging.sources import RemotePicture
+from jetface.threads import Threads
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ImageDecodeError, ImageTooLargeError
-from app.imaging.header import PictureHeader
-from app.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
-from app.imaging.sniff import sniff
+from jetface.errors import ImageDecodeError, ImageTooLargeError
+from jetface.imaging.header import PictureHeader
+from jetface.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from jetface.imaging.sniff import sniff
 from tests.support.encoded import (
     ANIMATED_WEBP,
     CMYK_JPEG,

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.cuda.pinned import block_of
-from app.backends.cuda_setup import CudaSetup
-from app.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from app.backends.onnx import open_onnx_backends
-from app.backends.onnx_cuda import open_cuda_backend
-from app.backends.protocol import Backend
-from app.backends.tensorrt.runner import open_engine
-from app.models.engines.lane import EngineLane
-from app.models.engines.recipe import EngineRecipe
-from app.models.families.canvases import DetectorItem
-from app.models.items import ItemMemory
+from jetface.backends.cuda.pinned import block_of
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.onnx_cuda import open_cuda_backend
+from jetface.backends.protocol import Backend
+from jetface.backends.tensorrt.runner import open_engine
+from jetface.models.engines.lane import EngineLane
+from jetface.models.engines.recipe import EngineRecipe
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.items import ItemMemory
 from tests.support.engine_jobs import recipes_of, stored, tiny_recipe
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.openers import Opener
-from app.backends.protocol import Backend
-from app.backends.selection import Selection, select_backend
-from app.domain import Blob, Tensor
-from app.errors import InferenceError, ModelFileError, ModelStuckError
-from app.metrics import Metrics
-from app.models.families.canvases import DetectorItem
-from app.models.loaded import LoadProgress
-from app.models.loading import LoadOptions, ModelLoader
-from app.models.weights.download import Fetcher
-from app.models.weights.files import Mirror, WeightsFolder
-from app.specs import ModelSpec
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.openers import Opener
+from jetface.backends.protocol import Backend
+from jetface.backends.selection import Selection, select_backend
+from jetface.domain import Blob, Tensor
+from jetface.errors import InferenceError, ModelFileError, ModelStuckError
+from jetface.metrics import Metrics
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.loaded import LoadProgress
+from jetface.models.loading import LoadOptions, ModelLoader
+from jetface.models.weights.download import Fetcher
+from jetface.models.weights.files import Mirror, WeightsFolder
+from jetface.specs import ModelSpec
 from tests.support.file_server import Answer, file_server
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 from tests.support.weights import make_spec as make_weights_spec

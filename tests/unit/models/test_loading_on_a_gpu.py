@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.backends.cuda.pinned import block_of
-from app.backends.cuda.runtime import CudaError
-from app.backends.cuda_setup import CudaSetup
-from app.backends.openers import OnnxOpener
-from app.backends.selection import Selection
-from app.errors import InferenceError
-from app.metrics import Metrics
-from app.models.families.canvases import DetectorItem
-from app.models.loading import LoadOptions, ModelLoader
-from app.models.weights.files import WeightsFolder
-from app.specs import ModelSpec
+from jetface.backends.cuda.pinned import block_of
+from jetface.backends.cuda.runtime import CudaError
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.openers import OnnxOpener
+from jetface.backends.selection import Selection
+from jetface.errors import InferenceError
+from jetface.metrics import Metrics
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.loading import LoadOptions, ModelLoader
+from jetface.models.weights.files import WeightsFolder
+from jetface.specs import ModelSpec
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 

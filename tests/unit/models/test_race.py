@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from app.domain import Blob, Tensor
-from app.models.race import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
+from jetface.domain import Blob, Tensor
+from jetface.models.race import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.batching.batcher import Batcher
-from app.batching.lane import Lane
-from app.errors import (
+from jetface.batching.batcher import Batcher
+from jetface.batching.lane import Lane
+from jetface.errors import (
     DeadlineExceededError,
     ModelFileError,
     ModelStuckError,
@@ -19,10 +19,10 @@ from app.errors import (
     ServiceError,
     ShuttingDownError,
 )
-from app.metrics import Metrics
-from app.models.loaded import LoadedModel, LoadProgress
-from app.models.store import STEP_ASIDE, ModelState, ModelStore, NotLoaded
-from app.specs import ModelSpec
+from jetface.metrics import Metrics
+from jetface.models.loaded import LoadedModel, LoadProgress
+from jetface.models.store import STEP_ASIDE, ModelState, ModelStore, NotLoaded
+from jetface.specs import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
 
 SPEC = scrfd_spec()

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from app.domain import ExtractOptions, PictureResult
-from app.errors import DeadlineExceededError
-from app.imaging.sources import EncodedPicture
-from app.service import Service, open_service
-from app.settings import Settings
-from app.specs import RegistryError
+from jetface.domain import ExtractOptions, PictureResult
+from jetface.errors import DeadlineExceededError
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import Service, open_service
+from jetface.settings import Settings
+from jetface.specs import RegistryError
 
 ALL = {
     "ga_model": "genderage_v1",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.domain import PictureResult
-from app.pipeline.comparison import leading_vector, similarities
+from jetface.domain import PictureResult
+from jetface.pipeline.comparison import leading_vector, similarities
 from tests.support.fakes import face_number
 
 

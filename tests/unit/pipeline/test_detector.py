@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.backends.cuda_setup import CudaSetup
-from app.backends.openers import OnnxOpener
-from app.backends.selection import Selection
-from app.metrics import Metrics
-from app.models.loading import LoadOptions, ModelLoader
-from app.models.store import ModelStore
-from app.models.weights.files import WeightsFolder
-from app.pipeline.detector import Detector, DetectorOptions
-from app.pipeline.pool import WorkPool
+from jetface.backends.cuda_setup import CudaSetup
+from jetface.backends.openers import OnnxOpener
+from jetface.backends.selection import Selection
+from jetface.metrics import Metrics
+from jetface.models.loading import LoadOptions, ModelLoader
+from jetface.models.store import ModelStore
+from jetface.models.weights.files import WeightsFolder
+from jetface.pipeline.detector import Detector, DetectorOptions
+from jetface.pipeline.pool import WorkPool
 from tests.support.engine_jobs import stored
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import scrfd_model, scrfd_spec

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import structlog
 
-from app.domain import ExtractOptions, Face, KnownFaces, PictureResult
-from app.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError, ServiceError
-from app.imaging.sources import EncodedPicture
-from app.models.store import STEP_ASIDE
-from app.pipeline.known import check_known
-from app.service import Service, open_service
-from app.settings import Settings
+from jetface.domain import ExtractOptions, Face, KnownFaces, PictureResult
+from jetface.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError, ServiceError
+from jetface.imaging.sources import EncodedPicture
+from jetface.models.store import STEP_ASIDE
+from jetface.pipeline.known import check_known
+from jetface.service import Service, open_service
+from jetface.settings import Settings
 from tests.support.encoded import encode, exif, png_with_exif
 from tests.support.shared import require_shared
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.domain import Detections, KnownFaces
-from app.errors import RequestError
-from app.geometry.alignment import TEMPLATE
-from app.models.families.scrfd import place_landmarks
-from app.pipeline.known import at_boxes, at_landmarks, check_known, check_placed
+from jetface.domain import Detections, KnownFaces
+from jetface.errors import RequestError
+from jetface.geometry.alignment import TEMPLATE
+from jetface.models.families.scrfd import place_landmarks
+from jetface.pipeline.known import at_boxes, at_landmarks, check_known, check_placed
 
 DETECTED = Detections(
     np.array([[100, 100, 200, 220], [400, 80, 460, 150]], np.float32),

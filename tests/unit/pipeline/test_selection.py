@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import Detections, ExtractOptions
-from app.pipeline.selection import select_faces
+from jetface.domain import Detections, ExtractOptions
+from jetface.pipeline.selection import select_faces
 
 
 def detections(*widths_px: float) -> Detections:

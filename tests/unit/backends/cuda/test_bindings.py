@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from app.backends.cuda import bindings
-from app.backends.cuda.bindings import CudaBindings, import_cudart, open_cuda
-from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.errors import BackendUnavailableError
+from jetface.backends.cuda import bindings
+from jetface.backends.cuda.bindings import CudaBindings, import_cudart, open_cuda
+from jetface.backends.cuda.runtime import CudaError, CudaRuntime
+from jetface.errors import BackendUnavailableError
 
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed here")
 

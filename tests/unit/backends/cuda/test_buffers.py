@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.backends.cuda.buffers import DeviceBuffer, HostBuffer, PairedBuffer
-from app.backends.cuda.runtime import CudaError, CudaRuntime
-from app.backends.cuda.streams import Event, Graph, Stream
+from jetface.backends.cuda.buffers import DeviceBuffer, HostBuffer, PairedBuffer
+from jetface.backends.cuda.runtime import CudaError, CudaRuntime
+from jetface.backends.cuda.streams import Event, Graph, Stream
 from tests.support.fake_cuda import FakeCuda
 
 NUM_BYTES = 96

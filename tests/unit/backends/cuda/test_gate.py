@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.backends.cuda.gate import CaptureGate
+from jetface.backends.cuda.gate import CaptureGate
 
 WAIT_S = 30
 

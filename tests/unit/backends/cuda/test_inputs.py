@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.backends.cuda.inputs import InputBuffer
-from app.backends.cuda.pinned import PinnedPool
-from app.backends.cuda.streams import Stream
+from jetface.backends.cuda.inputs import InputBuffer
+from jetface.backends.cuda.pinned import PinnedPool
+from jetface.backends.cuda.streams import Stream
 from tests.support.fake_cuda import FakeCuda
 
 SHAPE = (4, 3, 2)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.backends.cuda.outputs import OutputBuffers
-from app.backends.cuda.runtime import CudaError
-from app.backends.cuda.streams import Stream
+from jetface.backends.cuda.outputs import OutputBuffers
+from jetface.backends.cuda.runtime import CudaError
+from jetface.backends.cuda.streams import Stream
 from tests.support.fake_cuda import FakeCuda
 
 FLOAT, HALF = np.dtype(np.float32), np.dtype(np.float16)

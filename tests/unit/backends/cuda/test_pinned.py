@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.cuda.pinned import PinnedPool, block_of, pin_items
-from app.backends.cuda.runtime import CudaError
+from jetface.backends.cuda.pinned import PinnedPool, block_of, pin_items
+from jetface.backends.cuda.runtime import CudaError
 from tests.support.fake_cuda import FakeCuda
 
 SHAPE = (32, 32, 3)

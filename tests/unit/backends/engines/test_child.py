@@ -17,11 +17,11 @@ import psutil
 import pytest
 import structlog.testing
 
-from app.backends.engines.child import EngineChild
-from app.backends.engines.files import KeptPlan, PlanFolder
-from app.backends.engines.job import Step, write_job
-from app.errors import EngineBuildError
-from app.models.engines.recipe import EngineRecipe
+from jetface.backends.engines.child import EngineChild
+from jetface.backends.engines.files import KeptPlan, PlanFolder
+from jetface.backends.engines.job import Step, write_job
+from jetface.errors import EngineBuildError
+from jetface.models.engines.recipe import EngineRecipe
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recipe
 from tests.support.shared import REPOSITORY
@@ -29,7 +29,7 @@ from tests.support.shared import REPOSITORY
 
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The building process finds `app` and the stand-in toolkit as this one does."""
+    """The building process finds `jetface` and the stand-in toolkit as this one does."""
     monkeypatch.chdir(REPOSITORY)
 
 
@@ -213,7 +213,7 @@ def test_the_building_process_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from app.backends.engines.child import EngineChild\n"
+        "from jetface.backends.engines.child import EngineChild\n"
         "from tests.support.engine_jobs import tiny_recipe\n"
         "from tests.support.stand_in_kit import FACTORY\n"
         "folder = Path(sys.argv[1])\n"
@@ -239,7 +239,9 @@ def test_an_orphan_does_not_even_begin(recipe: EngineRecipe, plans: PlanFolder, 
     job_file = tmp_path / "job.json"
     write_job(replace(recipe.job(stand_in_kit.FACTORY, plans.folder), parent_pid=1), job_file)
     done = subprocess.run(
-        [sys.executable, "-m", "app.cli", "engine", "build", "--job", str(job_file)], capture_output=True, check=False
+        [sys.executable, "-m", "jetface.cli", "engine", "build", "--job", str(job_file)],
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 1
     assert b"is gone" in done.stderr

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.backends.engines.files import KeptPlan, PlanFolder, record_of
-from app.backends.engines.key import EngineKey
+from jetface.backends.engines.files import KeptPlan, PlanFolder, record_of
+from jetface.backends.engines.key import EngineKey
 from tests.support.shared import REPOSITORY
 
 KEY = EngineKey(model="tiny", precision="fp16", parts={"graph": "abc", "kit.version": "10.3.0"})
@@ -156,8 +156,8 @@ def test_a_disk_that_is_full_is_no_failure_and_leaves_no_half_of_a_plan(tmp_path
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from app.backends.engines.files import PlanFolder, record_of\n"
-        "from app.backends.engines.key import EngineKey\n"
+        "from jetface.backends.engines.files import PlanFolder, record_of\n"
+        "from jetface.backends.engines.key import EngineKey\n"
         "key = EngineKey(model='tiny', precision='fp16', parts={})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"

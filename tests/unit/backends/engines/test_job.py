@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.engines.files import record_of
-from app.backends.engines.job import (
+from jetface.backends.engines.files import record_of
+from jetface.backends.engines.job import (
     Accepted,
     Rejected,
     Step,
@@ -19,8 +19,8 @@ from app.backends.engines.job import (
     read_job,
     write_job,
 )
-from app.backends.engines.key import EngineKey
-from app.errors import EngineBuildError
+from jetface.backends.engines.key import EngineKey
+from jetface.errors import EngineBuildError
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recipe
 
@@ -60,7 +60,7 @@ def test_anything_else_is_no_report(line: bytes) -> None:
     assert decode_report(line) is None
 
 
-@pytest.mark.parametrize("path", ["", "nothing", "app.errors:nothing", "no.such.module:make", "app.errors:"])
+@pytest.mark.parametrize("path", ["", "nothing", "jetface.errors:nothing", "no.such.module:make", "jetface.errors:"])
 def test_a_toolkit_that_is_not_there_is_said(path: str) -> None:
     with pytest.raises(EngineBuildError, match="no toolkit"):
         load_kit(path)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.backends.engines.key import EngineKey, engine_key, misfit
-from app.backends.engines.kit import EngineRequest, Profile
+from jetface.backends.engines.key import EngineKey, engine_key, misfit
+from jetface.backends.engines.kit import EngineRequest, Profile
 
 PROFILE = Profile(least=(1, 640, 640, 3), usual=(2, 640, 640, 3), most=(4, 640, 640, 3))
 REQUEST = EngineRequest(model="tiny", graph=Path("/a/tiny.onnx"), precision="fp16", profiles=(PROFILE,))

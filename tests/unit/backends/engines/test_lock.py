@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from app.backends.engines.lock import LOCK_NAME, build_lock
+from jetface.backends.engines.lock import LOCK_NAME, build_lock
 
 
 def test_the_second_waits_for_the_first_and_says_so(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.engines.states import ENGINE_STATES, Announcer, remaining_s
-from app.metrics import ENGINE_STATES as SHOWN
+from jetface.backends.engines.states import ENGINE_STATES, Announcer, remaining_s
+from jetface.metrics import ENGINE_STATES as SHOWN
 
 
 def test_metrics_show_every_state() -> None:

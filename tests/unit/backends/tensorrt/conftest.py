@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.backends.tensorrt.module import Toolkit
+from jetface.backends.tensorrt.module import Toolkit
 from tests.support.rtx_toolkit import rtx_toolkit
 
 

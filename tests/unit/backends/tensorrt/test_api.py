@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.backends import tensorrt
-from app.backends.tensorrt.module import _NEEDED, Toolkit
+from jetface.backends import tensorrt
+from jetface.backends.tensorrt.module import _NEEDED, Toolkit
 
 CLASSES = {
     "trt": "",

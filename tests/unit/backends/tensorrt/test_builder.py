@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from app.backends.engines.kit import BuildProgress, BuiltEngine, EnginePrecision, EngineRequest, Profile
-from app.backends.tensorrt.builder import accelerator_notes, build_engine, workspaces
-from app.backends.tensorrt.kit import TensorrtKit
-from app.backends.tensorrt.module import Toolkit
-from app.backends.tensorrt.profiles import profiles_for
-from app.errors import EngineBuildError, EngineLoadError
-from app.models.graphs.prepare import prepare_graph
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EnginePrecision, EngineRequest, Profile
+from jetface.backends.tensorrt.builder import accelerator_notes, build_engine, workspaces
+from jetface.backends.tensorrt.kit import TensorrtKit
+from jetface.backends.tensorrt.module import Toolkit
+from jetface.backends.tensorrt.profiles import profiles_for
+from jetface.errors import EngineBuildError, EngineLoadError
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_iresnet import iresnet_model

@@ -11,13 +11,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from app.backends.tensorrt.module import RTX, TENSORRT, Toolkit, find_toolkit
-from app.errors import BackendUnavailableError
+from jetface.backends.tensorrt.module import RTX, TENSORRT, Toolkit, find_toolkit
+from jetface.errors import BackendUnavailableError
 from tests.support.shared import REPOSITORY
 
 FIND = """
-from app.backends.tensorrt.module import find_toolkit
-from app.errors import BackendUnavailableError
+from jetface.backends.tensorrt.module import find_toolkit
+from jetface.errors import BackendUnavailableError
 try:
     print(find_toolkit().version)
 except BackendUnavailableError as error:

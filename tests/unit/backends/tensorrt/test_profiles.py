@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.buckets import buckets_up_to
-from app.backends.engines.kit import Profile
-from app.backends.tensorrt.profiles import misfit, profiles_for, static_shape, usual_bucket
+from jetface.backends.buckets import buckets_up_to
+from jetface.backends.engines.kit import Profile
+from jetface.backends.tensorrt.profiles import misfit, profiles_for, static_shape, usual_bucket
 
 
 @pytest.mark.parametrize(

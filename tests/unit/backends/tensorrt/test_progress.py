@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.engines.kit import BuildProgress
-from app.backends.tensorrt.progress import BuildWatch, ProgressTree
+from jetface.backends.engines.kit import BuildProgress
+from jetface.backends.tensorrt.progress import BuildWatch, ProgressTree
 
 names = st.sampled_from(["Building engine", "Building engine from subgraph", "Computing profile costs", "x", "y"])
 events = st.one_of(

@@ -12,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from app.backends.buckets import most_kept
-from app.backends.engines.kit import EngineRequest, Profile
-from app.backends.tensorrt import loaded_engine, runner
-from app.backends.tensorrt.builder import build_engine
-from app.backends.tensorrt.module import Toolkit
-from app.backends.tensorrt.runner import TensorrtBackend, open_engine
-from app.errors import EngineLoadError, InferenceError
+from jetface.backends.buckets import most_kept
+from jetface.backends.engines.kit import EngineRequest, Profile
+from jetface.backends.tensorrt import loaded_engine, runner
+from jetface.backends.tensorrt.builder import build_engine
+from jetface.backends.tensorrt.module import Toolkit
+from jetface.backends.tensorrt.runner import TensorrtBackend, open_engine
+from jetface.errors import EngineLoadError, InferenceError
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.backends.engines.kit import EngineRequest
-from app.backends.tensorrt.builder import build_engine
-from app.backends.tensorrt.module import Toolkit
-from app.backends.tensorrt.profiles import profiles_for
-from app.backends.tensorrt.timings import MOST_BYTES, attach_timings, keep_timings
+from jetface.backends.engines.kit import EngineRequest
+from jetface.backends.tensorrt.builder import build_engine
+from jetface.backends.tensorrt.module import Toolkit
+from jetface.backends.tensorrt.profiles import profiles_for
+from jetface.backends.tensorrt.timings import MOST_BYTES, attach_timings, keep_timings
 from tests.support.tiny_onnx import arcface_model
 
 # TensorRT for RTX times nothing, and says so.

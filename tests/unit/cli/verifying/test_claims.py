@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.cli.verifying.claims import Claim, judge, read_claims
-from app.cli.verifying.facts import STEPS
+from jetface.cli.verifying.claims import Claim, judge, read_claims
+from jetface.cli.verifying.facts import STEPS
 from tests.support.shared import REPOSITORY
 
 CLAIMS = read_claims()
@@ -21,7 +21,7 @@ CLAIMS = read_claims()
 DEFINITIONS = {("docs/jetson.md", "only a board can tell")}
 """Lines that say what the word means."""
 
-NOT_DOCUMENTS = ("tests/unit/", "app/cli/verif", "deploy/jetson/verify.sh")
+NOT_DOCUMENTS = ("tests/unit/", "app/jetface/cli/verif", "deploy/jetson/verify.sh")
 """Code that works with the word."""
 
 

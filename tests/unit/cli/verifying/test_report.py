@@ -10,11 +10,11 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from app.cli.main import main
-from app.cli.verifying.claims import read_claims
-from app.cli.verifying.facts import read_facts
-from app.cli.verifying.report import write_report
-from app.cli.verifying.soak import curves
+from jetface.cli.main import main
+from jetface.cli.verifying.claims import read_claims
+from jetface.cli.verifying.facts import read_facts
+from jetface.cli.verifying.report import write_report
+from jetface.cli.verifying.soak import curves
 
 POINTS = [
     {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.verifying.caller import Sample
-from app.cli.verifying.soak import curves, growth_percent, to_point
+from jetface.cli.verifying.caller import Sample
+from jetface.cli.verifying.soak import curves, growth_percent, to_point
 
 
 class TestGrowth:

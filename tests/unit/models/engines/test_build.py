@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from app.backends.engines.child import EngineChild
-from app.backends.engines.files import PlanFolder
-from app.backends.engines.job import Accepted, EngineJob, Rejected, Step
-from app.backends.onnx import open_onnx_backends
-from app.errors import EngineBuildError
-from app.models.engines.build import run_job
-from app.models.engines.check import compare, open_reference
-from app.models.engines.recipe import EngineRecipes, EngineSource
-from app.models.graphs.prepare import prepare_graph
-from app.models.precision import Precisions
-from app.models.weights.files import WeightsFolder
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.engines.child import EngineChild
+from jetface.backends.engines.files import PlanFolder
+from jetface.backends.engines.job import Accepted, EngineJob, Rejected, Step
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import EngineBuildError
+from jetface.models.engines.build import run_job
+from jetface.models.engines.check import compare, open_reference
+from jetface.models.engines.recipe import EngineRecipes, EngineSource
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.precision import Precisions
+from jetface.models.weights.files import WeightsFolder
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support import rtx_kit, stand_in_kit
 from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe, tiny_recognizer
 from tests.support.forgetful import Forgetful
@@ -123,7 +123,7 @@ def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "import app.main, app.models.engines.takeover, app.cli.engine_work\n"
+        "import jetface.main, jetface.models.engines.takeover, jetface.cli.engine_work\n"
         "from tests.support.engine_jobs import tiny_recipe\n"
         "tiny_recipe(Path(sys.argv[1]))\n"
         "assert 'onnxruntime' not in sys.modules\n"

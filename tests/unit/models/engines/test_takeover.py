@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from app.backends.engines.child import EngineChild
-from app.backends.engines.files import PlanFolder, record_of
-from app.backends.engines.job import Accepted
-from app.backends.engines.states import EngineStatus
-from app.backends.selection import select_backend
-from app.domain import Embedding, Image
-from app.errors import InferenceError, MemoryPressureError, ModelBuildingError, ModelError
-from app.metrics import Metrics
-from app.models.engines.build import run_job
-from app.models.engines.recipe import EngineRecipe, EngineRecipes, EngineSource
-from app.models.engines.takeover import EngineLoader, TakeoverOptions
-from app.models.loading import LoadOptions, ModelLoader
-from app.models.store import ModelState, ModelStore
-from app.models.weights.files import WeightsFolder
-from app.specs import ModelSpec
+from jetface.backends.engines.child import EngineChild
+from jetface.backends.engines.files import PlanFolder, record_of
+from jetface.backends.engines.job import Accepted
+from jetface.backends.engines.states import EngineStatus
+from jetface.backends.selection import select_backend
+from jetface.domain import Embedding, Image
+from jetface.errors import InferenceError, MemoryPressureError, ModelBuildingError, ModelError
+from jetface.metrics import Metrics
+from jetface.models.engines.build import run_job
+from jetface.models.engines.recipe import EngineRecipe, EngineRecipes, EngineSource
+from jetface.models.engines.takeover import EngineLoader, TakeoverOptions
+from jetface.models.loading import LoadOptions, ModelLoader
+from jetface.models.store import ModelState, ModelStore
+from jetface.models.weights.files import WeightsFolder
+from jetface.specs import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import OPTIONS, tiny_recipe, tiny_recognizer
 from tests.support.shared import REPOSITORY

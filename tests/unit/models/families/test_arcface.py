@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.domain import Blob, Tensor
-from app.errors import InferenceError, ModelContractError
-from app.models.families.arcface import Arcface
-from app.specs import InputSpec, ModelSpec
+from jetface.domain import Blob, Tensor
+from jetface.errors import InferenceError, ModelContractError
+from jetface.models.families.arcface import Arcface
+from jetface.specs import InputSpec, ModelSpec
 from tests.support.function_backend import FunctionBackend
 
 

@@ -8,15 +8,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.errors import InferenceError, ModelContractError
-from app.models.families.genderage import GenderAgeHead
-from app.models.families.liveness import LivenessHead, merge_opinions
-from app.models.families.mask import MaskHead
-from app.models.families.rows import RowHead
-from app.models.families.table import FAMILIES
-from app.models.graphs.prepare import prepare_graph
-from app.specs import Family, ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import InferenceError, ModelContractError
+from jetface.models.families.genderage import GenderAgeHead
+from jetface.models.families.liveness import LivenessHead, merge_opinions
+from jetface.models.families.mask import MaskHead
+from jetface.models.families.rows import RowHead
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import Family, ModelSpec, default_registry_dir, read_registry
 from tests.support.function_backend import FunctionBackend
 
 REGISTRY = read_registry([default_registry_dir()])

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import Batch, Detections, Tensor
-from app.errors import InferenceError
-from app.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
-from app.models.families.canvases import STRIDES_PX, DetectorItem, passing
-from app.models.families.scrfd import Scrfd, ScrfdLayout, ScrfdLevel
-from app.specs import InputSpec, ModelSpec
+from jetface.domain import Batch, Detections, Tensor
+from jetface.errors import InferenceError
+from jetface.geometry.boxes import MAX_CANDIDATES, box_areas, suppress_overlaps
+from jetface.models.families.canvases import STRIDES_PX, DetectorItem, passing
+from jetface.models.families.scrfd import Scrfd, ScrfdLayout, ScrfdLevel
+from jetface.specs import InputSpec, ModelSpec
 
 SPEC = ModelSpec.model_construct(
     name="tiny", task="detection", family="scrfd", embedding_length=None,

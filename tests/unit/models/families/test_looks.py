@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from app.backends.protocol import Backend
-from app.domain import Detections
-from app.models.families.canvases import DetectorItem
-from app.models.families.looks import LooksHead, canvas_shapes
+from jetface.backends.protocol import Backend
+from jetface.domain import Detections
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.looks import LooksHead, canvas_shapes
 
 
 class Marked:

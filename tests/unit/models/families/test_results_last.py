@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.backends.onnx import open_onnx_backends
-from app.models.families.canvases import DetectorItem
-from app.models.families.table import FAMILIES
-from app.models.graphs.prepare import prepare_graph
-from app.specs import InputSpec, ModelSpec
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import InputSpec, ModelSpec
 from tests.support.forgetful import Forgetful
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec, yunet_model
 

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from app.domain import Blob, Detections, Tensor
-from app.errors import InferenceError, ModelContractError
-from app.models.families.canvases import DetectorItem
-from app.models.families.scrfd import Scrfd, place_landmarks, read_layout
-from app.specs import InputSpec, ModelSpec
+from jetface.domain import Blob, Detections, Tensor
+from jetface.errors import InferenceError, ModelContractError
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.scrfd import Scrfd, place_landmarks, read_layout
+from jetface.specs import InputSpec, ModelSpec
 
 STRIDES = (8, 16, 32)
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.protocol import Backend
-from app.domain import Image
-from app.geometry.alignment import TEMPLATE, align
-from app.models.families.arcface import Arcface
-from app.models.families.table import FAMILIES
-from app.models.graphs.prepare import prepare_graph
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.protocol import Backend
+from jetface.domain import Image
+from jetface.geometry.alignment import TEMPLATE, align
+from jetface.models.families.arcface import Arcface
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model
 
 SHIPPED = read_registry([default_registry_dir()])["sface_2021dec"]

@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.backends.protocol import Backend
-from app.domain import Blob, Tensor
-from app.errors import InferenceError, ModelContractError
-from app.geometry.boxes import iou_matrix
-from app.models.families.canvases import DetectorItem
-from app.models.families.table import FAMILIES
-from app.models.families.yunet import Yunet, read_levels
-from app.models.graphs.prepare import prepare_graph
-from app.specs import InputSpec, ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.backends.protocol import Backend
+from jetface.domain import Blob, Tensor
+from jetface.errors import InferenceError, ModelContractError
+from jetface.geometry.boxes import iou_matrix
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.table import FAMILIES
+from jetface.models.families.yunet import Yunet, read_levels
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.specs import InputSpec, ModelSpec, default_registry_dir, read_registry
 from tests.support.function_backend import FunctionBackend
 from tests.support.tiny_onnx import yunet_model
 

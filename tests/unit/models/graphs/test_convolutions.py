@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.convolutions import BLOCK_CHANNELS, merge_siblings, widen_groups
-from app.models.graphs.parts import GraphParts, attribute, take_apart
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.convolutions import BLOCK_CHANNELS, merge_siblings, widen_groups
+from jetface.models.graphs.parts import GraphParts, attribute, take_apart
 from tests.support.tiny_onnx import model
 
 

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.flattening import fix_flattening
-from app.models.graphs.parts import GraphParts, take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import FIX_FLATTENING
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.flattening import fix_flattening
+from jetface.models.graphs.parts import GraphParts, take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import FIX_FLATTENING
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import model
 
 make = helper.make_node

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.free_batch import free_batch
-from app.models.graphs.parts import GraphParts, take_apart
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.free_batch import free_batch
+from jetface.models.graphs.parts import GraphParts, take_apart
 from tests.support.tiny_onnx import model, scrfd_model
 
 make = helper.make_node

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from app.backends.engines.kit import EngineRequest
-from app.backends.tensorrt.builder import build_engine
-from app.backends.tensorrt.module import Toolkit
-from app.backends.tensorrt.profiles import profiles_for
-from app.models.graphs.half import Precision
-from app.models.graphs.prepare import PreparedGraph, prepare_graph
-from app.models.graphs.prepared import PreparedFiles
-from app.models.graphs.rewrite import EVERYWHERE
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.engines.kit import EngineRequest
+from jetface.backends.tensorrt.builder import build_engine
+from jetface.backends.tensorrt.module import Toolkit
+from jetface.backends.tensorrt.profiles import profiles_for
+from jetface.models.graphs.half import Precision
+from jetface.models.graphs.prepare import PreparedGraph, prepare_graph
+from jetface.models.graphs.prepared import PreparedFiles
+from jetface.models.graphs.rewrite import EVERYWHERE
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.rtx_toolkit import rtx_toolkit
 
 NAMES = ("det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized", "mobilefacenet128", "starter_det", "starter_rec")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.half import ALL_HALF, FULL_SUMS, POLICIES, HalfPolicy, policy_of, to_half, widen
-from app.models.graphs.half_rounding import round_as_half
-from app.models.graphs.parts import GraphError, GraphParts, attribute, take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.prepared import PreparedFiles
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.half import ALL_HALF, FULL_SUMS, POLICIES, HalfPolicy, policy_of, to_half, widen
+from jetface.models.graphs.half_rounding import round_as_half
+from jetface.models.graphs.parts import GraphError, GraphParts, attribute, take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.prepared import PreparedFiles
+from jetface.specs import default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 from structlog.testing import capture_logs
 
-from app.backends.onnx import open_onnx_backends
-from app.errors import ModelContractError, ModelFileError
-from app.models.graphs.parts import GraphError, data_files, num_bytes, read_data, take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.prepared import PreparedFiles
-from app.specs import DataSpec, ModelSpec
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import ModelContractError, ModelFileError
+from jetface.models.graphs.parts import GraphError, data_files, num_bytes, read_data, take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.prepared import PreparedFiles
+from jetface.specs import DataSpec, ModelSpec
 from tests.support.shared import require_shared
 from tests.support.tiny_onnx import arcface_model, arcface_spec
 

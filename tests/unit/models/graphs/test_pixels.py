@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.geometry.tensors import to_blob
-from app.models.families.table import FAMILIES
-from app.models.graphs.parts import take_apart
-from app.models.graphs.pixels import take_pixels, to_batch
-from app.models.graphs.prepare import PreparedGraph, prepare_graph
-from app.models.judging.probes import draw_probes
-from app.specs import InputSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.geometry.tensors import to_blob
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.parts import take_apart
+from jetface.models.graphs.pixels import take_pixels, to_batch
+from jetface.models.graphs.prepare import PreparedGraph, prepare_graph
+from jetface.models.judging.probes import draw_probes
+from jetface.specs import InputSpec, default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec, yunet_model
 
 

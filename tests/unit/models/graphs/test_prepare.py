@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from app.backends.onnx import open_onnx_backends
-from app.errors import ModelContractError, ModelFileError
-from app.models.graphs.parts import take_apart
-from app.models.graphs.prepare import PreparedGraph, prepare_graph
-from app.models.graphs.prepared import PreparedFiles
-from app.models.graphs.rewrite import choose_rewrites
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import ModelContractError, ModelFileError
+from jetface.models.graphs.parts import take_apart
+from jetface.models.graphs.prepare import PreparedGraph, prepare_graph
+from jetface.models.graphs.prepared import PreparedFiles
+from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec
 
 REAL_MODELS = ("det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized", "mobilefacenet128")

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.parts import GraphParts, take_apart
-from app.models.graphs.rewrite import EVERYWHERE, PRELU_IS_SLOW_FROM, choose_rewrites, split_prelu
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.parts import GraphParts, take_apart
+from jetface.models.graphs.rewrite import EVERYWHERE, PRELU_IS_SLOW_FROM, choose_rewrites, split_prelu
 from tests.support.tiny_onnx import arcface_model
 
 

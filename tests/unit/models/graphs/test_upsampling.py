@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from app.backends.onnx import open_onnx_backends
-from app.models.graphs.free_batch import free_batch
-from app.models.graphs.half import to_half
-from app.models.graphs.parts import GraphParts, take_apart
-from app.models.graphs.prepare import prepare_graph
-from app.models.graphs.rewrite import FIX_UPSAMPLING
-from app.models.graphs.upsampling import fix_upsampling
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.models.graphs.free_batch import free_batch
+from jetface.models.graphs.half import to_half
+from jetface.models.graphs.parts import GraphParts, take_apart
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.graphs.rewrite import FIX_UPSAMPLING
+from jetface.models.graphs.upsampling import fix_upsampling
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.tiny_onnx import model, scrfd_model, scrfd_spec
 
 DETECTORS = ("det_500m", "scrfd_2.5g_bnkps")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from app.domain import Detections
-from app.models.judging.agreement import (
+from jetface.domain import Detections
+from jetface.models.judging.agreement import (
     DETECTIONS,
     FP16_EMBEDDINGS,
     compare_detections,

@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from app.backends.onnx import open_onnx_backends
-from app.errors import ModelContractError
-from app.models.families.table import FAMILIES
-from app.models.graphs.half import ALL_HALF, FULL_SUMS
-from app.models.graphs.prepare import prepare_graph
-from app.models.judging.agreement import DetectionAgreement, EmbeddingAgreement
-from app.models.judging.conversion import convert_to_half, crops_of
-from app.models.judging.probes import Probes, draw_probes
-from app.models.judging.trials import candidates
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.errors import ModelContractError
+from jetface.models.families.table import FAMILIES
+from jetface.models.graphs.half import ALL_HALF, FULL_SUMS
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.judging.agreement import DetectionAgreement, EmbeddingAgreement
+from jetface.models.judging.conversion import convert_to_half, crops_of
+from jetface.models.judging.probes import Probes, draw_probes
+from jetface.models.judging.trials import candidates
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.fragile_onnx import offset_model, overflowing_detector, overflowing_model
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.backends.onnx import open_onnx_backends
-from app.geometry.letterbox import Letterbox
-from app.models.families.canvases import DetectorItem
-from app.models.families.scrfd import Scrfd
-from app.models.graphs.prepare import prepare_graph
-from app.models.judging.probes import draw_probes
-from app.specs import default_registry_dir, read_registry
+from jetface.backends.onnx import open_onnx_backends
+from jetface.geometry.letterbox import Letterbox
+from jetface.models.families.canvases import DetectorItem
+from jetface.models.families.scrfd import Scrfd
+from jetface.models.graphs.prepare import prepare_graph
+from jetface.models.judging.probes import draw_probes
+from jetface.specs import default_registry_dir, read_registry
 
 
 def test_they_are_the_same_each_time() -> None:

@@ -27,10 +27,10 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from app.atomic import whole_file
-from app.errors import ModelFileError
-from app.models.weights.download import Fetcher, _open_url
-from app.models.weights.progress import DownloadProgress
+from jetface.atomic import whole_file
+from jetface.errors import ModelFileError
+from jetface.models.weights.download import Fetcher, _open_url
+from jetface.models.weights.progress import DownloadProgress
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import fetch_in_process, make_spec
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.errors import ModelFileError
-from app.models.weights.digests import VerifiedFiles
-from app.models.weights.download import Fetcher
-from app.models.weights.files import Mirror, WeightsFolder
-from app.specs import DataSpec, ModelSpec
+from jetface.errors import ModelFileError
+from jetface.models.weights.digests import VerifiedFiles
+from jetface.models.weights.download import Fetcher
+from jetface.models.weights.files import Mirror, WeightsFolder
+from jetface.specs import DataSpec, ModelSpec
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import make_spec as make_weights_spec
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from app.models.weights.download import Fetcher
-from app.models.weights.files import Mirror, WeightsFolder
-from app.models.weights.licenses import RECORD_NAME, LicenseRecord
-from app.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.models.weights.download import Fetcher
+from jetface.models.weights.files import Mirror, WeightsFolder
+from jetface.models.weights.licenses import RECORD_NAME, LicenseRecord
+from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import make_spec
 

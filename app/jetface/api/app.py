@@ -1,0 +1,193 @@
+"""The HTTP application, put together from its routes and what stands around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jetface.api.addressing import BelowRootPath, HeadAsGet, OwnPath
+from jetface.api.answers import Answers
+from jetface.api.bodies import Bodies
+from jetface.api.compare import compare_router
+from jetface.api.connections import Connections
+from jetface.api.detect import detect_router
+from jetface.api.direct import DirectRoutes
+from jetface.api.documents import GuardDocuments, describe_bodies, keep_redoc_offline
+from jetface.api.door import Door, QuickRefusals
+from jetface.api.draw import draw_router
+from jetface.api.errors import from_http_exception
+from jetface.api.extract import extract_router
+from jetface.api.health import health_router
+from jetface.api.info import info_router
+from jetface.api.metrics import metrics_router
+from jetface.api.middleware import NO_SNIFFING, ErrorAnswers, ObserveRequests
+from jetface.api.models import models_router
+from jetface.api.page import page_router, read_page
+from jetface.api.places import Places
+from jetface.api.recognize import recognize_router
+from jetface.api.routes import Services
+from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
+from jetface.api.serving import TIMEOUT_HEADER, ServeWithinLimits
+from jetface.drain import Drain
+from jetface.imaging.budget import ByteBudget
+from jetface.metrics import Metrics
+from jetface.pipeline.pool import WorkPool
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+
+def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
+    *,
+    extractor: Extractor,
+    models: ModelsView,
+    loader: PictureLoader,
+    pool: WorkPool,
+    metrics: Metrics,
+    drain: Drain,
+    places: Places,
+    byte_budget: ByteBudget,
+    options: ApiOptions,
+    exposition: Callable[[], bytes] | None = None,
+    lifespan: Lifespan | None = None,
+    connections: Connections | None = None,
+) -> FastAPI:
+    """Build the application. Starts nothing; `lifespan` does.
+
+    Args:
+        extractor: Does the work.
+        models: What health and information routes see of the models.
+        loader: Decodes the picture that `/draw_detections` draws on.
+        pool: For parsing, encoding and serialising what is large.
+        metrics: Request metrics are counted here; `/metrics` shows all of it.
+        drain: Knows when the process is about to end.
+        places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
+        byte_budget: The bytes of bodies and fetched files that are kept.
+        options: Defaults, limits and access.
+        exposition: What `/metrics` answers; None for `metrics` alone.
+        connections: Told how to refuse at once.
+        lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
+    """
+    bodies = Bodies(options.limits, pool, byte_budget)
+    services = Services(
+        extractor=extractor,
+        models=models,
+        loader=loader,
+        pool=pool,
+        metrics=metrics,
+        exposition=exposition or (lambda: generate_latest(metrics.registry)),
+        options=options,
+        bodies=bodies,
+        answers=Answers(pool),
+    )
+    app = FastAPIOffline(
+        title="jetface",
+        version=options.info.version,
+        description="Pictures in; faces out: boxes, landmarks, embeddings.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Nothing here collects traces, and whether somebody does is asked in the environment, once a request.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    pictures = (
+        extract_router(services),
+        detect_router(services),
+        recognize_router(services),
+        compare_router(services),
+        draw_router(services),
+    )
+    health = health_router(services, drain)
+    routers = (
+        *pictures,
+        info_router(services),
+        health,
+        models_router(services),
+        metrics_router(services),
+        page_router(read_page(options.root_path)),
+    )
+    for router in routers:
+        app.include_router(router)
+    describe_bodies(app)
+    keep_redoc_offline(app)
+    app.add_exception_handler(HTTPException, _translate)
+    app.add_exception_handler(Exception, _pass_on)
+    metrics.watch(metrics.in_flight, lambda: places.num_taken)
+    metrics.watch(metrics.aside, lambda: places.num_aside)
+    metrics.watch(metrics.received, lambda: places.num_received)
+    metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
+    metrics.watch(metrics.body_bytes, lambda: byte_budget.held)
+    metrics.body_bytes_limit.set(byte_budget.capacity)
+    metrics.in_flight_limit.set(places.limit)
+    metrics.request_timeout.set(options.limits.timeout_s)
+    errors = ErrorAnswers(metrics)
+    # Around all of the framework: what is refused here, or served directly, costs none of it.
+    stack: ASGIApp = app.build_middleware_stack()
+    if options.root_path:
+        stack = BelowRootPath(stack, root_path=options.root_path)
+    stack = GuardDocuments(stack)
+    stack = HeadAsGet(stack)
+    stack = DirectRoutes(stack, _routes((*pictures, health)))
+    stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
+    stack = door = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    if connections is not None:
+        connections.refuse = QuickRefusals(
+            door,
+            places=places,
+            drain=drain,
+            metrics=metrics,
+            routes=[route.path for route in _routes(pictures)],
+            root_path=options.root_path,
+            has_cors=bool(options.access.cors_origins),
+        ).answer
+    paths = [route.path for route in _routes(routers)]
+    stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
+    stack = OwnPath(stack, root_path=options.root_path, paths=paths)
+    if options.access.cors_origins:
+        # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
+        # No credentials: a key travels in a header that the page sets, and there are no cookies.
+        stack = CORSMiddleware(
+            stack,
+            allow_origins=options.access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
+            expose_headers=["retry-after", "server-timing", "x-ignored", "x-request-id"],
+        )
+        stack = _unsniffed(stack)
+    app.middleware_stack = stack
+    return app
+
+
+def _unsniffed(app: ASGIApp) -> ASGIApp:
+    """Mark what a middleware answers by itself as all other answers are marked."""
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start" and NO_SNIFFING not in message["headers"]:
+                message = {**message, "headers": [*message["headers"], NO_SNIFFING]}
+            await send(message)
+
+        await app(scope, receive, send_marked)
+
+    return marked
+
+
+def _routes(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+
+async def _translate(_request: Request, error: Any) -> NoReturn:
+    """Let the framework's own errors take the way of ours."""
+    raise from_http_exception(error) from None
+
+
+async def _pass_on(_request: Request, error: Exception) -> NoReturn:
+    """Keep the framework from answering what it did not foresee in words of its own: we do, around it."""
+    raise error

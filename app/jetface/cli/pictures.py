@@ -1,0 +1,240 @@
+"""What `jetface extract` does: pictures from files through the pipeline, results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from tqdm import tqdm
+
+from jetface.domain import ExtractOptions, Face, Image, PictureResult
+from jetface.errors import ImageDecodeError
+from jetface.imaging.draw import DrawOptions, draw_faces, encode_jpeg
+from jetface.imaging.sniff import is_picture
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import Service, open_service
+from jetface.settings import Settings
+
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp"}
+)
+"""Taken from a folder, as is a file without suffix that begins as a picture; one that is named is always tried."""
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+"""Taken from a folder, too, where TIFF is accepted."""
+
+PICTURES_AT_ONCE = 8
+"""Pictures read and in work at the same time: bounds memory, keeps every core busy."""
+
+_PATIENCE_S = 86_400.0
+"""Nobody waits behind a command line; a day lets a first download and a slow disk finish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file to look at, and its name below the folder it was found in."""
+
+    path: Path
+    relative: Path
+
+
+def find_pictures(
+    paths: Sequence[Path], *, accept_tiff: bool = False, skipped: Counter[str] | None = None
+) -> list[Picture]:
+    """List the files of `paths`; folders are searched recursively, in order of name, hidden ones left out.
+
+    Args:
+        paths: Files, which are taken as they are, and folders.
+        accept_tiff: Whether TIFF is taken from folders.
+        skipped: Counts by reason what else lies there: its suffix, `without suffix`, `unreadable`.
+    """
+    suffixes = PICTURE_SUFFIXES | TIFF_SUFFIXES if accept_tiff else PICTURE_SUFFIXES
+    skipped = Counter() if skipped is None else skipped
+    pictures: list[Picture] = []
+    for path in paths:
+        if not path.is_dir():
+            pictures.append(Picture(path, Path(path.name)))
+            continue
+        for found in sorted(path.rglob("*")):
+            relative = found.relative_to(path)
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            reason = _reason_to_skip(found, suffixes)
+            if reason is None:
+                pictures.append(Picture(found, relative))
+            elif reason:
+                skipped[reason] += 1
+    return pictures
+
+
+def _reason_to_skip(found: Path, suffixes: frozenset[str]) -> str | None:
+    """Return None for a picture; nothing for a folder, of which nothing is to be said."""
+    if found.is_dir():
+        return "" if os.access(found, os.R_OK | os.X_OK) else "unreadable"
+    suffix = readable_name(found.suffix.lower())
+    if suffix and suffix not in suffixes:
+        return suffix
+    try:
+        if not found.is_file():
+            return "unreadable" if found.is_symlink() else "no file"
+        if suffix:
+            return None
+        with found.open("rb") as file:
+            return None if is_picture(file.read(64)) else "without suffix"
+    except OSError:
+        return "unreadable"
+
+
+def tell_skipped(skipped: Counter[str], *, strict: bool) -> None:
+    """Say what was left out of folders.
+
+    Raises:
+        click.ClickException: Something was, and `strict` is set.
+    """
+    if not skipped:
+        return
+    count = skipped.total()
+    reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.most_common())
+    message = f"skipped {count} file{'' if count == 1 else 's'}: {reasons}"
+    if strict:
+        raise click.ClickException(message)
+    click.echo(message, err=True)
+
+
+def readable_name(path: Path | str) -> str:
+    r"""Return a path as text for people and programs: bytes that are not UTF-8 as `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
+    """Return one line of `--json`: all that is known of a picture, in source pixels and milliseconds."""
+    answer: dict[str, Any] = {"path": readable_name(picture.path), "took_ms": round(result.took_s * 1e3, 3)}
+    if result.error is not None:
+        return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
+    if result.rotation is not None:
+        answer["rotation"] = result.rotation
+    return {**answer, "image_hw": result.image_hw, "faces": [_describe_face(face) for face in result.faces]}
+
+
+def _describe_face(face: Face) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "box": face.box,
+        "score": face.score,
+        "landmarks": face.landmarks,
+        "landmarks_from": face.landmarks_from,
+        "visible": face.visible,
+    }
+    if face.embedding is not None:
+        described |= {"norm": face.embedding.norm, "embedding": face.embedding.vector}
+    return described
+
+
+def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
+    """Yield the lines people read: one for the picture, one for each face."""
+    if result.error is not None:
+        yield f"{readable_name(picture.path)}: failed: {result.error.message}"
+        return
+    count = len(result.faces)
+    turned = f", turned by {result.rotation} degrees" if result.rotation else ""
+    name, faces = readable_name(picture.path), f"{count} face{'' if count == 1 else 's'}"
+    yield f"{name}: {faces}, {result.took_s * 1e3:.0f} ms{turned}"
+    for number, face in enumerate(result.faces, start=1):
+        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
+        norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"
+        yield f"  {number:>3}  score {face.score:.3f}  box {x1},{y1} {x2},{y2}{norm}"
+
+
+async def extract_pictures(
+    settings: Settings,
+    pictures: Sequence[Picture],
+    options: Callable[[float], ExtractOptions],
+    *,
+    as_json: bool,
+    draw_dir: Path | None,
+) -> int:
+    """Print what comes of every picture, in order.
+
+    Args:
+        settings: Of the service.
+        pictures: Files to look at.
+        options: What is wanted of them, given the threshold of the detector that answers.
+        as_json: JSON lines rather than a table.
+        draw_dir: Where annotated copies go; None for none.
+
+    Returns:
+        How many pictures failed.
+
+    Raises:
+        ServiceError: What is wrong is not a picture but the service: a model is missing, say.
+    """
+    num_failed = 0
+    async with open_service(settings) as service:
+        wanted = options(service.score_threshold)
+        with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
+            async for picture, result in extract_each(service, pictures, wanted, draw_dir):
+                num_failed += result.error is not None
+                with tqdm.external_write_mode(file=sys.stdout):
+                    if as_json:
+                        click.echo(orjson.dumps(describe(picture, result), option=orjson.OPT_SERIALIZE_NUMPY))
+                    else:
+                        click.echo("\n".join(tabulate(picture, result)))
+                progress.update()
+    return num_failed
+
+
+async def extract_each(
+    service: Service, pictures: Sequence[Picture], options: ExtractOptions, draw_dir: Path | None = None
+) -> AsyncGenerator[tuple[Picture, PictureResult], None]:
+    """Yield results in the order of the pictures, `PICTURES_AT_ONCE` in work; `draw_dir` gets annotated copies."""
+    waiting = iter(pictures)
+    in_work: deque[tuple[Picture, asyncio.Task[PictureResult]]] = deque()
+    try:
+        while True:
+            while len(in_work) < PICTURES_AT_ONCE and (picture := next(waiting, None)):
+                in_work.append((picture, asyncio.create_task(_extract_one(service, picture, options, draw_dir))))
+            if not in_work:
+                return
+            picture, task = in_work.popleft()
+            yield picture, await task
+    finally:
+        for _, task in in_work:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in in_work), return_exceptions=True)
+
+
+async def _extract_one(
+    service: Service, picture: Picture, options: ExtractOptions, draw_dir: Path | None
+) -> PictureResult:
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    try:
+        source = EncodedPicture(await asyncio.to_thread(picture.path.read_bytes))
+    except OSError as cause:
+        return PictureResult(image_index=0, error=ImageDecodeError(f"The file cannot be read: {cause.strerror}."))
+    (result,) = await service.extractor.extract([source], options, deadline=deadline)
+    if draw_dir is not None and result.error is None:
+        async with service.loader.load(source, deadline=deadline) as loaded:
+            await asyncio.to_thread(_write_drawn, loaded.pixels, result, _drawn_path(draw_dir, picture))
+    return result
+
+
+def _drawn_path(draw_dir: Path, picture: Picture) -> Path:
+    """Return where a picture's annotated copy goes: same name below `draw_dir`, as JPEG."""
+    named = draw_dir / picture.relative
+    return named if named.suffix.lower() in {".jpg", ".jpeg"} else named.with_name(f"{named.name}.jpg")
+
+
+def _write_drawn(pixels: Image, result: PictureResult, path: Path) -> None:
+    drawn = draw_faces(pixels, result.faces, DrawOptions())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_jpeg(drawn))
+    except OSError as cause:
+        raise click.ClickException(f"{readable_name(path)} cannot be written: {cause.strerror}") from cause

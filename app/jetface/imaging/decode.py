@@ -1,0 +1,278 @@
+"""Encoded bytes to pixels: JPEG by libjpeg-turbo or the GPU, HEIC by libheif, AVIF by Pillow, the rest by OpenCV."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pi_heif
+import PIL.AvifImagePlugin
+import PIL.Image
+import simplejpeg
+import structlog
+
+from jetface.domain import Image
+from jetface.errors import BackendUnavailableError, ImageDecodeError
+from jetface.imaging.bitmaps import first_gif_frame
+from jetface.imaging.header import PictureFormat, PictureHeader, damaged, truncated
+from jetface.imaging.memory import PictureMemory
+from jetface.imaging.nvjpeg import NvJpeg
+from jetface.imaging.orientation import turn_upright
+
+_BYTES_PER_PIXEL = 3
+
+_END_OF_JPEG = b"\xff\xd9"
+_LIMIT_SCANS = 32768
+"""`TJFLAG_LIMITSCANS`: no more than 500 scans. Ignored before libturbojpeg 2.1; the header's reader is stricter."""
+
+_PREMATURE = "remature end"
+"""In what libjpeg says of a picture that ends too early."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """Memory of one decode, in pixels of three bytes."""
+
+    working_pixels: int
+    """At most, while decoding."""
+    kept_pixels: int
+    """Afterwards, as long as the picture is held."""
+
+
+JpegDecoder = Literal["simplejpeg", "pyturbojpeg"]
+"""What decodes JPEG on the CPU: libjpeg-turbo as simplejpeg brings it along, or the system's, by PyTurboJPEG."""
+
+
+def open_pyturbojpeg() -> Any:
+    """Open the system's libturbojpeg.
+
+    Returns:
+        A `turbojpeg.TurboJPEG`, which says what damage it passed over by a warning that is raised.
+
+    Raises:
+        BackendUnavailableError: The package or the library is not installed.
+    """
+    try:
+        import turbojpeg  # noqa: PLC0415 - an extra
+
+        opened = turbojpeg.TurboJPEG()
+    except (ImportError, OSError, RuntimeError) as cause:
+        raise BackendUnavailableError(
+            "JPEG_DECODER=pyturbojpeg cannot be had: install the package pyturbojpeg 1.x and the system's libturbojpeg "
+            "(Debian: libturbojpeg0, Ubuntu: libturbojpeg), or leave JPEG_DECODER at simplejpeg."
+        ) from cause
+    warnings.filterwarnings("error", category=UserWarning, module="turbojpeg")
+    return opened
+
+
+class Decoder:
+    """Decodes every accepted format to the same kind of picture. Thread-safe; pixels are made without the lock."""
+
+    def __init__(self, nvjpeg: NvJpeg | None = None, turbojpeg: Any = None) -> None:
+        """Create a decoder.
+
+        Args:
+            nvjpeg: Decodes JPEG before the CPU does, as far as it can.
+            turbojpeg: What `open_pyturbojpeg` returned; None: simplejpeg decodes JPEG.
+        """
+        # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        # Pictures are decoded side by side, one a thread; how large they may be is said by the header's limits.
+        pi_heif.options.DECODE_THREADS = PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+        PIL.Image.MAX_IMAGE_PIXELS = None
+        self._nvjpeg = nvjpeg
+        self._turbojpeg = turbojpeg
+        self._memory = PictureMemory()
+
+    @classmethod
+    def best(
+        cls,
+        jpeg_decoder: JpegDecoder = "simplejpeg",
+        *,
+        use_nvjpeg: bool = False,
+        open_nvjpeg: Callable[[], NvJpeg] = NvJpeg,
+    ) -> Decoder:
+        """Use the GPU for JPEG if that is wanted; say in the log where it cannot be had.
+
+        Args:
+            jpeg_decoder: What decodes JPEG on the CPU.
+            use_nvjpeg: Whether the GPU is wanted.
+            open_nvjpeg: Opens it.
+
+        Raises:
+            BackendUnavailableError: `jpeg_decoder` is not installed.
+        """
+        turbojpeg = open_pyturbojpeg() if jpeg_decoder == "pyturbojpeg" else None
+        if not use_nvjpeg:
+            return cls(turbojpeg=turbojpeg)
+        try:
+            return cls(open_nvjpeg(), turbojpeg)
+        except BackendUnavailableError as error:
+            structlog.get_logger(__name__).warning(
+                "USE_NVJPEG is on, but JPEG is decoded on the CPU", reason=error.message
+            )
+            return cls(turbojpeg=turbojpeg)
+
+    @property
+    def name(self) -> str:
+        """What decodes JPEG, for the log."""
+        on_cpu = "simplejpeg" if self._turbojpeg is None else "pyturbojpeg"
+        return on_cpu if self._nvjpeg is None else f"nvjpeg+{on_cpu}"
+
+    def cost(self, header: PictureHeader) -> DecodeCost:
+        """Foresee the memory of a decode; never less than is needed by more than rounding."""
+        # OpenCV decodes into memory of its own and copies it into an array; a quarter turn needs a second array too.
+        copies = 2 if header.is_transposed or not _is_usual_jpeg(header) else 1
+        side = int(header.num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
+        return DecodeCost(working_pixels=copies * header.num_pixels + side, kept_pixels=header.num_pixels)
+
+    def decode(self, data: bytes, header: PictureHeader) -> Image:
+        """Decode a picture and turn it upright.
+
+        Alpha is dropped, 16 bits become 8, an animation gives its first frame.
+
+        Args:
+            data: The file that `header` was read from.
+            header: What `sniff` said of it.
+
+        Returns:
+            (H, W, 3) uint8 BGR, C-contiguous, owned by the caller, EXIF orientation applied.
+
+        Raises:
+            ImageDecodeError: Truncated, damaged, or not what its header claims.
+        """
+        if not _is_usual_jpeg(header):
+            image = _WAYS[header.format](data, header)
+        else:
+            gpu_image = None if self._nvjpeg is None else self._nvjpeg.decode(data, header.stored_hw)
+            image = self._decode_jpeg(data, header) if gpu_image is None else gpu_image
+            if gpu_image is not None and (image[-1] == image[-1, 0]).all():
+                # The GPU fills what is missing with one colour and says nothing.
+                _check_whole(data, "GRAY")
+        return turn_upright(image, header.orientation)
+
+    def _decode_jpeg(self, data: bytes, header: PictureHeader) -> Image:
+        data, image = _with_end(data), self._memory.take((*header.stored_hw, 3))
+        if self._turbojpeg is not None:
+            return self._decode_by_turbojpeg(data, image, header)
+        decode = partial(simplejpeg.decode_jpeg, data, colorspace="BGR", buffer=image)
+        try:
+            image = decode(strict=True)
+        except ValueError as cause:
+            if _PREMATURE in str(cause):
+                raise truncated() from cause
+            try:
+                # Every viewer passes over other damage.
+                image = decode(strict=False)
+            except ValueError:
+                raise damaged() from cause
+        return _checked(image, header)
+
+    def _decode_by_turbojpeg(self, data: bytes, image: Image, header: PictureHeader) -> Image:
+        try:
+            # It makes an array of its own where the picture is not as large as its header says.
+            image = self._turbojpeg.decode(data, flags=_LIMIT_SCANS, dst=image)
+        except UserWarning as cause:
+            if _PREMATURE in str(cause):
+                raise truncated() from cause
+            # Every viewer passes over other damage; the pixels are there.
+        except OSError as cause:
+            raise damaged() from cause
+        return _checked(image, header)
+
+
+def _is_usual_jpeg(header: PictureHeader) -> bool:
+    """Whether libjpeg-turbo makes BGR of it, right into an array of ours; of CMYK it makes nothing but CMYK."""
+    return header.format == "jpeg" and header.num_channels != 4
+
+
+def _with_end(jpeg: bytes) -> bytes:
+    """Return a JPEG that ends with its marker: where that alone is missing, all pixels are there."""
+    return jpeg if jpeg.endswith(_END_OF_JPEG) else jpeg + _END_OF_JPEG
+
+
+def _check_whole(jpeg: bytes, colorspace: str) -> None:
+    """Refuse a truncated JPEG that is decoded by what does not say so. Reads the coded data, makes an eighth of it."""
+    try:
+        simplejpeg.decode_jpeg(_with_end(jpeg), colorspace=colorspace, min_factor=8, strict=True)
+    except ValueError as cause:
+        if _PREMATURE in str(cause):
+            raise truncated() from cause
+
+
+def _decode_cmyk(data: bytes, header: PictureHeader) -> Image:
+    _check_whole(data, "CMYK")
+    return _decode_by_opencv(_with_end(data), header)
+
+
+def _decode_gif(data: bytes, header: PictureHeader) -> Image:
+    return _decode_by_opencv(first_gif_frame(data), header)
+
+
+def _decode_by_opencv(data: bytes, header: PictureHeader) -> Image:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as cause:
+        raise damaged() from cause
+    if image is None:
+        raise ImageDecodeError("The picture is damaged or truncated.")
+    return _checked(image, header)
+
+
+def _decode_heic(data: bytes, header: PictureHeader) -> Image:
+    try:
+        opened = pi_heif.open_heif(data, convert_hdr_to_8bit=True, bgr_mode=True)
+        image = np.asarray(opened[opened.primary_index])
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+        raise damaged() from cause
+    if image.ndim == 2 or image.shape[2] < 3:
+        gray = image if image.ndim == 2 else image[:, :, 0]
+        image = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+    # Bytes of Python's, which cannot be written to: turning some pictures upright does.
+    return _checked(np.array(image[:, :, :3], order="C"), header)
+
+
+def _decode_avif(data: bytes, header: PictureHeader) -> Image:
+    if data[8:12] == b"avis":
+        # A sequence is read from its tracks, whose size is another matter, unless its still picture is asked for.
+        data = data[:8] + b"avif" + data[12:]
+    try:
+        pixels = _pixels_of_avif(data)
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+        raise damaged() from cause
+    way = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGR
+    return _checked(cv2.cvtColor(pixels, way), header)
+
+
+def _pixels_of_avif(data: bytes) -> np.ndarray:
+    """Return RGB or RGBA. A function of its own: when it returns, what Pillow holds is gone."""
+    with PIL.Image.open(BytesIO(data), formats=["AVIF"]) as opened:
+        opened.load()
+        return np.asarray(opened if opened.mode in {"RGB", "RGBA"} else opened.convert("RGB"))
+
+
+def _checked(image: np.ndarray, header: PictureHeader) -> Image:
+    """Refuse what is not what the header said."""
+    if image.shape != (*header.stored_hw, 3) or image.dtype != np.uint8:
+        raise damaged()
+    return np.ascontiguousarray(image, np.uint8)
+
+
+_WAYS: Mapping[PictureFormat, Callable[[bytes, PictureHeader], Image]] = {
+    "jpeg": _decode_cmyk,
+    "png": _decode_by_opencv,
+    "webp": _decode_by_opencv,
+    "bmp": _decode_by_opencv,
+    "gif": _decode_gif,
+    "tiff": _decode_by_opencv,
+    "heic": _decode_heic,
+    "avif": _decode_avif,
+}
+"""All but usual JPEGs. AVIF is not for OpenCV, which holds two to three times the memory that Pillow does."""

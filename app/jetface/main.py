@@ -1,0 +1,190 @@
+"""The composition root of the HTTP service: settings become a service, the service becomes an application."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+from jetface import __version__
+from jetface.api.app import create_api
+from jetface.api.connections import CONNECTIONS_KEY, Connections
+from jetface.api.places import Places
+from jetface.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
+from jetface.api.store_view import StoreView
+from jetface.backends.cpu import usable_cores
+from jetface.device.findings import STARTUP_FAILURE
+from jetface.drain import Drain
+from jetface.errors import ServiceError
+from jetface.logs import configure_logs, count_dropped_lines, masked
+from jetface.models.engines.recipe import EngineSource
+from jetface.service import Service, build_service, open_registry, running
+from jetface.settings import Settings, SettingsError, read_settings
+from jetface.specs import RegistryError
+from jetface.workers import Worker, share_of
+
+RESERVED_DESCRIPTORS = 256
+"""What is left to all but connections: the files of models, pictures that are fetched, and the connections that are
+accepted before the first of them is counted."""
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    worker: Worker | None = None,
+    root: Path = Path("/"),
+    source: EngineSource | None = None,
+) -> FastAPI:
+    """Build the HTTP application: what uvicorn is given as its factory.
+
+    Args:
+        settings: The effective configuration; None reads the environment.
+        worker: This process, where it is one of several that serve together; `WORKERS` counts for nothing without.
+        root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
+        source: What builds engines in place of the TensorRT that was found; in tests.
+
+    Raises:
+        SystemExit: The settings cannot be served; the one line an operator needs is on stderr.
+    """
+    try:
+        settings = settings or read_settings()
+        if worker is not None:
+            settings = _of_one_worker(settings, worker.slot)
+        configure_logs(settings.log_level, settings.log_format)
+        return _application(build_service(settings, root=root, source=source), worker)
+    except (SettingsError, RegistryError, ServiceError) as error:
+        sys.stderr.write(masked(f"Error: {error}\n"))
+        raise SystemExit(STARTUP_FAILURE) from error
+
+
+def _most_connections(wanted: int) -> int:
+    """Return how many connections there are descriptors for, `wanted` at most. Raises the soft limit first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    num_descriptors = wanted + RESERVED_DESCRIPTORS
+    may_have = num_descriptors if hard == unlimited else min(hard, num_descriptors)
+    if soft != unlimited and soft < may_have:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (may_have, hard))
+        soft = may_have
+    if soft == unlimited or soft >= num_descriptors:
+        return wanted
+    fewer = soft - min(RESERVED_DESCRIPTORS, soft // 2)
+    _log.warning("few descriptors: fewer connections", connections=fewer, wanted=wanted, cure="raise `ulimit -Hn`")
+    return fewer
+
+
+def _of_one_worker(settings: Settings, slot: int) -> Settings:
+    """Return the settings with what one worker gets of the service's cores and limits."""
+    pixels = max(share_of(settings.decode_budget_pixels, settings.workers), settings.max_image_pixels)
+    return settings.model_copy(
+        update={
+            # One GPU a worker; of more workers than GPUs several share one.
+            "gpu_device_ids": settings.gpu_device_ids[slot % len(settings.gpu_device_ids) :][:1]
+            if settings.gpu_device_ids
+            else (),
+            "max_in_flight": share_of(settings.max_in_flight, settings.workers),
+            "max_connections": share_of(settings.max_connections, settings.workers),
+            "decode_budget_pixels": pixels,
+            "cpu_threads": share_of(settings.cpu_threads or usable_cores(), settings.workers),
+        }
+    )
+
+
+def _application(service: Service, worker: Worker | None) -> FastAPI:
+    settings = service.settings
+    connections = Connections(_most_connections(settings.max_connections), service.metrics)
+    places = Places(
+        settings.max_in_flight,
+        most_received=max(connections.most // 2, 1),
+        most_aside_bytes=service.loader.byte_budget.capacity // 2,
+    )
+    drain = Drain(settings.shutdown_grace_s, on_expiry=places.abandon)
+    registry = service.metrics.registry
+    count_dropped_lines(service.metrics.log_lines_dropped.inc)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        with drain.listening():
+            async with running(service), worker.serving(registry, drain) if worker else nullcontext():
+                yield {CONNECTIONS_KEY: connections}
+
+    models = StoreView(
+        service.store,
+        active=service.chosen.names,
+        watchdog_s=settings.watchdog_s,
+        must_be_loaded=settings.model_preload,
+        engine_status=service.engines.status if service.engines else None,
+        read_registry=partial(open_registry, settings),
+        order=worker.order if worker else None,
+    )
+    if worker is not None:
+        worker.on_order = models.follow
+    return create_api(
+        byte_budget=service.loader.byte_budget,
+        extractor=service.extractor,
+        models=models,
+        loader=service.loader,
+        pool=service.pool,
+        metrics=service.metrics,
+        drain=drain,
+        places=places,
+        options=_api_options(service),
+        exposition=worker.exposition if worker else None,
+        lifespan=lifespan,
+        connections=connections,
+    )
+
+
+def _api_options(service: Service) -> ApiOptions:
+    settings = service.settings
+    return ApiOptions(
+        info=ServiceInfo(
+            version=__version__,
+            log_level=settings.log_level,
+            max_size=settings.max_size,
+            inference_backend=settings.backend,
+            tensorrt_version=_tensorrt_version(service),
+            attempts=service.backend.attempts,
+            notice=service.notice,
+            device=service.telemetry.status,
+        ),
+        defaults=RequestDefaults(
+            det_thresh=service.score_threshold,
+            extract_embedding=settings.def_extract_embedding,
+            return_face_data=settings.def_return_face_data,
+            return_landmarks=settings.def_return_landmarks,
+            extract_ga=settings.def_extract_ga,
+            detect_masks=settings.def_detect_masks,
+        ),
+        limits=RequestLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_images=settings.max_images,
+            max_faces=settings.max_faces,
+            timeout_s=settings.request_timeout_s,
+        ),
+        access=_access(settings),
+        root_path=settings.root_path,
+        match_threshold=lambda: service.match_threshold,
+    )
+
+
+def _tensorrt_version(service: Service) -> str | None:
+    engines = service.backend.engines
+    return None if engines is None else engines.facts().get("version")
+
+
+def _access(settings: Settings) -> Access:
+    access = Access(
+        api_keys=tuple(key.get_secret_value() for key in settings.api_keys), cors_origins=settings.cors_origins
+    )
+    return replace(access, open_paths=access.open_paths | {"/metrics"}) if settings.metrics_open else access

@@ -1,0 +1,131 @@
+"""The pictures of one request: a few in work at once, each with its own clock, each failing alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from jetface.domain import STAGES, Face, PictureResult, StageTimes
+from jetface.errors import NotFiniteError, RequestError, ServiceError
+from jetface.imaging.sources import PictureSource
+from jetface.metrics import Metrics
+
+PICTURES_AT_ONCE = 4
+"""Pictures of one request in work at the same time: enough to keep decoder, detector and recognizer busy together,
+few enough that a request of a hundred pictures neither holds their pixels nor crowds out its neighbours."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PictureJob:
+    """The work on one picture of a request. Belongs to one task."""
+
+    index: int
+    """Its place in the request."""
+    source: PictureSource
+    group: Hashable
+    """The request; requests take turns in the queues."""
+    deadline: float
+    """`loop.time()` after which the answer is of no use."""
+    started: float = field(default_factory=time.perf_counter)
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, **seconds: float) -> None:
+        """Add seconds to the fields of `StageTimes` that are named."""
+        for name, more in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + more
+
+    def begin_anew(self, *, load_s: float) -> None:
+        """Forget the stages so far but for the loads, and the seconds of one more of these."""
+        self._seconds = {"load_s": self._seconds.get("load_s", 0.0) + load_s}
+
+    def result(
+        self,
+        *,
+        faces: Sequence[Face] = (),
+        error: ServiceError | None = None,
+        image_hw: tuple[int, int] | None = None,
+        detection_scale: float = 1.0,
+        rotation: int | None = None,
+    ) -> PictureResult:
+        """Return what came of the picture, timed until now."""
+        return PictureResult(
+            image_index=self.index,
+            faces=tuple(faces),
+            error=error,
+            image_hw=image_hw,
+            detection_scale=detection_scale,
+            rotation=rotation,
+            times=StageTimes(**self._seconds),
+            took_s=self.took_s,
+        )
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since the picture's turn came."""
+        return time.perf_counter() - self.started
+
+
+Work: TypeAlias = Callable[[PictureJob], Coroutine[Any, Any, PictureResult]]
+"""What is done with one picture."""
+
+
+async def each_picture(
+    sources: Sequence[PictureSource], work: Work, *, deadline: float, metrics: Metrics
+) -> list[PictureResult]:
+    """Run `work` on every picture, `PICTURES_AT_ONCE` at a time.
+
+    Args:
+        sources: The pictures of one request.
+        work: Raises RequestError where the picture is at fault, NotFiniteError where a model has no answer to it; any
+            other error ends the other pictures' work too.
+        deadline: `loop.time()` after which the answer is of no use.
+        metrics: Where pictures, faces, stages and failures are counted.
+
+    Returns:
+        One result a picture, in order; `error` is set where `work` raised one of the two.
+    """
+    group = object()
+
+    async def one(index: int, source: PictureSource) -> PictureResult:
+        job = PictureJob(index=index, source=source, group=group, deadline=deadline)
+        try:
+            result = await work(job)
+        except (RequestError, NotFiniteError) as error:
+            metrics.refusals.labels(error.code).inc()
+            result = job.result(error=error)
+        _observe(result, metrics)
+        return result
+
+    if len(sources) == 1:  # as most requests have: no task has to wait for another
+        return [await one(0, sources[0])]
+    places = asyncio.Semaphore(PICTURES_AT_ONCE)
+
+    async def one_in_turn(index: int, source: PictureSource) -> PictureResult:
+        async with places:
+            return await one(index, source)
+
+    tasks = [asyncio.create_task(one_in_turn(index, source)) for index, source in enumerate(sources)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _observe(result: PictureResult, metrics: Metrics) -> None:
+    metrics.pictures.labels("failed" if result.error else "ok").inc()
+    if result.error is None:
+        metrics.faces.observe(len(result.faces))
+        metrics.guessed_faces.inc(sum([_is_guessed(face) for face in result.faces]))
+    for stage in STAGES:
+        seconds = getattr(result.times, f"{stage}_s")
+        if seconds > 0:
+            metrics.stage_seconds.labels(stage).observe(seconds)
+
+
+def _is_guessed(face: Face) -> bool:
+    return face.landmarks_from == "box" and face.embedding is not None

@@ -1,0 +1,376 @@
+"""The objects of one running service, built from settings and closed in order; HTTP comes on top, in `jetface.main`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import structlog
+
+from jetface.backends.attempts import Probes
+from jetface.backends.cpu import usable_cores
+from jetface.backends.engines.tensorrt import FACTORY as TENSORRT_FACTORY
+from jetface.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
+from jetface.backends.selection import Selection, select_backend
+from jetface.choice import choose_models
+from jetface.device.meminfo import trim_memory
+from jetface.device.telemetry import Telemetry
+from jetface.engines import engine_loader, engine_recipes, gpu_canvases_hw, precisions_of, tensorrt_options, why_no_dla
+from jetface.errors import BackendUnavailableError, ServiceError
+from jetface.imaging.budget import ByteBudget
+from jetface.imaging.decode import Decoder
+from jetface.imaging.fetch import UrlFetcher
+from jetface.imaging.folder import PictureFolder
+from jetface.imaging.hosts import HostPolicy
+from jetface.imaging.loader import PictureLoader
+from jetface.imaging.remote import RemotePictures
+from jetface.metrics import Metrics
+from jetface.models.defaults import ModelChooser, starter_notice
+from jetface.models.engines.recipe import EngineSource
+from jetface.models.engines.takeover import EngineLoader
+from jetface.models.loading import LoadOptions, ModelLoader
+from jetface.models.precision import VARIABLES, Precisions
+from jetface.models.store import ModelStore
+from jetface.models.weights.download import Fetcher
+from jetface.models.weights.files import Mirror, WeightsFolder
+from jetface.pipeline.attributes import Attributes
+from jetface.pipeline.chosen import ChosenModels
+from jetface.pipeline.describer import CROPS_AT_ONCE, Describer
+from jetface.pipeline.detector import Detector, DetectorOptions
+from jetface.pipeline.extract import Extractor
+from jetface.pipeline.pictures import PICTURES_AT_ONCE
+from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.recognizer import Recognizer
+from jetface.settings import Settings
+from jetface.specs import Registry, default_registry_dir, read_registry
+from jetface.threads import short_turns
+from jetface.workers import share_of
+
+_log = structlog.get_logger("jetface")
+
+DEFAULT_SCORE_THRESHOLD = 0.6
+"""Least detector score where neither request, settings nor registry entry name one; as InsightFace-REST has it."""
+DEFAULT_MATCH_THRESHOLD = 0.35
+"""Least similarity of one person for a recognizer whose registry entry names none: above what the recognizers that were
+measured need for one false match in 10,000 at 512 numbers a face (docs/models.md); not measured for any other."""
+_LEAST_SWEEP_S, _MOST_SWEEP_S = 0.1, 30.0
+"""Between two looks for idle models: a quarter of `MODEL_TTL_S` within these."""
+
+CLOSE_GRACE_S = 1.0
+"""Longest wait for runs under way when a service is closed: by then its callers have their answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The objects of one service. Building them starts threads only when there is work; `running` closes them."""
+
+    settings: Settings
+    metrics: Metrics
+    backend: Selection
+    chosen: ChosenModels
+    model_loader: ModelLoader
+    engines: EngineLoader | None
+    """Loads models on engines; None where none can be built."""
+    store: ModelStore
+    pool: WorkPool
+    loader: PictureLoader
+    extractor: Extractor
+    telemetry: Telemetry
+
+    @property
+    def score_threshold(self) -> float:
+        """Least detector score where a request names none: what the settings say, else what suits the detector."""
+        if self.settings.def_det_thresh is not None:
+            return self.settings.def_det_thresh
+        own = self.store.spec(self.chosen.detector).score_threshold
+        return DEFAULT_SCORE_THRESHOLD if own is None else own
+
+    @property
+    def match_threshold(self) -> float:
+        """Least similarity of one person where a request names none: what suits the recognizer."""
+        own = self.store.spec(self.chosen.recognizer).match_threshold if self.chosen.recognizer else None
+        return DEFAULT_MATCH_THRESHOLD if own is None else own
+
+    @property
+    def notice(self) -> str | None:
+        """What whoever uses this service should know of its models; None when there is nothing."""
+        return starter_notice(self.chosen.names)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry as it is now, the user's own entries included.
+
+    An entry that cannot be read is logged, and an error for who asks for it.
+    """
+    registry = read_registry((default_registry_dir(), settings.models_dir))
+    for error in registry.unreadable.values():
+        _log.warning("registry entry cannot be read and is left out", reason=str(error))
+    return registry
+
+
+def open_weights(settings: Settings) -> tuple[Registry, WeightsFolder]:
+    """Return the registry and where its weights are, as `open_registry` does."""
+    registry = open_registry(settings)
+    return registry, WeightsFolder(
+        folder=settings.models_dir,
+        registry_dir=default_registry_dir(),
+        mirror=Mirror.parse(settings.model_mirror),
+        fetcher=Fetcher() if settings.model_download else None,
+        registry=registry,
+    )
+
+
+def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineSource | None = None) -> Service:
+    """Build a service; no model is loaded.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are, which tell of the machine; another folder in tests.
+        source: What builds engines in place of the TensorRT that was found; in tests.
+
+    Raises:
+        RegistryError: A model is named whose registry entry is missing, cannot be read, or does something else.
+        BackendError: The backend or precision that was asked for cannot be had.
+        ModelFileError: INT8 was asked for, and there is no quantized graph.
+    """
+    if settings.cuda_cache_disable:
+        # CUDA reads it when its first library is loaded, which is below, and knows no other word for yes.
+        os.environ["CUDA_CACHE_DISABLE"] = "1"
+    if settings.gpu_device_ids:
+        # As above. What builds engines inherits it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu_device_ids[0]
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi numbers them
+        _log.info("GPU chosen", device=settings.gpu_device_ids[0])
+        if len(settings.gpu_device_ids) > settings.workers:
+            _log.warning(
+                "GPU_DEVICE_IDS names more GPUs than there are WORKERS: a process uses one",
+                unused=settings.gpu_device_ids[settings.workers :],
+            )
+    # Our threads are as many as the cores already; OpenCV's own would only compete with them.
+    cv2.setNumThreads(1)
+    registry, weights = open_weights(settings)
+    chosen = choose_models(settings, ModelChooser(registry, weights.is_at_hand))
+    backend = select_backend(
+        settings.backend,
+        providers=settings.ort_providers,
+        openvino_precision=settings.openvino_precision,
+        tensorrt=tensorrt_options(settings),
+        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+        probes=Probes(root=root),
+    )
+    source = source or (EngineSource(backend.engines, TENSORRT_FACTORY) if backend.engines else None)
+    backend = replace(backend, engines=source.kit if source else None)
+    if idle := why_no_dla(settings, backend.engines):
+        _log.warning(idle)
+    precisions = precisions_of(settings)
+    _check_precisions(precisions, registry, chosen, settings.models_dir, has_engines=source is not None)
+    num_cores = settings.cpu_threads or usable_cores()
+    metrics = Metrics()
+    metrics.memory_limit.set(memory_limit_bytes(root))
+    metrics.backend_fallback.set(backend.is_fallback)
+    load_options = LoadOptions(
+        num_cores=num_cores,
+        det_batch_size=settings.det_batch_size,
+        rec_batch_size=settings.rec_batch_size,
+        # Every request at the door can have its share of work queued; more cannot come.
+        max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
+        canvases_hw=gpu_canvases_hw(settings),
+        # Most requests have one picture; what those of several draw beyond this is copied once more.
+        most_canvases=settings.max_in_flight,
+        load_timeout_s=settings.load_timeout_s,
+        precisions=precisions,
+    )
+    memory = MemoryGuard(
+        settings.min_free_memory_bytes,
+        read_free_bytes=partial(free_memory_bytes, root),
+        on_refusal=lambda work: metrics.memory_refusals.labels(work).inc(),
+    )
+    model_loader = ModelLoader(weights, backend, load_options, metrics, memory)
+    engines = None
+    if source:
+        plain = model_loader if backend.onnx else None
+        recipes = engine_recipes(settings, weights, source, has_onnxruntime=plain is not None)
+        engines = engine_loader(
+            settings, recipes, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
+        )
+    store = ModelStore(registry, (engines or model_loader).load, metrics, release=engines.release if engines else None)
+    if engines:
+        engines.follow(store)
+    pool = WorkPool(num_cores)
+    decode_pixels = _decode_pixels(settings.workers, root)
+    if decode_pixels < settings.decode_budget_pixels:
+        _log.warning(
+            "less is decoded at once than DECODE_BUDGET_PIXELS says: a quarter of the memory there is",
+            budget_pixels=decode_pixels,
+        )
+    loader = PictureLoader(
+        pool.threads,
+        max_image_pixels=settings.max_image_pixels,
+        budget_pixels=min(settings.decode_budget_pixels, decode_pixels),
+        max_decode_pixels=decode_pixels,
+        accept_tiff=settings.accept_tiff,
+        metrics=metrics,
+        decoder=Decoder.best(settings.jpeg_decoder, use_nvjpeg=settings.use_nvjpeg),
+        fetcher=_remote_pictures(settings, pool),
+        byte_budget=ByteBudget(_body_budget_bytes(settings, root)),
+    )
+    telemetry = Telemetry(settings.telemetry_interval_s, root)
+    metrics.device.read = telemetry.readings
+    service = Service(
+        settings=settings,
+        telemetry=telemetry,
+        metrics=metrics,
+        backend=backend,
+        chosen=chosen,
+        model_loader=model_loader,
+        engines=engines,
+        store=store,
+        pool=pool,
+        loader=loader,
+        extractor=_extractor(settings, chosen, backend, store, loader, pool, metrics),
+    )
+    _log.info("service built", models=chosen.names, backend=backend.name, cores=num_cores)
+    if service.notice:
+        _log.warning(service.notice)
+    return service
+
+
+def _check_precisions(
+    precisions: Precisions, registry: Registry, chosen: ChosenModels, folder: Path, *, has_engines: bool
+) -> None:
+    """See that what is named can be had: a quantized graph for INT8, engines for FP16."""
+    for name in filter(None, (chosen.detector, chosen.recognizer)):
+        spec = registry[name]
+        if precisions.wanted(spec) == "fp16" and not has_engines:
+            raise BackendUnavailableError(
+                f"{VARIABLES[spec.task]}=fp16 cannot be had: only engines of TensorRT compute in halves, and there are "
+                "none here. Set it to auto, which takes what there is."
+            )
+        precisions.require_files(spec, folder)
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[Service]:
+    """Run a service on the current loop, and close everything in the end.
+
+    With `MODEL_PRELOAD` its models begin to load at once, in the background: the process is alive meanwhile, and ready
+    when they serve. A model that fails to load says so in its state and is tried again.
+    """
+    preloads = [
+        asyncio.create_task(_preload(service.store, name), name=f"preload {name}")
+        for name in (service.chosen.names if service.settings.model_preload else ())
+    ]
+    service.telemetry.start()
+    trimming = asyncio.create_task(_trim_memory(service.settings.memory_trim_s), name="trim memory")
+    sweeping = asyncio.create_task(_unload_idle(service), name="unload idle models")
+    with short_turns(are_wanted=not service.backend.is_on_cpu):
+        try:
+            yield service
+        finally:
+            service.telemetry.stop()
+            trimming.cancel()
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+            if service.engines:
+                await service.engines.close()
+            await service.store.close(grace_s=CLOSE_GRACE_S)
+            await asyncio.gather(*preloads)
+            service.model_loader.close()
+            await service.loader.aclose()
+            service.pool.close()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIterator[Service]:
+    """Build and run a service without HTTP; arguments and errors are those of `build_service`."""
+    async with running(build_service(settings, root=root)) as service:
+        yield service
+
+
+async def _unload_idle(service: Service) -> None:
+    """Unload models that were not needed for `MODEL_TTL_S`, for ever; one whose engine is being built stays."""
+    ttl_s = service.settings.model_ttl_s
+    while ttl_s > 0:
+        await asyncio.sleep(min(max(ttl_s / 4, _LEAST_SWEEP_S), _MOST_SWEEP_S))
+        for model in service.store.loaded():
+            name = model.spec.name
+            is_building = service.engines is not None and service.engines.is_building(name)
+            if model.users.idle_s >= ttl_s and not is_building:
+                await service.store.unload(name, reason=f"No request needed it for {ttl_s:g} s.")
+
+
+async def _preload(store: ModelStore, name: str) -> None:
+    with contextlib.suppress(ServiceError):  # the store has logged it
+        await store.get(name)
+
+
+async def _trim_memory(interval_s: float) -> None:
+    """Give freed memory back every `interval_s` seconds; 0: never."""
+    while interval_s:
+        await asyncio.sleep(interval_s)
+        started_s = time.monotonic()
+        if not await asyncio.to_thread(trim_memory):
+            return
+        _log.debug("memory trimmed", took_ms=round(1000 * (time.monotonic() - started_s), 1))
+
+
+def _extractor(
+    settings: Settings,
+    chosen: ChosenModels,
+    backend: Selection,
+    store: ModelStore,
+    loader: PictureLoader,
+    pool: WorkPool,
+    metrics: Metrics,
+) -> Extractor:
+    width, height = settings.max_size
+    options = DetectorOptions(
+        max_hw=(height, width),
+        scales=settings.det_scales,
+        # A GPU wants few shapes: each costs it a search for algorithms and memory of its own.
+        rectangular=backend.is_on_cpu,
+    )
+    recognizer = Recognizer(store, chosen.recognizer) if chosen.recognizer else None
+    return Extractor(
+        loader,
+        Detector(store, chosen.detector, options, pool),
+        Describer(recognizer, Attributes(store, chosen.attributes, pool), pool),
+        pool,
+        metrics,
+        store=store,
+        max_faces=settings.max_faces,
+    )
+
+
+def _decode_pixels(workers: int, root: Path) -> int:
+    """Return how many pixels of three bytes fit a quarter of each worker's memory: what decoding may take."""
+    memory_bytes = memory_limit_bytes(root)
+    return sys.maxsize if math.isinf(memory_bytes) else int(memory_bytes / max(1, workers) / 4 / 3)
+
+
+def _body_budget_bytes(settings: Settings, root: Path) -> int:
+    """Return one worker's part of what bodies may take: a quarter of the memory, unless the settings say it."""
+    memory_bytes = memory_limit_bytes(root)
+    of_all = settings.body_budget_bytes or int(memory_bytes / 4 if math.isfinite(memory_bytes) else 2**30)
+    return share_of(of_all, settings.workers)
+
+
+def _remote_pictures(settings: Settings, pool: WorkPool) -> RemotePictures:
+    """Build what gets pictures that lie elsewhere, as far as the settings turn it on."""
+    hosts = HostPolicy() if settings.url_fetch == "public" else HostPolicy.listed(settings.url_allow_hosts)
+    folder = settings.root_images_dir
+    return RemotePictures(
+        pool.threads,
+        urls=None if settings.url_fetch == "off" else UrlFetcher(hosts),
+        folder=None if folder is None else PictureFolder(folder, max_bytes=settings.max_body_bytes),
+    )
