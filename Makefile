@@ -114,9 +114,9 @@ lock-images: ## of these, those of the images
 	$(LOCK) $(JETSON7) $(ELSEWHERE) pyproject.toml requirements/jetson7.in -o requirements/jetson7.txt
 	$(LOCK) $(JETSON7) -c requirements/jetson7.txt requirements/jetson7-onnxruntime.in -o requirements/jetson7-onnxruntime.txt
 
-docs: $(VENV)/.dev ## write the generated parts anew: README's settings table, deploy/*.env, docs/errors.md
+docs: $(VENV)/.dev ## write the generated parts anew: docs/settings.md, deploy/*.env, docs/errors.md
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \
-	  -e '/<!-- settings:begin -->/r /dev/stdin' README.md
+	  -e '/<!-- settings:begin -->/r /dev/stdin' docs/settings.md
 	@for target in cpu gpu jetson; do $(BIN)/jetface settings --env $$target > deploy/$$target.env; done
 	@$(BIN)/jetface errors > docs/errors.md
 

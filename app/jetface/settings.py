@@ -1,7 +1,7 @@
 """Every environment variable of the service: default, unit, range, meaning. Read once, at the edge.
 
 `read_settings` is called by `jetface.main` and the command line only; everything below gets values as arguments.
-The README's table and the env files in `deploy/` are generated from this class and tested against it.
+The table of docs/settings.md and the env files in `deploy/` are generated from this class and tested against it.
 """
 
 from __future__ import annotations

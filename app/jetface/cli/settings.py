@@ -102,7 +102,7 @@ def _table(settings: Settings) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="The README's table: variables, defaults, what is allowed.")
+@click.option("--markdown", is_flag=True, help="The table of docs/settings.md: variables, defaults, what is allowed.")
 @click.option("--env", "target", type=click.Choice(sorted(TARGETS)), help="An env file of deploy/.")
 def settings(*, markdown: bool, target: str | None) -> None:
     """Print the settings in force; those that the environment sets are marked with a star."""
