@@ -83,10 +83,3 @@ def test_the_probes_of_kubernetes_ask_what_there_is() -> None:
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounted == {"/models", "/engines", "/tmp"}
-
-
-def test_what_is_not_verified_says_how_it_is_verified() -> None:
-    rows = [line for line in DEPLOY.splitlines() if line.startswith("|") and "**unverified**" in line]
-    assert rows
-    for row in rows:
-        assert re.search(r"\*\*unverified\*\*: .*(`|Dockerfile)", row), row

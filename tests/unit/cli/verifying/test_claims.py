@@ -18,7 +18,7 @@ from tests.support.shared import REPOSITORY
 
 CLAIMS = read_claims()
 
-DEFINITIONS = {("docs/jetson.md", "only a board can tell")}
+DEFINITIONS = {("docs/status.md", "only the machine in question can tell")}
 """Lines that say what the word means."""
 
 NOT_DOCUMENTS = ("tests/unit/", "app/jetface/cli/verif", "deploy/jetson/verify.sh")

@@ -108,7 +108,7 @@ class TestReport:
         rows = rows_of(page)
         assert not is_good
         assert [name for name, row in rows.items() if row[1] == "**fail**"] == ["engines-kept", "leak-process"]
-        assert "`docs/jetson.md`" in rows["leak-process"][3]
+        assert "`docs/status.md`" in rows["leak-process"][3]
         assert "**FAILED**: " in page
 
     def test_memory_that_others_gave_back_is_not_taken_off(self, tmp_path: Path) -> None:
