@@ -12,7 +12,14 @@
     │  ├─ NotFoundError              404    not_found
     │  ├─ MethodNotAllowedError      405    method_not_allowed
     │  ├─ RequestTimeoutError        408    request_timeout
-    │  └─ UnauthorizedError          401    unauthorized
+    │  ├─ UnauthorizedError          401    unauthorized
+    │  ├─ ForbiddenError             403    forbidden
+    │  ├─ ConflictError              409    conflict
+    │  │  └─ ModelMismatchError      409    model_mismatch
+    │  └─ FaceRefusedError           422    face_refused
+    │     ├─ NoFaceError             422    no_face
+    │     ├─ SeveralFacesError       422    several_faces
+    │     └─ PoorFaceError           422    poor_face
     ├─ CapacityError                 429    overloaded
     │  ├─ QueueFullError             429    queue_full         (+ Retry-After)
     │  ├─ DeadlineExceededError      504    deadline_exceeded  (+ Retry-After while a model loads)
@@ -24,6 +31,8 @@
     │  ├─ ModelLoadingError          503    model_loading      (+ Retry-After)
     │  ├─ ModelStuckError            503    model_stuck
     │  └─ MemoryPressureError        503    memory_pressure    (+ Retry-After)
+    ├─ StorageError                  503    storage_failed
+    │  └─ StorageFullError           507    storage_full
     └─ BackendError                  500    backend_error
        ├─ BackendUnavailableError    500    backend_unavailable
        ├─ EngineBuildError           500    engine_build
@@ -156,6 +165,58 @@ class UnauthorizedError(RequestError):
     remedy = "Send a key: `Authorization: Bearer KEY` or `x-api-key: KEY`. Do not try again with the same one."
 
 
+class ForbiddenError(RequestError):
+    """The API key may read only, and the request would change something."""
+
+    code = "forbidden"
+    remedy = "Use a key of `API_KEYS`; one of `READ_API_KEYS` changes nothing."
+
+
+class ConflictError(RequestError):
+    """What is to be made is there already, and differs."""
+
+    code = "conflict"
+    remedy = "Change what is there with `PATCH`, delete it first, or choose another id."
+
+
+class ModelMismatchError(ConflictError):
+    """The collection holds embeddings of another recognizer than the one that serves: they cannot be compared."""
+
+    code = "model_mismatch"
+    remedy = (
+        "The operator serves the recognizer in `details.pinned`, or moves the collection to the new one: `jetface "
+        "gallery reembed NAME` where crops are kept, else its people are enrolled anew from their pictures."
+    )
+
+
+class FaceRefusedError(RequestError):
+    """A picture cannot be enrolled. Fails that picture's slot only."""
+
+    code = "face_refused"
+    remedy = "Send another picture of the person; its neighbors in the request are enrolled."
+
+
+class NoFaceError(FaceRefusedError):
+    """No face was found in a picture that has to show one."""
+
+    code = "no_face"
+    remedy = "Send a picture that shows the person's face, upright and not too small; or lower `threshold`."
+
+
+class SeveralFacesError(FaceRefusedError):
+    """Several faces were found in a picture that has to show one person; `details.faces` is their number."""
+
+    code = "several_faces"
+    remedy = "Cut the person out of the picture, or say `largest=true`."
+
+
+class PoorFaceError(FaceRefusedError):
+    """The face's quality is less than `min_quality`; `details.quality` is what it has."""
+
+    code = "poor_face"
+    remedy = "Send a sharper, larger, better lit picture that is taken from the front; or lower `min_quality`."
+
+
 class CapacityError(ServiceError):
     """The service could answer, but not now. Raised at the door or by a queue."""
 
@@ -243,6 +304,20 @@ class MemoryPressureError(ModelError):
         "Try again after `Retry-After` seconds, or another instance; the operator frees memory, names a smaller model "
         "or lowers `MIN_FREE_MEMORY_BYTES`."
     )
+
+
+class StorageError(ServiceError):
+    """The gallery's storage failed; nothing of the request was stored. What is in memory is still searched."""
+
+    code = "storage_failed"
+    remedy = "Tell the operator: the log has the cause; `jetface gallery check` looks at the storage."
+
+
+class StorageFullError(StorageError):
+    """The gallery's disk is full; nothing of the request was stored. Searches go on."""
+
+    code = "storage_full"
+    remedy = "The operator makes room on the disk of `GALLERY_DIR`; then the same request is stored."
 
 
 class BackendError(ServiceError):

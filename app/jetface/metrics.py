@@ -197,6 +197,26 @@ class Metrics:
         for work in ("load", "build"):
             self.memory_refusals.labels(work)
 
+        self.gallery_faces = Gauge("jetface_gallery_faces", "Faces in the gallery.", registry=registry)
+        self.gallery_persons = Gauge("jetface_gallery_persons", "Persons in the gallery.", registry=registry)
+        self.gallery_bytes = Gauge(
+            "jetface_gallery_index_bytes", "Memory of the gallery's index, as far as it is used.", registry=registry
+        )
+        self.gallery_search_seconds = LoopHistogram(
+            "jetface_gallery_search_seconds",
+            "Seconds a query took of a search: to scan the index, and to rank what that found by stored vectors.",
+            ["part"],
+            buckets=_STAGE_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+        for part in ("scan", "rank"):
+            self.gallery_search_seconds.labels(part)
+        self.gallery_changes = Counter(
+            "jetface_gallery_changes", "Faces stored or refused, faces and persons deleted.", ["change"],
+            registry=registry,
+        )  # fmt: skip
+        for change in ("stored", "refused", "faces_deleted", "persons_deleted"):
+            self.gallery_changes.labels(change)
+
         self.log_lines_dropped = Counter(
             "jetface_log_lines_dropped", "Log lines dropped because nobody read the log any more.", registry=registry
         )
