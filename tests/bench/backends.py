@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import numpy as np
@@ -41,7 +42,7 @@ GRAPHS: Sequence[tuple[str, tuple[int, int]]] = (
     ("mobilefacenet128", (112, 112)),
 )
 
-SERVICES = {
+SERVICES: dict[str, dict[str, Any]] = {
     "onnxruntime": {"backend": "onnxruntime"},
     "openvino f32": {"backend": "openvino", "openvino_precision": "f32"},
     "openvino auto": {"backend": "openvino"},

@@ -27,6 +27,8 @@ from jetface.models.families.scrfd import Scrfd
 from jetface.models.graphs.prepare import prepare_graph
 from jetface.pipeline.selection import select_faces
 from jetface.specs import default_registry_dir, read_registry
+from tests.support.function_backend import array_of
+from tests.support.pictures import read_image
 from tests.support.shared import shared_dir
 
 MAX_HW = (640, 640)
@@ -60,7 +62,7 @@ class ReadyBackend:
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return what was prepared for canvases of this height."""
-        return self.outputs[batch.shape[1]]
+        return self.outputs[array_of(batch).shape[1]]
 
     def close(self) -> None:
         """Nothing to free."""
@@ -118,7 +120,7 @@ def rows(seconds: float) -> Iterator[tuple[str, float]]:
     """Measure each part, `seconds` each; yield its name and microseconds a picture."""
     folder = shared_dir() / "images"
     looked = {
-        seen: Looked(np.zeros((886, 1280, 3), np.uint8) if name is None else cv2.imread(str(folder / name)))
+        seen: Looked(np.zeros((886, 1280, 3), np.uint8) if name is None else read_image(folder / name))
         for seen, name in PICTURES.items()
     }
     for (seen, picture), batch in itertools.product(looked.items(), BATCHES):

@@ -42,6 +42,7 @@ def count_pictures(
 
     def one() -> None:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert image is not None
         scale = min(canvas_hw[0] / image.shape[0], canvas_hw[1] / image.shape[1])
         small = cv2.resize(image, None, fx=scale, fy=scale)
         canvas = np.zeros((*canvas_hw, 3), np.uint8)

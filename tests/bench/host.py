@@ -130,7 +130,8 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
 def service_pid(server: Server) -> int:
     """Return the process that serves, below an init and the shell where there are such."""
     root = psutil.Process(server.process.pid)
-    return next(found.pid for found in (root, *root.children(True)) if "serve" in found.cmdline())
+    pid: int = next(found.pid for found in (root, *root.children(True)) if "serve" in found.cmdline())
+    return pid
 
 
 def cpu_s(pid: int) -> tuple[float, float]:

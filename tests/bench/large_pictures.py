@@ -24,6 +24,7 @@ from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, open_service
 from jetface.settings import Settings
 from tests.support.encoded import encode
+from tests.support.pictures import read_image
 from tests.support.shared import shared_dir
 
 CANVAS_PX = 640
@@ -96,7 +97,7 @@ def large_jpegs() -> Iterator[bytes]:
     for path in sorted((shared_dir() / "cases" / "bigjpeg").glob("*.jpg")):
         yield path.read_bytes()
     for name in ("bbt1", "deepface_couple", "ifrest_Stallone", "inspireface_kun", "hpc203_selfie"):
-        image = cv2.imread(str(shared_dir() / "images" / f"{name}.jpg"))
+        image = read_image(shared_dir() / "images" / f"{name}.jpg")
         yield from (jpeg_of(resized_to(image, side)) for side in LARGE_SIDES_PX)
 
 
@@ -124,7 +125,7 @@ async def print_identification(service: Service, num_people: int) -> None:
     only = ExtractOptions(score_threshold=0.6, limit_faces=1)
     ways: dict[str, list[np.ndarray]] = {"whole": [], "shrunk": []}
     for path in paths:
-        jpeg = jpeg_of(resized_to(cv2.imread(str(path)), PORTRAIT_SIDE_PX))
+        jpeg = jpeg_of(resized_to(read_image(path), PORTRAIT_SIDE_PX))
         for way, data in (("whole", jpeg), ("shrunk", encode(".bmp", decoded(jpeg, 2)))):
             ways[way].append(vector_of((await faces_of(service, data, only))[0]))
     rows, columns = np.triu_indices(len(paths), 1)
@@ -144,7 +145,7 @@ async def print_identification(service: Service, num_people: int) -> None:
 async def print_time(service: Service) -> None:
     """CPU milliseconds of a JPEG of 24 million pixels, smooth and with a camera's noise."""
     for name in ("ifrest_Stallone", "bbt1"):
-        image = cv2.imread(str(shared_dir() / "images" / f"{name}.jpg"))
+        image = read_image(shared_dir() / "images" / f"{name}.jpg")
         large = resized_to(image, max(image.shape[:2]) * (TIMED_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5)
         grain = np.random.default_rng(0).normal(0, 8, large.shape)
         noisy = np.clip(large + grain, 0, 255).astype(np.uint8)

@@ -21,6 +21,7 @@ import numpy as np
 
 from tests.bench.client import post, read_answer
 from tests.bench.scenarios import Target
+from tests.support.pictures import read_image
 from tests.support.server import running_server
 from tests.support.shared import shared_dir
 
@@ -80,7 +81,7 @@ def bomb() -> bytes:
 def varying(images: Path, count: int) -> Iterator[bytes]:
     """JPEGs of one face in `count` random sizes and proportions, the same ones each time."""
     rng = np.random.default_rng(0)
-    portrait = cv2.imread(str(images / "ifrest_Stallone.jpg"))
+    portrait = read_image(images / "ifrest_Stallone.jpg")
     sizes = rng.integers(64, 900, (count, 2)).tolist()
     for width, height in sizes:
         encoded = cv2.imencode(".jpg", cv2.resize(portrait, (width, height)))[1]

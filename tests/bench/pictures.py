@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from tests.bench.client import post
+from tests.support.pictures import read_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +37,13 @@ class Picture:
     def upside_down(self, folder: Path) -> Picture:
         """Return the picture turned by 180 degrees, drawn into `folder`."""
         path = folder / f"{self.name}_upside_down.jpg"
-        cv2.imwrite(str(path), np.rot90(cv2.imread(str(self.path)), 2), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(path), np.rot90(read_image(self.path), 2), [cv2.IMWRITE_JPEG_QUALITY, 90])
         return replace(self, path=path)
 
 
 def make_pictures(images: Path, folder: Path) -> dict[str, Picture]:
     """Return the one-face, six-face and crowd pictures; the first is drawn into `folder`."""
-    portrait = cv2.imread(str(images / "ifrest_Stallone.jpg"))
+    portrait = read_image(images / "ifrest_Stallone.jpg")
     height, width = portrait.shape[:2]
     scale = 640 / max(height, width)
     square = np.zeros((640, 640, 3), np.uint8)

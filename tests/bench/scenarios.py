@@ -23,7 +23,7 @@ class Target:
 
     def cpu_s(self) -> float:
         """CPU seconds of the service's processes so far."""
-        return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes()))
+        return float(sum(times.user + times.system for times in (process.cpu_times() for process in self._processes())))
 
     def rss_bytes(self) -> int:
         """Resident memory of the service's processes."""

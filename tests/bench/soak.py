@@ -27,6 +27,7 @@ import psutil
 
 from tests.bench.client import get, post, read_answer
 from tests.bench.memory import bomb
+from tests.support.pictures import read_image
 from tests.support.server import running_server
 from tests.support.shared import shared_dir
 
@@ -87,7 +88,7 @@ def mixed(images: Path, seed: int) -> Iterator[tuple[str, bytes | None]]:
     """Yield requests of every kind without end, each with its name; None: connect, send half a picture, and go."""
     rng = np.random.default_rng(seed)
     draw = random.Random(seed)
-    portrait = cv2.imread(str(images / "ifrest_Stallone.jpg"))
+    portrait = read_image(images / "ifrest_Stallone.jpg")
     six = post("/extract?return_face_data=true", (images / "t1.jpg").read_bytes(), "image/jpeg")
     crowd = post("/extract", (images / "deepface_selfie-many-people.jpg").read_bytes(), "image/jpeg")
     bomb_request = bomb()

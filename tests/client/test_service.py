@@ -12,6 +12,7 @@ import pytest
 
 from jetface_client import ExtractOptions, PictureError, RequestRefusedError, UnauthorizedError, Url
 from tests.client.conftest import Ask
+from tests.support.pictures import decode_image, read_image
 from tests.support.server import Server
 
 
@@ -43,7 +44,7 @@ class TestExtract:
         (face,) = ask(server.url, "extract", str(photo), options).faces
         assert face.embedding is None
         assert face.landmarks is None
-        crop = cv2.imdecode(np.frombuffer(face.crop_jpeg, np.uint8), cv2.IMREAD_COLOR)
+        crop = decode_image(face.crop_jpeg)
         assert crop is not None
         assert crop.shape == (112, 112, 3)
 
@@ -123,7 +124,7 @@ def test_landmarks_that_can_be_no_faces_are_refused(ask: Ask, server: Server, ph
 
 def test_turned_pictures_are_found_where_that_is_asked(ask: Ask, server: Server, photo: Path) -> None:
     """By every call that takes pictures; coordinates are those of the picture as it is."""
-    turned = cv2.imencode(".png", np.rot90(cv2.imread(str(photo)), -1))[1].tobytes()
+    turned = cv2.imencode(".png", np.rot90(read_image(photo), -1))[1].tobytes()
     extracted = ask(server.url, "extract", turned, ExtractOptions(rotations="auto"))
     assert (extracted.rotation, len(extracted.faces)) == (270, 6)
     upright = ask(server.url, "detect", photo)

@@ -12,7 +12,16 @@ import httpx
 import numpy as np
 import pytest
 
-from jetface_client import AsyncClient, Client, DeadlineError, RetryPolicy, UnreachableError, Url, find_pictures
+from jetface_client import (
+    AsyncClient,
+    Client,
+    DeadlineError,
+    Picture,
+    RetryPolicy,
+    UnreachableError,
+    Url,
+    find_pictures,
+)
 from tests.client.conftest import Ask
 from tests.support.scripted_server import Scripted, envelope, packed, scripted_server
 from tests.support.server import free_port
@@ -155,7 +164,9 @@ def test_a_request_is_of_one_kind(ask: Ask) -> None:
         _ = picture.embeddings
 
 
-def ask_without_embeddings(ask: Ask) -> object:
+def ask_without_embeddings(ask: Ask) -> Picture:
     slot = {"status": "ok", "took_ms": 1.0, "image_hw": None, "faces": [{"score": 0.5}]}
     with scripted_server([packed({"took_ms": 1.0, "pictures": [slot]})]) as served:
-        return ask(served.url, "detect", b"x")
+        picture = ask(served.url, "detect", b"x")
+    assert isinstance(picture, Picture)
+    return picture

@@ -7,7 +7,6 @@ import json
 import struct
 from typing import Any
 
-import cv2
 import httpx
 import numpy as np
 import ormsgpack
@@ -17,6 +16,7 @@ from jetface.api.services import Access, ModelFacts, RequestDefaults
 from jetface.errors import InferenceError
 from jetface.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
 from tests.support.fakes import Harness, jpeg_of
+from tests.support.pictures import decode_image
 
 PICTURE = base64.b64encode(jpeg_of()).decode()
 RECOGNITION_KEYS = {"norm", "vec", "gender", "age", "mask", "mask_probs"}
@@ -184,7 +184,7 @@ def float_markers(packed: bytes) -> list[int]:  # noqa: C901 - one branch a kind
             width = {0xD9: 1, 0xDA: 2, 0xDB: 4}[marker]
             return at + 1 + width + int.from_bytes(packed[at + 1 : at + 1 + width], "big")
         if marker in {0xCC, 0xCD, 0xCE, 0xCF, 0xD0, 0xD1, 0xD2, 0xD3}:
-            return at + 1 + 2 ** (marker & 3)
+            return at + 1 + (1 << (marker & 3))
         if 0x80 <= marker <= 0x8F:
             count, at = 2 * (marker & 0xF), at + 1
         elif 0x90 <= marker <= 0x9F:
@@ -238,7 +238,7 @@ class TestAnswer:
 
     async def test_facedata_is_the_crop_as_base64_jpeg(self, client: httpx.AsyncClient) -> None:
         face = await first_face(client, return_face_data=True)
-        crop = cv2.imdecode(np.frombuffer(base64.b64decode(face["facedata"]), np.uint8), cv2.IMREAD_COLOR)
+        crop = decode_image(base64.b64decode(face["facedata"]))
         assert crop.shape == (112, 112, 3)
 
     async def test_recognition_keys_are_absent_when_nothing_of_it_is_asked_for(
@@ -414,7 +414,7 @@ class TestDraw:
                   "draw_sizes": True, "limit_faces": 1, "min_face_size": 0},
         )  # fmt: skip
         assert answer.headers["content-type"] == "image/jpeg"
-        drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+        drawn = decode_image(answer.content)
         assert drawn.shape == (120, 160, 3)
         assert np.ptp(drawn) > 50
 

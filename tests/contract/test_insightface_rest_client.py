@@ -7,13 +7,14 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from tests.contract.insightface_rest_client import OldAsyncClient, OldClient, OldFace, OldPicture
 from tests.support.file_server import Answer, FileServer, file_server
+from tests.support.pictures import decode_image, read_image
 from tests.support.server import Server, running_server
 
 Extract = Callable[..., list[OldPicture]]
@@ -80,7 +81,7 @@ def test_faces_come_from_everywhere_in_both_formats(
 ) -> None:
     """Files in the body, pictures of a web server, paths below ROOT_IMAGES_DIR: the same faces, failures in place."""
     names = ("t1.jpg", "broken.jpg", "people/one.jpg")
-    sources = {
+    sources: dict[str, dict[str, Any]] = {
         "files": {"files": [pictures / name for name in names]},
         "urls": {"urls": [f"{web.url}/{name}" for name in names]},
         "local": {"urls": list(names)},
@@ -111,10 +112,11 @@ def test_crops_of_one_answer_are_the_pictures_of_the_next(extract: Extract, pict
     assert face.facedata is not None
     crop = tmp_path / "crop.jpg"
     crop.write_bytes(face.facedata)
-    assert cv2.imread(str(crop)).shape == (112, 112, 3)
+    assert read_image(crop).shape == (112, 112, 3)
     (embedded,) = extract(files=[crop], embed_only=True, msgpack=True)
     assert embedded.faces[0].bbox == (0, 0, 112, 112)
     assert embedded.faces[0].vec is not None
+    assert face.vec is not None
     assert float(embedded.faces[0].vec @ face.vec) > 0.98
 
 
@@ -150,7 +152,7 @@ def test_drawing_information_and_health(server: Server, pictures: Path) -> None:
             client.draw(pictures / "t1.jpg", draw_landmarks=False, threshold=0.5),
             client.draw_multipart(pictures / "t1.jpg", draw_scores="false", limit_faces="2"),
         ):
-            assert cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR).shape == (886, 1280, 3)
+            assert decode_image(drawn).shape == (886, 1280, 3)
         info = client.info()
         assert info.keys() >= {"version", "tensorrt_version", "log_level", "models", "defaults"}
         assert info["models"]["det_name"] == "det_500m"

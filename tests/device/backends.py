@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,11 @@ def recognizer(report: Report, setup: CudaSetup, options: Mapping[str, Any], fol
         what, blob = f"recognizer, batch {batch}", noise(batch, 3, 112, 112)
         crops = np.random.default_rng(0).integers(0, 256, (batch, 112, 112, 3), np.uint8)
         raw = open_raw(report, f"{what}: raw", folder / "rec.onnx", blob, setup)
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             **_named_raw(raw),
             "default": default_session(folder / "rec.onnx", blob, setup),
-            "ours": lambda crops=crops: pixels.run(crops),
-            "ours, blobs in": lambda blob=blob: blobs.run(blob),
+            "ours": partial(pixels.run, crops),
+            "ours, blobs in": partial(blobs.run, blob),
         }
         times_ms = take_turns(runs, seconds=options["seconds"])
         most_raw, most_default = limits.get(batch, (None, None))

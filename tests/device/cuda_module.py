@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import click
 import numpy as np
@@ -129,10 +131,11 @@ def copy_speeds(cuda: CudaRuntime) -> dict[str, float]:
     stream, start, end = Stream(cuda), Event(cuda), Event(cuda)
     host, device = HostBuffer(cuda, num_bytes, is_mapped=False), DeviceBuffer(cuda, num_bytes)
     speeds = {}
-    for name, copy in {
-        "to the device": lambda: cuda.copy_to_device(device.address, host.address, num_bytes, stream.handle),
-        "to the host": lambda: cuda.copy_to_host(host.address, device.address, num_bytes, stream.handle),
-    }.items():
+    copies: dict[str, Callable[[], None]] = {
+        "to the device": partial(cuda.copy_to_device, device.address, host.address, num_bytes, stream.handle),
+        "to the host": partial(cuda.copy_to_host, host.address, device.address, num_bytes, stream.handle),
+    }
+    for name, copy in copies.items():
         copy()
         start.record(stream)
         for _ in range(times):

@@ -81,7 +81,7 @@ def main(**options: Any) -> None:
         environ = settings_of(options)
         os.environ.update(environ, HOST="127.0.0.1", PORT=str(port), MODELS_DIR=folder, MODEL_DOWNLOAD="0")
         server = uvicorn.Server(uvicorn.Config(create_app(Settings()), port=port, log_config=None))
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]  # of older uvicorns
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # of older uvicorns
         thread = threading.Thread(target=server.run)
         thread.start()
         _wait_until_ready(port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ def main(*, device: str, images: Path, seconds: float) -> None:
     report.show()
 
 
-def _rate(pool: ThreadPoolExecutor, decode: partial[object], num_threads: int, seconds: float) -> float:
+def _rate(pool: ThreadPoolExecutor, decode: Callable[[], object], num_threads: int, seconds: float) -> float:
     end = time.perf_counter() + seconds
 
     def count() -> int:

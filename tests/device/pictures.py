@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tests.support.pictures import decode_image, read_image
+
 _WIDTH_PX, _HEIGHT_PX = 1280, 886
 
 
@@ -16,7 +18,7 @@ def one_face_jpeg(images: Path) -> bytes:
     Args:
         images: Folder with `ifrest_Stallone.jpg`; any other JPEG stands in where it has none.
     """
-    portrait = cv2.imread(str(_portrait(images)))
+    portrait = read_image(_portrait(images))
     scale = min(_WIDTH_PX / portrait.shape[1], _HEIGHT_PX / portrait.shape[0])
     resized = cv2.resize(portrait, None, fx=scale, fy=scale)
     picture = np.full((_HEIGHT_PX, _WIDTH_PX, 3), 127, np.uint8)
@@ -26,7 +28,7 @@ def one_face_jpeg(images: Path) -> bytes:
 
 def mixed_requests(images: Path) -> list[tuple[str, bytes]]:
     """Return content types and bodies: large and small, several faces and none, formats, and one that is no picture."""
-    one = cv2.imdecode(np.frombuffer(one_face_jpeg(images), np.uint8), cv2.IMREAD_COLOR)
+    one = decode_image(one_face_jpeg(images))
     jpegs = [path.read_bytes() for path in sorted(images.glob("*.jpg"))[:4]]
     sizes = [cv2.resize(one, (width, height)) for width, height in ((320, 240), (640, 480), (1000, 1400), (1920, 1080))]
     return [

@@ -10,11 +10,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import httpx
 import pytest
 
 from tests.support.fakes import Harness
+from tests.support.pictures import read_image
 from tests.support.server import Server
 from tests.support.shared import REPOSITORY
 
@@ -65,7 +65,7 @@ def test_the_example_works(example: Example, server: Server, folder: Path) -> No
     program = ["bash", "-euo", "pipefail", "-c"] if example.language == "sh" else [sys.executable, "-c"]
     done = subprocess.run([*program, text], cwd=folder, capture_output=True, timeout=60, check=True)
     if " -o " in text:
-        drawn = cv2.imread(str(folder / text.rpartition(" -o ")[2].strip()))
+        drawn = read_image(folder / text.rpartition(" -o ")[2].strip())
         assert drawn is not None
     elif example.language == "python":
         assert float(done.stdout) > 0.5

@@ -18,6 +18,8 @@ import orjson
 import ormsgpack
 import pytest
 
+from tests.support.pictures import read_image
+
 NUM_HEALTH_CALLS = 100
 
 
@@ -56,7 +58,7 @@ def test_a_bad_picture_fails_alone(client: httpx.Client, body_of: Callable[..., 
 @pytest.mark.parametrize("route", ["/extract", "/detect", "/compare", "/draw_detections", "/recognize"])
 def test_turned_pictures_are_found_by_all_four_bodies(client: httpx.Client, shared_images: Path, route: str) -> None:
     """With `rotations=auto`, which says so; without it nothing is said, and nobody found."""
-    upright = cv2.imread(str(shared_images / "ifrest_Stallone.jpg"))
+    upright = read_image(shared_images / "ifrest_Stallone.jpg")
     turned = cv2.imencode(".png", np.rot90(upright, 2))[1].tobytes()
     boxes = [[[1, 1, upright.shape[1] - 1, upright.shape[0] - 1]]]
     num_pictures = 2 if route == "/compare" else 1

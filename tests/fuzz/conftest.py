@@ -9,6 +9,7 @@ import cv2
 import httpx
 import pytest
 
+from tests.support.pictures import read_image
 from tests.support.server import Server, running_server
 
 TIMEOUT_S = 4.0
@@ -43,5 +44,5 @@ def caller(service: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def portrait(shared_faces: Path) -> bytes:
     """A small JPEG of one face."""
-    picture = cv2.imread(str(min(shared_faces.rglob("*.jpg"))))
+    picture = read_image(min(shared_faces.rglob("*.jpg")))
     return bytes(cv2.imencode(".jpg", cv2.resize(picture, (160, 160)))[1].tobytes())

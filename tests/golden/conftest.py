@@ -27,7 +27,7 @@ DEADLINE_S = 100.0
 class SyncService:
     """A service on an event loop of its own, driven from outside of it."""
 
-    def __init__(self, service: Service, run: Callable[[Coroutine[Any, Any, T]], T]) -> None:
+    def __init__(self, service: Service, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.settings = service.settings
         self._service = service
         self._run = run
@@ -53,7 +53,8 @@ class SyncService:
             (result,) = await self._service.extractor.recognize([EncodedPicture(picture)], [known], deadline=deadline)
             return result
 
-        return self._run(call())
+        result: PictureResult = self._run(call())
+        return result
 
     def _in_parts(self, pictures: Sequence[bytes], call: Callable[..., Any]) -> list[PictureResult]:
         async def all_parts() -> list[PictureResult]:
@@ -63,7 +64,8 @@ class SyncService:
                 results += await call(part, asyncio.get_running_loop().time() + DEADLINE_S)
             return results
 
-        return self._run(all_parts())
+        results: list[PictureResult] = self._run(all_parts())
+        return results
 
 
 @pytest.fixture(scope="session")

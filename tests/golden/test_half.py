@@ -19,7 +19,7 @@ from jetface.models.graphs.parts import take_apart
 from jetface.models.graphs.prepare import prepare_graph
 from jetface.models.judging.trials import trial_of
 from jetface.specs import ModelSpec, default_registry_dir, read_registry
-from tests.support.portraits import middle_face
+from tests.support.portraits import crop_of, middle_face
 
 NUM_PEOPLE, NUM_EACH = 30, 4
 
@@ -31,7 +31,7 @@ def crops(serve: Callable[..., Any], shared_faces: Path) -> list[np.ndarray]:
     pictures = [path.read_bytes() for folder in people for path in sorted(folder.iterdir())]
     with serve(rec_model="none") as service:
         results = service.extract(pictures, with_crop=True, with_embedding=False)
-    return [middle_face(result.faces, result.image_hw).crop for result in results]
+    return [crop_of(middle_face(result.faces, result.image_hw)) for result in results]
 
 
 def embed(model: bytes, spec: ModelSpec, crops: list[np.ndarray]) -> np.ndarray:
@@ -47,7 +47,7 @@ def rank_1(embeddings: np.ndarray) -> np.ndarray:
     people = np.repeat(np.arange(NUM_PEOPLE), NUM_EACH)
     cosines = cosine_matrix(embeddings, embeddings)
     np.fill_diagonal(cosines, -1)
-    return people[cosines.argmax(axis=1)] == people
+    return np.asarray(people[cosines.argmax(axis=1)] == people)
 
 
 @pytest.mark.parametrize("name", ["w600k_mbf_dequantized", "mobilefacenet128", "starter_rec"])

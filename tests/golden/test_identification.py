@@ -13,7 +13,7 @@ import pytest
 
 from jetface.domain import Face
 from jetface.geometry.tensors import cosine_matrix
-from tests.support.portraits import middle_face
+from tests.support.portraits import crop_of, middle_face, vector_of
 
 NUM_PEOPLE, NUM_EACH = 200, 4
 NUM_FOLDS = 10
@@ -60,10 +60,10 @@ def recognized(
     """Name of a recognizer and (800, L) unit embeddings; the second one sees the crops of the first."""
     found = [face for face in portraits.faces if face is not None]
     if request.param == "w600k_mbf_dequantized":
-        return request.param, np.stack([face.embedding.vector for face in found])
-    crops = [cv2.imencode(".png", face.crop)[1].tobytes() for face in found]
+        return request.param, np.stack([vector_of(face) for face in found])
+    crops = [cv2.imencode(".png", crop_of(face))[1].tobytes() for face in found]
     with serve(rec_model=request.param) as other:
-        return request.param, np.stack([result.faces[0].embedding.vector for result in other.embed_crops(crops)])
+        return request.param, np.stack([vector_of(result.faces[0]) for result in other.embed_crops(crops)])
 
 
 def test_every_portrait_has_its_face(portraits: Portraits) -> None:

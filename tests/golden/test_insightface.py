@@ -20,13 +20,14 @@ IOU_WIDTH_PX, EMBEDDING_WIDTH_PX = 20, 40
 @pytest.fixture(scope="module")
 def golden(shared_dir: Path) -> dict[str, Any]:
     """What insightface answered, by picture."""
-    return json.loads((shared_dir / "golden" / "insightface.json").read_text())["images"]
+    images: dict[str, Any] = json.loads((shared_dir / "golden" / "insightface.json").read_text())["images"]
+    return images
 
 
 @pytest.fixture(scope="module")
 def golden_embeddings(shared_dir: Path) -> np.ndarray:
     """Unit embeddings, by `embedding_row`."""
-    return np.load(shared_dir / "golden" / "insightface_embeddings.npy")
+    return np.asarray(np.load(shared_dir / "golden" / "insightface_embeddings.npy"))
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
@@ -57,7 +58,7 @@ def matched(expected: list[dict[str, Any]], faces: tuple[Any, ...]) -> Iterator[
 
 def width_of(face: dict[str, Any]) -> float:
     """Width of a golden face's box, px."""
-    return face["bbox"][2] - face["bbox"][0]
+    return float(face["bbox"][2] - face["bbox"][0])
 
 
 def test_every_picture_has_the_same_faces(golden: dict[str, Any], results: dict[str, Any]) -> None:

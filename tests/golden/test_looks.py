@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jetface.domain import Face, KnownFaces, PictureResult
-from tests.support.portraits import middle_face
+from tests.support.pictures import read_image
+from tests.support.portraits import middle_face, vector_of
 from tests.support.shared import require_shared
 
 THRESHOLDS = (0.6, 0.5, 0.3, 0.15)
@@ -31,7 +32,7 @@ def portraits(service: Any, shared_faces: Path) -> list[tuple[np.ndarray, Face]]
     paths = sorted(shared_faces.glob("*/*"))[::8]
     results = service.extract([path.read_bytes() for path in paths], with_embedding=False)
     found = [
-        (cv2.imread(str(path)), middle_face(result.faces, result.image_hw))
+        (read_image(path), middle_face(result.faces, result.image_hw))
         for path, result in zip(paths, results, strict=True)
     ]
     return [(picture, face) for picture, face in found if face is not None]
@@ -150,6 +151,6 @@ def test_a_box_that_was_detected_gives_the_embedding_that_was_extracted(
         boxes = np.array([face.box for face in result.faces], np.float32).reshape(-1, 4)
         recognized = service.recognize(picture, KnownFaces(boxes=boxes))
         for face, same in zip(result.faces, recognized.faces, strict=True):
-            assert float(face.embedding.vector @ same.embedding.vector) >= 0.999
+            assert float(vector_of(face) @ vector_of(same)) >= 0.999
             num_faces += 1
     assert num_faces > 250

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
@@ -75,9 +76,9 @@ def _tilted(picture: Picture) -> Picture:
     """Return a picture a little darker, smaller and askew, as the next one of a person would be."""
     height, width = picture.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), 9, 0.9)
-    return cv2.warpAffine(
-        cv2.convertScaleAbs(picture, alpha=0.8), turn, (width, height), borderMode=cv2.BORDER_REPLICATE
-    )
+    darker = cv2.convertScaleAbs(picture, alpha=0.8)
+    turned = cv2.warpAffine(darker, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(turned, np.uint8)
 
 
 def _file(name: str, content: bytes) -> FilePayload:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.page.conftest import Visit
 from tests.support.server import Server
@@ -114,7 +114,7 @@ def test_the_keyboard_is_enough(visited: Visit, t1: tuple[str, bytes]) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
-    chooser.value.set_files([{"name": t1[0], "mimeType": "image/jpeg", "buffer": t1[1]}])
+    chooser.value.set_files([FilePayload(name=t1[0], mimeType="image/jpeg", buffer=t1[1])])
     expect(page.locator(".face")).to_have_count(6)
     tab_to("threshold")
     page.keyboard.press("ArrowRight")

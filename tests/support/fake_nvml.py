@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ class FakeNvml:
     class NVMLError(Exception):
         """The base of all errors of the real one."""
 
-    def __init__(self, *gpus: dict[str, float], is_there: bool = True) -> None:
+    def __init__(self, *gpus: Mapping[str, float], is_there: bool = True) -> None:
         self.gpus = gpus
         self.is_there = is_there
         self.is_open = False
@@ -28,29 +29,29 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802 - the module's name
         return len(self.gpus)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, float]:  # noqa: N802 - the module's name
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Mapping[str, float]:  # noqa: N802 - the module's name
         return self.gpus[index]
 
-    def nvmlDeviceGetUtilizationRates(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
+    def nvmlDeviceGetUtilizationRates(self, gpu: Mapping[str, float]) -> Any:  # noqa: N802 - the module's name
         return SimpleNamespace(gpu=self._value(gpu, "load_percent"))
 
-    def nvmlDeviceGetClockInfo(self, gpu: dict[str, float], _kind: int) -> Any:  # noqa: N802 - the module's name
+    def nvmlDeviceGetClockInfo(self, gpu: Mapping[str, float], _kind: int) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "clock_mhz")
 
-    def nvmlDeviceGetTemperature(self, gpu: dict[str, float], _sensor: int) -> Any:  # noqa: N802 - the module's name
+    def nvmlDeviceGetTemperature(self, gpu: Mapping[str, float], _sensor: int) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "temperature_c")
 
-    def nvmlDeviceGetPowerUsage(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
+    def nvmlDeviceGetPowerUsage(self, gpu: Mapping[str, float]) -> Any:  # noqa: N802 - the module's name
         return self._value(gpu, "power_mw")
 
-    def nvmlDeviceGetMemoryInfo(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - the module's name
+    def nvmlDeviceGetMemoryInfo(self, gpu: Mapping[str, float]) -> Any:  # noqa: N802 - the module's name
         free = self._value(gpu, "free_bytes")
         return SimpleNamespace(free=free, total=free)
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: dict[str, float]) -> Any:  # noqa: N802 - as above
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: Mapping[str, float]) -> Any:  # noqa: N802 - as above
         return self._value(gpu, "reasons")
 
-    def _value(self, gpu: dict[str, float], name: str) -> Any:
+    def _value(self, gpu: Mapping[str, float], name: str) -> Any:
         if name not in gpu:
             raise self.NVMLError("Not Supported")
         return gpu[name]

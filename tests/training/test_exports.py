@@ -52,7 +52,7 @@ class Detector(nn.Module):  # type: ignore[misc,name-defined]  # as above
         self.heads = nn.ModuleList([nn.ModuleList([nn.Conv2d(8, 2 * c, 1) for c in (1, 4, 10)]) for _ in range(3)])
 
     def forward(self, pictures: Any) -> Any:
-        maps = []
+        maps: list[Any] = []
         for level in self.levels:
             maps.append(torch.relu(level(maps[-1] if maps else pictures)))
         maps[1] = maps[1] + nn.functional.interpolate(maps[2], scale_factor=2.0, mode="nearest")
@@ -100,6 +100,7 @@ def test_an_export_is_prepared_and_answers_a_batch_as_it_answers_one(tmp_path: P
 def _check(path: Path, spec: ModelSpec, module: Any, image_hw: tuple[int, int]) -> None:
     prepared = prepare_graph(path, spec, rewrites=choose_rewrites("CPUExecutionProvider", (1, 31, 0)))
     assert prepared.is_batch_free
+    assert isinstance(prepared.model, bytes)
     onnx.checker.check_model(onnx.load_model_from_string(prepared.model))
     pictures = np.random.default_rng(0).uniform(-1, 1, (3, 3, *image_hw)).astype(np.float32)
     (backend,) = open_onnx_backends(prepared.model, max_batch_size=3)

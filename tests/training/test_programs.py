@@ -100,7 +100,14 @@ def test_train_resume_and_export(kind: str, config: str, labels: Path, shared: P
     """Two steps, a resumed run that has nothing left to do, and an ONNX file with a free batch."""
     toml, checkpoint, out = tmp_path / "tiny.toml", tmp_path / "tiny.pt", tmp_path / "tiny.onnx"
     toml.write_text(config)
-    material = ["--portraits", shared / "training" / "portraits.tar", "--labels", labels, "--limit", "40"]
+    material: list[str | Path] = [
+        "--portraits",
+        shared / "training" / "portraits.tar",
+        "--labels",
+        labels,
+        "--limit",
+        "40",
+    ]
     if kind == "recognizer":
         material += ["--teacher", shared / "models" / "w600k_mbf_dequantized.onnx"]
     else:

@@ -1,12 +1,13 @@
 """The shipped starter models: the files themselves, and the figures that a CPU takes in seconds."""
 
 import hashlib
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import tomli
 
 from training.figures import Agreement, compare_boxes, judge_embeddings, landmark_error
 from training.graphs import Detector, Recognizer, align
@@ -28,13 +29,10 @@ def detector() -> Detector:
 class TestFiles:
     """What lies in models/."""
 
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
     @pytest.mark.parametrize("name", NAMES)
     def test_the_registry_entry_names_its_file(self, name: str) -> None:
         """The TOML holds the sha256 of the ONNX beside it."""
-        import tomllib  # noqa: PLC0415 - absent from Python 3.10, where this test is skipped
-
-        entry = tomllib.loads((MODELS / f"{name}.toml").read_text())
+        entry = tomli.loads((MODELS / f"{name}.toml").read_text())
         assert entry["name"] == name
         assert entry["sha256"] == hashlib.sha256((MODELS / f"{name}.onnx").read_bytes()).hexdigest()
 
@@ -47,7 +45,8 @@ class TestFiles:
         """No doc strings, no metadata, no paths; the batch is free."""
         model = onnx.load(MODELS / f"{name}.onnx")
         assert not model.metadata_props
-        assert not any(part.doc_string for part in (model, model.graph, *model.graph.node, *model.graph.initializer))
+        parts: list[Any] = [model, model.graph, *model.graph.node, *model.graph.initializer]
+        assert not any(part.doc_string for part in parts)
         assert b"/home" not in model.SerializeToString()
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 

@@ -11,7 +11,7 @@ def _detections(count: int) -> Detections:
     rows = np.arange(count, dtype=np.float32)
     return Detections(
         boxes=np.stack([rows, rows, rows + 10, rows + 10], axis=1),
-        scores=1 - rows / 10,
+        scores=np.asarray(1 - rows / 10, np.float32),
         landmarks=np.broadcast_to(rows[:, None, None], (count, 5, 2)).copy(),
     )
 

@@ -72,8 +72,9 @@ class TestConfigureLogs:
         """Local variables of a failure may be pictures and keys."""
         configure_logs("INFO", log_format)
         key = secrets.token_hex()
+        empty: dict[int, str] = {}
         try:
-            _ = {}[len(key)]
+            empty[len(key)]
         except KeyError:
             structlog.get_logger("jetface").exception("request failed")
         text = capsys.readouterr().err
@@ -119,8 +120,9 @@ class TestConfigureLogs:
     def test_an_exception_is_told_in_full(self, capsys: pytest.CaptureFixture[str], log_format: str) -> None:
         """The traceback that callers never see is in the operator's log."""
         configure_logs("INFO", "json" if log_format == "json" else "text")
+        empty: dict[str, str] = {}
         try:
-            {}["the cause"]
+            empty["the cause"]
         except KeyError:
             structlog.get_logger("jetface").exception("run failed")
         text = capsys.readouterr().err

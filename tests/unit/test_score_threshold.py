@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from jetface.settings import Settings
 OWN = {"det_500m": 0.6, "scrfd_10g_bnkps": 0.6, "starter_det": 0.5, "yunet_2023mar": 0.6, "yunet_n": 0.6}
 
 
-def service_threshold(folder: Path, detector: str, **settings: object) -> float:
+def service_threshold(folder: Path, detector: str, **settings: Any) -> float:
     return build_service(
         Settings(det_model=detector, models_dir=folder, backend="onnxruntime", **settings)
     ).score_threshold

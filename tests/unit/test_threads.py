@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -226,7 +227,7 @@ class TestMailbox:
         loop.set_exception_handler(lambda _, context: told.append(context))
         mailbox = Mailbox(loop)
         got: list[int] = []
-        mailbox.post(got.index, 5)
+        mailbox.post(got.remove, 5)
         mailbox.post(got.append, 6)
         await asyncio.sleep(0)
         assert got == [6]
@@ -258,7 +259,7 @@ class TestSlowWork:
         works = [Busy() for _ in range(3)]
         begun: list[int] = []
         calls = [
-            asyncio.create_task(place.call(work, model=str(index), begun=lambda index=index: begun.append(index)))
+            asyncio.create_task(place.call(work, model=str(index), begun=partial(begun.append, index)))
             for index, work in enumerate(works)
         ]
         await until(works[0].begun)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fakes import Harness, RequestLimits, jpeg_of
+from jetface.api.services import RequestLimits
+from tests.support.fakes import Harness, jpeg_of
 
 PICTURE = base64.b64encode(jpeg_of()).decode()
 ROUTES = ["/extract", "/detect", "/recognize", "/compare", "/draw_detections", "/multipart/draw_detections"]

@@ -187,7 +187,7 @@ async def test_a_client_that_goes_while_it_sends_costs_nothing(harness: Harness)
 
 
 def _count(harness: Harness, status: str) -> float:
-    return harness.metrics.requests.labels("/extract", "POST", status)._value.get()
+    return float(harness.metrics.requests.labels("/extract", "POST", status)._value.get())
 
 
 async def test_a_draining_service_refuses_new_requests_and_answers_old_ones() -> None:

@@ -19,8 +19,8 @@ def test_an_array_is_itself_and_a_single_item_is_not_copied() -> None:
 
 
 def test_items_have_the_layout_of_the_array_they_make() -> None:
-    pictures = np.zeros((3, 8, 6, 3), np.uint8)
-    assert layout_of(list(pictures)) == layout_of(pictures) == ((3, 8, 6, 3), np.uint8)
+    pictures = np.zeros((3, 8, 6, 3), np.dtype(np.uint8))
+    assert layout_of(list(pictures)) == layout_of(pictures) == ((3, 8, 6, 3), np.dtype(np.uint8))
 
 
 @pytest.mark.parametrize(

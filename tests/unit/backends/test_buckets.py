@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetface.backends.batches import layout_of
 from jetface.backends.buckets import Kept, bucket_of, buckets_up_to, warm
 from tests.support.function_backend import FunctionBackend
 
@@ -38,16 +39,17 @@ def test_less_than_half_of_a_bucket_is_padding(most: int, data: st.DataObject) -
 def test_warming_runs_each_bucket_of_each_shape_large_ones_first() -> None:
     backend = FunctionBackend(lambda batch: (batch,), max_batch_size=5)
     warm(backend, [(3, 8, 8), (3, 4, 4)])
-    assert [batch.shape for batch in backend.batches] == [
+    assert [np.shape(batch) for batch in backend.batches] == [
         (bucket, 3, side, side) for side in (8, 4) for bucket in (5, 4, 2, 1)
     ]
-    assert backend.batches[0].dtype == np.float32
+    assert layout_of(backend.batches[0])[1] == np.float32
 
 
 def test_warming_can_run_each_bucket_twice_on_pixels() -> None:
     backend = FunctionBackend(lambda batch: (batch,), max_batch_size=2)
     warm(backend, [(8, 8, 3)], np.uint8, num_runs=2)
-    assert [(len(batch), batch.dtype) for batch in backend.batches] == [(size, np.uint8) for size in (2, 2, 1, 1)]
+    layouts = [layout_of(batch) for batch in backend.batches]
+    assert layouts == [((size, 8, 8, 3), np.dtype(np.uint8)) for size in (2, 2, 1, 1)]
 
 
 class Held:

@@ -103,7 +103,7 @@ def test_what_is_not_known_is_told_in_its_own_words_on_one_line(text: str) -> No
         (
             lambda model: (
                 model.opset_import.append(onnx.helper.make_opsetid("odd", 3)),
-                setattr(model.graph.node[0], "domain", "odd"),
+                model.graph.node[0].MergeFrom(onnx.NodeProto(domain="odd")),
             ),
             r"its operator odd:\w+ is none of ONNX's own",
         ),

@@ -144,7 +144,7 @@ def recognizer() -> bytes:
 
 def relu_model() -> bytes:
     value = helper.make_tensor_value_info
-    shape = ["N", 3, "H", "W"]
+    shape: list[str | int | None] = ["N", 3, "H", "W"]
     return model(
         [helper.make_node("Relu", ["x"], ["y"])],
         {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from jetface.cli.evaluating import ModelFigures, Pairs, count_pairs
 from jetface.cli.main import main
+from tests.support.pictures import read_image
 
 
 def evaluate(*arguments: str) -> Result:
@@ -57,7 +59,8 @@ def test_a_suggested_threshold_keeps_to_its_rate_and_the_next_lower_does_not() -
     pairs = count_pairs(*people_of(150, 4, 1.0))
     found = figures_of(pairs, match_threshold=0.3)
     false = pairs.share(pairs.other)
-    at_1e_3, at_1e_4, at_1e_5 = found["suggested"]  # type: ignore[misc]  # JSON
+    suggested: Any = found["suggested"]
+    at_1e_3, at_1e_4, at_1e_5 = suggested
     for at in (at_1e_3, at_1e_4):
         edge = round((at["threshold"] + 1) / 2 * 20_000)
         assert false[edge] <= at["false_match_rate"] < false[edge - 1]
@@ -124,7 +127,7 @@ def test_portraits_that_stand_on_their_heads_are_turned_where_that_is_asked(
     monkeypatch.setenv("MODEL_MIRROR", str(shared_models))
     monkeypatch.setenv("DET_MODEL", "det_500m")
     for path in sorted(folder.glob("*/1.jpg")):
-        path.write_bytes(_png(np.ascontiguousarray(cv2.imread(str(path))[::-1, ::-1])))
+        path.write_bytes(_png(np.ascontiguousarray(read_image(path)[::-1, ::-1])))
     result = evaluate(str(folder), "--json", "--rotations", "auto")
     assert result.exit_code == 0, result.stderr
     (model,) = json.loads(result.stdout)["models"]

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
 from jetface.cli.pictures import find_pictures
+from tests.support.pictures import read_image
 
 
 def run(*arguments: str | Path) -> Result:
@@ -116,7 +117,7 @@ class TestExtract:
     def test_turned_pictures_are_found_where_that_is_asked(self, tmp_path: Path, shared_images: Path) -> None:
         """And said to be turned, for people and for programs."""
         turned = tmp_path / "turned.png"
-        cv2.imwrite(str(turned), cv2.rotate(cv2.imread(str(shared_images / "t1.jpg")), cv2.ROTATE_90_CLOCKWISE))
+        cv2.imwrite(str(turned), cv2.rotate(read_image(shared_images / "t1.jpg"), cv2.ROTATE_90_CLOCKWISE))
         line = json.loads(run(turned, "--json", "--detect-only", "--rotations", "auto").stdout)
         assert (line["rotation"], len(line["faces"]), line["image_hw"]) == (270, 6, [1280, 886])
         assert "6 faces" in (said := run(turned, "--detect-only", "--rotations", "auto").stdout)
@@ -164,8 +165,8 @@ class TestExtract:
         assert run(photos, "--detect-only", "--draw", drawn).exit_code == 0
         written = sorted(path.relative_to(drawn) for path in drawn.rglob("*") if path.is_file())
         assert written == [Path("b.JPG"), Path("c.png.jpg"), Path("deeper/a.jpeg")]
-        before = cv2.imread(str(photos / "deeper" / "a.jpeg"))
-        after = cv2.imread(str(drawn / "deeper" / "a.jpeg"))
+        before = read_image(photos / "deeper" / "a.jpeg")
+        after = read_image(drawn / "deeper" / "a.jpeg")
         assert before is not None
         assert after is not None
         assert after.shape == before.shape

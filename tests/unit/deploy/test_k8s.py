@@ -176,7 +176,7 @@ def test_the_proxy_and_the_service_agree(overlay: list[Manifest], envoy: dict[st
 
 def test_the_proxy_takes_its_configuration_without_a_warning() -> None:
     """The very binary of the image's version says so; what it calls deprecated is a failure."""
-    command = [require_envoy(), "--mode", "validate", "-c", K8S / "base/envoy.yaml", "--log-level", "warning"]
+    command = [require_envoy(), "--mode", "validate", "-c", str(K8S / "base/envoy.yaml"), "--log-level", "warning"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "[warning]" not in done.stderr
@@ -250,6 +250,7 @@ def test_selectors_and_named_ports_lead_somewhere(overlay: list[Manifest]) -> No
     services = [each for each in overlay if each["kind"] == "Service"]
 
     def pods(labels: dict[str, str]) -> dict[str, Any]:
+        found: dict[str, Any]
         (found,) = (each for each in deployments if labels.items() <= each["metadata"]["labels"].items())
         return found
 

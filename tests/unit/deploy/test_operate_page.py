@@ -27,7 +27,7 @@ def metrics_table() -> str:
     }  # fmt: skip
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in Metrics().registry._collector_to_names:
-        if type(metric) in kinds:
+        if isinstance(metric, Counter | Gauge | Info):
             kind, suffix = kinds[type(metric)]
             labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
             rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")

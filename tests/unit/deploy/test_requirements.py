@@ -81,10 +81,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 40 if name == "jetson7" else 36))]
         command = [
             sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
-            "--only-binary=:all:", "--target", folder / "nowhere", "--report", folder / f"{name}.json",
+            "--only-binary=:all:", "--target", str(folder / "nowhere"), "--report", str(folder / f"{name}.json"),
             # What it must not require is the Python that runs pip here.
             "--python-version", target.python, "--implementation", "cp", "--ignore-requires-python",
-            *(f"--platform={tag}_{target.machine}" for tag in tags), "--requirement", listed,
+            *(f"--platform={tag}_{target.machine}" for tag in tags), "--requirement", str(listed),
         ]  # fmt: skip
         processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     errors = {name: process.communicate(timeout=280)[1] for name, process in processes.items()}

@@ -56,7 +56,7 @@ def check(plant: PlantTree, place: Place) -> Callable[..., list[Finding]]:
         outcome: ImportOutcome = ImportOutcome(0),  # noqa: B008 - it is frozen
         kernels: Kernels | None = None,
         modules: tuple[str, ...] = (),
-        **changes: object,
+        **changes: Any,
     ) -> list[Finding]:
         return preflight(
             Packages(

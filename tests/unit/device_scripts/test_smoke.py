@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -141,7 +142,7 @@ def test_the_search_finds_the_first_that_dies(most: int, data: st.DataObject) ->
 
 def test_runs_take_turns() -> None:
     order: list[str] = []
-    times_ms = take_turns({name: lambda name=name: order.append(name) for name in "ab"}, seconds=0)
+    times_ms = take_turns({name: partial(order.append, name) for name in "ab"}, seconds=0)
     assert "".join(order).endswith("ababab")
     assert set(times_ms) == {"a", "b"}
 

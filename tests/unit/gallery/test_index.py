@@ -17,7 +17,7 @@ def unit(count: int, seed: int = 0, length: int = LENGTH) -> NDArray[np.float32]
     """Return rows as recognizers make them: a few directions carry most of what differs."""
     random = np.random.default_rng(seed)
     rows = random.standard_normal((count, length)) * np.linspace(2, 0.1, length)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 def filled(vectors: NDArray[np.float32], persons: NDArray[np.int64] | None = None) -> Index:

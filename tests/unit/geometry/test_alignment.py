@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from jetface.domain import Image
 from jetface.geometry.alignment import (
     CROP_SIDE_PX,
     TEMPLATE,
@@ -81,10 +82,15 @@ def test_faces_agree_with_umeyama(noise: np.ndarray, scale: float, angle: float)
     np.testing.assert_allclose(matrix[:, 2], expected[:, 2], atol=1e-3)
 
 
+def blurred_noise(rng: np.random.Generator, image_hw: tuple[int, int], sigma_px: float) -> Image:
+    noise = rng.integers(0, 256, (*image_hw, 3), np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), sigma_px), np.uint8)
+
+
 def test_a_crop_is_what_warping_the_whole_picture_gives() -> None:
     """Handing OpenCV only the covered part does not change the crop by more than rounding."""
     rng = np.random.default_rng(3)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (900, 1200, 3), np.uint8), (0, 0), 3)
+    image = blurred_noise(rng, (900, 1200), 3)
     for _ in range(50):
         angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 5)
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -158,7 +164,7 @@ def test_beyond_the_picture_is_black() -> None:
 def test_a_mirror_image_decides_nothing() -> None:
     """Every rotation fits a mirrored square equally badly."""
     square = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
-    assert estimate_similarity(square * np.float32([-1, 1]), square) is None
+    assert estimate_similarity(square * np.array([-1, 1], np.float32), square) is None
 
 
 @given(
@@ -176,18 +182,20 @@ def test_what_a_crop_does_not_cover_does_not_change_it(scale: float, angle: floa
     inside = cv2.fillConvexPoly(np.zeros((300, 200), np.uint8), outline, 1)
     covered = cv2.dilate(inside, np.ones((reach, reach), np.uint8))
     landmarks = ((TEMPLATE - 56) @ turn.T + np.array(shift)).astype(np.float32)
-    np.testing.assert_array_equal(align(image, landmarks), align(image * covered[..., None], landmarks))
+    np.testing.assert_array_equal(
+        align(image, landmarks), align(np.asarray(image * covered[..., None], np.uint8), landmarks)
+    )
 
 
 def faces_within(image_hw: tuple[int, int], *, scale: float, angle: float) -> np.ndarray:
     """Return a face's landmarks in the middle of a picture, `scale` times as large as in a crop, turned by `angle`."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return ((TEMPLATE - 56) @ turn.T + np.array([image_hw[1] / 2, image_hw[0] / 2])).astype(np.float32)
+    return np.asarray((TEMPLATE - 56) @ turn.T + np.array([image_hw[1] / 2, image_hw[0] / 2]), np.float32)
 
 
 def test_the_visible_share_is_that_of_the_crop_within_the_picture() -> None:
     """A crop that is the picture is whole; shifted by half its side each way a quarter is left; far away nothing."""
-    shifts = np.float32([[0, 0], [56, 0], [56, -56], [200, 0], [1e7, 0]])
+    shifts = np.array([[0, 0], [56, 0], [56, -56], [200, 0], [1e7, 0]], np.float32)
     shares = visible_shares(TEMPLATE[None] + shifts[:, None], (112, 112))
     np.testing.assert_allclose(shares, [1, 0.5, 0.25, 0, 0], atol=1e-6)
     assert visible_shares(np.full((2, 5, 2), 7, np.float32), (112, 112)).tolist() == [0, 0]
@@ -203,7 +211,7 @@ def test_the_visible_share_is_that_of_the_crop_within_the_picture() -> None:
 def test_what_is_not_visible_is_black(scale: float, angle: float, shift: tuple[float, float]) -> None:
     """The share that is said to be visible is that of a white picture's crop which is not black."""
     image_hw = (160, 240)
-    landmarks = faces_within(image_hw, scale=scale, angle=angle) + np.float32(shift)
+    landmarks = faces_within(image_hw, scale=scale, angle=angle) + np.array(shift, np.float32)
     (share,) = visible_shares(landmarks[None], image_hw)
     white = align(np.full((*image_hw, 3), 255, np.uint8), landmarks)[..., 0]
     assert share == pytest.approx((white > 127).mean(), abs=0.02)
@@ -218,7 +226,7 @@ def test_a_face_in_any_turn_may_be_one(scale: float, angle: float, yaw: float) -
     assert landmarks_fault(landmarks, (600, 600)) is None
 
 
-FACE = TEMPLATE * np.float32(1.5) + np.float32([300, 100])
+FACE = TEMPLATE * np.float32(1.5) + np.array([300, 100], np.float32)
 PICTURE_HW = (480, 640)
 
 
@@ -231,20 +239,20 @@ PICTURE_HW = (480, 640)
         (FACE[[0, 1, 2, 4, 3]], "mirrored or in a wrong order"),
         (FACE[[3, 4, 2, 0, 1]], "mirrored or in a wrong order"),
         (FACE[[2, 0, 1, 3, 4]], "mirrored or in a wrong order"),
-        (FACE * np.float32([-1, 1]) + np.float32([640, 0]), "mirrored or in a wrong order"),
-        (FACE / np.float32([640, 480]), "between 0 and 1"),
+        (FACE * np.array([-1, 1], np.float32) + np.array([640, 0], np.float32), "mirrored or in a wrong order"),
+        (FACE / np.array([640, 480], np.float32), "between 0 and 1"),
         (np.full((5, 2), 0.5), "between 0 and 1"),
         (np.full((5, 2), 200), "less than a few pixels"),
         ((FACE - 300) * 0.01 + 300, "less than a few pixels"),
         (np.stack([np.arange(5), np.arange(5)], axis=1) * 20 + 100, "on one line"),
         ([[100, 100], [140, 100], [120, 100], [105, 100], [135, 100]], "on one line"),
         ([[100, 100], [200, 100], [110, 190], [190, 110], [120, 150]], "do not lie as those of a face"),
-        (FACE + np.float32([700, 0]), "outside the picture of 640x480 pixels"),
-        (FACE - np.float32([0, 1e6]), "outside the picture of 640x480 pixels"),
+        (FACE + np.array([700, 0], np.float32), "outside the picture of 640x480 pixels"),
+        (FACE - np.array([0, 1e6], np.float32), "outside the picture of 640x480 pixels"),
         (FACE * 10, "outside the picture"),
         ((FACE - 300) * 1e4 + 300, "outside the picture"),
         ((FACE - FACE[2]) * 60 + FACE[2], "of the aligned face outside the picture"),
-        (FACE - np.float32([430, 0]), "outside the picture"),
+        (FACE - np.array([430, 0], np.float32), "outside the picture"),
         (np.where(np.eye(5, 2, dtype=bool), np.nan, FACE), "finite"),
         (np.where(np.eye(5, 2, dtype=bool), np.inf, FACE), "finite"),
         (np.full((5, 2), 3.4e38), "outside the picture"),
@@ -287,7 +295,7 @@ def test_noise_of_a_large_face_is_averaged_and_not_sampled(angle: float) -> None
 def test_a_large_face_without_noise_is_sampled_as_insightface_does() -> None:
     """So that embeddings stay comparable with those of other servers."""
     rng = np.random.default_rng(1)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (900, 900, 3), np.uint8), (0, 0), 2)
+    image = blurred_noise(rng, (900, 900), 2)
     landmarks = faces_within((900, 900), scale=6, angle=0.3)
     similarity = estimate_similarity(landmarks)
     assert similarity is not None

@@ -14,7 +14,8 @@ from jetface.geometry.anchors import anchor_centers, decode_boxes, decode_landma
 def test_centers_are_insightfaces(stride_px: int, num_anchors: int, canvas_hw: tuple[int, int]) -> None:
     """The grid that `SCRFD.forward` builds by mgrid, for all anchors at once."""
     height, width = canvas_hw[0] // stride_px, canvas_hw[1] // stride_px
-    grid = np.stack(np.mgrid[:height, :width][::-1], axis=-1).astype(np.float32)
+    rows, columns = np.mgrid[:height, :width]
+    grid = np.stack([columns, rows], axis=-1).astype(np.float32)
     expected = np.stack([(grid * stride_px).reshape(-1, 2)] * num_anchors, axis=1).reshape(-1, 2)
     centers = anchor_centers(
         np.arange(height * width * num_anchors), width_px=canvas_hw[1], stride_px=stride_px, num_anchors=num_anchors

@@ -210,7 +210,7 @@ def looks(draw: st.DrawFn) -> Detections:
     """What one look says, overlaps suppressed, best first; landmarks carry the box."""
     boxes = draw(box_arrays(min_side_px=1))
     scores = draw(
-        npst.arrays(np.float32, len(boxes), elements=st.sampled_from(np.linspace(0.05, 0.95, 19, dtype="f4")))
+        npst.arrays(np.float32, len(boxes), elements=st.sampled_from(np.linspace(0.05, 0.95, 19, dtype="f4").tolist()))
     )
     kept = suppress_overlaps(boxes, scores)
     landmarks = np.broadcast_to(boxes[:, None, :2], (len(boxes), 5, 2)).copy()

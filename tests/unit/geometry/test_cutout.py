@@ -22,7 +22,7 @@ def seen(image: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def cut(image: np.ndarray, *box: float, enlargement: float, side: int) -> np.ndarray:
-    return cut_out(image, np.float32(box), enlargement=enlargement, output_hw=(side, side))
+    return cut_out(image, np.array(box, np.float32), enlargement=enlargement, output_hw=(side, side))
 
 
 def test_a_box_in_the_middle_is_enlarged_about_its_centre() -> None:

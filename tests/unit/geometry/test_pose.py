@@ -54,7 +54,7 @@ def test_an_average_head_is_read_as_it_is_turned(
 def test_a_mirror_image_looks_to_the_other_side(landmarks: np.ndarray) -> None:
     """Yaw and roll turn about, pitch stays; a roll of 180 degrees has no sign."""
     pose = head_pose(landmarks)
-    mirrored = head_pose((landmarks * np.float32([-1, 1]))[MIRRORED])
+    mirrored = head_pose((landmarks * np.array([-1, 1], np.float32))[MIRRORED])
     if abs(pose.pitch) < 89 and abs(pose.yaw) < 89 and _is_decided(landmarks):
         assert mirrored.yaw == pytest.approx(-pose.yaw, abs=0.01)
         assert mirrored.pitch == pytest.approx(pose.pitch, abs=0.01)

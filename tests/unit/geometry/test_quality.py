@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from jetface.domain import Image
 from jetface.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align
 from jetface.geometry.pose import HEAD
 from jetface.geometry.quality import brightness, measure_quality, sharpness
 
-BOX = np.float32([10, 10, 110, 130])
+BOX = np.array([10, 10, 110, 130], np.float32)
 FRONTAL = np.float32(HEAD[:, :2] * 40 + 60)
 
 
@@ -22,6 +25,10 @@ def textured() -> np.ndarray:
     rng = np.random.default_rng(0)
     noise = cv2.GaussianBlur(rng.uniform(0, 255, (CROP_SIDE_PX, CROP_SIDE_PX, 3)).astype(np.float32), (0, 0), 1.2)
     return np.clip(128 + 3 * (noise - 128), 0, 255).astype(np.uint8)
+
+
+def blurred(image: np.ndarray, sigma_px: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), np.uint8)
 
 
 def flat(value: int) -> np.ndarray:
@@ -37,7 +44,7 @@ def test_a_large_sharp_frontal_face_is_good() -> None:
 
 @given(sigmas=st.tuples(st.floats(0.5, 6), st.floats(0.5, 6)).map(sorted).filter(lambda pair: pair[1] - pair[0] > 0.5))
 def test_more_blur_is_less_sharp(sigmas: list[float]) -> None:
-    less, more = (sharpness(cv2.GaussianBlur(textured(), (0, 0), sigma)) for sigma in sigmas)
+    less, more = (sharpness(blurred(textured(), sigma)) for sigma in sigmas)
     assert more < less
 
 
@@ -62,7 +69,7 @@ def test_what_lies_behind_a_face_does_not_count(value: int) -> None:
 
 @given(width=st.floats(1, 500), height=st.floats(1, 500))
 def test_a_small_box_is_as_bad_as_it_is_small(width: float, height: float) -> None:
-    quality = measure_quality(textured(), np.float32([5, 5, 5 + width, 5 + height]), FRONTAL)
+    quality = measure_quality(textured(), np.array([5, 5, 5 + width, 5 + height], np.float32), FRONTAL)
     assert quality.size_px == pytest.approx(min(width, height), rel=1e-3, abs=1e-3)
     assert quality.score <= min(1, min(width, height) / 80) + 1e-3
 
@@ -90,11 +97,11 @@ def test_any_face_has_a_score_between_0_and_1(crop: np.ndarray, box: np.ndarray,
 @pytest.mark.parametrize("cut_px", [10, 30, 50])
 def test_a_face_that_an_edge_cuts_is_no_better_than_the_whole_one(side: str, blur_px: float, cut_px: int) -> None:
     """The edge between the picture and the fill is no detail of the face."""
-    image = textured() if blur_px == 0 else cv2.GaussianBlur(textured(), (0, 0), blur_px)
-    cut = {
+    image = textured() if blur_px == 0 else blurred(textured(), blur_px)
+    cut: Any = {
         "left": np.s_[:, cut_px:], "right": np.s_[:, :-cut_px], "top": np.s_[cut_px:], "bottom": np.s_[:-cut_px],
     }[side]  # fmt: skip
-    shift = np.float32([cut_px * (side == "left"), cut_px * (side == "top")])
+    shift = np.array([cut_px * (side == "left"), cut_px * (side == "top")], np.float32)
     part = np.ascontiguousarray(image[cut])
     landmarks = TEMPLATE - shift
     whole = measure_quality(align(image, TEMPLATE), BOX, TEMPLATE, image.shape[:2])

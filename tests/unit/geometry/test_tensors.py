@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from jetface.geometry.tensors import cosine_matrix, normalize_rows, to_blob
 @pytest.mark.parametrize(("mean", "std"), [(127.5, 128.0), (127.5, 127.5), (0.0, 1.0)])
 @pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
 @pytest.mark.parametrize("shape", [(1, 64, 96), (3, 112, 112)])
-def test_blobs_are_opencvs(mean: float, std: float, channel_order: str, shape: tuple[int, int, int]) -> None:
+def test_blobs_are_opencvs(
+    mean: float, std: float, channel_order: Literal["rgb", "bgr"], shape: tuple[int, int, int]
+) -> None:
     """Every value agrees with `blobFromImages` within float32 rounding."""
     images = list(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
     expected = cv2.dnn.blobFromImages(

@@ -115,7 +115,8 @@ def in_child(path: Path, *, alone: bool) -> dict[str, int]:
         f"print(json.dumps(measure(Path({str(path)!r}), alone={alone})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    figures: dict[str, int] = json.loads(done.stdout)
+    return figures
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import psutil
 import pytest
@@ -24,6 +23,7 @@ from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource
 from jetface.metrics import Metrics
 from jetface.threads import Threads
 from tests.support.encoded import encode, png_bomb, smooth_image
+from tests.support.pictures import decode_image
 
 IMAGE = smooth_image(120, 160)
 PNG = encode(".png", IMAGE)
@@ -280,6 +280,6 @@ async def test_every_picture_of_the_shared_folder_loads(loader: PictureLoader, s
     """Pixels are OpenCV's own, whatever decoded them."""
     for data in [path.read_bytes() for path in sorted(shared_images.glob("*.*g"))]:  # noqa: ASYNC240 - a test
         async with loader.load(EncodedPicture(data), deadline=in_s()) as picture:
-            expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            expected = decode_image(data)
             assert picture.pixels.shape == expected.shape
             assert np.abs(picture.pixels.astype(int) - expected).max() <= 4

@@ -18,7 +18,7 @@ def address(image: np.ndarray) -> int:
 
 def test_an_array_is_one_that_decoders_can_fill() -> None:
     image = PictureMemory().take(SHAPE)
-    assert (image.shape, image.dtype) == (SHAPE, np.uint8)
+    assert (image.shape, image.dtype) == (SHAPE, np.dtype(np.uint8))
     assert image.flags.c_contiguous
     assert image.flags.writeable
     image[:] = 7

@@ -69,7 +69,7 @@ def test_without_a_gpu_an_item_is_made_as_any_array_is() -> None:
     (backend,) = open_onnx_backends(arcface_model())
     items.pin("tiny", backend, [SHAPE])
     item = items.new_item(SHAPE)
-    assert (item.shape, item.dtype, block_of(item), items.num_bytes) == (SHAPE, np.uint8, None, 0)
+    assert (item.shape, item.dtype, block_of(item), items.num_bytes) == (SHAPE, np.dtype(np.uint8), None, 0)
     items.close()
 
 

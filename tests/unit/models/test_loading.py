@@ -19,7 +19,7 @@ from jetface.backends.onnx import open_onnx_backends
 from jetface.backends.openers import Opener
 from jetface.backends.protocol import Backend
 from jetface.backends.selection import Selection, select_backend
-from jetface.domain import Blob, Tensor
+from jetface.domain import Batch, Blob, Tensor
 from jetface.errors import InferenceError, ModelFileError, ModelStuckError
 from jetface.metrics import Metrics
 from jetface.models.families.canvases import DetectorItem
@@ -45,7 +45,7 @@ class SlowedBackend:
     def max_batch_size(self) -> int:
         return self.backend.max_batch_size
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         time.sleep(self.pause_s)
         return self.backend.run(batch)
 

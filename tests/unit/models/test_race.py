@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from jetface.domain import Blob, Tensor
+from jetface.domain import Batch, Tensor
 from jetface.models.race import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 
 
@@ -20,10 +20,10 @@ class Sleeper:
     num_runs: int = 0
     max_batch_size: int = 1
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         time.sleep(self.run_s)
         self.num_runs += 1
-        return (batch,)
+        return (np.asarray(batch, np.float32),)
 
     def close(self) -> None:
         pass
@@ -50,7 +50,7 @@ def test_where_canvases_vary_the_gain_has_to_be_larger() -> None:
 
 
 def test_backends_take_turns_and_their_least_time_counts() -> None:
-    backends = {"slow": Sleeper(0.01), "quick": Sleeper(0.002)}
+    backends: dict[str, Sleeper] = {"slow": Sleeper(0.01), "quick": Sleeper(0.002)}
     times_ms = measure_ms(backends, make_blob((32, 64)))
     assert fastest(times_ms) == "quick"
     assert 2 <= times_ms["quick"] < 10 <= times_ms["slow"]
@@ -59,7 +59,7 @@ def test_backends_take_turns_and_their_least_time_counts() -> None:
 
 def test_slow_backends_are_measured_within_a_second() -> None:
     started = time.perf_counter()
-    backends = {"slow": Sleeper(0.15), "slower": Sleeper(0.16)}
+    backends: dict[str, Sleeper] = {"slow": Sleeper(0.15), "slower": Sleeper(0.16)}
     measure_ms(backends, make_blob((32, 32)))
     assert time.perf_counter() - started < 1.2
     assert backends["slow"].num_runs == 3
@@ -67,4 +67,4 @@ def test_slow_backends_are_measured_within_a_second() -> None:
 
 def test_a_blob_is_one_item_of_the_canvas() -> None:
     blob = make_blob((32, 64))
-    assert (blob.shape, blob.dtype) == ((1, 3, 32, 64), np.float32)
+    assert (blob.shape, blob.dtype) == ((1, 3, 32, 64), np.dtype(np.float32))

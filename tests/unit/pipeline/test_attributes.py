@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ WITH_ALL = ExtractOptions(
 )  # fmt: skip
 
 
-def settings_for(shared_models: Path, folder: Path, **more: object) -> Settings:
+def settings_for(shared_models: Path, folder: Path, **more: Any) -> Settings:
     """Real weights out of the shared mirror."""
     return Settings(models_dir=folder, model_mirror=str(shared_models), det_model="det_500m", **more)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,12 +23,13 @@ from jetface.pipeline.known import check_known
 from jetface.service import Service, open_service
 from jetface.settings import Settings
 from tests.support.encoded import encode, exif, png_with_exif
+from tests.support.pictures import decode_image, read_image
 from tests.support.shared import require_shared
 
 OPTIONS = ExtractOptions(score_threshold=0.5)
 
 
-def settings_for(shared_models: Path, folder: Path, **more: object) -> Settings:
+def settings_for(shared_models: Path, folder: Path, **more: Any) -> Settings:
     """Real weights out of the shared mirror."""
     return Settings(
         models_dir=folder, model_mirror=str(shared_models), backend="onnxruntime",
@@ -54,7 +56,7 @@ def vectors(result: PictureResult) -> np.ndarray:
 
 def enlarged(path: Path, factor: float) -> bytes:
     """The picture as a JPEG of `factor` times its sides."""
-    image = cv2.imread(str(path))
+    image = read_image(path)
     big = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return cv2.imencode(".jpg", big, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
@@ -88,7 +90,7 @@ async def test_a_large_picture_gives_one_answer_whatever_its_format(
 ) -> None:
     """A JPEG of 3000 px, and its pixels as BMP, PNG, WebP and with a turn in its EXIF, agree on every face."""
     jpeg = (shared_dir / "cases" / "bigjpeg" / f"{name}_3000.jpg").read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    pixels = decode_image(jpeg)
     others = [encode(".bmp", pixels), encode(".png", pixels), encode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])]
     others.append(png_with_exif(encode(".png", np.rot90(pixels)), exif(6)))
     assert_one_answer(
@@ -102,7 +104,7 @@ async def test_formats_agree_from_the_canvas_up_to_the_largest_picture(
 ) -> None:
     """One and a half canvases to nearly 50 million pixels; boxes are source pixels."""
     jpeg = enlarged(shared_images / "bbt1.jpg", side_px / 1366)
-    bmp = encode(".bmp", cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    bmp = encode(".bmp", decode_image(jpeg))
     results = await service.extractor.extract([EncodedPicture(jpeg), EncodedPicture(bmp)], OPTIONS, deadline=soon())
     assert_one_answer(*results)
     assert results[0].image_hw is not None
@@ -123,7 +125,7 @@ async def test_known_boxes_are_aligned_by_the_detector(service: Service, shared_
     """A box drawn by another detector still gets its face."""
     source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
     (found,) = await service.extractor.extract([source], OPTIONS, deadline=soon())
-    boxes = np.stack([face.box for face in found.faces]) + np.float32([-6, -4, 5, 7])
+    boxes = np.stack([face.box for face in found.faces]) + np.array([-6, -4, 5, 7], np.float32)
     (known,) = await service.extractor.recognize([source], [KnownFaces(boxes=boxes)], deadline=soon())
     np.testing.assert_array_equal([face.box for face in known.faces], boxes)
     assert ((vectors(known) * vectors(found)).sum(axis=1) > 0.999).all()
@@ -203,7 +205,7 @@ LEFT_RIGHT = [1, 0, 2, 4, 3]
         (lambda points, _: points[:, LEFT_RIGHT], "mirrored or in a wrong order"),
         (lambda points, _: points[..., ::-1], "landmarks.1.0: the five points"),
         (lambda points, hw: points / [hw[1], hw[0]], "fractions"),
-        (lambda points, hw: points + np.float32([hw[1], hw[0]]), "outside the picture of 1280x886 pixels"),
+        (lambda points, hw: points + np.array([hw[1], hw[0]], np.float32), "outside the picture of 1280x886 pixels"),
         (lambda points, _: points * 0 + 300, "few pixels"),
         (lambda points, _: points * 1e5, "outside the picture"),
         (lambda points, _: points * np.nan, "finite"),
@@ -242,7 +244,7 @@ async def test_boxes_that_can_hold_no_face_fail_their_own_picture(
     service: Service, shared_images: Path, box: list[float], words: str
 ) -> None:
     source = EncodedPicture((shared_images / "t1.jpg").read_bytes())
-    known = [KnownFaces(boxes=np.float32([rows])) for rows in ([80, 80, 160, 190], box)]
+    known = [KnownFaces(boxes=np.array([rows], np.float32)) for rows in ([80, 80, 160, 190], box)]
     good, bad = await service.extractor.recognize([source, source], known, deadline=soon())
     assert good.error is None
     assert isinstance(bad.error, RequestError)
@@ -258,12 +260,12 @@ async def test_a_box_as_loose_as_the_picture_gets_its_only_face(service: Service
     assert found.image_hw is not None
     height, width = found.image_hw
     middle = np.concatenate([face.box[:2] * 0.6 + face.box[2:] * 0.4, face.box[:2] * 0.4 + face.box[2:] * 0.6])
-    boxes = np.stack([np.float32([0, 0, width, height]), middle])
+    boxes = np.stack([np.array([0, 0, width, height], np.float32), middle])
     (known,) = await service.extractor.recognize([alone], [KnownFaces(boxes=boxes)], deadline=soon())
     assert (vectors(known) @ vectors(found).T > 0.999).all()
     assert {face.landmarks_from for face in known.faces} == {"detector"}
     group = EncodedPicture((shared_images / "t1.jpg").read_bytes())
-    whole = KnownFaces(boxes=np.float32([[0, 0, 1280, 886]]))
+    whole = KnownFaces(boxes=np.array([[0, 0, 1280, 886]], np.float32))
     (guessed,) = await service.extractor.recognize([group], [whole], deadline=soon())
     assert [face.landmarks_from for face in guessed.faces] == ["box"]
 
@@ -306,10 +308,13 @@ async def test_a_face_that_an_edge_cuts_says_how_much_of_it_is_there(service: Se
     ]
     assert partial.visible == pytest.approx(0.6, abs=0.15)
     assert partial.quality is not None
+    assert partial.visible is not None
     assert partial.quality.score <= partial.visible
     assert whole.quality is not None
     assert cut.quality is not None
     assert cut.quality.score <= whole.quality.score
+    assert cut.visible is not None
+    assert whole.visible is not None
     assert cut.visible < whole.visible == 1
     source = EncodedPicture((cases / "partial_left40.png").read_bytes())
     strict = ExtractOptions(score_threshold=0.5, min_quality=0.9)
@@ -319,7 +324,7 @@ async def test_a_face_that_an_edge_cuts_says_how_much_of_it_is_there(service: Se
 
 async def test_a_large_noisy_face_keeps_its_embedding(service: Service, shared_images: Path) -> None:
     """Six times enlarged, noise of 40 levels: sampled as it is, its embedding would be another person's."""
-    image = cv2.imread(str(shared_images / "ifrest_Stallone.jpg"))
+    image = read_image(shared_images / "ifrest_Stallone.jpg")
     small = EncodedPicture(cv2.imencode(".png", image)[1].tobytes())
     (found,) = await service.extractor.extract([small], OPTIONS, deadline=soon())
     landmarks = np.stack([face.landmarks for face in found.faces])

@@ -20,7 +20,7 @@ DETECTED = Detections(
 
 def with_weak_face(box: list[float]) -> Detections:
     """Return what was detected and one more face, which scores 0.35."""
-    weak = Detections(np.float32([box]), np.float32([0.35]), np.full((1, 5, 2), 99, np.float32))
+    weak = Detections(np.array([box], np.float32), np.array([0.35], np.float32), np.full((1, 5, 2), 99, np.float32))
     return Detections.concatenate([DETECTED, weak])
 
 
@@ -58,9 +58,9 @@ def test_a_box_gets_the_landmarks_of_the_face_it_overlaps_most() -> None:
 )
 def test_a_loose_or_tight_box_gets_the_only_face_there_is(box: list[float], face: int | None) -> None:
     """Where there is none, or more than one, landmarks are guessed, and said to be."""
-    faces = at_boxes(np.float32([box]), DETECTED)
+    faces = at_boxes(np.array([box], np.float32), DETECTED)
     if face is None:
-        np.testing.assert_array_equal(faces.landmarks, place_landmarks(np.float32([box])))
+        np.testing.assert_array_equal(faces.landmarks, place_landmarks(np.array([box], np.float32)))
         assert (faces.scores.tolist(), faces.origins().tolist()) == ([0], ["box"])
     else:
         np.testing.assert_array_equal(faces.landmarks[0], DETECTED.landmarks[face])
@@ -69,10 +69,10 @@ def test_a_loose_or_tight_box_gets_the_only_face_there_is(box: list[float], face
 
 def test_a_sure_face_in_a_loose_box_is_preferred_to_a_weak_one() -> None:
     """What may be a face does not keep the one that is from being taken."""
-    boxes = np.float32([[0, 0, 380, 600]])
+    boxes = np.array([[0, 0, 380, 600]], np.float32)
     faces = at_boxes(boxes, with_weak_face([20, 400, 60, 450]))
     np.testing.assert_array_equal(faces.landmarks[0], DETECTED.landmarks[0])
-    alone = at_boxes(np.float32([[0, 300, 380, 600]]), with_weak_face([20, 400, 60, 450]))
+    alone = at_boxes(np.array([[0, 300, 380, 600]], np.float32), with_weak_face([20, 400, 60, 450]))
     np.testing.assert_array_equal(alone.landmarks[0], np.full((5, 2), 99))
 
 
@@ -115,9 +115,9 @@ def test_a_box_that_can_hold_no_face_is_refused(box: list[float], fault: str) ->
     """The message says which, and what is wrong with it."""
     good = [100, 100, 200, 220]
     with pytest.raises(RequestError, match=fault) as raised:
-        check_known(KnownFaces(boxes=np.float32([good, box])), (480, 640), picture=3)
+        check_known(KnownFaces(boxes=np.array([good, box], np.float32)), (480, 640), picture=3)
     assert raised.value.message.startswith("boxes.3.1: ")
-    check_known(KnownFaces(boxes=np.float32([good])), (480, 640), picture=3)
+    check_known(KnownFaces(boxes=np.array([good], np.float32)), (480, 640), picture=3)
 
 
 def test_landmarks_that_are_no_faces_are_refused_by_name() -> None:
@@ -132,17 +132,19 @@ def test_landmarks_that_are_no_faces_are_refused_by_name() -> None:
 )
 def test_a_box_without_a_face_that_no_upright_one_fills_is_refused(box: list[float]) -> None:
     """A strip, or what lies outside the picture but for a corner; where a face was detected in it, it passes."""
-    placed = at_boxes(np.float32([box]), Detections.empty())
+    placed = at_boxes(np.array([box], np.float32), Detections.empty())
     with pytest.raises(RequestError, match=r"boxes\.0\.0: no face was detected there"):
         check_placed(placed, (480, 640), picture=0)
-    seen = Detections(np.float32([box]), np.float32([0.7]), TEMPLATE[None])
-    check_placed(at_boxes(np.float32([box]), seen), (480, 640), picture=0)
+    seen = Detections(np.array([box], np.float32), np.array([0.7], np.float32), TEMPLATE[None])
+    check_placed(at_boxes(np.array([box], np.float32), seen), (480, 640), picture=0)
 
 
 def test_a_box_that_the_detector_drew_gets_its_face_however_weak() -> None:
     """Rounded, too, and beside a sure face that it overlaps more than a box of somebody's own has to."""
     weak = Detections(
-        np.float32([[130.4, 100.4, 190.4, 200.4]]), np.float32([0.06]), np.full((1, 5, 2), 99, np.float32)
+        np.array([[130.4, 100.4, 190.4, 200.4]], np.float32),
+        np.array([0.06], np.float32),
+        np.full((1, 5, 2), 99, np.float32),
     )
     detected = Detections.concatenate([DETECTED, weak])
     for box in (weak.boxes, weak.boxes.round(), np.trunc(weak.boxes)):
@@ -152,11 +154,13 @@ def test_a_box_that_the_detector_drew_gets_its_face_however_weak() -> None:
 
 def test_a_weak_face_is_taken_only_where_there_is_no_other() -> None:
     """It is in a box that is much its own; a loose box passes it over, and is guessed rather than given to it."""
-    weak = Detections(np.float32([[600, 300, 660, 380]]), np.float32([0.1]), np.full((1, 5, 2), 99, np.float32))
+    weak = Detections(
+        np.array([[600, 300, 660, 380]], np.float32), np.array([0.1], np.float32), np.full((1, 5, 2), 99, np.float32)
+    )
     detected = Detections.concatenate([DETECTED, weak])
-    near, loose = np.float32([[605, 305, 670, 390]]), np.float32([[500, 200, 800, 500]])
+    near, loose = np.array([[605, 305, 670, 390]], np.float32), np.array([[500, 200, 800, 500]], np.float32)
     faces = at_boxes(near, detected)
     assert (faces.landmarks[0, 0, 0], faces.origins().tolist()) == (99, ["detector"])
     assert at_boxes(loose, detected).origins().tolist() == ["box"]
-    around_both = at_boxes(np.float32([[380, 60, 700, 400]]), detected)
+    around_both = at_boxes(np.array([[380, 60, 700, 400]], np.float32), detected)
     np.testing.assert_array_equal(around_both.landmarks, DETECTED.landmarks[1:])

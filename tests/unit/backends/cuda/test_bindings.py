@@ -156,7 +156,7 @@ def test_a_function_that_raises_is_an_error_too() -> None:
         raise RuntimeError(f"Failed to dlopen libcuda.so.1 for {address}")
 
     module = Answering()
-    module.cudaFree = cudaFree
+    vars(module)["cudaFree"] = cudaFree
     with pytest.raises(CudaError, match="cudaFree: Failed to dlopen libcuda"):
         CudaBindings(module).free(1)
 

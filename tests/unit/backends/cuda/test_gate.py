@@ -111,7 +111,8 @@ def test_an_error_leaves_the_gate_open() -> None:
 
 
 def test_many_threads_never_meet_a_capture() -> None:
-    gate, inside, lock = CaptureGate(), set(), threading.Lock()
+    gate, lock = CaptureGate(), threading.Lock()
+    inside: set[str] = set()
 
     def work(number: int) -> None:
         for turn in range(20):

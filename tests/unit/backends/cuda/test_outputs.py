@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,14 +22,19 @@ KIB_ROW = (256,)
 
 
 def outputs_of(
-    cuda: FakeCuda, shapes: list[tuple[int, ...]], bucket: int, *, is_integrated: bool = False, dtype: np.dtype = FLOAT
+    cuda: FakeCuda,
+    shapes: Sequence[tuple[int, ...]],
+    bucket: int,
+    *,
+    is_integrated: bool = False,
+    dtype: np.dtype = FLOAT,
 ) -> OutputBuffers:
     return OutputBuffers(cuda, [(shape, dtype) for shape in shapes], bucket, is_integrated=is_integrated)
 
 
 def fill(
-    cuda: FakeCuda, outputs: OutputBuffers, shapes: list[tuple[int, ...]], dtype: np.dtype = FLOAT
-) -> list[NDArray]:
+    cuda: FakeCuda, outputs: OutputBuffers, shapes: Sequence[tuple[int, ...]], dtype: np.dtype = FLOAT
+) -> list[NDArray[Any]]:
     """Write what a kernel would, other numbers to each output."""
     written = []
     for number, (shape, address) in enumerate(zip(shapes, outputs.addresses, strict=True)):
@@ -37,7 +45,7 @@ def fill(
     return written
 
 
-def fetched(cuda: FakeCuda, outputs: OutputBuffers, num_items: int) -> tuple[NDArray, ...]:
+def fetched(cuda: FakeCuda, outputs: OutputBuffers, num_items: int) -> tuple[NDArray[Any], ...]:
     stream = Stream(cuda)
     outputs.fetch(num_items, stream)
     stream.synchronize()
@@ -63,7 +71,7 @@ def test_answers_are_the_used_rows_in_float32(
     for num_items in data.draw(st.lists(st.integers(1, bucket), min_size=1, max_size=3)):
         answers = fetched(cuda, outputs, num_items)
         for answer, values in zip(answers, written, strict=True):
-            assert (answer.dtype, answer.flags.c_contiguous) == (np.float32, True)
+            assert (answer.dtype, answer.flags.c_contiguous) == (np.dtype(np.float32), True)
             np.testing.assert_array_equal(answer, values[:num_items].astype(np.float32))
     outputs.close()
     assert not cuda.held

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,7 +51,7 @@ def child_of(
     return EngineChild(recipe.job(stand_in_kit.FACTORY, plans.folder), on_step, **options)  # type: ignore[arg-type]  # the test's own
 
 
-def build(recipe: EngineRecipe, plans: PlanFolder, **options: object) -> KeptPlan:
+def build(recipe: EngineRecipe, plans: PlanFolder, **options: Any) -> KeptPlan:
     with structlog.testing.capture_logs():
         return child_of(recipe, plans, **options).run()
 

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EnginePrecision, EngineRequest, Profile
+from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest, Profile
 from jetface.backends.tensorrt.builder import accelerator_notes, build_engine, workspaces
 from jetface.backends.tensorrt.kit import TensorrtKit
 from jetface.backends.tensorrt.module import Toolkit
 from jetface.backends.tensorrt.profiles import profiles_for
 from jetface.errors import EngineBuildError, EngineLoadError
+from jetface.models.graphs.half import Precision
 from jetface.models.graphs.prepare import prepare_graph
 from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.fake_cuda import FakeCuda
@@ -65,7 +66,7 @@ TINY: dict[str, tuple[bytes, ModelSpec, list[tuple[int, ...]]]] = {
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("family", TINY)
 def test_a_model_is_built_in_either_precision_for_every_batch_and_size(
-    toolkit: Toolkit, tmp_path: Path, family: str, precision: EnginePrecision
+    toolkit: Toolkit, tmp_path: Path, family: str, precision: Precision
 ) -> None:
     serialized, spec, shapes = TINY[family]
     (tmp_path / "weights.onnx").write_bytes(serialized)
@@ -92,7 +93,7 @@ def types_of(serialized: bytes) -> set[str]:
 
 
 def build_as_served(
-    toolkit: Toolkit, weights: Path, scratch: Path, precision: EnginePrecision, batches: tuple[int, ...]
+    toolkit: Toolkit, weights: Path, scratch: Path, precision: Precision, batches: tuple[int, ...]
 ) -> bytes:
     """Build what a registry entry says of weights named after it: from pixels to answers."""
     spec = read_registry((default_registry_dir(),))[weights.stem]
@@ -108,7 +109,7 @@ def build_as_served(
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["starter_det", "starter_rec"])
 def test_the_starter_models_are_built_as_they_are_served(
-    toolkit: Toolkit, tmp_path: Path, name: str, precision: EnginePrecision
+    toolkit: Toolkit, tmp_path: Path, name: str, precision: Precision
 ) -> None:
     plan = build_as_served(toolkit, default_registry_dir() / f"{name}.onnx", tmp_path, precision, (1, 2, 4))
     assert len(plan) > 100_000

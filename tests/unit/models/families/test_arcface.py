@@ -17,7 +17,7 @@ from tests.support.function_backend import FunctionBackend
 def make_spec(length: int | None = 3, side_px: int = 112) -> ModelSpec:
     """Registry entry of a recognizer."""
     return ModelSpec.model_construct(
-        name="tiny", task="recognition", family="arcface", embedding_length=length,
+        name="tiny", license="none", source="a test", task="recognition", family="arcface", embedding_length=length,
         input=InputSpec(height_px=side_px, width_px=side_px, mean=127.5, std=127.5),
     )  # fmt: skip
 

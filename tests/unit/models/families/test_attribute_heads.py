@@ -64,10 +64,10 @@ def test_liveness_is_the_softmax_of_three_kinds() -> None:
 
 def test_opinions_on_liveness_are_averaged() -> None:
     """Live is what is most likely of the three, not what passes a half."""
-    both = merge_opinions([np.float32([0.1, 0.8, 0.1]), np.float32([0.5, 0.1, 0.4])])
+    both = merge_opinions([np.array([0.1, 0.8, 0.1], np.float32), np.array([0.5, 0.1, 0.4], np.float32)])
     assert both.probability == pytest.approx(0.45)
     assert both.is_live
-    assert not merge_opinions([np.float32([0.5, 0.45, 0.05])]).is_live
+    assert not merge_opinions([np.array([0.5, 0.45, 0.05], np.float32)]).is_live
 
 
 def test_runs_are_as_long_as_the_backend_takes() -> None:
@@ -113,7 +113,8 @@ def test_real_weights_answer_a_batch_as_they_answer_one_by_one(shared_models: Pa
     items = [rng.integers(0, 256, probed.probe_item.shape).astype(np.uint8) for _ in range(3)]
     together = probed.head.run(backend, items)
     alone = [probed.head.run(backend, [item])[0] for item in items]
-    np.testing.assert_allclose(*([_numbers(result) for result in results] for results in (together, alone)), atol=1e-5)
+    one, other = ([_numbers(result) for result in results] for results in (together, alone))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def _numbers(result: Any) -> Any:

@@ -17,7 +17,7 @@ from jetface.models.families.scrfd import Scrfd, ScrfdLayout, ScrfdLevel
 from jetface.specs import InputSpec, ModelSpec
 
 SPEC = ModelSpec.model_construct(
-    name="tiny", task="detection", family="scrfd", embedding_length=None,
+    name="tiny", license="none", source="a test", task="detection", family="scrfd", embedding_length=None,
     input=InputSpec(height_px=0, width_px=0, mean=127.5, std=128.0),
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from jetface.backends.protocol import Backend
 from jetface.domain import Detections
 from jetface.models.families.canvases import DetectorItem
 from jetface.models.families.looks import LooksHead, canvas_shapes
+from tests.support.function_backend import FunctionBackend
 
 
 class Marked:
@@ -23,10 +23,8 @@ class Marked:
         """Answer each canvas with its mark."""
         self.runs.append([item.canvas.shape[:2] for item in items])
         marks = [float(item.canvas[0, 0, 0]) for item in items]
-        return [
-            Detections(np.float32([[0, 0, mark, 1]]), np.float32([0.5]), np.zeros((1, 5, 2), np.float32))
-            for mark in marks
-        ]
+        score, landmarks = np.array([0.5], np.float32), np.zeros((1, 5, 2), np.float32)
+        return [Detections(np.array([[0, 0, mark, 1]], np.float32), score, landmarks) for mark in marks]
 
 
 def look(mark: int, side: int) -> DetectorItem:
@@ -35,7 +33,7 @@ def look(mark: int, side: int) -> DetectorItem:
 
 
 def test_each_picture_gets_the_answers_of_its_own_looks_and_canvases_of_one_size_are_neighbours() -> None:
-    detector, backend = Marked(), Any
+    detector, backend = Marked(), FunctionBackend(lambda batch: (batch,))
     found = LooksHead(detector).run(backend, [(look(1, 64), look(2, 32)), (look(3, 64), look(4, 32))])
     assert [[float(faces.boxes[0, 2]) for faces in looks] for looks in found] == [[1, 2], [3, 4]]
     assert detector.runs == [[(64, 64), (64, 64), (32, 32), (32, 32)]]

@@ -25,7 +25,7 @@ NUM_ITEMS = 5
 """More than two runs."""
 
 YUNET = ModelSpec.model_construct(
-    name="tiny_yunet", task="detection", family="yunet", license="none", embedding_length=None,
+    name="tiny_yunet", task="detection", family="yunet", license="none", source="a test", embedding_length=None,
     input=InputSpec(height_px=64, width_px=96, mean=0.0, std=1.0, channel_order="bgr"),
 )  # fmt: skip
 

@@ -7,16 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
-from jetface.domain import Blob, Detections, Tensor
+from jetface.domain import Batch, Detections, Tensor
 from jetface.errors import InferenceError, ModelContractError
 from jetface.models.families.canvases import DetectorItem
 from jetface.models.families.scrfd import Scrfd, place_landmarks, read_layout
 from jetface.specs import InputSpec, ModelSpec
+from tests.support.function_backend import array_of
 
 STRIDES = (8, 16, 32)
 
 SPEC = ModelSpec.model_construct(
-    name="tiny", task="detection", family="scrfd", embedding_length=None,
+    name="tiny", license="none", source="a test", task="detection", family="scrfd", embedding_length=None,
     input=InputSpec(height_px=0, width_px=0, mean=127.5, std=128.0),
 )  # fmt: skip
 
@@ -36,19 +37,20 @@ class TinyScrfd:
         self.num_anchors = num_anchors
         self.max_batch_size = max_batch_size
         self.order = order
-        self.batches: list[Blob] = []
+        self.batches: list[Batch] = []
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Answer with scores, boxes and landmarks of each stride, in `order`."""
         assert len(batch) <= (self.max_batch_size if self.is_batched else 1)
         self.batches.append(batch)
-        blue = batch[:, 2] * (128 / 255) + 0.5
+        blobs = array_of(batch)
+        blue = blobs[:, 2] * (128 / 255) + 0.5
         outputs: list[np.ndarray] = []
         for kind, stride in itertools.product((1, 4, 10)[: 3 if self.with_landmarks else 2], STRIDES):
-            cells = (batch.shape[2] // stride) * (batch.shape[3] // stride)
+            cells = (blobs.shape[2] // stride) * (blobs.shape[3] // stride)
             out = np.full((len(batch), cells, self.num_anchors, kind), 0.0 if kind == 1 else 32 / stride, np.float32)
             if kind == 1 and stride == 16:
-                marks = blue.reshape(len(batch), batch.shape[2] // 16, 16, batch.shape[3] // 16, 16)
+                marks = blue.reshape(len(batch), blobs.shape[2] // 16, 16, blobs.shape[3] // 16, 16)
                 out[..., 0, 0] = marks.max(axis=(2, 4)).reshape(len(batch), cells)
             out = out.reshape(len(batch), -1, kind)
             outputs.append(out if self.is_batched else out[0])
@@ -122,7 +124,7 @@ def test_canvases_of_different_sizes_are_run_apart() -> None:
     detector = Scrfd.probe(SPEC, backend, (64, 64))
     sizes = [(64, 64), (64, 64), (32, 64), (64, 64)]
     found = detector.run(backend, [DetectorItem(canvas((20, 20, 255), canvas_hw=size), 0.5) for size in sizes])
-    assert [batch.shape[2:] for batch in backend.batches[1:]] == [(64, 64), (32, 64), (64, 64)]
+    assert [array_of(batch).shape[2:] for batch in backend.batches[1:]] == [(64, 64), (32, 64), (64, 64)]
     assert [len(faces) for faces in found] == [1, 1, 1, 1]
     assert detector.run(backend, []) == []
 
@@ -156,7 +158,7 @@ class Altered:
         self.value = value
         self.max_batch_size = backend.max_batch_size
 
-    def run(self, batch: Blob) -> tuple[Tensor, ...]:
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Overwrite one output with one value."""
         outputs = self.backend.run(batch)
         outputs[self.position][...] = self.value
@@ -191,8 +193,8 @@ def test_outputs_of_another_canvas_are_an_error() -> None:
     detector = Scrfd.probe(SPEC, backend, (64, 64))
 
     class Stuck(TinyScrfd):
-        def run(self, batch: Blob) -> tuple[Tensor, ...]:
-            return super().run(batch[:, :, :64, :64].copy())
+        def run(self, batch: Batch) -> tuple[Tensor, ...]:
+            return super().run(array_of(batch)[:, :, :64, :64].copy())
 
     with pytest.raises(InferenceError, match="not those of this canvas"):
         detector.run(Stuck(is_batched=True), [DetectorItem(canvas((0, 0, 255)), 0.5)])

@@ -65,7 +65,8 @@ def test_aligns_as_opencv_does(tmp_path: Path, angle_deg: float, scale: float) -
     path = tmp_path / "recognizer.onnx"
     path.write_bytes(arcface_model(batch=1, length=128))
     rng = np.random.default_rng(3)
-    picture = cv2.GaussianBlur(rng.integers(0, 256, (400, 420, 3), np.uint8), (0, 0), 3)
+    noise = rng.integers(0, 256, (400, 420, 3), np.uint8)
+    picture = np.asarray(cv2.GaussianBlur(noise, (0, 0), 3), np.uint8)
     turn = np.deg2rad(angle_deg)
     rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     landmarks = ((TEMPLATE - 56) @ rotation.T + [210, 200] + rng.normal(0, 1.5, (5, 2))).astype(np.float32)

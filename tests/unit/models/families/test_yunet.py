@@ -51,7 +51,7 @@ def opencv_rows(model: bytes, folder: Path, canvas: np.ndarray, threshold: float
     path.write_bytes(model)
     height, width = canvas.shape[:2]
     detector = cv2.FaceDetectorYN.create(str(path), "", (width, height), threshold, overlap, 5000)
-    _, rows = detector.detect(canvas)
+    rows: np.ndarray | None = detector.detect(canvas)[1]
     return np.empty((0, 15), np.float32) if rows is None else rows
 
 

@@ -216,6 +216,7 @@ class TestFunctions:
         path.write_bytes(with_functions(*functions))
         prepared = prepare_graph(path, arcface_spec())
         assert prepared.is_batch_free
+        assert isinstance(prepared.model, bytes)
         assert not onnx.load_model_from_string(prepared.model).functions
         np.testing.assert_allclose(run(prepared.model, faces()), factor * run(arcface_model(), faces()), rtol=1e-5)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from jetface.models.judging.probes import Probes, draw_probes
 from jetface.models.judging.trials import candidates
 from jetface.specs import ModelSpec, default_registry_dir, read_registry
 from tests.support.fragile_onnx import offset_model, overflowing_detector, overflowing_model
+from tests.support.pictures import read_image
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 
 
@@ -45,7 +45,7 @@ def test_detectors_stay_within_the_limits(
     """On two group pictures: every face is found by both, in the same place."""
     spec = registry[name]
     folder = default_registry_dir() if name.startswith("starter") else shared_models
-    pictures = [cv2.imread(str(shared_images / file)) for file in ("t1.jpg", "bbt1.jpg")]
+    pictures = [read_image(shared_images / file) for file in ("t1.jpg", "bbt1.jpg")]
     conversion = convert_to_half(folder / spec.file_name, spec, lambda: pictures)
     (attempt,) = conversion.attempts
     assert isinstance(attempt.agreement, DetectionAgreement)
@@ -64,7 +64,7 @@ def test_recognizers_stay_within_the_limits(
     spec = registry[name]
     folder = default_registry_dir() if name.startswith("starter") else shared_models
     people = sorted(path for path in shared_faces.iterdir() if path.is_dir())[:12]
-    portraits = [cv2.imread(str(min(person.iterdir()))) for person in people]
+    portraits = [read_image(min(person.iterdir())) for person in people]
     crops = crops_of(shared_models / "det_500m.onnx", registry["det_500m"], lambda: portraits)
     assert len(crops) >= len(portraits)
     conversion = convert_to_half(folder / spec.file_name, spec, lambda: crops)
