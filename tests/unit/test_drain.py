@@ -126,6 +126,7 @@ class TestDrain:
         with drain.serving():
             drain.begin(stopped.set, "test")
             await asyncio.wait_for(stopped.wait(), 1)
+            assert drain.num_in_flight == 1
 
     async def test_without_a_server_signals_stay_as_they_are(self) -> None:
         """Inside a test's lifespan nobody has set a handler, and none is set."""

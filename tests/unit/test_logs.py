@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import secrets
@@ -148,6 +149,11 @@ class TestConfigureLogs:
         with contextlib.suppress(OSError):
             full.close()
         structlog.get_logger("jetface").info("lost too")
+        monkeypatch.setattr("sys.stderr", room := io.StringIO())
+        configure_logs("INFO", log_format)
+        structlog.get_logger("jetface").info("kept")
+        assert "kept" in room.getvalue()
+        assert "lost" not in room.getvalue()
 
     def test_twice_is_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A second call replaces the first: no line is doubled."""

@@ -66,7 +66,9 @@ async def test_nobody_is_told_to_stay_away_longer_than_the_limit() -> None:
 
 
 async def test_abandoning_nothing_returns_at_once() -> None:
-    await Places(1).abandon()
+    places = Places(1)
+    await asyncio.wait_for(places.abandon(), 1)
+    assert places.num_taken == 0
 
 
 async def test_those_who_send_take_no_place_until_all_is_there() -> None:

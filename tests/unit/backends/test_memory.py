@@ -130,11 +130,12 @@ class TestGuard:
             assert raised.value.retry_after_s
             assert refused == ["load"]
 
-    def test_a_floor_of_zero_checks_nothing(self) -> None:
-        MemoryGuard(0, read_free_bytes=lambda: 0).require(2**40, work="build", subject="model a")
-
-    def test_where_nothing_is_known_nothing_is_refused(self) -> None:
-        MemoryGuard(2**30, read_free_bytes=lambda: math.inf).require(2**40, work="build", subject="model a")
+    @pytest.mark.parametrize(("floor", "free"), [(0, 0), (2**30, math.inf)], ids=["no-floor", "nothing-known"])
+    def test_without_a_floor_or_a_figure_nothing_is_refused(self, floor: int, free: float) -> None:
+        refused: list[str] = []
+        guard = MemoryGuard(floor, read_free_bytes=lambda: free, on_refusal=refused.append)
+        guard.require(2**40, work="build", subject="model a")
+        assert refused == []
 
     def test_the_refusal_says_how_much_is_wanted_and_how_much_there_is(self) -> None:
         guard = MemoryGuard(256 * 2**20, read_free_bytes=lambda: 300 * 2**20)

@@ -56,6 +56,9 @@ class TestAddresses:
         with listener:
             listener.listen()
             socket.create_connection((caller, port), timeout=5).close()
+            accepted, (address, *_) = listener.accept()
+            accepted.close()
+            assert address in {caller, f"::ffff:{caller}"}
 
     def test_one_address_is_that_alone(self) -> None:
         (listener,) = bind_address("::1", port := free_port())

@@ -84,6 +84,7 @@ class TestCheckedBackend:
             port = server.sockets[0].getsockname()[1]
             backend = CheckedBackend(lambda _address: True, two)
             stream = await backend.connect_tcp("a.example", port, timeout=5)
+            assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
             await stream.aclose()
 
     async def test_sockets_of_this_machine_are_out_of_reach(self) -> None:
@@ -91,4 +92,7 @@ class TestCheckedBackend:
             await CheckedBackend().connect_unix_socket("/run/docker.sock")
 
     async def test_it_can_wait(self) -> None:
-        await CheckedBackend().sleep(0)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await CheckedBackend().sleep(0.02)
+        assert loop.time() - started >= 0.02

@@ -302,5 +302,6 @@ async def test_closing_does_not_wait_for_those_who_hold_what_was_unloaded(store:
         unloading = asyncio.create_task(store.unload(NAME, reason="x"))
         await asyncio.sleep(0.02)
         await asyncio.wait_for(store.close(grace_s=1), 5)
+        assert store.loaded() == []
     unloading.cancel()
     await asyncio.gather(unloading, return_exceptions=True)

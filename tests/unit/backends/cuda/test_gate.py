@@ -16,12 +16,12 @@ WAIT_S = 30
 def test_runs_pass_together() -> None:
     gate, meeting = CaptureGate(), threading.Barrier(3)
 
-    def run() -> None:
+    def run() -> int:
         with gate.passing():
-            meeting.wait(WAIT_S)
+            return meeting.wait(WAIT_S)
 
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda _: run(), range(3)))
+        assert sorted(threads.map(lambda _: run(), range(3))) == [0, 1, 2]
 
 
 def test_a_capture_waits_for_runs_and_runs_wait_for_a_capture() -> None:

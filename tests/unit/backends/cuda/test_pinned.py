@@ -124,6 +124,8 @@ def test_memory_that_cannot_be_given_back_is_nobodys_error(cuda: FakeCuda) -> No
     pool = PinnedPool(cuda, ITEM_BYTES, 1)
     cuda.failing = {"host_free"}
     pool.close()
+    assert cuda.calls["host_free"] == 1
+    assert cuda.held == {"host": 1}
 
 
 def test_a_pool_that_finds_no_memory_is_an_error(cuda: FakeCuda) -> None:

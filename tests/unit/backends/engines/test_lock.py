@@ -36,7 +36,8 @@ def test_a_lock_file_that_lies_there_means_nothing(tmp_path: Path) -> None:
 def test_where_there_can_be_no_lock_builds_go_on_without(tmp_path: Path) -> None:
     obstacle = tmp_path / "engines"
     obstacle.write_text("a file where a folder should be")
-    with build_lock(obstacle, on_wait=lambda: None), build_lock(obstacle, on_wait=lambda: None):
-        pass
-    with build_lock(None, on_wait=lambda: None), build_lock(None, on_wait=lambda: None):
-        pass
+    waits = threading.Event()
+    for folder in (obstacle, None):
+        with build_lock(folder, on_wait=waits.set), build_lock(folder, on_wait=waits.set):
+            assert not waits.is_set()
+    assert obstacle.read_text() == "a file where a folder should be"
