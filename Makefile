@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
-.PHONY: help run test check lint bench chaos soak audit lock lock-images docs clean
+.PHONY: help run test check lint bench house chaos soak audit lock lock-images docs clean
 
 
 help: ## list the targets
@@ -74,6 +74,9 @@ $(VENV)-bench/.ready: requirements/bench.txt
 
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insightface; see tests/bench/
 	$(BIN)/python -m tests.bench --peer-python $(VENV)-bench/bin/python
+
+house: $(VENV)/.dev ## the size of the code: modules, lines, calls of a request, words of docs; QUICK=1: seconds of test-quick, too
+	$(BIN)/python -m tests.bench.house $(if $(QUICK),--test-quick)
 
 chaos: $(VENV)/.dev ## let clients and machines misbehave, print what it does to others; see tests/chaos/
 	$(BIN)/python -m tests.chaos

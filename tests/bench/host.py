@@ -108,10 +108,8 @@ def picture() -> bytes:
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1])
 
 
-@contextmanager
-def serving(folder: Path, **variables: str) -> Iterator[Server]:
-    """Start a service with the two graphs."""
-    models = folder / "models"
+def write_models(models: Path) -> None:
+    """Write the two graphs and their registry entries, `green` and `sums`."""
     models.mkdir(exist_ok=True)
     for name, task, family, graph, side, more in (
         ("green", "detection", "scrfd", detector(), 0, ""),
@@ -121,6 +119,12 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
         sha256 = hashlib.sha256(graph).hexdigest()
         entry = _ENTRY.format(name=name, task=task, family=family, sha256=sha256, side=side, more=more)
         (models / f"{name}.toml").write_text(entry)
+
+
+@contextmanager
+def serving(folder: Path, **variables: str) -> Iterator[Server]:
+    """Start a service with the two graphs."""
+    write_models(folder / "models")
     chosen = {"DET_MODEL": "green", "REC_MODEL": "sums", "MODEL_PRELOAD": "1", "MAX_IN_FLIGHT": "256"}
     with running_server(folder, {**chosen, "LOG_LEVEL": "WARNING", **variables}) as server:
         server.wait_until_ready(60)
