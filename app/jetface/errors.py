@@ -42,7 +42,7 @@
           └─ NotFiniteError          500    not_finite
 
 `message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
-beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/jetface/api/errors.py`.
+beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/jetface/server/encoding.py`.
 No face found is an empty list, not an error.
 """
 

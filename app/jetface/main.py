@@ -16,20 +16,20 @@ from fastapi import FastAPI
 
 from jetface import __version__
 from jetface.api.app import create_api
-from jetface.api.connections import CONNECTIONS_KEY, Connections
-from jetface.api.places import Places
-from jetface.api.services import Access, ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
-from jetface.api.store_view import StoreView
-from jetface.backends.cpu import usable_cores
-from jetface.device.findings import STARTUP_FAILURE
-from jetface.drain import Drain
+from jetface.api.services import ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
+from jetface.api.status import StoreView
+from jetface.device.checks import STARTUP_FAILURE
+from jetface.device.limits import usable_cores
+from jetface.engines.recipe import EngineSource
 from jetface.errors import ServiceError
 from jetface.logs import configure_logs, count_dropped_lines, masked
-from jetface.models.engines.recipe import EngineSource
+from jetface.registry import RegistryError
+from jetface.server.drain import Drain
+from jetface.server.limits import Access, Places
+from jetface.server.protocol import CONNECTIONS_KEY, Connections
+from jetface.server.workers import Worker, share_of
 from jetface.service import Service, build_service, open_registry, running
 from jetface.settings import Settings, SettingsError, read_settings
-from jetface.specs import RegistryError
-from jetface.workers import Worker, share_of
 
 RESERVED_DESCRIPTORS = 256
 """What is left to all but connections: the files of models, pictures that are fetched, and the connections that are

@@ -17,44 +17,188 @@ from pathlib import Path
 import cv2
 import structlog
 
-from jetface.backends.attempts import Probes
-from jetface.backends.cpu import usable_cores
-from jetface.backends.engines.tensorrt import FACTORY as TENSORRT_FACTORY
-from jetface.backends.memory import MemoryGuard, free_memory_bytes, memory_limit_bytes
-from jetface.backends.selection import Selection, select_backend
-from jetface.choice import choose_models
-from jetface.device.meminfo import trim_memory
+from jetface.device.limits import MemoryGuard, free_memory_bytes, memory_limit_bytes, usable_cores
+from jetface.device.machine import trim_memory
 from jetface.device.telemetry import Telemetry
-from jetface.engines import engine_loader, engine_recipes, gpu_canvases_hw, precisions_of, tensorrt_options, why_no_dla
+from jetface.engines.build import FACTORY as TENSORRT_FACTORY
+from jetface.engines.plan import PlanFolder
+from jetface.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from jetface.engines.takeover import EngineLoader, TakeoverOptions
 from jetface.errors import BackendUnavailableError, ServiceError
+from jetface.geometry.letterbox import scaled_canvas
+from jetface.graphs.parts import num_bytes
 from jetface.imaging.budget import ByteBudget
 from jetface.imaging.decode import Decoder
-from jetface.imaging.fetch import UrlFetcher
-from jetface.imaging.folder import PictureFolder
-from jetface.imaging.hosts import HostPolicy
 from jetface.imaging.loader import PictureLoader
-from jetface.imaging.remote import RemotePictures
+from jetface.imaging.remote import HostPolicy, PictureFolder, RemotePictures, UrlFetcher
 from jetface.metrics import Metrics
 from jetface.models.defaults import ModelChooser, starter_notice
-from jetface.models.engines.recipe import EngineSource
-from jetface.models.engines.takeover import EngineLoader
+from jetface.models.download import Fetcher
 from jetface.models.loading import LoadOptions, ModelLoader
 from jetface.models.precision import VARIABLES, Precisions
 from jetface.models.store import ModelStore
-from jetface.models.weights.download import Fetcher
-from jetface.models.weights.files import Mirror, WeightsFolder
-from jetface.pipeline.attributes import Attributes
-from jetface.pipeline.chosen import ChosenModels
-from jetface.pipeline.describer import CROPS_AT_ONCE, Describer
+from jetface.models.weights import Mirror, WeightsFolder
+from jetface.pipeline.attributes import AttributeModels, Attributes
+from jetface.pipeline.describer import CROPS_AT_ONCE, Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
-from jetface.pipeline.extract import Extractor
-from jetface.pipeline.pictures import PICTURES_AT_ONCE
-from jetface.pipeline.pool import WorkPool
-from jetface.pipeline.recognizer import Recognizer
+from jetface.pipeline.extract import ChosenModels, Extractor
+from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
+from jetface.registry import Registry, default_registry_dir, read_registry
+from jetface.runtimes.choose import Probes, Selection, select_backend
+from jetface.runtimes.engine_kit import EngineKit
+from jetface.runtimes.providers import TensorrtOptions
+from jetface.server.workers import share_of
 from jetface.settings import Settings
-from jetface.specs import Registry, default_registry_dir, read_registry
 from jetface.threads import short_turns
-from jetface.workers import share_of
+
+
+def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
+    """Return the models of the settings.
+
+    Raises:
+        RegistryError: One is named that is not in the registry or does something else.
+    """
+    liveness_models = (chooser.choose("LIVENESS_MODEL", name, "liveness") for name in settings.liveness_model)
+    return ChosenModels(
+        detector=chooser.require("DET_MODEL", settings.det_model, "detection"),
+        recognizer=chooser.choose("REC_MODEL", settings.rec_model, "recognition"),
+        attributes=AttributeModels(
+            gender_age=chooser.choose("GA_MODEL", settings.ga_model, "gender_age"),
+            mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
+            liveness=tuple(filter(None, liveness_models)),
+        ),
+    )
+
+
+_BUILD_BYTES_PER_FILE_BYTE = 10
+"""What a build takes at its most, by the size of the weights; on a Jetson that is the memory of everything else.
+An estimate: TensorRT keeps the weights several times while it chooses kernels."""
+
+
+def gpu_canvases_hw(settings: Settings) -> tuple[tuple[int, int], ...]:
+    """Return the height and width of every canvas: on a GPU pictures are padded to these and no others."""
+    width_px, height_px = settings.max_size
+    return tuple(scaled_canvas((height_px, width_px), scale) for scale in settings.det_scales)
+
+
+def plan_folder(settings: Settings) -> PlanFolder:
+    """Return where plans are kept."""
+    if not settings.trt_engine_cache_enable:
+        return PlanFolder(None)
+    return PlanFolder(settings.trt_engine_cache_path or settings.models_dir / "engines")
+
+
+def tensorrt_options(settings: Settings) -> TensorrtOptions:
+    """Return the options of ONNX Runtime's own TensorRT provider, for those who name it."""
+    cache_dir = settings.trt_engine_cache_path or settings.models_dir / "engines"
+    return TensorrtOptions(
+        fp16=settings.force_fp16,
+        cache_dir=cache_dir if settings.trt_engine_cache_enable else None,
+        dla_core=settings.trt_dla_core,
+    )
+
+
+def precisions_of(settings: Settings) -> Precisions:
+    """Return what the settings say of precisions."""
+    return Precisions(
+        detection=settings.det_precision,
+        recognition=settings.rec_precision,
+        prefers_half=settings.force_fp16,
+        least_cosine=settings.int8_least_cosine,
+        most_tar_loss=settings.int8_most_tar_loss,
+        least_iou=settings.int8_least_iou,
+    )
+
+
+def engine_recipes(
+    settings: Settings, weights: WeightsFolder, source: EngineSource, *, has_onnxruntime: bool
+) -> EngineRecipes:
+    """Return what engines are made of.
+
+    Args:
+        settings: The effective configuration.
+        weights: Where weights are.
+        source: What builds engines.
+        has_onnxruntime: Whether ONNX Runtime may be imported on this machine, to judge engines by.
+    """
+    options = EngineOptions(
+        precisions=precisions_of(settings),
+        det_batch_size=settings.det_batch_size,
+        rec_batch_size=settings.rec_batch_size,
+        canvases_hw=gpu_canvases_hw(settings),
+        workspace_bytes=settings.trt_workspace_bytes,
+        optimization_level=settings.trt_optimization_level,
+        dla_core=settings.trt_dla_core,
+        reference="onnxruntime" if has_onnxruntime else "toolkit",
+    )
+    return EngineRecipes(weights, source, options, plan_folder(settings))
+
+
+def why_no_dla(settings: Settings, kit: EngineKit | None) -> str | None:
+    """Say why `TRT_DLA_CORE` puts nothing, or less than all, on a deep learning accelerator.
+
+    An accelerator takes one input shape alone: least, usual and most of a profile must be equal, so a batch size above
+    1 leaves a model to the GPU. Source: NvInfer.h of TensorRT 10.3.
+
+    Args:
+        settings: The effective configuration.
+        kit: What builds engines; None where nothing does.
+
+    Returns:
+        One or two sentences with the cure; None where the setting does what it says, or is not set.
+    """
+    core = settings.trt_dla_core
+    if core < 0 or "tensorrt" in map(str.lower, settings.ort_providers):
+        return None
+    nothing = f"TRT_DLA_CORE={core} puts nothing on an accelerator"
+    if kit is None:
+        return f"{nothing}: no engines are built here. Set it to -1."
+    num_cores = kit.num_dla_cores
+    if core >= num_cores:
+        return (
+            f"{nothing}: TensorRT {kit.facts().get('version', '')} finds {num_cores} of them here. AGX Orin has two, "
+            "Orin NX one or two, Orin Nano and Thor none; TensorRT knows them up to 10.7 and from 11.4.1 on. "
+            "Set it to -1."
+        )
+    sizes = {"DET_BATCH_SIZE": settings.det_batch_size, "REC_BATCH_SIZE": settings.rec_batch_size}
+    above = [name for name, size in sizes.items() if size > 1]
+    if not above:
+        return None
+    what = nothing if len(above) == len(sizes) else f"TRT_DLA_CORE={core} puts only a part on the accelerator"
+    cure = " and ".join(f"{name}=1" for name in above)
+    return f"{what}, which takes one shape alone: {' and '.join(above)} are above 1. Set {cure}."
+
+
+def engine_loader(
+    settings: Settings,
+    recipes: EngineRecipes,
+    plain: ModelLoader | None,
+    *,
+    max_waiting: int,
+    memory: MemoryGuard,
+    metrics: Metrics,
+) -> EngineLoader:
+    """Return what loads models on engines.
+
+    Args:
+        settings: The effective configuration.
+        recipes: What engines are made of.
+        plain: What answers without engines; None where nothing can.
+        max_waiting: Most items in the queue of one model.
+        memory: Refuses builds that would take too much.
+        metrics: Where states are shown.
+    """
+
+    def require_memory(recipe: EngineRecipe) -> None:
+        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * num_bytes(recipe.weights)
+        memory.require(need_bytes, work="build", subject=f"the engine of model {recipe.spec.name}")
+
+    options = TakeoverOptions(
+        max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory,
+        most_canvases=settings.max_in_flight, load_timeout_s=settings.load_timeout_s,
+    )  # fmt: skip
+    return EngineLoader(recipes, plain, options, metrics)
+
 
 _log = structlog.get_logger("jetface")
 

@@ -21,7 +21,7 @@ from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jetface.logs import masked
-from jetface.specs import NAME_PATTERN
+from jetface.registry import NAME_PATTERN
 
 _HOST_OR_NETWORK = re.compile(r"(?:\*\.)?[0-9A-Za-z_-][0-9A-Za-z._-]*|[0-9A-Fa-f:.]+(?:/\d{1,3})?")
 

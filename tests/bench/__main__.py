@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jetface.backends.openvino import has_bf16, load_runtime
+from jetface.runtimes.openvino import has_bf16, load_runtime
 from tests.bench import floor
 from tests.bench.pictures import Picture, make_pictures
 from tests.bench.report import Report, Row, median_row

@@ -29,7 +29,7 @@ from tests.bench.host import cpu_s
 from tests.support.fakes import FakeExtractor, Harness
 from tests.support.server import free_port, running
 
-_SERVER = ("uvicorn", "--factory", "--http", "jetface.api.connections:BoundedProtocol", "--ws", "none",
+_SERVER = ("uvicorn", "--factory", "--http", "jetface.server.protocol:BoundedProtocol", "--ws", "none",
            "--no-access-log",
            "--no-server-header", "--no-proxy-headers", "--log-level", "warning")  # fmt: skip
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}

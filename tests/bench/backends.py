@@ -18,18 +18,18 @@ import click
 import numpy as np
 import psutil
 
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.openvino import has_bf16, load_runtime, open_openvino_backends
-from jetface.backends.protocol import Backend
-from jetface.backends.providers import CPU, runtime_version
 from jetface.domain import ExtractOptions
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import choose_rewrites
 from jetface.imaging.sources import EncodedPicture
 from jetface.logs import configure_logs
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.registry import default_registry_dir, read_registry
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.onnx import open_onnx_backends
+from jetface.runtimes.openvino import has_bf16, load_runtime, open_openvino_backends
+from jetface.runtimes.providers import CPU, runtime_version
 from jetface.service import Service, open_service
 from jetface.settings import Settings
-from jetface.specs import default_registry_dir, read_registry
 from tests.bench.pictures import make_pictures
 from tests.support.shared import shared_dir
 

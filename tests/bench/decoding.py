@@ -16,17 +16,16 @@ from functools import partial
 import cv2
 import numpy as np
 
-from jetface.backends.onnx import open_onnx_backends
 from jetface.domain import Batch, Detections, ExtractOptions, Image, Tensor
 from jetface.geometry.alignment import align
 from jetface.geometry.boxes import merge_looks
 from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
-from jetface.models.families.canvases import DetectorItem
-from jetface.models.families.looks import LooksHead
-from jetface.models.families.scrfd import Scrfd
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.pipeline.selection import select_faces
-from jetface.specs import default_registry_dir, read_registry
+from jetface.graphs.prepare import prepare_graph
+from jetface.heads.canvases import DetectorItem, LooksHead
+from jetface.heads.scrfd import Scrfd
+from jetface.pipeline.extract import select_faces
+from jetface.registry import default_registry_dir, read_registry
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.function_backend import array_of
 from tests.support.pictures import read_image
 from tests.support.shared import shared_dir

@@ -32,12 +32,11 @@ from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.loading import item_key
 from jetface.models.store import ModelStore
 from jetface.pipeline.attributes import AttributeModels, Attributes
-from jetface.pipeline.describer import Describer
+from jetface.pipeline.describer import Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import Extractor
-from jetface.pipeline.pool import WorkPool
-from jetface.pipeline.recognizer import Recognizer
-from jetface.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.pipeline.pictures import WorkPool
+from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from tests.bench.host import picture
 
 _DETECTOR, _RECOGNIZER = "det_500m", "w600k_mbf_dequantized"

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.protocol import Backend
-from jetface.backends.providers import CPU, runtime_version
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import choose_rewrites
-from jetface.specs import default_registry_dir, read_registry
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import choose_rewrites
+from jetface.registry import default_registry_dir, read_registry
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.onnx import open_onnx_backends
+from jetface.runtimes.providers import CPU, runtime_version
 from tests.support.shared import shared_dir
 
 _RUNS = 40

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetface import errors as service_errors
-from jetface.api.errors import status_of
+from jetface.server.encoding import status_of
 from jetface_client import (
     AnswerError,
     BusyError,

@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jetface.backends.cuda.pinned import PinsItems
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.onnx_cuda import open_cuda_backend
-from jetface.backends.openvino import load_runtime, open_openvino_backends
-from jetface.backends.protocol import Backend
-from jetface.backends.tensorrt.runner import open_engine
 from jetface.domain import Batch
 from jetface.errors import InferenceError
-from jetface.models.graphs.pixels import to_batch
-from jetface.models.graphs.prepare import PreparedGraph, prepare_graph
-from jetface.models.graphs.rewrite import choose_rewrites
-from jetface.specs import ModelSpec
+from jetface.graphs.pixels import to_batch
+from jetface.graphs.prepare import PreparedGraph, prepare_graph
+from jetface.graphs.rewrite import choose_rewrites
+from jetface.registry import ModelSpec
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.gpu_buffers import PinsItems
+from jetface.runtimes.onnx import open_onnx_backends
+from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
+from jetface.runtimes.openvino import load_runtime, open_openvino_backends
+from jetface.runtimes.tensorrt import open_engine
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, arcface_spec, scrfd_model, scrfd_spec

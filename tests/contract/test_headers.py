@@ -7,8 +7,9 @@ import re
 import httpx
 import pytest
 
-from jetface.api.services import Access, RequestLimits
+from jetface.api.services import RequestLimits
 from jetface.errors import InferenceError, ModelFileError, QueueFullError, ServiceError
+from jetface.server.limits import Access
 from tests.support.fakes import Harness, jpeg_of
 
 JPEG = {"content-type": "image/jpeg"}

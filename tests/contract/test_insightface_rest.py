@@ -12,9 +12,10 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from jetface.api.services import Access, ModelFacts, RequestDefaults
+from jetface.api.services import ModelFacts, RequestDefaults
 from jetface.errors import InferenceError
 from jetface.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
+from jetface.server.limits import Access
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.pictures import decode_image
 

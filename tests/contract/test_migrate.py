@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jetface.api.answer_schemas import ExtractFace, ExtractPicture, Took
-from jetface.api.schemas import ExtractBody, Images
+from jetface.api.answers import ExtractFace, ExtractPicture, Took
+from jetface.api.requests import ExtractBody, Images
 from jetface.settings import Settings, variable_names
 from tests.support.shared import REPOSITORY
 

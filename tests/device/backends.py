@@ -15,17 +15,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.onnx_cuda import open_cuda_backend
-from jetface.backends.protocol import Backend
-from jetface.backends.providers import CPU, runtime_version
 from jetface.domain import Batch
-from jetface.models.families.canvases import CanvasHead, DetectorItem
-from jetface.models.families.looks import LooksHead
-from jetface.models.families.table import FAMILIES
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import choose_rewrites
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import choose_rewrites
+from jetface.heads.canvases import CanvasHead, DetectorItem, LooksHead
+from jetface.heads.families import FAMILIES
 from jetface.models.items import ItemMemory
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
+from jetface.runtimes.providers import CPU, runtime_version
 from tests.device.gpu import DeviceName, describe, open_setup
 from tests.device.raw import noise, open_raw, write_model
 from tests.device.report import Report

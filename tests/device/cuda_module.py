@@ -1,4 +1,4 @@
-"""Buffers, streams, events and graphs of `jetface.backends.cuda`, for real: answers, speeds and leaks."""
+"""Buffers, streams, events and graphs of `jetface.runtimes.cuda`, for real: answers, speeds and leaks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from functools import partial
 import click
 import numpy as np
 
-from jetface.backends.cuda.buffers import DeviceBuffer, HostBuffer
-from jetface.backends.cuda.inputs import InputBuffer
-from jetface.backends.cuda.outputs import OutputBuffers
-from jetface.backends.cuda.pinned import PinnedPool
-from jetface.backends.cuda.runtime import CudaError, CudaRuntime
-from jetface.backends.cuda.streams import Event, Graph, Stream
+from jetface.runtimes.cuda import CudaError, CudaRuntime, Event, Graph, Stream
+from jetface.runtimes.gpu_buffers import DeviceBuffer, HostBuffer, InputBuffer, OutputBuffers, PinnedPool
 from tests.device.gpu import DeviceName, describe, open_device
 from tests.device.report import Report
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from jetface.backends.cuda.bindings import open_cuda
-from jetface.backends.cuda.runtime import CudaRuntime
-from jetface.backends.cuda_setup import CudaSetup
+from jetface.runtimes.cuda import CudaRuntime
+from jetface.runtimes.cuda_bindings import open_cuda
+from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 
 DeviceName = Literal["cuda", "cpu"]

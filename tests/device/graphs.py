@@ -1,7 +1,7 @@
 """Which rewrites of a graph pay on the CUDA provider, and how: each set, in each layout, with and without CUDA graphs.
 
 Sessions of ONNX Runtime alone on buffers that stay on the device, in turns. `choose_rewrites` in
-`app/jetface/models/graphs/rewrite.py` says which are on.
+`app/jetface/graphs/rewrite.py` says which are on.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import EVERYWHERE, MERGE_SIBLINGS, SPLIT_PRELU, WIDEN_GROUPS
-from jetface.specs import ModelSpec
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import EVERYWHERE, MERGE_SIBLINGS, SPLIT_PRELU, WIDEN_GROUPS
+from jetface.registry import ModelSpec
+from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.device.gpu import DeviceName, describe, open_setup
 from tests.device.raw import noise, open_raw, write_model
 from tests.device.report import Report

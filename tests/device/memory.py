@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jetface.backends.cuda.runtime import CudaRuntime
+from jetface.runtimes.cuda import CudaRuntime
 from tests.bench.client import post, read_answer
 from tests.bench.scenarios import Target
 from tests.device.gpu import describe, open_device

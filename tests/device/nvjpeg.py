@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from jetface.backends.cpu import usable_cores
-from jetface.imaging.decode import Decoder
-from jetface.imaging.nvjpeg import NvJpeg
-from jetface.imaging.sniff import sniff
+from jetface.device.limits import usable_cores
+from jetface.imaging.decode import Decoder, NvJpeg
+from jetface.imaging.formats import sniff
 from tests.device.pictures import one_face_jpeg
 from tests.device.report import Report
 from tests.support.fake_nvimgcodec import Codec

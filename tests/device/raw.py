@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.onnx_bucket import NO_GRAPH, run_options
-from jetface.backends.providers import CPU, CUDA
+from jetface.runtimes.onnx_cuda import NO_GRAPH, CudaSetup, run_options
+from jetface.runtimes.providers import CPU, CUDA
 from tests.device.report import Report
 
 RAW_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(

@@ -56,7 +56,7 @@ def test_it_finds_faces(server: Server) -> None:
 def test_the_code_is_the_image_s_own(image: ImageFolder) -> None:
     """Not that of the checkout, which is installed in the same environment."""
     environ = image.environ(ENV_FILE, {})
-    script = "import jetface, jetface.specs as specs; print(jetface.__file__); print(specs.default_registry_dir())"
+    script = "import jetface, jetface.registry as specs; print(jetface.__file__); print(specs.default_registry_dir())"
     python = ["python", "-c", script]
     done = subprocess.run(python, env=environ, cwd=image.root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(image.path("/app/app/jetface/__init__.py")), str(image.path("/app/models"))]

@@ -19,12 +19,12 @@ import pytest
 from click.testing import CliRunner
 
 from jetface.cli.main import main
-from jetface.specs import default_registry_dir
+from jetface.registry import default_registry_dir
 from tests.support.drawn import draw_group, encode
 from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server, service_environ
 from tests.support.shared import require_shared
-from tests.unit.models.graphs.test_parts import MIXING, split
+from tests.unit.graphs.test_parts import MIXING, split
 
 NUM_FIRST_REQUESTS = 32
 

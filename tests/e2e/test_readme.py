@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jetface.models.defaults import starter_notice
-from jetface.models.weights.packs import expand
-from jetface.specs import default_registry_dir, read_registry
+from jetface.models.weights import expand
+from jetface.registry import default_registry_dir, read_registry
 from tests.support.server import Server, service_environ
 from tests.support.shared import REPOSITORY
 

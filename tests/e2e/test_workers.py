@@ -184,7 +184,7 @@ def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path) -> None:
         server.wait_until_logged("worker died and is replaced")
         assert server.stop() == 0
         lines = [json.loads(line) for line in server.read_log().splitlines()]
-    events = [line["event"] for line in lines if line["logger"] == "jetface.workers"]
+    events = [line["event"] for line in lines if line["logger"] == "jetface.server.workers"]
     assert events[:2] == ["worker started"] * 2
     assert events[-1] == "stopping"
 

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from jetface.backends.openvino import has_bf16, load_runtime
 from jetface.geometry.tensors import cosine_matrix
-from jetface.specs import default_registry_dir, read_registry
+from jetface.registry import default_registry_dir, read_registry
+from jetface.runtimes.openvino import has_bf16, load_runtime
 
 NUM_PEOPLE = 100
 

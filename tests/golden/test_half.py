@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jetface.backends.onnx import open_onnx_backends
 from jetface.geometry.tensors import cosine_matrix
-from jetface.models.families.table import FAMILIES
-from jetface.models.graphs.half import to_half
-from jetface.models.graphs.half_rounding import round_as_half
-from jetface.models.graphs.parts import take_apart
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.judging.trials import trial_of
-from jetface.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.graphs.half import round_as_half, to_half
+from jetface.graphs.parts import take_apart
+from jetface.graphs.prepare import prepare_graph
+from jetface.heads.families import FAMILIES
+from jetface.judging.agreement import trial_of
+from jetface.registry import ModelSpec, default_registry_dir, read_registry
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.portraits import crop_of, middle_face
 
 NUM_PEOPLE, NUM_EACH = 30, 4

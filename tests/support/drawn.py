@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.models.judging.probes import PEOPLE, Looks, draw_portrait
+from jetface.judging.drawings import PEOPLE, Looks, draw_portrait
 
 __all__ = ["PEOPLE", "Looks", "Picture", "draw_group", "draw_portrait", "encode"]
 

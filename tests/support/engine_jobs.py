@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from jetface.backends.engines.files import PlanFolder
-from jetface.models.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
+from jetface.engines.plan import PlanFolder
+from jetface.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
 from jetface.models.precision import Precisions
-from jetface.models.weights.files import WeightsFolder
-from jetface.specs import ModelSpec
+from jetface.models.weights import WeightsFolder
+from jetface.registry import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.tiny_onnx import arcface_model, arcface_spec
 

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from jetface.backends.cuda.runtime import CudaError, DeviceProperties
+from jetface.runtimes.cuda import CudaError, DeviceProperties
 
 _TOTAL_BYTES = 1 << 30
 

@@ -1,4 +1,4 @@
-"""NVML as `jetface.device.nvml` uses it: functions of the module `pynvml`, answered from values."""
+"""NVML as `jetface.device.telemetry` uses it: functions of the module `pynvml`, answered from values."""
 
 from __future__ import annotations
 

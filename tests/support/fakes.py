@@ -16,10 +16,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from jetface.api.app import create_api
-from jetface.api.connections import Connections
-from jetface.api.places import Places
 from jetface.api.services import (
-    Access,
     ApiOptions,
     EngineFacts,
     ModelFacts,
@@ -42,12 +39,14 @@ from jetface.domain import (
     Quality,
     StageTimes,
 )
-from jetface.drain import Drain
 from jetface.errors import ImageDecodeError, NotFoundError, ServiceError
 from jetface.imaging.budget import ByteBudget
 from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from jetface.metrics import Metrics
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
+from jetface.server.drain import Drain
+from jetface.server.limits import Access, Places
+from jetface.server.protocol import Connections
 
 EMBEDDING_LENGTH = 512
 INFO = ServiceInfo(version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="auto")

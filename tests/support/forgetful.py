@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jetface.backends.protocol import Backend
 from jetface.domain import Batch, Tensor
+from jetface.runtimes.backend import Backend
 
 
 class Forgetful:

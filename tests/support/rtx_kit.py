@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jetface.backends.tensorrt.kit import TensorrtKit
-from jetface.backends.tensorrt.module import find_toolkit
+from jetface.runtimes.tensorrt import find_toolkit
+from jetface.runtimes.tensorrt_build import TensorrtKit
 
 FACTORY = f"{__name__}:make_kit"
 

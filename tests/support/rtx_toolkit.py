@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jetface.backends.tensorrt.module import RTX, Toolkit, find_toolkit
+from jetface.runtimes.tensorrt import RTX, Toolkit, find_toolkit
 
 
 def rtx_toolkit() -> Toolkit:

@@ -14,9 +14,9 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from jetface.drain import Drain
 from jetface.errors import ShuttingDownError
 from jetface.logs import configure_logs
+from jetface.server.drain import Drain
 
 
 def create_app() -> FastAPI:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.protocol import Backend
 from jetface.domain import Batch, Tensor
 from jetface.errors import EngineBuildError, EngineLoadError, InferenceError
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.engine_kit import BuildProgress, BuiltEngine, EngineRequest
+from jetface.runtimes.onnx import open_onnx_backends
 
 FACTORY = f"{__name__}:make_kit"
 """Import path for a job."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from jetface.specs import InputSpec, ModelSpec
+from jetface.registry import InputSpec, ModelSpec
 
 EMBEDDING_LENGTH = 4
 

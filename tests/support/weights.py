@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from jetface.models.weights.download import Fetcher
-from jetface.specs import DownloadSpec, InputSpec, ModelSpec
+from jetface.models.download import Fetcher
+from jetface.registry import DownloadSpec, InputSpec, ModelSpec
 
 
 def make_spec(

@@ -1,7 +1,7 @@
 """Graphs as the current `torch.onnx.export` writes them: prepared, batched, and of the same answers.
 
 Needs PyTorch 2.9 or newer and onnxscript, which only whoever trains has; graphs of the same operators that are built in
-code are in tests/unit/models/graphs.
+code are in tests/unit/graphs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 
-from jetface.backends.onnx import open_onnx_backends
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import choose_rewrites
-from jetface.specs import InputSpec, ModelSpec
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import choose_rewrites
+from jetface.registry import InputSpec, ModelSpec
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.tiny_onnx import arcface_spec, scrfd_spec
 
 torch = pytest.importorskip("torch", minversion="2.9")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jetface.engines import why_no_dla
+from jetface.service import why_no_dla
 from jetface.settings import Settings
 from tests.support.stand_in_kit import StandInKit
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from jetface.histogram import LoopHistogram
+from jetface.metrics import LoopHistogram
 
 BOUNDS = (0, 0.1, 1, 2.5, 10)
 NUMBERS = st.one_of(st.sampled_from(BOUNDS), st.floats(0, 20))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jetface import __version__
-from jetface.api.errors import STATUS
 from jetface.metrics import Metrics
+from jetface.server.encoding import STATUS
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

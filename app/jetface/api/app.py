@@ -14,33 +14,29 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jetface.api.addressing import BelowRootPath, HeadAsGet, OwnPath
-from jetface.api.answers import Answers
 from jetface.api.bodies import Bodies
-from jetface.api.compare import compare_router
-from jetface.api.connections import Connections
-from jetface.api.detect import detect_router
-from jetface.api.direct import DirectRoutes
-from jetface.api.documents import GuardDocuments, describe_bodies, keep_redoc_offline
-from jetface.api.door import Door, QuickRefusals
-from jetface.api.draw import draw_router
-from jetface.api.errors import from_http_exception
-from jetface.api.extract import extract_router
-from jetface.api.health import health_router
-from jetface.api.info import info_router
-from jetface.api.metrics import metrics_router
-from jetface.api.middleware import NO_SNIFFING, ErrorAnswers, ObserveRequests
-from jetface.api.models import models_router
+from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
+from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
-from jetface.api.places import Places
-from jetface.api.recognize import recognize_router
-from jetface.api.routes import Services
+from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits, Services
 from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
-from jetface.api.serving import TIMEOUT_HEADER, ServeWithinLimits
-from jetface.drain import Drain
+from jetface.api.status import health_router, info_router, metrics_router, models_router
 from jetface.imaging.budget import ByteBudget
 from jetface.metrics import Metrics
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
+from jetface.server.drain import Drain
+from jetface.server.encoding import Answers, from_http_exception
+from jetface.server.limits import Door, Places, QuickRefusals
+from jetface.server.middleware import (
+    NO_SNIFFING,
+    BelowRootPath,
+    DirectRoutes,
+    ErrorAnswers,
+    HeadAsGet,
+    ObserveRequests,
+    OwnPath,
+)
+from jetface.server.protocol import Connections
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 

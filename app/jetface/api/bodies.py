@@ -16,15 +16,24 @@ from pydantic import BaseModel
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from jetface.api.context import MSGPACK_TYPES, TRAILING_BYTES, RequestContext, context_of
-from jetface.api.schemas import AnswerFormat, CompareFields, Images, PicturesBody, validate
+from jetface.api.requests import (
+    AnswerFormat,
+    CompareFields,
+    Cut,
+    Images,
+    PicturesBody,
+    Structure,
+    parse_json,
+    parse_msgpack,
+    validate,
+)
 from jetface.api.services import RequestLimits
-from jetface.api.structure import Cut, Structure, parse_json, parse_msgpack
 from jetface.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
 from jetface.imaging.budget import UNCOUNTED_BYTES, ByteBudget, Share, too_slow
-from jetface.imaging.sniff import is_picture
+from jetface.imaging.formats import is_picture
 from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
+from jetface.server.context import MSGPACK_TYPES, TRAILING_BYTES, RequestContext, context_of
 
 PICTURE_TYPES = ("application/octet-stream", "image/*")
 """Of a picture as it is: what it says beyond that is not looked at, for the bytes decide."""

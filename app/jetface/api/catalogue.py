@@ -6,8 +6,8 @@ import inspect
 import json
 from collections.abc import Iterator
 
-from jetface.api.errors import envelope, status_of
 from jetface.errors import ImageTooLargeError, ServiceError
+from jetface.server.encoding import envelope, status_of
 
 _HEAD = """\
 # Errors

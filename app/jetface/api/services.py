@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from jetface.backends.attempts import Attempt
 from jetface.device.telemetry import DeviceStatus
 from jetface.domain import ExtractOptions, Image, KnownFaces, PictureResult
 from jetface.imaging.sources import PictureSource
+from jetface.runtimes.choose import Attempt
+from jetface.server.limits import Access
 
 ModelState = Literal["unloaded", "loading", "building", "serving", "failed"]
 """Where a model is in its life."""
@@ -182,20 +183,6 @@ class RequestLimits:
     """Longest silence within a body, and how long nearly nothing may come of it."""
     min_bytes_per_s: float = 1024.0
     """Slowest that a body may come in the long run: half a minute for a small photograph."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """Who may come in."""
-
-    api_keys: tuple[str, ...] = ()
-    """Empty: everybody."""
-    open_paths: frozenset[str] = frozenset({"/", "/docs", "/redoc", "/openapi.json", "/health"})
-    """Open without a key."""
-    open_prefixes: tuple[str, ...] = ("/health/", "/static/", "/static-offline-docs/")
-    """Every path below is open too."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may call us from a browser; `*` is all of them, empty none but our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

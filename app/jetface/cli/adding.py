@@ -18,14 +18,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from jetface.atomic import whole_file
-from jetface.backends.onnx import open_onnx_backends
 from jetface.errors import ServiceError
-from jetface.models.families.table import FAMILIES
-from jetface.models.graphs.parts import GraphError, GraphParts, read_data, shape_of, take_apart
-from jetface.models.graphs.prepare import prepare_graph
+from jetface.graphs.parts import GraphError, GraphParts, read_data, shape_of, take_apart
+from jetface.graphs.prepare import prepare_graph
+from jetface.heads.families import FAMILIES
+from jetface.registry import DATA_FILE_PATTERN, NAME_PATTERN, TASK_BY_FAMILY, Family, ModelSpec, Registry, Task
+from jetface.runtimes.onnx import open_onnx_backends
 from jetface.service import open_weights
 from jetface.settings import Settings
-from jetface.specs import DATA_FILE_PATTERN, NAME_PATTERN, TASK_BY_FAMILY, Family, ModelSpec, Registry, Task
 
 _SCALES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     {

@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from jetface import __version__
-from jetface.backends.cpu import usable_cores
-from jetface.backends.providers import runtime_version
 from jetface.cli.bench_cases import Outcome
-from jetface.device.gpu import find_gpu
-from jetface.device.jetson import find_jetson
+from jetface.device.limits import usable_cores
+from jetface.device.machine import find_gpu, find_jetson
+from jetface.runtimes.providers import runtime_version
 
 _BASELINES = ("onnxruntime-cuda", "onnxruntime-cpu")
 """What the others are compared with: the first that was measured."""

@@ -20,7 +20,7 @@ from jetface.cli.quiet import configure_quiet_logs
 from jetface.domain import STAGES, ExtractOptions, PictureResult
 from jetface.errors import ModelBuildingError
 from jetface.imaging.sources import EncodedPicture
-from jetface.models.judging.probes import draw_probes
+from jetface.judging.drawings import draw_probes
 from jetface.service import Service, open_service
 from jetface.settings import Settings
 

@@ -17,24 +17,30 @@ from numpy.typing import NDArray
 
 from jetface import __version__
 from jetface.atomic import whole_file
-from jetface.backends.cpu import usable_cores
 from jetface.cli.evaluating import count_pairs
 from jetface.cli.pictures import Picture, find_pictures
+from jetface.device.limits import usable_cores
 from jetface.domain import Image
 from jetface.errors import RequestError
+from jetface.graphs.half import FULL_SUMS
 from jetface.imaging.decode import Decoder
-from jetface.imaging.sniff import sniff
+from jetface.imaging.formats import sniff
+from jetface.judging.agreement import (
+    DETECTIONS,
+    FP16_EMBEDDINGS,
+    Agreement,
+    DetectionAgreement,
+    EmbeddingAgreement,
+    Pictures,
+)
+from jetface.judging.conversion import Conversion, convert_to_half, crops_of, largest_crops
+from jetface.judging.drawings import draw_probes
+from jetface.judging.quantization import Quantization, quantize
 from jetface.models.defaults import ModelChooser
-from jetface.models.graphs.half import FULL_SUMS
-from jetface.models.judging.agreement import DETECTIONS, FP16_EMBEDDINGS, DetectionAgreement, EmbeddingAgreement
-from jetface.models.judging.conversion import Conversion, convert_to_half, crops_of, largest_crops
-from jetface.models.judging.probes import draw_probes
-from jetface.models.judging.quantization import Quantization, quantize
-from jetface.models.judging.trials import Agreement, Pictures
-from jetface.models.weights.files import WeightsFolder
+from jetface.models.weights import WeightsFolder
+from jetface.registry import ModelSpec
 from jetface.service import open_weights
 from jetface.settings import Settings
-from jetface.specs import ModelSpec
 
 Row = Sequence[str]
 

@@ -11,7 +11,7 @@ import click
 import structlog
 
 from jetface.cli.quiet import configure_quiet_logs
-from jetface.device.findings import STARTUP_FAILURE, Finding, Severity, would_stop
+from jetface.device.checks import STARTUP_FAILURE, Finding, Severity, would_stop
 from jetface.logs import configure_logs
 from jetface.settings import Settings, read_settings
 

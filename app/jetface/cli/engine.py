@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from jetface.models.engines.recipe import EngineSource
+    from jetface.engines.recipe import EngineSource
 
 # What the commands do is imported when they do it: `jetface --help` need not pay for it.
 
@@ -28,8 +28,8 @@ def build(source: EngineSource | None, names: tuple[str, ...], *, job: Path | No
     Each is built and checked in a process of its own; minutes for a large model.
     """
     if job is not None:
+        from jetface.engines.build import run_job_file  # noqa: PLC0415 - see above
         from jetface.logs import configure_logs  # noqa: PLC0415 - see above
-        from jetface.models.engines.build import run_job_file  # noqa: PLC0415 - see above
 
         configure_logs("WARNING", "text")
         run_job_file(job)

@@ -10,24 +10,20 @@ from contextlib import closing, contextmanager
 import click
 from tqdm import tqdm
 
-from jetface.backends.attempts import Probes
-from jetface.backends.engines.child import EngineChild
-from jetface.backends.engines.files import PlanEntry, PlanFolder
-from jetface.backends.engines.job import Step
-from jetface.backends.engines.key import misfit
-from jetface.backends.engines.tensorrt import FACTORY, open_kit
-from jetface.backends.providers import available_providers
-from jetface.choice import choose_models
 from jetface.cli.quiet import configure_quiet_logs
-from jetface.engines import engine_recipes, plan_folder
+from jetface.engines.build import FACTORY, open_kit
+from jetface.engines.check import Check, compare, open_reference
+from jetface.engines.child import EngineChild
+from jetface.engines.plan import PlanEntry, PlanFolder, misfit
+from jetface.engines.recipe import EngineRecipe, EngineRecipes, EngineSource, Step
 from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.models.defaults import ModelChooser
-from jetface.models.engines.check import Check, compare, open_reference
-from jetface.models.engines.recipe import EngineRecipe, EngineRecipes, EngineSource
-from jetface.models.weights.packs import expand
-from jetface.service import open_weights
+from jetface.models.weights import expand
+from jetface.registry import ModelSpec, RegistryError
+from jetface.runtimes.choose import Probes
+from jetface.runtimes.providers import available_providers
+from jetface.service import choose_models, engine_recipes, open_weights, plan_folder
 from jetface.settings import Settings, read_settings
-from jetface.specs import ModelSpec, RegistryError
 
 _DAY_S = 86_400.0
 

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from jetface.choice import choose_models
 from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name
 from jetface.domain import ExtractOptions, Rotations
 from jetface.models.defaults import ModelChooser
-from jetface.pipeline.comparison import leading_vector
-from jetface.service import open_service, open_weights
+from jetface.pipeline.describer import leading_vector
+from jetface.registry import RegistryError
+from jetface.service import choose_models, open_service, open_weights
 from jetface.settings import Settings
-from jetface.specs import RegistryError
 
 FALSE_MATCH_RATES = (1e-3, 1e-4, 1e-5)
 """For which thresholds are suggested."""

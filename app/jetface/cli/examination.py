@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jetface import __version__
-from jetface.backends.cpu import usable_cores
-from jetface.backends.memory import free_memory_bytes, memory_limit_bytes
 from jetface.cli.settings import effective_settings
-from jetface.device.cores import online_cores, present_cores
-from jetface.device.findings import Finding, Severity, worst_first
-from jetface.device.gpu import find_gpu
-from jetface.device.jetson import find_jetson
-from jetface.device.meminfo import total_memory_bytes
-from jetface.device.package_checks import Packages
-from jetface.device.place_checks import Place
-from jetface.device.preflight import preflight
-from jetface.device.sysfs import read_text
+from jetface.device.checks import Finding, Packages, Place, Severity, preflight, worst_first
+from jetface.device.limits import free_memory_bytes, memory_limit_bytes, usable_cores
+from jetface.device.machine import find_gpu, find_jetson, online_cores, present_cores, read_text, total_memory_bytes
 from jetface.logs import masked
+from jetface.registry import RegistryError, default_registry_dir, read_registry
 from jetface.settings import Settings, misspelt_variables
-from jetface.specs import RegistryError, default_registry_dir, read_registry
 
 _SHOWN_PACKAGES = (
     "numpy",
@@ -107,10 +99,13 @@ def _start_faults(settings: Settings, root: Path, *, imports_runtime: bool) -> I
         root: Where `/proc` and `/sys` are.
         imports_runtime: Whether ONNX Runtime may be imported in this process; else its models are chosen, no more.
     """
-    from jetface.choice import choose_models  # noqa: PLC0415 - as in `_tensorrt`
     from jetface.errors import ServiceError  # noqa: PLC0415 - as in `_tensorrt`
     from jetface.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
-    from jetface.service import build_service, open_weights  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.service import (  # noqa: PLC0415 - as in `_tensorrt`
+        build_service,
+        choose_models,
+        open_weights,
+    )
 
     try:
         if imports_runtime:
@@ -210,8 +205,8 @@ def _software(root: Path) -> dict[str, Any]:
 
 
 def _tensorrt() -> str:
-    from jetface.backends.tensorrt.module import find_toolkit  # noqa: PLC0415 - heavy, and what is broken may be in it
     from jetface.errors import BackendUnavailableError  # noqa: PLC0415 - as above
+    from jetface.runtimes.tensorrt import find_toolkit  # noqa: PLC0415 - heavy, and what is broken may be in it
 
     try:
         return find_toolkit().version
@@ -231,9 +226,8 @@ def _backend(settings: Settings, root: Path, findings: list[Finding]) -> dict[st
     asked = {"asked": settings.backend, "providers": list(settings.ort_providers)}
     if any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in findings):
         return {**asked, "chosen": None, "tried": [], "fault": "not tried here: see the findings about ONNX Runtime"}
-    from jetface.backends.attempts import Probes  # noqa: PLC0415 - as in `_tensorrt`
-    from jetface.backends.selection import select_backend  # noqa: PLC0415 - as in `_tensorrt`
     from jetface.errors import BackendUnavailableError  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.runtimes.choose import Probes, select_backend  # noqa: PLC0415 - as in `_tensorrt`
 
     try:
         selection = select_backend(
@@ -248,9 +242,8 @@ def _backend(settings: Settings, root: Path, findings: list[Finding]) -> dict[st
 
 
 def _models(settings: Settings) -> list[dict[str, Any]]:
-    from jetface.choice import choose_models  # noqa: PLC0415 - as in `_tensorrt`
     from jetface.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
-    from jetface.service import open_weights  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.service import choose_models, open_weights  # noqa: PLC0415 - as in `_tensorrt`
 
     registry, weights = open_weights(settings)
     in_use = choose_models(settings, ModelChooser(registry, weights.is_at_hand)).names
@@ -264,7 +257,7 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _engines(settings: Settings) -> dict[str, Any]:
-    from jetface.backends.engines.files import PlanFolder  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.engines.plan import PlanFolder  # noqa: PLC0415 - as in `_tensorrt`
 
     folder = _engine_dir(settings)
     return {"folder": None if folder is None else str(folder), "plans": list(_plans(PlanFolder(folder)))}

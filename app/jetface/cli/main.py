@@ -18,11 +18,11 @@ from jetface.cli.models import models
 from jetface.cli.serve import serve
 from jetface.cli.settings import settings
 from jetface.cli.verify import verify
-from jetface.device.findings import STARTUP_FAILURE
+from jetface.device.checks import STARTUP_FAILURE
 from jetface.errors import ServiceError
 from jetface.logs import masked
+from jetface.registry import RegistryError
 from jetface.settings import SettingsError
-from jetface.specs import RegistryError
 
 
 class _Misconfigured(click.ClickException):

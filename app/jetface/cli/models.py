@@ -12,11 +12,11 @@ import click
 from jetface.cli.convert import convert, quantize
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.errors import ModelFileError
+from jetface.registry import Family, ModelSpec, RegistryError
 from jetface.settings import read_settings
-from jetface.specs import Family, ModelSpec, RegistryError
 
 if TYPE_CHECKING:
-    from jetface.models.weights.files import WeightsFolder
+    from jetface.models.weights import WeightsFolder
 
 
 @click.group()
@@ -31,8 +31,7 @@ models.add_command(quantize)
 @models.command("list")
 def list_models() -> None:
     """Show every registry entry (its task, where its weights are, its licence), then the packs."""
-    from jetface.models.weights.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
-    from jetface.models.weights.packs import packs_of  # noqa: PLC0415 - as in `_open`
+    from jetface.models.weights import LicenseRecord, packs_of  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
     record = LicenseRecord(weights.folder)
@@ -95,7 +94,7 @@ def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -
 
     NAME is a model or a pack. Their licences are shown.
     """
-    from jetface.models.weights.download import Fetcher  # noqa: PLC0415 - as in `_open`
+    from jetface.models.download import Fetcher  # noqa: PLC0415 - as in `_open`
 
     registry, weights = _open()
     specs = _expand(names, registry)
@@ -113,7 +112,7 @@ def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
 
 
 def _expand(names: Sequence[str], registry: Mapping[str, ModelSpec]) -> list[ModelSpec]:
-    from jetface.models.weights.packs import expand  # noqa: PLC0415 - as in `_open`
+    from jetface.models.weights import expand  # noqa: PLC0415 - as in `_open`
 
     try:
         return expand(names, registry)
@@ -128,7 +127,7 @@ def _settle_licenses(
 
     Weights that are here already are not asked about, unless they are to be carried elsewhere.
     """
-    from jetface.models.weights.licenses import LicenseRecord  # noqa: PLC0415 - as in `_open`
+    from jetface.models.weights import LicenseRecord  # noqa: PLC0415 - as in `_open`
 
     record = LicenseRecord(weights.folder)
     coming = [spec for spec in specs if target or not weights.is_at_hand(spec)]
@@ -151,7 +150,7 @@ def _settle_licenses(
 
 def _export(weights: WeightsFolder, spec: ModelSpec, target: Path) -> Path:
     """Copy a model for another machine, and refuse one of which a part would stay here."""
-    from jetface.models.graphs.parts import GraphError, data_files  # noqa: PLC0415 - as in `_open`
+    from jetface.graphs.parts import GraphError, data_files  # noqa: PLC0415 - as in `_open`
 
     path = weights.export(spec, target)
     try:

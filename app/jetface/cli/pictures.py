@@ -18,7 +18,7 @@ from tqdm import tqdm
 from jetface.domain import ExtractOptions, Face, Image, PictureResult
 from jetface.errors import ImageDecodeError
 from jetface.imaging.draw import DrawOptions, draw_faces, encode_jpeg
-from jetface.imaging.sniff import is_picture
+from jetface.imaging.formats import is_picture
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, open_service
 from jetface.settings import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from jetface.logs import configure_logs
+from jetface.registry import default_registry_dir, read_registry
 from jetface.settings import Settings
-from jetface.specs import default_registry_dir, read_registry
 
 
 def configure_quiet_logs(settings: Settings) -> None:

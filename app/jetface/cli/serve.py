@@ -21,16 +21,16 @@ import click
 import structlog
 
 from jetface.cli.doctor import check_start
-from jetface.device.findings import STARTUP_FAILURE
-from jetface.drain import SERVER_GRACE_S
+from jetface.device.checks import STARTUP_FAILURE
 from jetface.logs import configure_logs, drop_unread_lines
+from jetface.server.drain import SERVER_GRACE_S
 from jetface.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from jetface.workers import Worker
+    from jetface.server.workers import Worker
 
-PROTOCOL = "jetface.api.connections:BoundedProtocol"
-LOOP = "jetface.api.connections:ServingLoop"
+PROTOCOL = "jetface.server.protocol:BoundedProtocol"
+LOOP = "jetface.server.protocol:ServingLoop"
 
 WORKER_COMMAND = (sys.executable, "-m", "jetface.cli", "serve", "--worker")
 """Starts a worker; its post is the last word. A process of its own, never a fork: CUDA does not survive one."""
@@ -72,7 +72,7 @@ def serve(*, dry_run: bool, post: str | None) -> None:
 
     Exit code 0 after a stop, 3 where the service cannot start, or would not.
     """
-    from jetface.workers import Post, Supervisor, Worker  # noqa: PLC0415 - not for other commands
+    from jetface.server.workers import Post, Supervisor, Worker  # noqa: PLC0415 - not for other commands
 
     settings = read_settings()
     if dry_run:

@@ -11,15 +11,14 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from jetface.device.meminfo import trim_memory
+from jetface.device.machine import trim_memory
 from jetface.domain import Image
 from jetface.errors import ImageTooLargeError, UrlRefusedError
-from jetface.imaging.base64 import decode_base64
 from jetface.imaging.budget import Budget, ByteBudget, Share
 from jetface.imaging.decode import Decoder
+from jetface.imaging.formats import has_quick_header, sniff
 from jetface.imaging.header import PictureHeader
-from jetface.imaging.sniff import has_quick_header, sniff
-from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
+from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture, decode_base64
 from jetface.metrics import Metrics
 from jetface.threads import Threads
 

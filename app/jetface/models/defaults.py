@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from jetface.specs import ModelSpec, RegistryError, Task
+from jetface.registry import ModelSpec, RegistryError, Task
 
 PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
     {

@@ -9,8 +9,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from jetface.backends.cuda.pinned import PinnedPool, PinsItems
-from jetface.backends.protocol import Backend
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.gpu_buffers import PinnedPool, PinsItems
 
 _log = structlog.get_logger(__name__)
 

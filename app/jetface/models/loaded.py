@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jetface.batching.batcher import Batcher
 from jetface.models.items import ItemMemory
-from jetface.specs import ModelSpec
+from jetface.registry import ModelSpec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import structlog
 
 from jetface.errors import ModelFileError
-from jetface.models.graphs.parts import GraphError, read_data
-from jetface.specs import ModelSpec
+from jetface.graphs.parts import GraphError, read_data
+from jetface.registry import ModelSpec
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from jetface.device.meminfo import trim_memory
+from jetface.device.machine import trim_memory
 from jetface.errors import (
     DeadlineExceededError,
     ModelBuildingError,
@@ -29,7 +29,7 @@ from jetface.errors import (
 )
 from jetface.metrics import Metrics
 from jetface.models.loaded import LoadedModel, LoadProgress
-from jetface.specs import ModelSpec, RegistryError
+from jetface.registry import ModelSpec, RegistryError
 
 _log = structlog.get_logger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from jetface.domain import Boxes, Crop, ExtractOptions, GenderAge, Image, Liveness, Mask
-from jetface.geometry.cutout import cut_out
+from jetface.geometry.alignment import cut_out
+from jetface.heads.rows import merge_opinions
 from jetface.imaging.loader import LoadedPicture
-from jetface.models.families.liveness import merge_opinions
 from jetface.models.store import ModelStore
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

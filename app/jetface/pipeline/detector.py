@@ -12,10 +12,10 @@ import numpy as np
 from jetface.domain import Detections, Image, Rotations
 from jetface.geometry.boxes import FINER_LOOK_SHARE, are_seen, merge_looks
 from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
-from jetface.models.families.canvases import DetectorItem
+from jetface.heads.canvases import DetectorItem
 from jetface.models.loaded import LoadedModel
 from jetface.models.store import ModelStore
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
 
 SURE_SCORE = 0.8
 """Least score of a face that says that a picture stands upright. Measured on 800 portraits: turned by 90, 180 or 270

@@ -6,12 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from typing_extensions import ParamSpec
 
 from jetface.domain import STAGES, Face, PictureResult, StageTimes
 from jetface.errors import NotFiniteError, RequestError, ServiceError
 from jetface.imaging.sources import PictureSource
 from jetface.metrics import Metrics
+from jetface.threads import Threads
 
 PICTURES_AT_ONCE = 4
 """Pictures of one request in work at the same time: enough to keep decoder, detector and recognizer busy together,
@@ -129,3 +133,29 @@ def _observe(result: PictureResult, metrics: Metrics) -> None:
 
 def _is_guessed(face: Face) -> bool:
     return face.landmarks_from == "box" and face.embedding is not None
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkPool:
+    """A pool of `num_threads` threads, shared by all stages that are neither detector nor recognizer.
+
+    What waits for it is bounded by the places at the door times the pictures a request works on at once.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self.threads = Threads(num_threads, "work")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on a thread of the pool. Cancelling the caller does not stop a call that has begun.
+
+        Raises:
+            ShuttingDownError: The pool is closed.
+        """
+        return await self.threads.call(partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Refuse what has not begun and let the threads end."""
+        self.threads.close()

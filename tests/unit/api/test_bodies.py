@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from jetface.api.services import Access, RequestLimits
+from jetface.api.services import RequestLimits
 from jetface.imaging.sources import EncodedPicture
+from jetface.server.limits import Access
 from tests.support.asgi import RawRequest
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz

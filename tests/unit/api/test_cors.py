@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from jetface.api.services import Access
 from jetface.main import create_app
+from jetface.server.limits import Access
 from jetface.settings import Settings
 from tests.support.fakes import Harness, jpeg_of
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from jetface.api.page import read_page
-from jetface.api.services import Access
+from jetface.server.limits import Access
 from tests.support.fakes import Harness
 from tests.support.shared import REPOSITORY
 

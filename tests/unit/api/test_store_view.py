@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from jetface.api.services import EngineFacts, Verdict
-from jetface.api.store_view import StoreView
-from jetface.backends.engines.states import EngineStatus
+from jetface.api.status import StoreView
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
+from jetface.engines.plan import EngineStatus
 from jetface.errors import InferenceError, ModelBuildingError, ModelFileError, ModelStuckError, ServiceError
 from jetface.metrics import Metrics
 from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.store import ModelStore
-from jetface.specs import ModelSpec
+from jetface.registry import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
 
 SPEC = scrfd_spec(canvas_hw=(64, 96))

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.api.structure import MAX_ITEMS, Cut, Structure, parse_json, parse_msgpack
+from jetface.api.requests import MAX_ITEMS, Cut, Structure, parse_json, parse_msgpack
 from jetface.errors import RequestError
-from jetface.imaging.base64 import decode_base64
-from jetface.imaging.sources import Base64Picture, EncodedPicture
+from jetface.imaging.sources import Base64Picture, EncodedPicture, decode_base64
 from tests.bench.bombs import BOMBS, send
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz

@@ -16,7 +16,13 @@ import structlog.testing
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.batching.observer import DropReason
-from jetface.errors import DeadlineExceededError, InferenceError, ModelBuildingError, QueueFullError, ShuttingDownError
+from jetface.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ModelBuildingError,
+    QueueFullError,
+    ShuttingDownError,
+)
 
 NUM_CALLERS = 300
 Item = tuple[int, int, int]

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from onnx import helper
 
 from jetface.cli.main import main
-from jetface.models.weights.files import WeightsFolder
-from jetface.specs import default_registry_dir, read_registry, read_spec
+from jetface.models.weights import WeightsFolder
+from jetface.registry import default_registry_dir, read_registry, read_spec
 from tests.support.tiny_onnx import arcface_model, model, scrfd_model, yunet_model
-from tests.unit.models.graphs.test_parts import split
+from tests.unit.graphs.test_parts import split
 
 
 def add(file: Path, *arguments: str) -> Result:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.specs import default_registry_dir, read_registry
+from jetface.graphs.prepare import prepare_graph
+from jetface.registry import default_registry_dir, read_registry
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.fragile_onnx import offset_model, overflowing_model
 from tests.support.tiny_onnx import arcface_model

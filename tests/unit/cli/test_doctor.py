@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jetface.backends.engines.files import PlanFolder, record_of
-from jetface.backends.engines.key import engine_key
-from jetface.backends.engines.kit import EngineRequest, Profile
 from jetface.cli import examination
 from jetface.cli.main import main
+from jetface.engines.plan import PlanFolder, engine_key, record_of
+from jetface.runtimes.engine_kit import EngineRequest, Profile
 from jetface.settings import Settings
 from tests.support import machines
 from tests.support.file_server import Answer, file_server

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
+from jetface.engines.recipe import EngineSource
 from jetface.errors import BackendUnavailableError
-from jetface.models.engines.recipe import EngineSource
-from jetface.specs import ModelSpec
+from jetface.registry import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.engine_jobs import tiny_recognizer
 from tests.support.shared import REPOSITORY

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.specs import default_registry_dir, read_registry
+from jetface.registry import default_registry_dir, read_registry
 from tests.support.drawn import PEOPLE, draw_portrait
 from tests.support.file_server import Answer, FileServer, file_server
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jetface.backends.engines.kit import EngineRequest
-from jetface.backends.tensorrt.builder import build_engine
-from jetface.backends.tensorrt.profiles import profiles_for
 from jetface.cli.main import main
 from jetface.errors import BackendUnavailableError, ModelFileError
-from jetface.models.graphs.parts import take_apart
-from jetface.models.graphs.prepare import prepare_graph
-from jetface.models.graphs.rewrite import EVERYWHERE
+from jetface.graphs.parts import take_apart
+from jetface.graphs.prepare import prepare_graph
+from jetface.graphs.rewrite import EVERYWHERE
+from jetface.registry import default_registry_dir, read_registry, read_spec
+from jetface.runtimes.engine_kit import EngineRequest
+from jetface.runtimes.tensorrt import profiles_for
+from jetface.runtimes.tensorrt_build import build_engine
 from jetface.service import build_service, open_service
 from jetface.settings import Settings
-from jetface.specs import default_registry_dir, read_registry, read_spec
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.rtx_toolkit import rtx_toolkit
 from tests.support.tiny_onnx import arcface_model

@@ -13,7 +13,7 @@ from asgi_lifespan import LifespanManager
 from prometheus_client import generate_latest
 from ruamel.yaml import YAML
 
-from jetface.device.nvml import NvmlSensors
+from jetface.device.telemetry import NvmlSensors
 from jetface.main import create_app
 from jetface.metrics import Metrics
 from jetface.settings import Settings

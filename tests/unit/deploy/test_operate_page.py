@@ -8,8 +8,7 @@ import re
 from prometheus_client import Counter, Gauge, Info
 from ruamel.yaml import YAML
 
-from jetface.histogram import LoopHistogram
-from jetface.metrics import DeviceCollector, Metrics
+from jetface.metrics import DeviceCollector, LoopHistogram, Metrics
 from jetface.settings import Settings, variable_names
 from tests.support.fakes import Harness
 from tests.support.promql import Exposition

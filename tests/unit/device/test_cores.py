@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.device.cores import offline_cores, online_cores, present_cores
-from jetface.device.sysfs import read_number, read_text
+from jetface.device.machine import offline_cores, online_cores, present_cores, read_number, read_text
 
 PlantTree = Callable[[Mapping[str, str]], Path]
 

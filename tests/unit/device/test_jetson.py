@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jetface.device.gpu import Gpu, find_gpu
-from jetface.device.jetson import Jetson, compute_capability, find_jetson, l4t_major
+from jetface.device.machine import Gpu, Jetson, compute_capability, find_gpu, find_jetson, l4t_major
 from tests.support import machines
 
 PlantTree = Callable[[Mapping[str, str]], Path]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.device.package_checks import Kernels, kernels_cure, kernels_of, runtime_library
+from jetface.device.checks import Kernels, kernels_cure, kernels_of, runtime_library
 from tests.support.fatbins import MACHINE_CODE, PTX, elf, fatbin
 
 OF_PYPI = fatbin((MACHINE_CODE, 89, 64), (MACHINE_CODE, 90, 64), (MACHINE_CODE, 120, 104)) + fatbin(

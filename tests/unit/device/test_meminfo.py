@@ -11,7 +11,7 @@ import pytest
 FREE_BETWEEN_USED = """
 import ctypes
 from pathlib import Path
-from jetface.device.meminfo import trim_memory
+from jetface.device.machine import trim_memory
 
 def resident_bytes():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])

@@ -14,10 +14,18 @@ from typing import Any
 
 import pytest
 
-from jetface.device.findings import Finding, Severity, would_stop
-from jetface.device.package_checks import ImportOutcome, Kernels, Packages, import_apart, installed_packages
-from jetface.device.place_checks import Place
-from jetface.device.preflight import preflight
+from jetface.device.checks import (
+    Finding,
+    ImportOutcome,
+    Kernels,
+    Packages,
+    Place,
+    Severity,
+    import_apart,
+    installed_packages,
+    preflight,
+    would_stop,
+)
 from tests.support import machines
 
 PlantTree = Callable[[Mapping[str, str]], Path]

@@ -15,11 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from jetface.device.gpu import Gpu
-from jetface.device.nvml import NvmlError, NvmlSensors, open_nvml
-from jetface.device.readings import QUANTITIES, Readings, merge
-from jetface.device.sysfs_sensors import SysfsSensors
-from jetface.device.telemetry import DeviceStatus, Telemetry
+from jetface.device.machine import Gpu
+from jetface.device.telemetry import (
+    QUANTITIES,
+    DeviceStatus,
+    NvmlError,
+    NvmlSensors,
+    Readings,
+    SysfsSensors,
+    Telemetry,
+    merge,
+    open_nvml,
+)
 from tests.support import machines
 from tests.support.fake_nvml import H200, FakeNvml
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jetface.geometry.cutout import cut_out
+from jetface.geometry.alignment import cut_out
 
 
 def gradient(height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from jetface.domain import HeadPose
 from jetface.geometry.alignment import TEMPLATE
-from jetface.geometry.pose import HEAD, head_pose
+from jetface.geometry.quality import HEAD, head_pose
 
 MIRRORED = [1, 0, 2, 4, 3]
 """Landmarks by their places in the mirror image."""

@@ -13,8 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from jetface.domain import Image
 from jetface.geometry.alignment import CROP_SIDE_PX, TEMPLATE, align
-from jetface.geometry.pose import HEAD
-from jetface.geometry.quality import brightness, measure_quality, sharpness
+from jetface.geometry.quality import HEAD, brightness, measure_quality, sharpness
 
 BOX = np.array([10, 10, 110, 130], np.float32)
 FRONTAL = np.float32(HEAD[:, :2] * 40 + 60)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetface.errors import ImageDecodeError
-from jetface.imaging.base64 import decode_base64
+from jetface.imaging.sources import decode_base64
 
 
 @given(st.binary())

@@ -15,8 +15,8 @@ import pytest
 
 from jetface.errors import ServiceError
 from jetface.imaging.decode import Decoder
+from jetface.imaging.formats import sniff
 from jetface.imaging.loader import PictureLoader
-from jetface.imaging.sniff import sniff
 from jetface.imaging.sources import EncodedPicture
 from jetface.metrics import Metrics
 from jetface.threads import Threads

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from jetface.domain import Image
 from jetface.errors import BackendUnavailableError, ImageDecodeError, ServiceError
 from jetface.imaging.decode import Decoder, open_pyturbojpeg
-from jetface.imaging.header import PictureHeader
-from jetface.imaging.orientation import turn_upright
-from jetface.imaging.sniff import sniff
+from jetface.imaging.formats import sniff
+from jetface.imaging.header import PictureHeader, turn_upright
 from tests.support.encoded import (
     ANIMATED_WEBP,
     CMYK_JPEG,

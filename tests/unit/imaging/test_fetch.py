@@ -15,9 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jetface.errors import DeadlineExceededError, ServiceError, UrlRefusedError
-from jetface.imaging.addresses import Address
-from jetface.imaging.fetch import MAX_HEADERS, MAX_REDIRECTS, FetchLimits, UrlFetcher
-from jetface.imaging.hosts import HostPolicy
+from jetface.imaging.remote import MAX_HEADERS, MAX_REDIRECTS, Address, FetchLimits, HostPolicy, UrlFetcher
 from jetface.imaging.sources import RemotePicture
 
 BODY = b"\x89PNG body"

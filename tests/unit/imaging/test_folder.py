@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jetface.errors import UrlRefusedError
-from jetface.imaging.folder import PictureFolder
+from jetface.imaging.remote import PictureFolder
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from jetface.errors import ImageDecodeError, ImageTooLargeError, ServiceError
 from jetface.imaging.decode import Decoder
+from jetface.imaging.formats import sniff
 from jetface.imaging.header import PictureHeader
 from jetface.imaging.heif import is_heif, read_header
-from jetface.imaging.sniff import sniff
 
 
 def avif(width: int, height: int, **options: Any) -> bytes:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from jetface.imaging.hosts import HostPolicy
+from jetface.imaging.remote import HostPolicy
 
 LISTED = HostPolicy.listed(["Images.Example.org", "*.cdn.example", "10.1.0.0/16", "192.168.1.7", "fd00::/64"])
 

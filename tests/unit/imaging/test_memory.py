@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from jetface.imaging.memory import PictureMemory
+from jetface.imaging.decode import PictureMemory
 
 SHAPE = (700, 900, 3)
 

@@ -10,9 +10,8 @@ import structlog
 
 from jetface.domain import Image
 from jetface.errors import BackendUnavailableError, ImageDecodeError
-from jetface.imaging.decode import Decoder
-from jetface.imaging.nvjpeg import NvJpeg
-from jetface.imaging.sniff import sniff
+from jetface.imaging.decode import Decoder, NvJpeg
+from jetface.imaging.formats import sniff
 from tests.support.encoded import encode, exif, jpeg_with_exif, smooth_image
 from tests.support.fake_nvimgcodec import Codec
 

@@ -10,10 +10,7 @@ import pytest
 
 from jetface.errors import DeadlineExceededError, QueueFullError, UrlRefusedError
 from jetface.imaging.budget import ByteBudget, Share
-from jetface.imaging.fetch import UrlFetcher
-from jetface.imaging.folder import PictureFolder
-from jetface.imaging.hosts import HostPolicy
-from jetface.imaging.remote import RemotePictures
+from jetface.imaging.remote import HostPolicy, PictureFolder, RemotePictures, UrlFetcher
 from jetface.imaging.sources import RemotePicture
 from jetface.threads import Threads
 

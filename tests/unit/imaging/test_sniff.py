@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetface.errors import ImageDecodeError, ImageTooLargeError
+from jetface.imaging.formats import MAX_SCANS, MAX_SEGMENTS, sniff
 from jetface.imaging.header import PictureHeader
-from jetface.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
-from jetface.imaging.sniff import sniff
 from tests.support.encoded import (
     ANIMATED_WEBP,
     CMYK_JPEG,

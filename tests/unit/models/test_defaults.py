@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jetface.models.defaults import STARTERS, ModelChooser, starter_notice
-from jetface.specs import RegistryError, Task, default_registry_dir, read_registry
+from jetface.registry import RegistryError, Task, default_registry_dir, read_registry
 
 REGISTRY = read_registry([default_registry_dir()])
 

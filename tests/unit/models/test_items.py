@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.backends.cuda.pinned import block_of
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.engines.kit import BuildProgress, BuiltEngine, EngineRequest
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.onnx_cuda import open_cuda_backend
-from jetface.backends.protocol import Backend
-from jetface.backends.tensorrt.runner import open_engine
-from jetface.models.engines.lane import EngineLane
-from jetface.models.engines.recipe import EngineRecipe
-from jetface.models.families.canvases import DetectorItem
+from jetface.engines.recipe import EngineRecipe
+from jetface.engines.takeover import EngineLane
+from jetface.heads.canvases import DetectorItem
 from jetface.models.items import ItemMemory
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.engine_kit import BuildProgress, BuiltEngine, EngineRequest
+from jetface.runtimes.gpu_buffers import block_of
+from jetface.runtimes.onnx import open_onnx_backends
+from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
+from jetface.runtimes.tensorrt import open_engine
 from tests.support.engine_jobs import recipes_of, stored, tiny_recipe
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan

@@ -15,19 +15,18 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.backends.onnx import open_onnx_backends
-from jetface.backends.openers import Opener
-from jetface.backends.protocol import Backend
-from jetface.backends.selection import Selection, select_backend
 from jetface.domain import Batch, Blob, Tensor
 from jetface.errors import InferenceError, ModelFileError, ModelStuckError
+from jetface.heads.canvases import DetectorItem
 from jetface.metrics import Metrics
-from jetface.models.families.canvases import DetectorItem
+from jetface.models.download import Fetcher
 from jetface.models.loaded import LoadProgress
 from jetface.models.loading import LoadOptions, ModelLoader
-from jetface.models.weights.download import Fetcher
-from jetface.models.weights.files import Mirror, WeightsFolder
-from jetface.specs import ModelSpec
+from jetface.models.weights import Mirror, WeightsFolder
+from jetface.registry import ModelSpec
+from jetface.runtimes.backend import Backend
+from jetface.runtimes.choose import Opener, Selection, select_backend
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.file_server import Answer, file_server
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 from tests.support.weights import make_spec as make_weights_spec

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jetface.backends.cuda.pinned import block_of
-from jetface.backends.cuda.runtime import CudaError
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.openers import OnnxOpener
-from jetface.backends.selection import Selection
 from jetface.errors import InferenceError
+from jetface.heads.canvases import DetectorItem
 from jetface.metrics import Metrics
-from jetface.models.families.canvases import DetectorItem
 from jetface.models.loading import LoadOptions, ModelLoader
-from jetface.models.weights.files import WeightsFolder
-from jetface.specs import ModelSpec
+from jetface.models.weights import WeightsFolder
+from jetface.registry import ModelSpec
+from jetface.runtimes.choose import OnnxOpener, Selection
+from jetface.runtimes.cuda import CudaError
+from jetface.runtimes.gpu_buffers import block_of
+from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 

@@ -11,7 +11,7 @@ import pytest
 
 from jetface.errors import ModelFileError
 from jetface.models.precision import Precisions, int8_path
-from jetface.specs import ModelSpec
+from jetface.registry import ModelSpec
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_model, scrfd_spec
 
 WITHIN = {"mean_cosine": 0.99, "tar_loss_points": 0.1}

@@ -22,7 +22,7 @@ from jetface.errors import (
 from jetface.metrics import Metrics
 from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.store import STEP_ASIDE, ModelState, ModelStore, NotLoaded
-from jetface.specs import ModelSpec
+from jetface.registry import ModelSpec
 from tests.support.tiny_onnx import scrfd_spec
 
 SPEC = scrfd_spec()

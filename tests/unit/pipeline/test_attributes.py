@@ -14,9 +14,9 @@ import pytest
 from jetface.domain import ExtractOptions, PictureResult
 from jetface.errors import DeadlineExceededError
 from jetface.imaging.sources import EncodedPicture
+from jetface.registry import RegistryError
 from jetface.service import Service, open_service
 from jetface.settings import Settings
-from jetface.specs import RegistryError
 
 ALL = {
     "ga_model": "genderage_v1",

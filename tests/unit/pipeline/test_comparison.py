@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jetface.domain import PictureResult
-from jetface.pipeline.comparison import leading_vector, similarities
+from jetface.pipeline.describer import leading_vector, similarities
 from tests.support.fakes import face_number
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jetface.backends.cuda_setup import CudaSetup
-from jetface.backends.openers import OnnxOpener
-from jetface.backends.selection import Selection
 from jetface.metrics import Metrics
 from jetface.models.loading import LoadOptions, ModelLoader
 from jetface.models.store import ModelStore
-from jetface.models.weights.files import WeightsFolder
+from jetface.models.weights import WeightsFolder
 from jetface.pipeline.detector import Detector, DetectorOptions
-from jetface.pipeline.pool import WorkPool
+from jetface.pipeline.pictures import WorkPool
+from jetface.runtimes.choose import OnnxOpener, Selection
+from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.support.engine_jobs import stored
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import scrfd_model, scrfd_spec

@@ -19,7 +19,7 @@ from jetface.domain import ExtractOptions, Face, KnownFaces, PictureResult
 from jetface.errors import DeadlineExceededError, ImageDecodeError, ModelError, RequestError, ServiceError
 from jetface.imaging.sources import EncodedPicture
 from jetface.models.store import STEP_ASIDE
-from jetface.pipeline.known import check_known
+from jetface.pipeline.extract import check_known
 from jetface.service import Service, open_service
 from jetface.settings import Settings
 from tests.support.encoded import encode, exif, png_with_exif

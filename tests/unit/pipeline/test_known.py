@@ -8,8 +8,8 @@ import pytest
 from jetface.domain import Detections, KnownFaces
 from jetface.errors import RequestError
 from jetface.geometry.alignment import TEMPLATE
-from jetface.models.families.scrfd import place_landmarks
-from jetface.pipeline.known import at_boxes, at_landmarks, check_known, check_placed
+from jetface.heads.scrfd import place_landmarks
+from jetface.pipeline.extract import at_boxes, at_landmarks, check_known, check_placed
 
 DETECTED = Detections(
     np.array([[100, 100, 200, 220], [400, 80, 460, 150]], np.float32),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetface.domain import Detections, ExtractOptions
-from jetface.pipeline.selection import select_faces
+from jetface.pipeline.extract import select_faces
 
 
 def detections(*widths_px: float) -> Detections:

@@ -12,14 +12,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.backends.attempts import Probes
 from jetface.cli.verifying.caller import Target, answered
 from jetface.cli.verifying.drawing import Named, pictures_of
 from jetface.domain import Detections, ExtractOptions, Face
 from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.geometry.boxes import iou_matrix
 from jetface.imaging.sources import EncodedPicture
-from jetface.models.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
+from jetface.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
+from jetface.runtimes.choose import Probes
 from jetface.service import open_service
 from jetface.settings import Settings
 

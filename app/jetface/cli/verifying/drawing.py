@@ -12,7 +12,7 @@ import numpy as np
 
 from jetface.cli.pictures import find_pictures
 from jetface.domain import Image
-from jetface.models.judging.probes import PEOPLE, draw_portrait, draw_probes
+from jetface.judging.drawings import PEOPLE, draw_portrait, draw_probes
 
 CROWD_ROWS, CROWD_COLUMNS = 4, 8
 _CROWD_HW = (240, 192)

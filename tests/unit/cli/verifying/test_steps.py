@@ -16,7 +16,6 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner, Result
 
-from jetface.backends.attempts import Probes
 from jetface.cli.main import main
 from jetface.cli.verifying.answers import GOLDEN_FILE, compare_answers
 from jetface.cli.verifying.caller import Target
@@ -26,6 +25,7 @@ from jetface.cli.verifying.engine_check import check_engines
 from jetface.cli.verifying.soak import soak
 from jetface.cli.verifying.speed import measure_speed
 from jetface.cli.verifying.starting import wait_until_serving
+from jetface.runtimes.choose import Probes
 from jetface.settings import Settings
 from tests.support.machines import ORIN_30W, plant
 from tests.support.server import Server, free_port, running_server
@@ -219,7 +219,7 @@ class TestAnswers:
     def test_where_onnx_runtime_may_crash_it_is_not_asked(
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jetface.backends.attempts.runtime_version", lambda: (1, 23, 0))
+        monkeypatch.setattr("jetface.runtimes.choose.runtime_version", lambda: (1, 23, 0))
         probes = Probes(root=plant(tmp_path, ORIN_30W), machine="aarch64")
         with pytest.raises(ClickException, match="ONNX Runtime may crash"):
             compare_answers(target, Settings(), None, probes=probes)
@@ -234,7 +234,7 @@ class TestAnswers:
         with target.caller() as caller:
             boxes = [{"bbox": face["box"]} for face in caller.detect(portrait())["faces"]]
         (folder / GOLDEN_FILE).write_text(json.dumps({"images": {"one.jpg": {"faces": boxes}}}))
-        monkeypatch.setattr("jetface.backends.attempts.runtime_version", lambda: (1, 23, 0))
+        monkeypatch.setattr("jetface.runtimes.choose.runtime_version", lambda: (1, 23, 0))
         probes = Probes(root=plant(tmp_path / "root", ORIN_30W), machine="aarch64")
         facts = compare_answers(target, Settings(), folder, probes=probes)
         assert facts["golden"]["is_met"]

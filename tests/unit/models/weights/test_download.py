@@ -29,8 +29,7 @@ from structlog.testing import capture_logs
 
 from jetface.atomic import whole_file
 from jetface.errors import ModelFileError
-from jetface.models.weights.download import Fetcher, _open_url
-from jetface.models.weights.progress import DownloadProgress
+from jetface.models.download import DownloadProgress, Fetcher, _open_url
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import fetch_in_process, make_spec
 

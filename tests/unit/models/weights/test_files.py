@@ -12,10 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from jetface.errors import ModelFileError
-from jetface.models.weights.digests import VerifiedFiles
-from jetface.models.weights.download import Fetcher
-from jetface.models.weights.files import Mirror, WeightsFolder
-from jetface.specs import DataSpec, ModelSpec
+from jetface.models.download import Fetcher, VerifiedFiles
+from jetface.models.weights import Mirror, WeightsFolder
+from jetface.registry import DataSpec, ModelSpec
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import make_spec as make_weights_spec
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.models.weights.download import Fetcher
-from jetface.models.weights.files import Mirror, WeightsFolder
-from jetface.models.weights.licenses import RECORD_NAME, LicenseRecord
-from jetface.specs import ModelSpec, default_registry_dir, read_registry
+from jetface.models.download import Fetcher
+from jetface.models.weights import RECORD_NAME, LicenseRecord, Mirror, WeightsFolder
+from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from tests.support.file_server import Answer, file_server
 from tests.support.weights import make_spec
 

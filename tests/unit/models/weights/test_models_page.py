@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from jetface.models.weights.packs import packs_of
-from jetface.specs import Family, default_registry_dir, read_registry, read_spec
+from jetface.models.weights import packs_of
+from jetface.registry import Family, default_registry_dir, read_registry, read_spec
 from tests.support.shared import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jetface.models.weights.packs import expand, packs_of
-from jetface.specs import ModelSpec, RegistryError, default_registry_dir, read_registry
+from jetface.models.weights import expand, packs_of
+from jetface.registry import ModelSpec, RegistryError, default_registry_dir, read_registry
 from tests.support.weights import make_spec
 
 SHIPPED = read_registry([default_registry_dir()])

@@ -1,1 +1,0 @@
-"""Engines: compiled for one device, kept in files, trusted only after a check."""

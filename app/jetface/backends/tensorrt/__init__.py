@@ -1,1 +1,0 @@
-"""TensorRT behind `EngineKit` and `Backend`."""

@@ -1,0 +1,1 @@
+"""ONNX graphs: checked, changed and prepared before a runtime opens them."""

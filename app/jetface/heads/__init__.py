@@ -1,0 +1,1 @@
+"""Heads: what the outputs of each family of models mean."""

@@ -1,1 +1,0 @@
-"""Models on engines: built, checked, opened, put into service."""

@@ -1,1 +1,0 @@
-"""Families: what goes into a graph, and what its answers mean."""

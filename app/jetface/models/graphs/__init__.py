@@ -1,1 +1,0 @@
-"""Graphs: taken apart, checked, changed for where they run, kept."""

@@ -1,0 +1,1 @@
+"""Runtimes: ONNX Runtime, OpenVINO and TensorRT behind one `Backend` protocol."""

@@ -1,0 +1,616 @@
+"""TensorRT: its versions, its messages, and an engine behind the `Backend` protocol.
+
+The same code builds with 10.3 (JetPack 6.2), 10.16, 11.x and TensorRT for RTX; what one of them lacks is asked for
+here and nowhere else.
+
+For each bucket and shape there is one context with its own buffers and CUDA graph: TensorRT leaves undefined what a
+graph does once the context it was captured from is set to another shape. All contexts of an engine share one scratch
+memory, as they run one after the other on one stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+import structlog
+
+from jetface.device.faults import Fault, explain
+from jetface.domain import Batch, Tensor
+from jetface.errors import BackendUnavailableError, EngineLoadError, InferenceError
+from jetface.runtimes.backend import Kept, bucket_of, layout_of, most_kept, run_within_memory
+from jetface.runtimes.cuda import CudaError, CudaRuntime, Graph, Stream
+from jetface.runtimes.engine_kit import Profile
+from jetface.runtimes.gpu_buffers import DeviceBuffer, InputBuffer, OutputBuffers, PinnedPool, pin_items
+
+_log = structlog.get_logger(__name__)
+
+_MOST_LINES = 20
+"""Warnings that are logged of one piece of work; a build can repeat itself thousands of times."""
+
+
+_HARMLESS = ("Empty initializer",)
+"""Of every detector: exports give Resize an empty region of interest."""
+
+
+class Messages:
+    """Collects what one piece of work has to say."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._seen: set[str] = set()
+        self._num_left_out = 0
+        self.errors: list[str] = []
+        """Texts of the errors, in order, each on one line."""
+
+    @property
+    def text(self) -> str:
+        """All errors on one line."""
+        return "; ".join(dict.fromkeys(self.errors))
+
+    def add(self, text: str, *, is_error: bool) -> None:
+        """Take in a message. Errors are logged as warnings: whether the work fails is told by whoever does it."""
+        if is_error:
+            self.errors.append(text)
+        if text in self._seen:
+            return
+        self._seen.add(text)
+        if len(self._seen) > _MOST_LINES:
+            self._num_left_out += 1
+            return
+        _log.warning("TensorRT says", model=self._model, text=text, is_error=is_error)
+
+    def close(self) -> None:
+        """Say how many lines were left out."""
+        if self._num_left_out:
+            _log.warning("TensorRT says more", model=self._model, num_lines_left_out=self._num_left_out)
+
+
+class Relay:
+    """TensorRT's logger. One a process: as long as a builder or an engine is there, it ignores every other."""
+
+    def __init__(self, trt: Any) -> None:
+        """Make a logger of this TensorRT."""
+        self._listeners: list[Messages] = []
+        self.logger = self._make(trt)
+        """An `ILogger`, to be given to all that wants one."""
+
+    @contextmanager
+    def heard(self, model: str) -> Iterator[Messages]:
+        """Collect what is said in the block; what else is said at the same time, in other threads, is too."""
+        messages = Messages(model)
+        self._listeners.append(messages)
+        try:
+            yield messages
+        finally:
+            self._listeners.remove(messages)
+            messages.close()
+
+    def tell(self, text: str, *, is_error: bool) -> None:
+        """Hand a message to all who listen, or to the log."""
+        text = " ".join(text.split())
+        if not is_error and any(words in text for words in _HARMLESS):
+            return
+        for messages in tuple(self._listeners):
+            messages.add(text, is_error=is_error)
+        if not self._listeners:
+            _log.warning("TensorRT says", text=text, is_error=is_error)
+
+    def _make(self, trt: Any) -> Any:
+        is_error = {trt.ILogger.INTERNAL_ERROR: True, trt.ILogger.ERROR: True, trt.ILogger.WARNING: False}
+        relay = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc]  # the base is found at run time
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)  # pybind11 wants it called by name
+
+            def log(self, severity: Any, msg: str) -> None:
+                # Thousands of lines are for information alone.
+                if severity in is_error:
+                    relay.tell(msg, is_error=is_error[severity])
+
+        return Logger()
+
+
+def usual_bucket(buckets: Sequence[int]) -> int:
+    """Return the batch size an engine is tuned for: the smallest bucket not below the root of the largest.
+
+    Kernels chosen for n items lose with the ratio to n, up and down; the root is as far from one item alone as from a
+    full batch, and a group photo or a few waiting pictures are near it. So 32 is tuned for 8, 4 for 2. One item is
+    the usual one only where no more are allowed.
+
+    Args:
+        buckets: Batch sizes a model is run with, at least one.
+    """
+    return min(bucket for bucket in buckets if bucket**2 >= max(buckets))
+
+
+def profiles_for(
+    item_shapes: Sequence[tuple[int, ...]],
+    buckets: Sequence[int],
+    *,
+    bounds: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+) -> tuple[Profile, ...]:
+    """Return a profile for each usual shape, tuned for it alone, and a last one for whatever else may come.
+
+    Args:
+        item_shapes: Of one item, without the batch, axes as the graph has them; one each, most usual first.
+        buckets: Batch sizes a model is run with, at least one.
+        bounds: Smallest and largest item that may come besides the usual ones, axis by axis; None: none may.
+            The last profile is tuned for the first of `item_shapes`, brought within the bounds.
+    """
+    if not item_shapes or not buckets:
+        raise ValueError("at least one shape and one bucket")
+    sizes = (min(buckets), usual_bucket(buckets), max(buckets))
+    profiles = [
+        Profile(least=(sizes[0], *shape), usual=(sizes[1], *shape), most=(sizes[2], *shape))
+        for shape in dict.fromkeys(item_shapes)
+    ]
+    if bounds is not None:
+        least, most = bounds
+        usual = tuple(
+            min(max(wanted, low), high) for wanted, low, high in zip(item_shapes[0], least, most, strict=True)
+        )
+        profiles.append(Profile(least=(sizes[0], *least), usual=(sizes[1], *usual), most=(sizes[2], *most)))
+    return tuple(profiles)
+
+
+def misfit(profile: Profile, shape: Sequence[int]) -> str | None:
+    """Say why a profile does not fit the input of a graph; None when it does.
+
+    Args:
+        profile: What is to be built for.
+        shape: Of the input, -1 where an axis is free.
+    """
+    ranks = {len(profile.least), len(profile.usual), len(profile.most), len(shape)}
+    if len(ranks) != 1:
+        return f"the graph's input has {len(shape)} axes, the profile {len(profile.usual)}"
+    for axis, (least, usual, most, fixed) in enumerate(
+        zip(profile.least, profile.usual, profile.most, shape, strict=True)
+    ):
+        if not 1 <= least <= usual <= most:
+            return f"the lengths {least}, {usual} and {most} of axis {axis} are not in order"
+        if fixed >= 0 and not least == most == fixed:
+            return f"axis {axis} is fixed to {fixed} in the graph, not {least} to {most}"
+    return None
+
+
+def static_shape(profile: Profile) -> bool:
+    """Tell whether a profile is for one shape only: what a deep learning accelerator needs."""
+    return profile.least == profile.most
+
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """Input shapes of a profile."""
+
+    least: Shape
+    most: Shape
+
+    def holds(self, shape: Shape) -> bool:
+        """Whether an input of this shape fits."""
+        return len(shape) == len(self.least) and all(
+            least <= length <= most for least, length, most in zip(self.least, shape, self.most, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What an engine says of its tensors."""
+
+    input_name: str
+    input_dtype: np.dtype[Any]
+    outputs: Sequence[tuple[str, np.dtype[Any]]]
+    """Names and types, in the graph's order."""
+    profiles: Sequence[ShapeRange]
+
+
+def read_facts(trt: Any, engine: Any) -> EngineFacts:
+    """Ask an engine for its tensors and profiles.
+
+    Raises:
+        EngineLoadError: It has not one input, or no output.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    if len(inputs) != 1 or len(names) < 2:
+        raise EngineLoadError(f"An engine has one input and at least one output; this one has {', '.join(names)}.")
+    dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+    profiles = []
+    for index in range(engine.num_optimization_profiles):
+        least, _, most = engine.get_tensor_profile_shape(inputs[0], index)
+        profiles.append(ShapeRange(tuple(least), tuple(most)))
+    return EngineFacts(
+        input_name=inputs[0],
+        input_dtype=dtypes[inputs[0]],
+        outputs=[(name, dtypes[name]) for name in names if name != inputs[0]],
+        profiles=profiles,
+    )
+
+
+class LoadedEngine:
+    """What all buckets of an engine share: the engine itself, a stream and scratch memory."""
+
+    def __init__(self, trt: Any, runtime: Any, engine: Any, facts: EngineFacts, cuda: CudaRuntime) -> None:
+        """Own an engine.
+
+        Args:
+            trt: The module `tensorrt`.
+            runtime: What the engine was loaded by.
+            engine: An `ICudaEngine`.
+            facts: What `read_facts` says of it.
+            cuda: Where its memory and its stream are made.
+
+        Raises:
+            CudaError: The device has no room.
+        """
+        self._trt = trt
+        self._runtime = runtime  # has to outlive the engine
+        self._engine: Any | None = engine
+        self.facts = facts
+        self.cuda = cuda
+        self.is_integrated = cuda.properties().is_integrated
+        self.stream = Stream(cuda)
+        try:
+            self._scratch = DeviceBuffer(cuda, max(1, engine.device_memory_size_v2))
+        except CudaError:
+            self.stream.close()
+            raise
+
+    def context(self, profile: int, shape: Shape) -> Any:
+        """Return a context for one input shape.
+
+        Raises:
+            InferenceError: TensorRT refuses.
+        """
+        if self._engine is None:
+            raise InferenceError("The model is closed.")
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise InferenceError("TensorRT makes no context; is the device out of memory?")
+        context.set_device_memory(self._scratch.address, self._scratch.num_bytes)
+        is_set = context.set_optimization_profile_async(profile, self.stream.handle)
+        self.stream.synchronize()
+        if not is_set or not context.set_input_shape(self.facts.input_name, shape):
+            raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
+        return context
+
+    def close(self) -> None:
+        """Free the engine; its contexts are gone before."""
+        self._engine = self._runtime = None
+        self._scratch.close()
+        self.stream.close()
+
+
+TENSORRT = "tensorrt"
+RTX = "tensorrt_rtx"
+
+_MODULES = {TENSORRT: (TENSORRT,), RTX: (RTX, "tensorrt_rtx_bindings")}
+"""Python packages of each toolkit, the first that is there; wheels of RTX may bring the second alone."""
+
+_NEEDED = (
+    "Builder.build_serialized_network",
+    "ICudaEngine.device_memory_size_v2",
+    "IBuilderConfig.set_memory_pool_limit",
+    "IExecutionContext.execute_async_v3",
+    "IProgressMonitor",
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+    "OnnxParser.parse_from_file",
+    "Runtime.deserialize_cuda_engine",
+)
+"""What came last of all we use: with these a version has the rest. All of it is there from 10.1 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toolkit:
+    """A TensorRT that was found, and what its version can do."""
+
+    trt: Any
+    """The Python module."""
+    name: str
+    """`tensorrt` or `tensorrt_rtx`."""
+    keeps_timings: bool
+    """Whether a timing cache has any effect; RTX times nothing while it builds."""
+    relay: Relay
+    """Its logger, the same for all that it does."""
+
+    @property
+    def version(self) -> str:
+        """Such as `10.3.0`."""
+        return str(self.trt.__version__)
+
+    def network_flags(self) -> int:
+        """Return the flags of a strongly typed network with its batch in its shapes.
+
+        Up to 10 strong typing is asked for, and a dynamic batch was once; from 11 on both are all there is, and the
+        second flag is gone.
+        """
+        flags = self.trt.NetworkDefinitionCreationFlag
+        names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")
+        return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
+
+    def adjust_for_accelerator(self, parser: Any) -> None:
+        """Let a parser write layers as a deep learning accelerator takes them, where it can; 10.3 cannot."""
+        flag = getattr(self.trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)
+        if flag is not None:
+            parser.set_flag(flag)
+
+    def has_fast_fp16(self, builder: Any) -> bool:
+        """Tell whether half precision is worth it; 11 does not say, as it runs on no GPU where it is not."""
+        return bool(getattr(builder, "platform_has_fast_fp16", True))
+
+
+def find_toolkit(
+    *, with_rtx: bool = False, import_module: Callable[[str], ModuleType] = importlib.import_module
+) -> Toolkit:
+    """Import TensorRT.
+
+    Args:
+        with_rtx: Take TensorRT for RTX where there is no TensorRT. It builds on any CPU, but neither for Hopper nor
+            for Orin: it is for tests.
+        import_module: Imports a module by name.
+
+    Raises:
+        BackendUnavailableError: It cannot be had; `details` has `why` and `cure`.
+    """
+    fault: Fault | None = None
+    for name in (TENSORRT, RTX) if with_rtx else (TENSORRT,):
+        for module in _MODULES[name]:
+            try:
+                found = import_module(module)
+            # A broken package raises whatever it likes: ImportError, OSError, AttributeError, ...
+            except Exception as cause:  # noqa: BLE001 - every failure is told, with its reason
+                fault = fault or explain(str(cause), what="TensorRT cannot be imported")
+                continue
+            _check(found, name)
+            return Toolkit(found, name, keeps_timings=name == TENSORRT, relay=Relay(found))
+    raise unavailable(fault or explain("", what="TensorRT cannot be imported"))
+
+
+def unavailable(fault: Fault) -> BackendUnavailableError:
+    """Return the error that says what was found."""
+    return BackendUnavailableError(fault.sentence, what=fault.what, why=fault.why, cure=fault.cure)
+
+
+def _check(module: Any, name: str) -> None:
+    missing = next((path for path in _NEEDED if not _has(module, path)), None)
+    if missing:
+        version = getattr(module, "__version__", "of no version")
+        raise unavailable(
+            Fault(
+                "TensorRT cannot be used",
+                f"{name} {version} has no {missing}",
+                "Install 10.1 or later: JetPack 6.2 has 10.3.",
+            )
+        )
+
+
+def _has(module: Any, path: str) -> bool:
+    for name in path.split("."):
+        if not hasattr(module, name):
+            return False
+        module = getattr(module, name)
+    return True
+
+
+def open_engine(
+    trt: Any,
+    plan: bytes,
+    *,
+    max_batch_size: int,
+    cuda: CudaRuntime,
+    dla_core: int = -1,
+    uses_graphs: bool = True,
+    logger: Any = None,
+) -> TensorrtBackend:
+    """Load a plan; buffers are made by the first run of each shape.
+
+    Args:
+        trt: The module `tensorrt`, 10.1 or later.
+        plan: As `EngineKit.build` returns it.
+        max_batch_size: Most items per run; the engine's profiles may allow fewer.
+        cuda: Where its buffers and its stream are made.
+        dla_core: Deep learning accelerator it runs on; -1: none. A plan says that it needs one, not which.
+        uses_graphs: Whether the kernels of a run are launched as one CUDA graph.
+        logger: An `ILogger`, the same for all of a process; None writes errors to stderr.
+
+    Raises:
+        EngineLoadError: The plan is damaged, of another version or device, or no engine of ours.
+    """
+    try:
+        runtime = trt.Runtime(logger or trt.Logger(trt.Logger.ERROR))
+        if dla_core >= 0:
+            _use_accelerator(runtime, dla_core)
+        engine = runtime.deserialize_cuda_engine(plan)
+    except EngineLoadError:
+        raise
+    # Bindings raise RuntimeError, TypeError or what pybind11 makes of C++, by version.
+    except Exception as cause:
+        raise EngineLoadError("TensorRT cannot load the plan.") from cause
+    if engine is None:
+        raise EngineLoadError(
+            "The plan is damaged, or of another TensorRT or GPU, or there is no GPU; TensorRT's log says which."
+        )
+    facts = read_facts(trt, engine)
+    most = max(profile.most[0] for profile in facts.profiles)
+    try:
+        loaded = LoadedEngine(trt, runtime, engine, facts, cuda)
+    except CudaError as cause:
+        raise EngineLoadError("The engine finds no room on the device.") from cause
+    return TensorrtBackend(loaded, max_batch_size=min(max_batch_size, most), uses_graphs=uses_graphs)
+
+
+def _use_accelerator(runtime: Any, core: int) -> None:
+    """Let plans run on this core: left alone, a runtime takes the first for all of them."""
+    runtime.DLA_core = core
+    # What is out of range is not taken, and nothing is said.
+    if runtime.DLA_core != core:
+        raise EngineLoadError(
+            f"TRT_DLA_CORE={core} cannot be had: TensorRT finds {runtime.num_DLA_cores} deep learning accelerators "
+            "here. Set it to -1."
+        )
+
+
+class _Bucket:
+    """A context at one shape: buffers, and the graph of its kernels once they have run."""
+
+    def __init__(self, engine: LoadedEngine, profile: int, shape: Shape, *, uses_graphs: bool) -> None:
+        self._engine = engine
+        self._is_graph_due = uses_graphs
+        self._graph: Graph | None = None
+        self._context = engine.context(profile, shape)
+        facts, cuda, is_integrated = engine.facts, engine.cuda, engine.is_integrated
+        found = [(self._shape_of(name), dtype) for name, dtype in facts.outputs]
+        self._input = InputBuffer(cuda, shape, facts.input_dtype, is_integrated=is_integrated)
+        try:
+            self._outputs = OutputBuffers(cuda, found, shape[0], is_integrated=is_integrated)
+        except BaseException:
+            self._input.close()
+            raise
+        try:
+            self._bind(facts.input_name, self._input.address)
+            for (name, _), address in zip(facts.outputs, self._outputs.addresses, strict=True):
+                self._bind(name, address)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        stream, num_items = self._engine.stream, len(batch)
+        self._input.upload(batch, stream)
+        if self._graph is not None:
+            self._graph.launch(stream)
+        else:
+            self._enqueue()
+        self._outputs.fetch(num_items, stream)
+        stream.synchronize()
+        if self._is_graph_due:
+            self._capture()
+        return self._outputs.answers(num_items)
+
+    def close(self) -> None:
+        # After a failure there may be work left that reads or writes the buffers.
+        with contextlib.suppress(CudaError):
+            self._engine.stream.synchronize()
+        if self._graph is not None:
+            self._graph.close()
+        self._context = None
+        self._input.close()
+        self._outputs.close()
+
+    def _shape_of(self, name: str) -> Shape:
+        shape = tuple(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise InferenceError(f"The shape of output {name} depends on what the picture shows.")
+        return shape
+
+    def _bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise InferenceError(f"TensorRT refuses the memory of {name}.")
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._engine.stream.handle):
+            raise InferenceError("TensorRT did not start the run; its log says why.")
+
+    def _capture(self) -> None:
+        """Note the kernels down; only after a run for real, in which TensorRT does what is due after a new shape."""
+        self._is_graph_due = False
+        try:
+            self._graph = Graph.capture(self._engine.cuda, self._engine.stream, self._enqueue)
+        except (CudaError, InferenceError) as error:
+            _log.warning(
+                "kernels are launched one by one: they cannot be captured in a CUDA graph",
+                shape=self._input.shape,
+                reason=str(error),
+            )
+
+
+class TensorrtBackend:
+    """An engine and its buffers. One thread owns it from the first run to `close`."""
+
+    def __init__(self, engine: LoadedEngine, *, max_batch_size: int, uses_graphs: bool) -> None:
+        """Own an engine; `open_engine` makes one."""
+        self._engine: LoadedEngine | None = engine
+        self._max_batch_size = max_batch_size
+        self._uses_graphs = uses_graphs
+        self._buckets: Kept[Shape, _Bucket] = Kept(most_kept(max_batch_size))
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most items one run takes."""
+        return self._max_batch_size
+
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Run the engine once, as `Backend.run` says; float32 outputs are views of its buffers.
+
+        A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
+        where that is memory of `pin_items`.
+
+        Args:
+            batch: As the engine wants it: (N, C, H, W) float32, or (N, H, W, C) uint8 where the graph begins with
+                pixels; or its items.
+
+        Raises:
+            DeviceMemoryError: The device has no memory for it, nor for its halves; all contexts are let go.
+            InferenceError: The run failed, or the engine takes no such batch.
+        """
+        return run_within_memory(self._run, batch, reopen=self._buckets.close)
+
+    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
+        if self._engine is None:
+            raise InferenceError("The model is closed.")
+        engine, shape = self._engine, self._padded(self._engine.facts, batch)
+        try:
+            bucket = self._buckets.get(shape, lambda: self._make(engine, shape))
+            return bucket.run(batch)
+        except (CudaError, InferenceError) as cause:
+            # What state its context is in is anybody's guess; the next run starts with a new one.
+            self._buckets.drop(shape)
+            if isinstance(cause, InferenceError):
+                raise
+            raise InferenceError("The model could not be run.") from cause
+
+    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
+        """Pin memory for items, as `PinsItems.pin_items` says."""
+        return None if self._engine is None else pin_items(self._engine.cuda, item_bytes, num_items)
+
+    def close(self) -> None:
+        """Free all memory on the device; a second call does nothing."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            self._buckets.close()
+            engine.close()
+
+    def _padded(self, facts: EngineFacts, batch: Batch) -> Shape:
+        """Return the shape a batch is padded to."""
+        if not 1 <= len(batch) <= self._max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        (_, *item_shape), dtype = layout_of(batch)
+        shape = (bucket_of(len(batch), self._max_batch_size), *item_shape)
+        if dtype != facts.input_dtype:
+            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {facts.input_dtype}.")
+        if shape not in self._buckets:
+            # Before there is a bucket for it: that would take the place of another one.
+            _profile_of(facts, shape)
+        return shape
+
+    def _make(self, engine: LoadedEngine, shape: Shape) -> _Bucket:
+        return _Bucket(engine, _profile_of(engine.facts, shape), shape, uses_graphs=self._uses_graphs)
+
+
+def _profile_of(facts: EngineFacts, shape: Shape) -> int:
+    """Return the first profile that holds a shape."""
+    for index, profile in enumerate(facts.profiles):
+        if profile.holds(shape):
+            return index
+    raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
