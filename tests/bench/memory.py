@@ -22,7 +22,7 @@ import numpy as np
 from tests.bench.client import post, read_answer
 from tests.bench.scenarios import Target
 from tests.support.pictures import read_image
-from tests.support.server import running_server
+from tests.support.server import real_models, running_server
 from tests.support.shared import shared_dir
 
 BOMB_HW = (6300, 6300)
@@ -94,12 +94,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     shared = shared_dir()
-    variables = {
-        "MODEL_MIRROR": str(shared / "models"),
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "w600k_mbf_dequantized",
-        "LOG_LEVEL": "WARNING",
-    }
+    variables = {**real_models(shared / "models"), "LOG_LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), variables) as server:
         target = Target(port=int(server.url.rsplit(":", 1)[1]), pid=server.process.pid)
         asyncio.run(send(target.port, varying(shared / "images", 200), clients=4))

@@ -28,7 +28,7 @@ import psutil
 from tests.bench.client import get, post, read_answer
 from tests.bench.memory import bomb
 from tests.support.pictures import read_image
-from tests.support.server import running_server
+from tests.support.server import real_models, running_server
 from tests.support.shared import shared_dir
 
 CLIENTS = 8
@@ -179,9 +179,7 @@ def main() -> None:
     args = parser.parse_args()
     shared = shared_dir()
     variables = {
-        "MODEL_MIRROR": str(shared / "models"),
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "w600k_mbf_dequantized",
+        **real_models(shared / "models"),
         "LOG_LEVEL": "WARNING",
         **dict(pair.split("=", 1) for pair in args.set),
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.bench.client import drive, post
 from tests.bench.pictures import make_pictures
 from tests.chaos._clients import misbehaving, probe, row_of_probes
-from tests.support.server import Server, running_server
+from tests.support.server import Server, real_models, running_server
 from tests.support.shared import shared_dir
 
 _SECONDS = 15.0
@@ -40,9 +40,7 @@ def run() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         one = make_pictures(shared_dir() / "images", Path(folder))["one"]
-        variables = {
-            "DET_MODEL": "det_500m", "REC_MODEL": "w600k_mbf_dequantized", "MODEL_MIRROR": str(shared_dir() / "models")
-        }  # fmt: skip
+        variables = real_models(shared_dir() / "models")
         with running_server(Path(folder), variables) as server:
             _add_rows(rows, "500 drip", server, one.as_raw(), {name: (500, *each) for name, each in _FIRST.items()})
         large = post("/extract", one.path.read_bytes().ljust(_LARGE_PICTURE_BYTES, b"\0"), "image/jpeg")

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import Server, running_server
+from tests.support.server import Server, real_models, running_server
 
 Body = dict[str, Any]
 
@@ -19,10 +19,8 @@ Body = dict[str, Any]
 def weights(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings of a service that finds real weights in a mirror and keeps what it prepares for the next one."""
     return {
-        "MODEL_MIRROR": str(shared_models),
+        **real_models(shared_models),
         "MODELS_DIR": str(tmp_path_factory.mktemp("models")),
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "w600k_mbf_dequantized",
         "LOG_FORMAT": "json",
     }
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,84 +110,80 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, body_of: Callable[..., A
         assert way in log
 
 
+@contextmanager
+def downloading_server(
+    folder: Path, weights: dict[str, str], *, pause_s: float, **variables: str
+) -> Iterator[tuple[Server, httpx.Client]]:
+    """Start a service that has its detector, and whose recognizer pauses half-way; yield it and a client of it."""
+    models, det, rec = Path(weights["MODEL_MIRROR"]), weights["DET_MODEL"], weights["REC_MODEL"]
+    (folder / "models").mkdir()
+    (folder / "models" / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
+    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=pause_s)
+    with file_server({f"/{rec}.onnx": slow}) as mirror:
+        here = {"MODELS_DIR": str(folder / "models"), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1"}
+        with (
+            running_server(folder, {**weights, **here, **variables}) as server,
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
+        ):
+            yield server, client
+
+
 def test_a_slow_download_is_told_and_holds_up_no_other_model(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
 ) -> None:
     """The recognizer comes slowly: 504 says how far it is, while the detector, which is here, answers."""
-    models = Path(weights["MODEL_MIRROR"])
-    folder = tmp_path / "models"
-    folder.mkdir()
-    det, rec = weights["DET_MODEL"], weights["REC_MODEL"]
-    (folder / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
-    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=4)
-    with file_server({f"/{rec}.onnx": slow}) as mirror:
-        variables = {**weights, "MODELS_DIR": str(folder), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1"}
-        variables["REQUEST_TIMEOUT_S"] = "2"
-        with (
-            running_server(tmp_path, variables) as server,
-            httpx.Client(base_url=server.url, trust_env=False) as client,
-        ):
-            body = body_of("ifrest_Stallone.jpg")
+    rec, body = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg")
+    with downloading_server(tmp_path, weights, pause_s=4, REQUEST_TIMEOUT_S="2") as (server, client):
+        assert client.post("/detect", json=body, timeout=60).status_code == 200
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(httpx.post, f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+            server.wait_until_logged("downloading model")
             assert client.post("/detect", json=body, timeout=60).status_code == 200
-            with ThreadPoolExecutor(1) as pool:
-                waiting = pool.submit(httpx.post, f"{server.url}/extract", json=body, timeout=60, trust_env=False)
-                server.wait_until_logged("downloading model")
-                assert client.post("/detect", json=body, timeout=60).status_code == 200
-                assert not waiting.done()
-                answer = waiting.result()
-            assert answer.status_code == 504
-            error = answer.json()["error"]
-            assert error["code"] == "deadline_exceeded"
-            assert f"while model {rec} was being loaded: downloading, " in error["message"]
-            assert error["details"]["model"] == rec
-            assert error["details"]["phase"] == "downloading"
-            assert 0.4 < error["details"]["progress"] < 0.6
-            assert int(answer.headers["retry-after"]) >= 1
-            ready = client.get("/health/ready").json()["models"][rec]
-            assert ready["state"] == "loading"
-            assert ready["reason"].startswith("downloading, ")
-            while states(server)[rec] != "serving":
-                time.sleep(0.05)
-            assert client.post("/extract", json=body, timeout=60).status_code == 200
+            assert not waiting.done()
+            answer = waiting.result()
+        assert answer.status_code == 504
+        error = answer.json()["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert f"while model {rec} was being loaded: downloading, " in error["message"]
+        assert error["details"]["model"] == rec
+        assert error["details"]["phase"] == "downloading"
+        assert 0.4 < error["details"]["progress"] < 0.6
+        assert int(answer.headers["retry-after"]) >= 1
+        ready = client.get("/health/ready").json()["models"][rec]
+        assert ready["state"] == "loading"
+        assert ready["reason"].startswith("downloading, ")
+        while states(server)[rec] != "serving":
+            time.sleep(0.05)
+        assert client.post("/extract", json=body, timeout=60).status_code == 200
 
 
 def test_those_who_wait_for_a_model_take_nothing_from_those_who_do_not(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
 ) -> None:
     """Neither a place nor the pixels of their pictures: each is answered, or told how far the load is."""
-    models = Path(weights["MODEL_MIRROR"])
-    folder = tmp_path / "models"
-    folder.mkdir()
-    det, rec = weights["DET_MODEL"], weights["REC_MODEL"]
-    (folder / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
-    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=8)
-    body = body_of("ifrest_Stallone.jpg")
-    with file_server({f"/{rec}.onnx": slow}) as mirror, ThreadPoolExecutor(12) as pool:
-        variables = {
-            **weights, "MODELS_DIR": str(folder), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1",
-            "MAX_IN_FLIGHT": "4", "MAX_IMAGE_PIXELS": "300000", "DECODE_BUDGET_PIXELS": "300000",
-        }  # fmt: skip
-        with (
-            running_server(tmp_path, variables) as server,
-            httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
-        ):
+    rec, body = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg")
+    narrow = {"MAX_IN_FLIGHT": "4", "MAX_IMAGE_PIXELS": "300000", "DECODE_BUDGET_PIXELS": "300000"}
+    with (
+        ThreadPoolExecutor(12) as pool,
+        downloading_server(tmp_path, weights, pause_s=8, **narrow) as (server, client),
+    ):
 
-            def extract() -> httpx.Response:
-                while True:  # who comes while four others are decoded comes again
-                    answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
-                    if answer.status_code != 429:
-                        return answer
-                    time.sleep(0.05)
+        def extract() -> httpx.Response:
+            while True:  # who comes while four others are decoded comes again
+                answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False)
+                if answer.status_code != 429:
+                    return answer
+                time.sleep(0.05)
 
-            client.post("/detect", json=body).raise_for_status()
-            waiting = [pool.submit(extract) for _ in range(12)]
-            while "jetface_requests_aside 4" not in client.get("/metrics").text:
-                time.sleep(0.02)
-            while sum(each.done() for each in waiting) < 8:
-                time.sleep(0.02)
-            statuses = [client.post("/detect", json=body).status_code for _ in range(20)]
-            assert "jetface_requests_aside 4" in client.get("/metrics").text
-            answers = [each.result() for each in waiting]
+        client.post("/detect", json=body).raise_for_status()
+        waiting = [pool.submit(extract) for _ in range(12)]
+        while "jetface_requests_aside 4" not in client.get("/metrics").text:
+            time.sleep(0.02)
+        while sum(each.done() for each in waiting) < 8:
+            time.sleep(0.02)
+        statuses = [client.post("/detect", json=body).status_code for _ in range(20)]
+        assert "jetface_requests_aside 4" in client.get("/metrics").text
+        answers = [each.result() for each in waiting]
     assert statuses == [200] * 20
     assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 8
     for refused in (answer for answer in answers if answer.status_code == 503):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from typing_extensions import Self
 
+from tests.support.callers import PATIENCE_S, Callers, wait_until
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.file_server import Answer, FileServer, file_server
 from tests.support.proxy import NGINX_FOLDER, Proxy, render, require_nginx, running_proxy
@@ -24,22 +22,11 @@ from tests.support.shared import REPOSITORY
 
 NUM_SERVERS = 3
 NUM_CALLERS = 6
-PATIENCE_S = 90.0
-"""Longest wait for something that happens in a moment on a machine at rest."""
 
 
 @pytest.fixture(autouse=True)
 def _nginx() -> None:
     require_nginx()
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    """Return when `happened` does; raises after `PATIENCE_S`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.02)
 
 
 class TestPolicy:
@@ -136,59 +123,6 @@ def test_the_page_names_every_variable_of_the_template() -> None:
     assert {f"${name}" for name in re.findall(r"\$\{([A-Z_]+)\}", template)} == set(command.split())
 
 
-class Callers:
-    """Threads that ask for the faces of a portrait until told to stop, each over a connection of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.statuses: list[int | str] = []
-        self.num_faces: list[int] = []
-        self._url = url
-        self._stop = threading.Event()
-        self._may_ask = threading.Event()
-        self._may_ask.set()
-        self._ids = itertools.count()
-        self._portrait = encode(draw_portrait(PEOPLE[0]), ".jpg")
-        self._threads = [threading.Thread(target=self._ask) for _ in range(NUM_CALLERS)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    @contextlib.contextmanager
-    def pausing(self) -> Iterator[None]:
-        """Send no further requests inside."""
-        self._may_ask.clear()
-        try:
-            yield
-        finally:
-            self._may_ask.set()
-
-    def wait_for_more(self, count: int) -> None:
-        """Return when `count` further requests were answered."""
-        goal = len(self.statuses) + count
-        wait_until(lambda: len(self.statuses) >= goal, f"{count} more answers")
-
-    def _ask(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=PATIENCE_S, trust_env=False) as client:
-            while self._may_ask.wait() and not self._stop.is_set():
-                request_id = f"call-{next(self._ids)}"
-                headers = {"content-type": "image/jpeg", "x-request-id": request_id}
-                try:
-                    answer = client.post("/extract", content=self._portrait, headers=headers)
-                except httpx.TransportError as error:
-                    self.statuses.append(repr(error))
-                    continue
-                if answer.status_code == httpx.codes.OK and answer.headers["x-request-id"] == request_id:
-                    self.num_faces.append(len(answer.json()["data"][0]["faces"]))
-                self.statuses.append(answer.status_code)
-
-
 def has_unread_bytes(port: int) -> bool:
     """Whether a connection to `port` of loopback holds bytes that its owner has not read."""
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
@@ -223,7 +157,7 @@ def test_no_request_is_lost_when_one_is_killed_and_one_drained(tmp_path: Path) -
         for server in (killed, drained, kept):
             server.wait_until_ready(PATIENCE_S)
         proxy = stack.enter_context(running_proxy(tmp_path, [f"127.0.0.1:{port}" for port in ports]))
-        with Callers(proxy.url) as callers:
+        with Callers(proxy.url, NUM_CALLERS) as callers:
             wait_until(lambda: all(f":{port} 200" in "\n".join(proxy.choices()) for port in ports), "three served")
 
             # Halted while idle: what it is sent from now on is certain to be unanswered when it dies.

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from typing_extensions import Self
 
+from tests.support.callers import Callers
 from tests.support.drawn import draw_group, encode
 from tests.support.server import Server, running_server
 from tests.support.shared import REPOSITORY
@@ -53,38 +52,6 @@ def wait_until_all_serve(server: Server, times: int = 1) -> None:
     while server.read_log().count("Application startup complete") < 2 * times:
         assert time.monotonic() < deadline, server.read_log()
         time.sleep(0.05)
-
-
-class Callers:
-    """Clients that ask again and again, each on one connection for as long as that is open, and keep what they got."""
-
-    def __init__(self, server: Server, count: int = 3) -> None:
-        self.answers: list[int] = []
-        self.faults: list[Exception] = []
-        self._server = server
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
-
-    def _ask(self) -> None:
-        picture = encode(draw_group())
-        with httpx.Client(base_url=self._server.url, timeout=60, trust_env=False) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = client.post("/detect", content=picture, headers={"content-type": "image/png"})
-                    self.answers.append(answer.status_code)
-                except httpx.HTTPError as error:
-                    self.faults.append(error)
-                time.sleep(0.02)
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def post(server: Server, picture: bytes) -> httpx.Response:
@@ -142,14 +109,13 @@ def test_signals_of_a_terminal_end_nothing(server: Server) -> None:
 def test_sighup_restarts_one_by_one_without_a_lost_request(server: Server) -> None:
     """Callers that keep their connections, and ask all the while, get 200 each time; all workers are new then."""
     before = {worker.pid for worker in workers_of(server)}
-    with Callers(server) as callers:
+    with Callers(server.url, 3) as callers:
         server.process.send_signal(signal.SIGHUP)
         server.wait_until_logged("all workers are new", 240)
     after = {worker.pid for worker in workers_of(server)}
     assert (len(after), after & before) == (2, set())
-    assert callers.faults == []
-    assert set(callers.answers) == {200}
-    assert len(callers.answers) > 8
+    assert set(callers.statuses) == {200}
+    assert len(callers.statuses) > 8
 
 
 def test_a_signal_to_the_whole_group_answers_what_is_in_flight(server: Server) -> None:

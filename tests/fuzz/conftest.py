@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.pictures import read_image
-from tests.support.server import Server, running_server
+from tests.support.server import Server, real_models, running_server
 
 TIMEOUT_S = 4.0
 """Deadline of the service's requests."""
@@ -20,9 +20,7 @@ TIMEOUT_S = 4.0
 def service(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real service on real weights, both models loaded."""
     variables = {
-        "MODEL_MIRROR": str(shared_models),
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "w600k_mbf_dequantized",
+        **real_models(shared_models),
         "MODEL_PRELOAD": "1",
         "REQUEST_TIMEOUT_S": str(TIMEOUT_S),
         # With a threshold of 0 everything is a face: a thousand embeddings take longer than that on a busy machine.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
-from tests.support.server import Server, running_server
+from tests.support.server import Server, real_models, running_server
 
 TIMEOUT_MS = 20_000
 """Long, for a busy machine; the first picture loads the models."""
@@ -74,7 +74,7 @@ def chromium_path() -> str:
 @pytest.fixture(scope="session")
 def weights(shared_models: Path) -> dict[str, str]:
     """Settings of a service that finds real weights in a mirror."""
-    return {"MODEL_MIRROR": str(shared_models), "DET_MODEL": "det_500m", "REC_MODEL": "w600k_mbf_dequantized"}
+    return real_models(shared_models)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,11 @@ def service_environ(variables: Mapping[str, str]) -> dict[str, str]:
     return {**environ, "PATH": f"{tools}{os.pathsep}{environ.get('PATH', '')}", **variables}
 
 
+def real_models(folder: Path) -> dict[str, str]:
+    """Return the variables of a service with the real detector and recognizer that tests use, out of `folder`."""
+    return {"MODEL_MIRROR": str(folder), "DET_MODEL": "det_500m", "REC_MODEL": "w600k_mbf_dequantized"}
+
+
 class Server:
     """A started service. `process` is the whole tree's parent: `entrypoint.sh`, or tini around it."""
 

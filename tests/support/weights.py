@@ -38,3 +38,21 @@ def make_spec(
 def fetch_in_process(body: bytes, url: str, path: Path) -> None:
     """Download `body` from `url` to `path`; what a spawned process runs."""
     Fetcher().fetch(make_spec(body, url=url), path)
+
+
+_ENTRY = """
+name = "mine"
+task = "recognition"
+family = "arcface"
+license = "Mine"
+source = "me"
+sha256 = "{sha256}"
+embedding_length = 4
+input = {{height_px = 112, width_px = 112, mean = 127.5, std = 127.5}}
+"""
+
+
+def add_recognizer(models_dir: Path, serialized: bytes) -> None:
+    """Put the weights of a recognizer of the user's own, `mine`, and its entry into a folder."""
+    (models_dir / "mine.onnx").write_bytes(serialized)
+    (models_dir / "mine.toml").write_text(_ENTRY.format(sha256=hashlib.sha256(serialized).hexdigest()))

@@ -15,37 +15,12 @@ from jetface.registry import default_registry_dir, read_registry
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.fragile_onnx import offset_model, overflowing_model
 from tests.support.tiny_onnx import arcface_model
-
-ENTRY = """
-name = "mine"
-task = "recognition"
-family = "arcface"
-license = "Mine"
-source = "me"
-sha256 = "{sha256}"
-embedding_length = 4
-input = {{height_px = 112, width_px = 112, mean = 127.5, std = 127.5}}
-"""
+from tests.support.weights import add_recognizer
 
 
 def run(*arguments: str) -> Result:
     """Run `jetface models convert`."""
     return CliRunner().invoke(main, ["models", "convert", *arguments])
-
-
-@pytest.fixture
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    monkeypatch.setenv("MODELS_DIR", str(folder))
-    monkeypatch.setenv("CPU_THREADS", "1")
-    return folder
-
-
-def add_mine(models_dir: Path, serialized: bytes) -> None:
-    """Put weights and an entry of the user's own into the folder."""
-    (models_dir / "mine.onnx").write_bytes(serialized)
-    (models_dir / "mine.toml").write_text(ENTRY.format(sha256=hashlib.sha256(serialized).hexdigest()))
 
 
 def files_of(models_dir: Path) -> set[str]:
@@ -75,7 +50,7 @@ def test_a_detector_is_judged_by_drawn_faces_and_written_with_its_verdict(models
 
 def test_a_recognizer_is_judged_by_the_faces_in_a_folder(models_dir: Path, tmp_path: Path) -> None:
     """What is no picture is named, and left out."""
-    add_mine(models_dir, arcface_model())
+    add_recognizer(models_dir, arcface_model())
     folder = tmp_path / "people"
     (folder / "one").mkdir(parents=True)
     (folder / "one" / "first.png").write_bytes(encode(draw_portrait(PEOPLE[0])))
@@ -104,7 +79,7 @@ def test_a_detector_is_judged_by_the_pictures_in_a_folder(models_dir: Path, tmp_
 
 
 def test_nothing_is_written_when_limits_are_missed(models_dir: Path) -> None:
-    add_mine(models_dir, overflowing_model())
+    add_recognizer(models_dir, overflowing_model())
     before = files_of(models_dir)
     result = run("mine")
     assert result.exit_code == 1
@@ -115,7 +90,7 @@ def test_nothing_is_written_when_limits_are_missed(models_dir: Path) -> None:
 
 
 def test_sums_kept_in_fp32_are_to_be_noted_in_the_entry(models_dir: Path) -> None:
-    add_mine(models_dir, offset_model(60000))
+    add_recognizer(models_dir, offset_model(60000))
     result = run("mine")
     assert result.exit_code == 0, result.output
     assert "`fp32_sums = true`" in result.stdout
@@ -140,7 +115,7 @@ def test_sums_kept_in_fp32_are_to_be_noted_in_the_entry(models_dir: Path) -> Non
     ],
 )
 def test_mistakes_end_in_one_line(models_dir: Path, arguments: list[str], exit_code: int, said: str) -> None:
-    add_mine(models_dir, arcface_model())
+    add_recognizer(models_dir, arcface_model())
     before = files_of(models_dir)
     result = run(*(argument.format(models_dir=models_dir) for argument in arguments))
     assert result.exit_code == exit_code

@@ -24,17 +24,8 @@ from jetface.settings import Settings
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.rtx_toolkit import rtx_toolkit
 from tests.support.tiny_onnx import arcface_model
+from tests.support.weights import add_recognizer
 
-ENTRY = """
-name = "mine"
-task = "recognition"
-family = "arcface"
-license = "Mine"
-source = "me"
-sha256 = "{sha256}"
-embedding_length = 4
-input = {{height_px = 112, width_px = 112, mean = 127.5, std = 127.5}}
-"""
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
 
 
@@ -44,16 +35,10 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.fixture
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models_dir(models_dir: Path) -> Path:
     """Return a folder with a recognizer of a few nodes in it."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    monkeypatch.setenv("MODELS_DIR", str(folder))
-    monkeypatch.setenv("CPU_THREADS", "1")
-    serialized = arcface_model()
-    (folder / "mine.onnx").write_bytes(serialized)
-    (folder / "mine.toml").write_text(ENTRY.format(sha256=hashlib.sha256(serialized).hexdigest()))
-    return folder
+    add_recognizer(models_dir, arcface_model())
+    return models_dir
 
 
 @pytest.fixture
