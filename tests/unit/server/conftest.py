@@ -1,0 +1,7 @@
+"""The HTTP server in front of the API over fakes."""
+
+from __future__ import annotations
+
+from tests.unit.api.conftest import client, harness
+
+__all__ = ["client", "harness"]
