@@ -1,26 +1,27 @@
-"""Work on threads, and its way back to the event loop.
+"""Work on threads, its way back to the event loop, and the deadlines of those who wait.
 
-What a hop to a thread and back costs, it costs under the interpreter lock: waking a thread, waking the loop, and the
-bookkeeping in between. So a call is one object, and the loop is woken once for all that has come since it was last.
+What a hop to a thread and back costs, it costs under the interpreter lock. So a call is one object, and all deadlines
+share one timer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import queue
 import sys
 import threading
 import time
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from typing_extensions import Self
 
-from jetface.deadlines import Deadlines
 from jetface.errors import DeadlineExceededError, ModelStuckError, ShuttingDownError
 
 T = TypeVar("T")
@@ -51,41 +52,63 @@ def short_turns(*, are_wanted: bool) -> Iterator[None]:
         sys.setswitchinterval(usual_s)
 
 
-class Mailbox:
-    """What threads let an event loop call: many calls, one wake-up. `call_soon_threadsafe` alone has one for each."""
+class Waiter(Protocol):
+    """Who waits for a future; takes weak references."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._is_waking = False
+    future: asyncio.Future[Any]
 
-    def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the loop call `function(*args)`, after all that was posted before. Called on any thread.
 
-        Raises:
-            RuntimeError: The loop is closed.
+WaiterT = TypeVar("WaiterT", bound=Waiter)
+
+
+class Deadlines(Generic[WaiterT]):
+    """Deadlines of many waiters on one timer: a timer for each costs more than most of what they wait for.
+
+    Belongs to one event loop's thread; holds no waiter, and needs no word when one is done.
+    """
+
+    def __init__(self, on_late: Callable[[WaiterT], None]) -> None:
+        """Watch nobody yet.
+
+        Args:
+            on_late: Called with a waiter whose deadline has come and whose future is not done; must not raise.
         """
-        self._calls.append((function, args))
-        if self._is_waking:
-            return
-        # Two threads may come here at once: the second wake-up finds nothing left to do.
-        self._is_waking = True
-        try:
-            self.loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            self._is_waking = False
-            self._calls.clear()
-            raise
+        self._on_late = on_late
+        self._waiters: list[tuple[float, int, weakref.ref[WaiterT]]] = []
+        self._counter = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def _deliver(self) -> None:
-        # First of all: what is posted from now on wakes the loop again.
-        self._is_waking = False
-        for _ in range(len(self._calls)):
-            function, args = self._calls.popleft()
-            try:
-                function(*args)
-            except Exception as error:  # noqa: BLE001 - as the loop does: the calls behind it must be made
-                self.loop.call_exception_handler({"message": f"Exception in {function!r}", "exception": error})
+    def add(self, deadline: float, waiter: WaiterT) -> None:
+        """Watch a waiter until `deadline`, by the clock of its future's loop."""
+        # Those who are done go when they come first: most deadlines are as far away as the next one, so they soon do.
+        while self._waiters and _undone(self._waiters[0][2]) is None:
+            heapq.heappop(self._waiters)
+        heapq.heappush(self._waiters, (deadline, next(self._counter), weakref.ref(waiter)))
+        if self._timer is None or deadline < self._timer.when():
+            self._set_timer(waiter.future.get_loop())
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._waiters[0][0], self._ring, loop) if self._waiters else None
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The loop calls what is due within its clock's resolution, which may be a little early.
+        now = max(loop.time(), self._timer.when() if self._timer else 0.0)
+        while self._waiters:
+            deadline, _, reference = self._waiters[0]
+            waiter = _undone(reference)
+            if waiter is not None and deadline > now:
+                break
+            heapq.heappop(self._waiters)
+            if waiter is not None:
+                self._on_late(waiter)
+        self._set_timer(loop)
+
+
+def _undone(reference: weakref.ref[WaiterT]) -> WaiterT | None:
+    waiter = reference()
+    return None if waiter is None or waiter.future.done() else waiter
 
 
 class Threads:
@@ -106,7 +129,8 @@ class Threads:
         self._name = name
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._used: tuple[Mailbox, Deadlines[_Call[Any]]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: Deadlines[_Call[Any]] = Deadlines(_Call.expire)
         self._is_closed = False
 
     async def call(
@@ -129,12 +153,14 @@ class Threads:
             DeadlineExceededError: The deadline passed.
             ShuttingDownError: The pool takes no more calls.
         """
-        mailbox, deadlines = self._of(asyncio.get_running_loop())
-        call = _Call(function, mailbox, on_failure)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # the first, or another one: it needs a timer of its own
+            self._loop, self._deadlines = loop, Deadlines(_Call.expire)
+        call = _Call(function, loop, on_failure)
         try:
             self._post(call, deadline)
             if deadline is not None:
-                deadlines.add(deadline, call)
+                self._deadlines.add(deadline, call)
             return await call.future
         except BaseException:
             call.leave()
@@ -160,12 +186,6 @@ class Threads:
         self.close()
         for thread in self._threads:
             thread.join()
-
-    def _of(self, loop: asyncio.AbstractEventLoop) -> tuple[Mailbox, Deadlines[_Call[Any]]]:
-        """Return what belongs to the loop that calls."""
-        if self._used is None or self._used[0].loop is not loop:
-            self._used = Mailbox(loop), Deadlines(loop, _Call.expire)
-        return self._used
 
     def _post(self, call: _Call[Any], deadline: float | None) -> None:
         if self._is_closed:
@@ -281,11 +301,13 @@ class SlowWork:
 class _Call(Generic[T]):
     """One call on its way. All methods but `run` belong to the loop's thread."""
 
-    __slots__ = ("__weakref__", "_has_ended", "_is_left", "_mailbox", "_on_failure", "_to_run", "future")
+    __slots__ = ("__weakref__", "_has_ended", "_is_left", "_loop", "_on_failure", "_to_run", "future")
 
-    def __init__(self, function: Callable[[], T], mailbox: Mailbox, on_failure: Callable[[], None] | None) -> None:
-        self.future: asyncio.Future[T] = mailbox.loop.create_future()
-        self._mailbox = mailbox
+    def __init__(
+        self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, on_failure: Callable[[], None] | None
+    ) -> None:
+        self.future: asyncio.Future[T] = loop.create_future()
+        self._loop = loop
         self._on_failure = on_failure
         # Whoever takes it out decides: a thread, that it is run; the loop, that it never is.
         self._to_run = [function]
@@ -308,7 +330,7 @@ class _Call(Generic[T]):
         except BaseException as cause:  # noqa: BLE001 - even SystemExit must reach whoever waits
             error = cause
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._mailbox.post(self._end, result, error)
+            self._loop.call_soon_threadsafe(self._end, result, error)
         del error  # its traceback leads to this frame: a cycle
 
     def leave(self) -> None:
@@ -330,9 +352,9 @@ class _Call(Generic[T]):
         """Tell the caller that the call will not be made; on any thread."""
         with suppress(IndexError, RuntimeError):  # withdrawn already; the loop is closed
             self._to_run.pop()
-            self._mailbox.post(self._end, None, _shutting_down())
+            self._loop.call_soon_threadsafe(self._end, None, _shutting_down())
 
-    def _end(self, result: T, error: BaseException | None) -> None:
+    def _end(self, result: Any, error: BaseException | None) -> None:
         self._has_ended = True
         if self._is_left:
             self._give_back()

@@ -1,6 +1,7 @@
-"""What a batcher itself costs, and what a busy event loop costs its device. Prints two tables.
+"""The CPU time of a batcher, and the runs that a busy event loop costs its device.
 
-The first: lanes that return their items, a closed loop of callers. The second: a lane that always has work.
+Prints a table for lanes that return their items, in a closed loop of callers; then runs a second of a lane that always
+has work.
 
 Run with `python -m tests.bench.batching`.
 """
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.metrics import Metrics
 
 SECONDS_A_ROW = 1.5
@@ -37,8 +37,7 @@ LOADS = (Load(1, 1, 1, 32), Load(64, 1, 1, 32), Load(1, 64, 1, 32), Load(64, 1, 
 async def measure(load: Load) -> tuple[float, float]:
     """Return CPU microseconds an item and the median microseconds of a call."""
     lanes: list[Lane[int, int]] = [Lane(run=list) for _ in range(load.num_lanes)]
-    observer = MetricsObserver(Metrics(), "bench")
-    batcher = Batcher("bench", lanes, max_batch=load.max_batch, max_waiting=10_000, observer=observer)
+    batcher = Batcher("bench", lanes, max_batch=load.max_batch, max_waiting=10_000, metrics=Metrics())
     loop = asyncio.get_running_loop()
     end = loop.time() + SECONDS_A_ROW
     calls_s: list[float] = []
@@ -60,7 +59,7 @@ RUN_S, SPIN_S = 0.002, 0.001
 """Seconds of a run, in which no lock is held, as on a GPU; seconds of Python in each turn of the loop."""
 
 
-async def measure_busy(*, takes_ahead: bool) -> float:
+async def measure_busy() -> float:
     """Return runs a second of a lane that always has work, on a loop that has other work too."""
     num_runs, is_over = 0, False
 
@@ -84,8 +83,8 @@ async def measure_busy(*, takes_ahead: bool) -> float:
         while (started := loop.time()) < end:
             await batcher.submit([caller], group=caller, deadline=started + 10)
 
-    lane: Lane[int, int] = Lane(run=run, takes_ahead=takes_ahead)
-    batcher = Batcher("bench", [lane], max_batch=8, max_waiting=1000, observer=MetricsObserver(Metrics(), "bench"))
+    lane: Lane[int, int] = Lane(run=run)
+    batcher = Batcher("bench", [lane], max_batch=8, max_waiting=1000, metrics=Metrics())
     spinner = asyncio.create_task(spin())
     await asyncio.gather(*(call(caller) for caller in range(32)))
     is_over = True
@@ -106,13 +105,9 @@ def main() -> None:
             f"| {cpu_us:.0f} | {call_us:,.0f} |\n"
         )
     sys.stdout.write(
-        f"\nRuns of {RUN_S * 1000:.0f} ms, {SPIN_S * 1000:.0f} ms of Python in each turn of the loop:\n\n"
-        "| takes ahead | runs a second |\n|---|---|\n"
+        f"\nRuns of {RUN_S * 1000:.0f} ms, {SPIN_S * 1000:.0f} ms of Python in each turn of the loop: "
+        f"{asyncio.run(measure_busy()):.0f} a second\n"
     )
-    for takes_ahead in (False, True):
-        sys.stdout.write(
-            f"| {'yes' if takes_ahead else 'no'} | {asyncio.run(measure_busy(takes_ahead=takes_ahead)):.0f} |\n"
-        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import structlog
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.domain import Detections, Embedding, ExtractOptions, Image
 from jetface.imaging.decode import Decoder
 from jetface.imaging.header import PictureHeader
@@ -77,7 +76,7 @@ def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool, run_s: float 
             max_batch=32,
             max_waiting=10_000,
             key=item_key,
-            observer=MetricsObserver(metrics, spec.name),
+            metrics=metrics,
         )
         return LoadedModel(spec=spec, backend="none", batcher=batcher)
 

@@ -1,35 +1,48 @@
-"""An observer of a batcher that remembers what it was told."""
+"""A batcher's metrics, read back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import get_args
 
-from jetface.batching.observer import DropReason
+from jetface.batching.queue import DropReason
+from jetface.metrics import Metrics
 
 
 class Recorder:
-    """An observer that adds up."""
+    """Metrics for one batcher, and what they say."""
 
-    def __init__(self) -> None:
-        self.num_waited = 0
-        self.batch_sizes: list[int] = []
-        self.num_failed = 0
-        self.drops: dict[str, int] = {}
+    def __init__(self, model: str) -> None:
+        self.metrics = Metrics()
+        self._model = model
 
-    def waited(self, seconds: Sequence[float]) -> None:
-        """Count the waits."""
-        assert min(seconds) >= 0
-        self.num_waited += len(seconds)
+    @property
+    def num_waited(self) -> int:
+        """Items that left the queue for a run."""
+        return self._value("jetface_queue_seconds_count")
 
-    def ran(self, num_items: int, seconds: float) -> None:
-        """Keep the size."""
-        assert seconds >= 0
-        self.batch_sizes.append(num_items)
+    @property
+    def num_runs(self) -> int:
+        """Runs that passed."""
+        assert self._value("jetface_run_seconds_count") == self._value("jetface_batch_size_count")
+        return self._value("jetface_run_seconds_count")
 
-    def failed(self) -> None:
-        """Count one failure."""
-        self.num_failed += 1
+    @property
+    def num_ran(self) -> int:
+        """Items of runs that passed."""
+        return self._value("jetface_batch_size_sum")
 
-    def dropped(self, reason: DropReason, num_items: int) -> None:
-        """Add the items to their reason."""
-        self.drops[reason] = self.drops.get(reason, 0) + num_items
+    @property
+    def num_failed(self) -> int:
+        """Runs that failed."""
+        return self._value("jetface_run_failures_total")
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Items that left the queue without a run, by reason."""
+        counts = {reason: self._value("jetface_dropped_items_total", reason=reason) for reason in get_args(DropReason)}
+        return {reason: count for reason, count in counts.items() if count}
+
+    def _value(self, name: str, **labels: str) -> int:
+        value = self.metrics.registry.get_sample_value(name, {"model": self._model, **labels})
+        assert value is not None
+        return int(value)

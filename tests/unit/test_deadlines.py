@@ -9,7 +9,7 @@ import weakref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetface.deadlines import Deadlines
+from jetface.threads import Deadlines
 
 
 class StillLoop(asyncio.SelectorEventLoop):
@@ -49,7 +49,7 @@ def test_each_waiter_is_told_when_it_is_late_and_not_before(waits: list[tuple[in
     """A waiter is known by when it is late, and when it would be done."""
     loop = StillLoop()
     try:
-        deadlines = Deadlines(loop, answer)
+        deadlines = Deadlines(answer)
         begun = loop.now
         waiters = [Waiter(loop) for _ in waits]
         for waiter, (late_at, _) in zip(waiters, waits, strict=True):
@@ -70,7 +70,7 @@ def test_each_waiter_is_told_when_it_is_late_and_not_before(waits: list[tuple[in
 
 async def test_an_earlier_deadline_that_comes_later_is_kept() -> None:
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(loop, answer)
+    deadlines = Deadlines(answer)
     far, near = Waiter(loop), Waiter(loop)
     deadlines.add(loop.time() + 60, far)
     deadlines.add(loop.time() + 0.01, near)
@@ -81,7 +81,7 @@ async def test_an_earlier_deadline_that_comes_later_is_kept() -> None:
 async def test_nobody_is_held() -> None:
     """Neither those who are done nor those who have left without a word; what stays of them goes with the first."""
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(loop, answer)
+    deadlines = Deadlines(answer)
     first = Waiter(loop)
     deadlines.add(loop.time() + 0.05, first)
     held = []

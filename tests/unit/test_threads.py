@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 
 from jetface.errors import DeadlineExceededError, ImageDecodeError, ModelStuckError, ShuttingDownError
-from jetface.threads import Mailbox, SlowWork, Threads, short_turns
+from jetface.threads import SlowWork, Threads, short_turns
 
 
 @pytest.fixture
@@ -109,14 +107,17 @@ async def test_a_caller_that_is_cancelled_with_its_answer_gives_back_too(threads
             raise KeyError
 
     task = asyncio.create_task(threads.call(work, deadline=in_s(), on_failure=given_back))
+    next_call = Busy()
+    behind = asyncio.create_task(threads.call(next_call))
     await asyncio.sleep(0)
-    assert threads._used is not None
-    while not threads._used[0]._calls:
-        time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still: the result waits for its next turn
+    # The thread has told of the first call by then. The loop stands still: the result waits for its next turn.
+    assert next_call.begun.wait(10)
     asyncio.get_running_loop().call_soon(task.cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert given_back.calls == 1
+    next_call.may_end.set()
+    await behind
 
 
 async def test_a_call_that_has_not_begun_never_does(threads: Threads) -> None:
@@ -186,60 +187,6 @@ async def test_many_calls_run_on_no_more_threads_than_there_may_be() -> None:
     with Threads(3, "few") as few:
         names = await asyncio.gather(*(few.call(lambda: threading.current_thread().name) for _ in range(200)))
     assert set(names) <= {"few_0", "few_1", "few_2"}
-
-
-class TestMailbox:
-    """Calls from threads to the loop."""
-
-    async def test_calls_are_made_in_order_whoever_posts(self) -> None:
-        mailbox = Mailbox(asyncio.get_running_loop())
-        got: list[tuple[int, int]] = []
-
-        def post(thread: int) -> None:
-            for number in range(500):
-                mailbox.post(got.append, (thread, number))
-
-        posting = [threading.Thread(target=post, args=(number,)) for number in range(4)]
-        for thread in posting:
-            thread.start()
-        while len(got) < 2000:  # noqa: ASYNC110 - what comes is counted on this loop
-            await asyncio.sleep(0.001)
-        for thread in posting:
-            thread.join()
-        for number in range(4):
-            assert [call for call in got if call[0] == number] == [(number, each) for each in range(500)]
-
-    async def test_one_wake_up_serves_all_that_have_come(self) -> None:
-        loop = asyncio.get_running_loop()
-        mailbox = Mailbox(loop)
-        got: list[int] = []
-        for number in range(3):
-            mailbox.post(got.append, number)
-        mailbox.post(mailbox.post, got.append, 3)
-        await asyncio.sleep(0)
-        assert got == [0, 1, 2]
-        await asyncio.sleep(0)
-        assert got == [0, 1, 2, 3]
-
-    async def test_a_call_that_fails_does_not_fail_those_behind_it(self) -> None:
-        loop = asyncio.get_running_loop()
-        told: list[dict[str, Any]] = []
-        loop.set_exception_handler(lambda _, context: told.append(context))
-        mailbox = Mailbox(loop)
-        got: list[int] = []
-        mailbox.post(got.remove, 5)
-        mailbox.post(got.append, 6)
-        await asyncio.sleep(0)
-        assert got == [6]
-        assert [type(context["exception"]) for context in told] == [ValueError]
-
-    def test_a_loop_that_is_closed_takes_nothing(self) -> None:
-        loop = asyncio.new_event_loop()
-        mailbox = Mailbox(loop)
-        loop.close()
-        for _ in range(2):
-            with pytest.raises(RuntimeError):
-                mailbox.post(print)
 
 
 def test_turns_are_short_where_wanted_and_as_before_afterwards() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
 
+from jetface.batching.queue import BatchQueue, Crew, Run
 from jetface.errors import InferenceError
-from jetface.threads import Mailbox
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,80 +32,59 @@ class Lane(Generic[Item, Result]):
     stuck. Lanes may share what they close, if closing it twice does no harm."""
     start: Callable[[], None] | None = None
     """Makes what `run` needs; called once, before the first run. Where it raises, the lane is closed and never runs."""
-    takes_ahead: bool = False
-    """Whether a full batch may be given to it before its run ends, so that its device does not wait for the event loop
-    between two runs. Of use where the device is not the core that the loop needs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RunEnd(Generic[Result]):
-    """How a run ended: results, one an item, or the error."""
-
-    results: list[Result]
-    error: BaseException | None
-    took_s: float
-    ended_at: float
-    """By `time.monotonic`, which is the event loop's clock."""
 
 
 class LaneThread(Generic[Item, Result]):
-    """Runs a lane's batches one after the other and tells the event loop how each ended, in order.
+    """Takes batches from the queue, runs them one after the other, and tells the event loop how each ended, in order.
 
-    All methods are called on the event loop's thread; so are the callbacks. The thread is a daemon: a run that never
-    ends must not keep the process from ending.
+    The thread is a daemon: a run that never ends must not keep the process from ending.
     """
 
     def __init__(
         self,
         lane: Lane[Item, Result],
         name: str,
-        mailbox: Mailbox,
-        *,
-        on_start: Callable[[LaneThread[Item, Result], BaseException | None], None],
-        on_end: Callable[[LaneThread[Item, Result], RunEnd[Result]], None],
-        on_stop: Callable[[LaneThread[Item, Result]], None],
+        queue: BatchQueue[Item, Result],
+        crew: Crew,
+        on_end: Callable[[Run[Item, Result]], None],
     ) -> None:
+        """Start the thread; on the event loop's.
+
+        Args:
+            lane: What runs the batches.
+            name: For the thread.
+            queue: Where they come from.
+            crew: The lane's.
+            on_end: Called on the loop's thread when a run has ended.
+        """
         self._lane = lane
         self._name = name
-        self._mailbox = mailbox
-        self._on_start = on_start
+        self._queue = queue
+        self._crew = crew
         self._on_end = on_end
-        self._on_stop = on_stop
-        self._batches: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[BaseException | None] = self._loop.create_future()
+        """Done when the lane could run, or has raised this."""
+        self.stopped: asyncio.Future[None] = self._loop.create_future()
+        """Done when the thread is gone."""
+        if lane.start is None:
+            self.started.set_result(None)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
-    @property
-    def takes_ahead(self) -> bool:
-        """See `Lane.takes_ahead`."""
-        return self._lane.takes_ahead
-
-    def post(self, items: Sequence[Item]) -> None:
-        """Hand over a batch, for good; `on_end` follows, whatever happens in the run."""
-        self._batches.put(items)
-
-    def stop(self) -> None:
-        """Close the lane after the batches it was given; `on_stop` follows."""
-        self._batches.put(None)
-
-    def join(self) -> None:
-        """Wait for the thread; only after `on_stop`, which is its last act."""
-        self._thread.join()
-
     def _live(self) -> None:
         if self._start():
-            while (items := self._batches.get()) is not None:
-                self._tell(self._on_end, self, self._run(items))
-                del items  # an idle lane must not hold the pictures of its last batch
+            self._run_batches()
         if self._lane.close is not None:
             try:
                 self._lane.close()
             except BaseException as error:  # noqa: BLE001 - nobody above could act on it, and the stop must be told
                 _log.error("lane failed to close", lane=self._name, exc_info=error)
-        self._tell(self._on_stop, self)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._on_stop)
 
     def _start(self) -> bool:
-        """Make what runs need and say whether it could be had; `on_start` follows where there is anything to make."""
+        """Make what runs need; return whether it could be had."""
         if self._lane.start is None:
             return True
         error: BaseException | None = None
@@ -112,26 +92,49 @@ class LaneThread(Generic[Item, Result]):
             self._lane.start()
         except BaseException as cause:  # noqa: BLE001 - as in a run: whoever waits for the lane must be told
             error = cause
-        self._tell(self._on_start, self, error)
+        self._queue.note_started(self._crew, could_start=error is None)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.started.set_result, error)
         return error is None
 
-    def _run(self, items: Sequence[Item]) -> RunEnd[Result]:
-        started = time.perf_counter()
-        results: list[Result] = []
-        error: BaseException | None = None
-        try:
-            results = list(self._lane.run(items))
-            if len(results) != len(items):
-                # raised here so that it carries a traceback like any other failure of a run
-                raise InferenceError(f"{len(items)} items went in, {len(results)} results came out.")  # noqa: TRY301 - see above
-        except BaseException as cause:  # noqa: BLE001 - even SystemExit in a lane must reach those who wait for it
-            error = cause
-        took_s = time.perf_counter() - started
-        return RunEnd(results=results, error=error, took_s=took_s, ended_at=time.monotonic())
+    def _run_batches(self) -> None:
+        wakeup = threading.Lock()
+        wakeup.acquire()
+        ended: Run[Item, Result] | None = None
+        while True:
+            # The next one first: what it takes to wake the loop must not find the lane without work.
+            run = self._queue.take(self._crew, wakeup, ended)
+            if ended is not None:
+                self._tell(ended)
+                ended = None  # a lane that sleeps must not hold the pictures of its last batch
+            if run is not None:
+                self._run(run)
+                ended = run
+            elif self._crew.is_over:
+                return
+            else:
+                wakeup.acquire()
 
-    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+    def _run(self, run: Run[Item, Result]) -> None:
+        items = [entry.item for entry in run.entries]
+        started = time.perf_counter()
         try:
-            self._mailbox.post(callback, *args)
+            run.results = list(self._lane.run(items))
+            if len(run.results) != len(items):
+                # raised here so that it carries a traceback like any other failure of a run
+                raise InferenceError(f"{len(items)} items went in, {len(run.results)} results came out.")  # noqa: TRY301 - see above
+        except BaseException as cause:  # noqa: BLE001 - even SystemExit in a lane must reach those who wait for it
+            run.error = cause
+        run.took_s = time.perf_counter() - started
+
+    def _tell(self, run: Run[Item, Result]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._on_end, run)
         except RuntimeError:
             # The loop was closed under a run that outlived it; so are those who waited.
             _log.warning("lane outlived its event loop", lane=self._name)
+            self._queue.abandon()
+
+    def _on_stop(self) -> None:
+        self._thread.join()  # this call was its last act
+        self.stopped.set_result(None)

@@ -18,7 +18,6 @@ import structlog
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.engines.child import EngineChild
 from jetface.engines.plan import Announcer, EngineStatus, KeptPlan, PlanRecord, remaining_s
 from jetface.engines.recipe import EngineJob, EngineRecipe, EngineRecipes, Step
@@ -130,7 +129,7 @@ class EngineLane:
 
     def lane(self) -> Lane[Any, Any]:
         """Return what a batcher takes."""
-        return Lane(run=self._run, close=self._close, start=self._start, takes_ahead=True)
+        return Lane(run=self._run, close=self._close, start=self._start)
 
     async def serve(
         self, backend: str, metrics: Metrics, *, max_waiting: int, timeout_s: float
@@ -150,7 +149,7 @@ class EngineLane:
             max_batch=recipe.max_batch_size,
             max_waiting=max_waiting,
             key=item_key,
-            observer=MetricsObserver(metrics, name),
+            metrics=metrics,
             probe_items=[self.probe_item],
         )
         try:

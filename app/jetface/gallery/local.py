@@ -16,7 +16,6 @@ import structlog
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.errors import DeadlineExceededError, NotFoundError, RequestError, ServiceError, StorageError
 from jetface.gallery.index import Index
 from jetface.gallery.protocol import NO_DEADLINE
@@ -90,8 +89,8 @@ class LocalGallery:
             [Lane(run=searcher.run, start=searcher.start, close=searcher.close)],
             max_batch=QUERIES_AT_ONCE,
             max_waiting=max_waiting,
+            metrics=metrics,
             key=lambda asked: id(asked.index),
-            observer=MetricsObserver(metrics, "gallery"),
         )
         self._written: Store
         self._read_from: Store

@@ -78,7 +78,6 @@ def make_lanes(
     backends: Sequence[Backend],
     *,
     warm: Callable[[Backend], None] | None = None,
-    takes_ahead: bool = False,
 ) -> list[Lane[Item, Result]]:
     """Return a lane for each backend.
 
@@ -86,14 +85,12 @@ def make_lanes(
         head: What runs on them.
         backends: One a lane, one thread each.
         warm: Called with the backend on the lane's thread before its first run; None calls nothing.
-        takes_ahead: See `Lane`.
     """
     return [
         Lane(
             run=partial(head.run, backend),
             close=backend.close,
             start=partial(warm, backend) if warm else None,
-            takes_ahead=takes_ahead,
         )
         for backend in backends
     ]

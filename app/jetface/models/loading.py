@@ -16,7 +16,6 @@ import structlog
 from jetface.atomic import sweep_parts
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.device.limits import MemoryGuard
 from jetface.domain import Blob
 from jetface.errors import ModelStuckError, ServiceError
@@ -245,7 +244,7 @@ class ModelLoader:
             max_batch=opened.max_batch,
             max_waiting=self._options.max_waiting,
             key=item_key,
-            observer=MetricsObserver(self._metrics, spec.name),
+            metrics=self._metrics,
             probe_items=opened.probe_items,
         )
         if any(lane.start for lane in opened.lanes):
@@ -351,7 +350,7 @@ class ModelLoader:
     def _lanes(self, head: Any, runner: _Runner, spec: ModelSpec) -> list[Lane[Any, Any]]:
         num_cores = self._options.num_cores
         if not runner.opener.is_on_cpu:
-            return make_lanes(head, runner.backends, warm=self._warming(runner.graph, spec), takes_ahead=True)
+            return make_lanes(head, runner.backends, warm=self._warming(runner.graph, spec))
         if num_cores == 1:
             return make_lanes(head, runner.backends)
         (wide,) = runner.opener.open(

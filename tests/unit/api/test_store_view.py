@@ -43,7 +43,7 @@ class Model:
         if self.load_error is not None:
             raise self.load_error
         batcher: Batcher[Any, Any] = Batcher(
-            spec.name, [Lane(run=self._run)], max_batch=1, max_waiting=8, probe_items=[0]
+            spec.name, [Lane(run=self._run)], max_batch=1, max_waiting=8, metrics=Metrics(), probe_items=[0]
         )
         return LoadedModel(spec=spec, backend="none", batcher=batcher, cpu_nodes=("PRelu bent",))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import jetface.errors
-from jetface.batching.failures import may_be_one_item, own_error
+from jetface.batching.batcher import own_error
+from jetface.batching.queue import may_be_one_item
 from jetface.errors import (
     BackendUnavailableError,
     DeviceMemoryError,

@@ -15,6 +15,7 @@ import structlog.testing
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.errors import InferenceError, ShuttingDownError
+from jetface.metrics import Metrics
 
 FAR_S = 60.0
 
@@ -56,7 +57,14 @@ class NamedLane:
 
 
 def batcher_of(*lanes: NamedLane, max_batch: int = 2) -> Batcher[int, tuple[str, int]]:
-    return Batcher("swap", [lane.lane() for lane in lanes], max_batch=max_batch, max_waiting=1000, probe_items=[0])
+    return Batcher(
+        "swap",
+        [lane.lane() for lane in lanes],
+        max_batch=max_batch,
+        max_waiting=1000,
+        metrics=Metrics(),
+        probe_items=[0],
+    )
 
 
 async def ask(batcher: Batcher[int, tuple[str, int]], *items: int) -> list[tuple[str, int]]:
@@ -203,7 +211,9 @@ async def test_the_failures_of_former_lanes_are_forgotten() -> None:
     def fail(_items: Sequence[int]) -> list[tuple[str, int]]:
         raise InferenceError("Broken.")
 
-    batcher: Batcher[int, tuple[str, int]] = Batcher("swap", [Lane(run=fail)], max_batch=1, max_waiting=9)
+    batcher: Batcher[int, tuple[str, int]] = Batcher(
+        "swap", [Lane(run=fail)], max_batch=1, max_waiting=9, metrics=Metrics()
+    )
     with structlog.testing.capture_logs(), pytest.raises(InferenceError):
         await ask(batcher, 1)
     assert batcher.last_run_failed

@@ -164,7 +164,6 @@ def test_an_engine_of_a_recognizer_pins_nothing(tmp_path: Path) -> None:
     cuda, items, recipe = FakeCuda(is_eager=True), ItemMemory(), tiny_recipe(tmp_path)
     kit = TrtKit(recipe, cuda)
     lane = EngineLane(recipe, kit, kit.build(recipe.request, lambda _: None).plan, items).lane()
-    assert lane.takes_ahead
     assert lane.start is not None
     assert lane.close is not None
     lane.start()

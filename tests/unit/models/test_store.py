@@ -46,7 +46,7 @@ class Loads:
         await self.may_end.wait()
         if self.error is not None:
             raise self.error
-        batcher: Batcher[Any, Any] = Batcher(spec.name, [Lane(run=list)], max_batch=1, max_waiting=8)
+        batcher: Batcher[Any, Any] = Batcher(spec.name, [Lane(run=list)], max_batch=1, max_waiting=8, metrics=Metrics())
         return LoadedModel(spec=spec, backend="none", batcher=batcher)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.batching.policy import FairQueue, share_of
+from jetface.batching.queue import FairQueue, share_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,16 +60,6 @@ def test_first_in_first_out_within_a_group_and_key(places: list[tuple[str, int]]
         for item in queue.take(limit):
             assert last.get((item.group, item.key), -1) < item.number
             last[item.group, item.key] = item.number
-
-
-@given(places=places_lists, limit=limits)
-def test_how_many_come_next_is_known_before_they_are_taken(places: list[tuple[str, int]], limit: int) -> None:
-    """Looking changes nothing, and tells the batch's length."""
-    queue: FairQueue[Item] = FairQueue()
-    add_all(queue, places)
-    while queue:
-        assert queue.count_next(limit) == queue.count_next(limit) == len(queue.take(limit))
-    assert queue.count_next(limit) == 0
 
 
 @given(places=places_lists, limit=limits)

@@ -8,7 +8,6 @@ import pytest
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
-from jetface.batching.observer import MetricsObserver
 from jetface.errors import DeadlineExceededError, InferenceError
 from jetface.metrics import Metrics
 
@@ -24,7 +23,7 @@ async def test_waits_runs_failures_and_drops_reach_the_metrics() -> None:
     """Every metric of a queue carries the model's name."""
     metrics = Metrics()
     lane: Lane[int, int] = Lane(run=lambda items: run(list(items)))
-    batcher = Batcher("m", [lane], max_batch=8, max_waiting=8, observer=MetricsObserver(metrics, "m"))
+    batcher = Batcher("m", [lane], max_batch=8, max_waiting=8, metrics=metrics)
     now = asyncio.get_running_loop().time()
     await batcher.submit([1, 2], group=0, deadline=now + 5)
     with pytest.raises(InferenceError):
