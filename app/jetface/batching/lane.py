@@ -102,30 +102,31 @@ class LaneThread(Generic[Item, Result]):
         wakeup.acquire()
         ended: Run[Item, Result] | None = None
         while True:
-            # The next one first: what it takes to wake the loop must not find the lane without work.
+            # Before the loop is told: whoever hears of an end finds the counts of the queue as they are.
             run = self._queue.take(self._crew, wakeup, ended)
             if ended is not None:
                 self._tell(ended)
                 ended = None  # a lane that sleeps must not hold the pictures of its last batch
             if run is not None:
-                self._run(run)
+                started = time.perf_counter()
+                run.results, run.error = self._run([entry.item for entry in run.entries])
+                run.took_s = time.perf_counter() - started
                 ended = run
             elif self._crew.is_over:
                 return
             else:
                 wakeup.acquire()
 
-    def _run(self, run: Run[Item, Result]) -> None:
-        items = [entry.item for entry in run.entries]
-        started = time.perf_counter()
+    def _run(self, items: Sequence[Item]) -> tuple[Sequence[Result], BaseException | None]:
+        """Return what came of a batch. Without the run in sight: an error's traceback leads here, and would hold it."""
         try:
-            run.results = list(self._lane.run(items))
-            if len(run.results) != len(items):
+            results = list(self._lane.run(items))
+            if len(results) != len(items):
                 # raised here so that it carries a traceback like any other failure of a run
-                raise InferenceError(f"{len(items)} items went in, {len(run.results)} results came out.")  # noqa: TRY301 - see above
+                raise InferenceError(f"{len(items)} items went in, {len(results)} results came out.")  # noqa: TRY301 - see above
         except BaseException as cause:  # noqa: BLE001 - even SystemExit in a lane must reach those who wait for it
-            run.error = cause
-        run.took_s = time.perf_counter() - started
+            return [], cause
+        return results, None
 
     def _tell(self, run: Run[Item, Result]) -> None:
         try:
