@@ -22,13 +22,14 @@ from jetface.device.checks import STARTUP_FAILURE
 from jetface.device.limits import usable_cores
 from jetface.engines.recipe import EngineSource
 from jetface.errors import ServiceError
+from jetface.gallery.people import People
 from jetface.logs import configure_logs, count_dropped_lines, masked
 from jetface.registry import RegistryError
 from jetface.server.drain import Drain
 from jetface.server.limits import Access, Places
 from jetface.server.protocol import CONNECTIONS_KEY, Connections
 from jetface.server.workers import Worker, share_of
-from jetface.service import Service, build_service, open_registry, running
+from jetface.service import Service, build_people, build_service, open_registry, running
 from jetface.settings import Settings, SettingsError, read_settings
 
 RESERVED_DESCRIPTORS = 256
@@ -112,10 +113,12 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
     registry = service.metrics.registry
     count_dropped_lines(service.metrics.log_lines_dropped.inc)
 
+    people = build_people(service)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
-            async with running(service), worker.serving(registry, drain) if worker else nullcontext():
+            async with running(service), _opened(people), worker.serving(registry, drain) if worker else nullcontext():
                 yield {CONNECTIONS_KEY: connections}
 
     models = StoreView(
@@ -142,7 +145,21 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
         exposition=worker.exposition if worker else None,
         lifespan=lifespan,
         connections=connections,
+        people=people,
     )
+
+
+@asynccontextmanager
+async def _opened(people: People | None) -> AsyncIterator[None]:
+    """Keep the gallery open."""
+    if people is None:
+        yield
+        return
+    try:
+        await people.gallery.open()
+        yield
+    finally:
+        await people.gallery.close()
 
 
 def _api_options(service: Service) -> ApiOptions:
@@ -185,6 +202,8 @@ def _tensorrt_version(service: Service) -> str | None:
 
 def _access(settings: Settings) -> Access:
     access = Access(
-        api_keys=tuple(key.get_secret_value() for key in settings.api_keys), cors_origins=settings.cors_origins
+        api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
+        read_api_keys=tuple(key.get_secret_value() for key in settings.read_api_keys),
+        cors_origins=settings.cors_origins,
     )
     return replace(access, open_paths=access.open_paths | {"/metrics"}) if settings.metrics_open else access

@@ -25,6 +25,9 @@ from jetface.engines.plan import PlanFolder
 from jetface.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
 from jetface.engines.takeover import EngineLoader, TakeoverOptions
 from jetface.errors import BackendUnavailableError, ServiceError
+from jetface.gallery.local import LocalGallery
+from jetface.gallery.people import People
+from jetface.gallery.records import ModelPin
 from jetface.geometry.letterbox import scaled_canvas
 from jetface.graphs.parts import num_bytes
 from jetface.imaging.budget import ByteBudget
@@ -439,6 +442,29 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
     """Build and run a service without HTTP; arguments and errors are those of `build_service`."""
     async with running(build_service(settings, root=root)) as service:
         yield service
+
+
+def build_people(service: Service) -> People | None:
+    """Build the gallery that the settings name, which `People.gallery.open` opens; None where they name none."""
+    settings = service.settings
+    if settings.gallery_dir is None:
+        return None
+
+    def model() -> ModelPin | None:
+        if service.chosen.recognizer is None:
+            return None
+        spec = service.store.spec(service.chosen.recognizer)
+        # Every recognizer has a length, and a digest of one kind.
+        return ModelPin(
+            name=spec.name, sha256=spec.sha256 or f"md5:{spec.md5}", embedding_length=spec.embedding_length or 0
+        )
+
+    return People(
+        LocalGallery(settings.gallery_dir, service.metrics, ttl_days=settings.gallery_ttl_days),
+        model=model,
+        match_threshold=lambda: service.match_threshold,
+        keeps_crops=settings.gallery_keep_crops,
+    )
 
 
 async def _unload_idle(service: Service) -> None:

@@ -30,7 +30,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://([0-9a-z._-]+|\[[0-9a-f:.]
 
 DeviceId = Annotated[str, Field(pattern=r"^(\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+)$")]
 
-SECRET_FIELDS = frozenset({"api_keys"})
+SECRET_FIELDS = frozenset({"api_keys", "read_api_keys"})
 """Fields whose values are never shown."""
 
 
@@ -293,12 +293,32 @@ class Settings(BaseSettings):
         meaning="Folder of local pictures that `urls` may name; empty: none.",
     )
 
+    # Gallery
+    gallery_dir: Path | None = _env(
+        "GALLERY_DIR", default=None, allowed="folder or empty",
+        meaning="Folder of the gallery, who is who; empty: there is none. For one process: WORKERS is 1.",
+    )  # fmt: skip
+    gallery_keep_crops: bool = _env(
+        "GALLERY_KEEP_CROPS", default=False,
+        meaning="1: keep the aligned face of each enrolled picture, to show it and for a change of the recognizer.",
+    )  # fmt: skip
+    gallery_ttl_days: float = _env(
+        "GALLERY_TTL_DAYS", default=0.0, ge=0, le=36500,
+        meaning="Faces enrolled longer ago than this, days, are deleted, and persons without any; 0: none is.",
+    )  # fmt: skip
+
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
         "API_KEYS",
         default=(),
         allowed="comma list of ASCII words, or empty",
         meaning="Accepted keys; empty: open to all.",
+    )
+    read_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
+        "READ_API_KEYS",
+        default=(),
+        allowed="comma list of ASCII words, or empty",
+        meaning="Keys that change nothing: neither the gallery nor which models are loaded.",
     )
     metrics_open: bool = _env("METRICS_OPEN", default=False, meaning="1: /metrics needs no key.")
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = _env(
@@ -355,6 +375,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "liveness_model", "max_size", "det_scales", "ort_providers", "gpu_device_ids", "url_allow_hosts", "api_keys",
+        "read_api_keys",
         "cors_origins",
         "forwarded_allow_ips",
         mode="before",
@@ -431,7 +452,7 @@ class Settings(BaseSettings):
             ipaddress.ip_network(entry)
         return value
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "read_api_keys")
     @classmethod
     def _fit_for_a_header(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in value):
@@ -491,11 +512,17 @@ def read_settings() -> Settings:
         SettingsError: A variable of ours has a bad value; one line, even when there are several.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as cause:
         field_by_name = {name: field for field in Settings.model_fields for name in variable_names(field)}
         fields = dict.fromkeys(field_by_name[str(error["loc"][0])] for error in cause.errors())
         raise SettingsError("; ".join(map(_explain, fields))) from None
+    if settings.gallery_dir is not None and settings.workers > 1:
+        raise SettingsError(
+            f"WORKERS={settings.workers} is not allowed with GALLERY_DIR: one process writes and searches the gallery. "
+            "Set WORKERS=1"
+        )
+    return settings
 
 
 def _explain(field: str) -> str:

@@ -85,6 +85,8 @@ def test_every_route_has_an_example() -> None:
     missing = Harness().app.openapi()["paths"].keys() - shown
     # /models/x answers one entry of /models; the last is /multipart/draw_detections under another name.
     of_a_model = {f"/models/{{name}}{action}" for action in ("", "/load", "/unload", "/reload")}
+    # Those of the gallery are on a page of their own.
+    missing = {path for path in missing if not path.startswith("/v1/")}
     assert missing == {*of_a_model, "/draw_detections"}
 
 

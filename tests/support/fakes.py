@@ -40,6 +40,7 @@ from jetface.domain import (
     StageTimes,
 )
 from jetface.errors import ImageDecodeError, NotFoundError, ServiceError
+from jetface.gallery.people import People
 from jetface.imaging.budget import ByteBudget
 from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from jetface.metrics import Metrics
@@ -131,21 +132,23 @@ class FakeExtractor:
         self.num_calls = 0
         self.num_cancelled = 0
 
+    def faces_of(self, source: PictureSource, index: int) -> list[Face]:
+        """Return the faces in a picture; a test may look into it."""
+        del source
+        return [face_number(number, index) for number in range(self.num_faces)]
+
     async def extract(
         self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
     ) -> list[PictureResult]:
         """Answer with the first faces; `options` decide what each carries."""
         self.options = options
         await self._work(sources, deadline)
-        count = min(self.num_faces, options.limit_faces) if options.limit_faces > 0 else self.num_faces
 
-        def faces(index: int) -> tuple[Face, ...]:
-            return tuple(
-                replace(with_what_is_wanted(face_number(number, index), options), **self.face_changes)
-                for number in range(count)
-            )
+        def faces(index: int, source: PictureSource) -> tuple[Face, ...]:
+            found = self.faces_of(source, index)[: options.limit_faces or None]
+            return tuple(replace(with_what_is_wanted(face, options), **self.face_changes) for face in found)
 
-        return [_result(index, source, faces(index)) for index, source in enumerate(sources)]
+        return [_result(index, source, faces(index, source)) for index, source in enumerate(sources)]
 
     async def embed_crops(
         self,
@@ -297,6 +300,7 @@ class Harness:
         connections: Connections | None = None,
         extractor: FakeExtractor | None = None,
         body_budget_bytes: int = 2**30,
+        people: People | None = None,
     ) -> None:
         self.extractor = extractor or FakeExtractor()
         self.models = FakeModels()
@@ -314,6 +318,7 @@ class Harness:
             places=self.places,
             byte_budget=ByteBudget(body_budget_bytes),
             connections=connections,
+            people=people,
             options=ApiOptions(
                 info=INFO,
                 limits=limits or RequestLimits(),

@@ -15,12 +15,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jetface.api.bodies import Bodies
+from jetface.api.collections import collections_router
 from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
 from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
 from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits, Services
 from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
 from jetface.api.status import health_router, info_router, metrics_router, models_router
+from jetface.gallery.people import People
 from jetface.imaging.budget import ByteBudget
 from jetface.metrics import Metrics
 from jetface.pipeline.pictures import WorkPool
@@ -55,6 +57,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     exposition: Callable[[], bytes] | None = None,
     lifespan: Lifespan | None = None,
     connections: Connections | None = None,
+    people: People | None = None,
 ) -> FastAPI:
     """Build the application. Starts nothing; `lifespan` does.
 
@@ -70,6 +73,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         options: Defaults, limits and access.
         exposition: What `/metrics` answers; None for `metrics` alone.
         connections: Told how to refuse at once.
+        people: The gallery; None where it is off.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
     """
     bodies = Bodies(options.limits, pool, byte_budget)
@@ -83,6 +87,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         options=options,
         bodies=bodies,
         answers=Answers(pool),
+        people=people,
     )
     app = FastAPIOffline(
         title="jetface",
@@ -106,6 +111,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         info_router(services),
         health,
         models_router(services),
+        collections_router(services),
         metrics_router(services),
         page_router(read_page(options.root_path)),
     )
@@ -152,7 +158,7 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         stack = CORSMiddleware(
             stack,
             allow_origins=options.access.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PATCH", "PUT", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
             expose_headers=["retry-after", "server-timing", "x-ignored", "x-request-id"],
         )

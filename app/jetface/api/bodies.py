@@ -21,6 +21,7 @@ from jetface.api.requests import (
     CompareFields,
     Cut,
     Images,
+    Model,
     PicturesBody,
     Structure,
     parse_json,
@@ -50,6 +51,8 @@ _FILE_NAMES = re.compile(r"(files?|images?)(\[\d*\])?")
 _OTHER_NAMES = re.compile(r"others?(\[\d*\])?")
 """Names under which other services take files, one or several."""
 
+_MAX_DEPTH = 64
+"""Of a body without pictures."""
 _MAX_FIELDS = 64
 _MAX_ESCAPES = 2**13
 _MAX_MISSPELT = 16
@@ -120,10 +123,7 @@ class Bodies:
         """
         context = context_of(request)
         content_type = context.header(b"content-type") or ""
-        media_type = content_type.partition(";")[0].strip().lower()
-        encoding = context.header(b"content-encoding")
-        if encoding is not None and encoding.strip().lower() != "identity":
-            raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
+        media_type = self._media_type(context)
         if media_type == JSON_TYPE:
             found = await self._read_fields(request, parse_json, options_model, body_model)
         elif media_type in MSGPACK_TYPES:
@@ -141,6 +141,12 @@ class Bodies:
         if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
             raise _too_many_pictures(self._limits.max_images)
         return found
+
+    def _media_type(self, context: RequestContext) -> str:
+        encoding = context.header(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != "identity":
+            raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
+        return (context.header(b"content-type") or "").partition(";")[0].strip().lower()
 
     def _options_of_query(self, request: Request, options_model: type[Options]) -> Options:
         """Return the options a query means; callers ask for the same again and again, so what it means is kept."""
@@ -167,22 +173,54 @@ class Bodies:
         body = await self._read_bytes(request, _WITH_BASE64_DECODED if parse is parse_json else 1.0)
 
         def understand() -> PictureRequest[Options]:
-            structure = parse(body, max_images=self._limits.max_images)
-            given = _restored(structure, self._limits.max_images)
-            context.ignored += _misspelt(given, body_model)
-            if structure.num_bytes < len(body):
-                context.ignored.append(f"{TRAILING_BYTES}{len(body) - structure.num_bytes}")
-            fields = validate(body_model, given)
+            structure, fields = self._understood(body, parse, body_model, context)
             if not isinstance(fields, options_model):  # pragma: no cover - every body model extends its options
                 raise TypeError(f"{body_model.__name__} has no options")
             others: Images | None = getattr(fields, "others", None)
+            # A model that has a default for them takes something in their place.
+            are_meant = "images" in fields.model_fields_set
             return PictureRequest(
-                _pictures(fields.images, "images", fields.img_req_headers, structure),
+                _pictures(fields.images, "images", fields.img_req_headers, structure) if are_meant else [],
                 fields,
                 None if others is None else _pictures(others, "others", fields.img_req_headers, structure),
             )
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
+
+    def _understood(
+        self, body: bytes, parse: Callable[..., Structure], model: type[Model], context: RequestContext
+    ) -> tuple[Structure, Model]:
+        structure = parse(body, max_images=self._limits.max_images)
+        if not issubclass(model, PicturesBody):
+            structure = structure._replace(value=_whole(structure.value, structure))
+        given = _restored(structure, self._limits.max_images)
+        context.ignored += _misspelt(given, model)
+        if structure.num_bytes < len(body):
+            context.ignored.append(f"{TRAILING_BYTES}{len(body) - structure.num_bytes}")
+        return structure, validate(model, given)
+
+    async def read_fields(self, request: Request, model: type[Options]) -> Options:
+        """Read a body of JSON or msgpack that has no pictures; errors are those of `read`."""
+        context = context_of(request)
+        media_type = self._media_type(context)
+        if media_type != JSON_TYPE and media_type not in MSGPACK_TYPES:
+            accepted = (JSON_TYPE, *sorted(MSGPACK_TYPES))
+            raise UnsupportedMediaError(
+                f"Send one of these as Content-Type: {', '.join(accepted)}.", accepted=list(accepted)
+            )
+        parse = parse_json if media_type == JSON_TYPE else parse_msgpack
+        body = await self._read_bytes(request)
+        _, fields = self._understood(body, parse, model, context)
+        context.wants_msgpack = context.wants_msgpack or fields.msgpack
+        return fields
+
+    def read_query(self, request: Request, model: type[Options]) -> Options:
+        """Read the options of a request without a body.
+
+        Raises:
+            RequestError: A field is wrong.
+        """
+        return self._options_of_query(request, model)
 
     async def _read_form(
         self, request: Request, content_type: str, options_model: type[Options]
@@ -468,8 +506,25 @@ def _restored(structure: Structure, max_images: int) -> dict[str, Any]:
         headers = fields.get("img_req_headers")
         if isinstance(headers, dict):
             fields["img_req_headers"] = {name: structure.text(value) for name, value in headers.items()}
+        if isinstance(vectors := fields.get("vectors"), list):
+            fields["vectors"] = [structure.text(vector) for vector in vectors]
         fields = {name: structure.text(value) for name, value in fields.items()}
     return fields
+
+
+def _whole(value: Any, structure: Structure, depth: int = 0) -> Any:
+    """Return a value with all texts that were cut out of it.
+
+    Raises:
+        RequestError: It is nested too deep.
+    """
+    if depth > _MAX_DEPTH:
+        raise RequestError("The body is nested too deep.", max_depth=_MAX_DEPTH)
+    if isinstance(found := structure.found(value), Cut):
+        return structure.text(value) if found.is_text else None
+    if isinstance(value, dict):
+        return {key: _whole(item, structure, depth + 1) for key, item in value.items()}
+    return [_whole(item, structure, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def _too_many_pictures(max_images: int) -> RequestError:

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jetface.api import collection_schemas
 from jetface.api import requests as schemas
 from jetface.api.answers import ErrorAnswer
 from jetface.api.bodies import FILE_FIELD, JSON_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
@@ -37,6 +38,13 @@ _BODIES: tuple[type[BaseModel], ...] = (
     schemas.RecognizeBody,
     schemas.CompareBody,
     schemas.DrawBody,
+    collection_schemas.EnrolBody,
+    collection_schemas.SearchBody,
+    collection_schemas.IdentifyBody,
+    collection_schemas.CollectionBody,
+    collection_schemas.PersonBody,
+    collection_schemas.PersonChanges,
+    collection_schemas.DeleteFacesBody,
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No API key, or a wrong one."},
@@ -48,6 +56,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorAnswer, "description": "The service failed."},
     503: {"model": ErrorAnswer, "description": "A model cannot be had, or the service is shutting down."},
     504: {"model": ErrorAnswer, "description": "The deadline passed."},
+}
+
+_CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
+    403: {"model": ErrorAnswer, "description": "The API key may read only."},
+    404: {"model": ErrorAnswer, "description": "It is not there, or the gallery is off."},
+    409: {"model": ErrorAnswer, "description": "What is there differs; or the collection is of another recognizer."},
+    507: {"model": ErrorAnswer, "description": "The gallery's disk is full."},
 }
 
 
@@ -68,6 +83,48 @@ def documented_picture(body: type[BaseModel], options: type[BaseModel]) -> dict[
         "openapi_extra": _extra(body, options),
         "response_model": None,
     }
+
+
+def documented_fields(body: type[BaseModel], answer: type[BaseModel], *, created: bool = False) -> dict[str, Any]:
+    """Return the arguments that describe a route whose body has no pictures; `created`: it may answer 201."""
+    schema = {"schema": {"$ref": _REF.format(model=body.__name__)}}
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"model": answer} for status in ((200, 201) if created else (200,))
+    }
+    return {
+        "responses": {**answers, **_CHANGE_ERRORS, **_ERRORS},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {JSON_TYPE: schema, "application/msgpack": schema}}
+        },
+        "response_model": None,
+    }
+
+
+def documented_list(answer: type[BaseModel], query: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Return the arguments that describe a route without a body, whose query may have options."""
+    fields = {} if query is None else query.model_json_schema()["properties"]
+    return {
+        "responses": {200: {"model": answer}, **_CHANGE_ERRORS, **_ERRORS},
+        "openapi_extra": {
+            "parameters": [
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": False,
+                    "description": schema.get("description", ""),
+                    "schema": {key: value for key, value in schema.items() if key != "description"},
+                }
+                for name, schema in fields.items()
+            ]
+        },
+        "response_model": None,
+    }
+
+
+def documented_image() -> dict[str, Any]:
+    """Return the arguments that describe a route without a body that answers with a JPEG."""
+    answer = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+    return {"responses": {200: answer, 404: _CHANGE_ERRORS[404], **_ERRORS}, "response_model": None}
 
 
 def describe_bodies(app: FastAPI) -> None:

@@ -333,7 +333,7 @@ _MAX_NAMES = 2**11
 """Most names in a list of them. There are not twenty, but each may come more than once."""
 
 
-def _comma_list(value: object) -> object:
+def comma_list(value: object) -> object:
     """Forms and queries say `a,b`; JSON may too."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",", _MAX_NAMES) if part.strip()]
@@ -443,7 +443,7 @@ class ExtractFields(FaceSelection):
         default="float", description="`vec` as numbers, or as base64 of little-endian float32."
     )
     fields: Annotated[
-        Annotated[frozenset[ExtractField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[ExtractField], _FIRST_FAULT_ENDS, BeforeValidator(comma_list)] | None,
         Field(description="Compute and return these keys of a face only; overrides the flags above."),
     ] = None
 
@@ -471,7 +471,7 @@ class DetectFields(FaceSelection):
     """Options of `/detect`."""
 
     fields: Annotated[
-        Annotated[frozenset[DetectField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[DetectField], _FIRST_FAULT_ENDS, BeforeValidator(comma_list)] | None,
         Field(description="Return these keys of a face only."),
     ] = None
 
@@ -514,7 +514,7 @@ class RecognizeFields(AnswerFormat):
     rotations: TurnsLookedAt = "none"
     embedding_format: EmbeddingFormat = "float"
     fields: Annotated[
-        Annotated[frozenset[RecognizeField], _FIRST_FAULT_ENDS, BeforeValidator(_comma_list)] | None,
+        Annotated[frozenset[RecognizeField], _FIRST_FAULT_ENDS, BeforeValidator(comma_list)] | None,
         Field(description="Return these keys of a face only."),
     ] = None
 

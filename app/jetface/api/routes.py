@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jetface.api.bodies import Bodies
 from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader, RequestLimits
 from jetface.errors import DeadlineExceededError, RequestError, RequestTimeoutError
+from jetface.gallery.people import People
 from jetface.metrics import Metrics
 from jetface.models.store import STEP_ASIDE
 from jetface.pipeline.pictures import WorkPool
@@ -40,11 +41,14 @@ class Services:
     options: ApiOptions
     bodies: Bodies
     answers: Answers
+    people: People | None = None
+    """The gallery; None where it is off."""
 
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Header by which a client shortens its deadline."""
 
+_WORKING_METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 _TIMEOUT_KEY = TIMEOUT_HEADER.encode()
 
 _CANCEL_AGAIN_S = 1.0
@@ -52,7 +56,7 @@ _CANCEL_AGAIN_S = 1.0
 
 
 class ServeWithinLimits:
-    """Serves POST requests within places, deadline and drain; all other methods pass."""
+    """Serves what costs work or changes something within places, deadline and drain; reading methods pass."""
 
     def __init__(
         self, app: ASGIApp, *, drain: Drain, places: Places, limits: RequestLimits, errors: ErrorAnswers
@@ -71,7 +75,7 @@ class ServeWithinLimits:
             QueueFullError: No place is free.
             ClientDisconnect: The client went; its work is cancelled.
         """
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] not in _WORKING_METHODS:
             await self._app(scope, receive, send)
             return
         context = context_in(scope)

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from jetface.api.answers import ErrorAnswer, HealthAnswer, ModelAnswer, ModelsAnswer, ReadyAnswer
+from jetface.api.collections import check_may_write
 from jetface.api.routes import Services
 from jetface.api.services import EngineFacts, ModelFacts, Verdict
 from jetface.engines.plan import EngineStatus
@@ -188,6 +189,7 @@ def models_router(services: Services) -> APIRouter:
             description=meaning,
         )
         async def changed(request: Request, name: str) -> Response:
+            check_may_write(context_of(request))
             facts = await act(name, context_of(request).deadline)
             return small_answer(context_of(request), asdict(facts))
 

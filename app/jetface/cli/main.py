@@ -14,6 +14,7 @@ from jetface.cli.engine import engine
 from jetface.cli.errors import errors
 from jetface.cli.evaluate import evaluate
 from jetface.cli.extract import extract
+from jetface.cli.gallery import gallery
 from jetface.cli.models import models
 from jetface.cli.serve import serve
 from jetface.cli.settings import settings
@@ -61,6 +62,7 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(extract)
 main.add_command(embed)
+main.add_command(gallery)
 main.add_command(models)
 main.add_command(engine)
 main.add_command(bench)

@@ -117,8 +117,8 @@ class LocalGallery:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise StorageError(
-                "Another process uses the folder of the gallery. One process has it at a time: stop that one, or let "
-                "it do the work (`--url`)."
+                "Another process uses the folder of the gallery. One process has it at a time: stop that one, or ask "
+                "it over HTTP (`--url`)."
             ) from None
         except OSError as cause:
             raise StorageError("The folder of the gallery cannot be used; the log says why.") from cause

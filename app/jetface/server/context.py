@@ -55,6 +55,10 @@ class RequestContext:
     """Called when the request has been answered or given up: gives back what it held."""
     ignored: list[str] = field(default_factory=list)
     """What of the request was not looked at and may have been meant; each can be said in a header."""
+    caller: str | None = None
+    """What tells the API key from others and cannot be used for it; None where there are no keys."""
+    may_write: bool = True
+    """Whether the key may change the gallery and what is loaded."""
     body_bytes: int | None = None
     """Declared length of the body; None when it was not declared, or will not come."""
 

@@ -1,0 +1,304 @@
+"""What `jetface gallery` does, on the gallery's own folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+import filelock
+import orjson
+from tqdm import tqdm
+
+from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name
+from jetface.domain import ExtractOptions, PictureResult
+from jetface.errors import StorageError
+from jetface.gallery.local import LOCK_NAME
+from jetface.gallery.people import EnrolWish, Identity, People
+from jetface.gallery.records import check_id
+from jetface.gallery.store import FILE_NAME, Store
+from jetface.gallery.transfer import export_collection, import_collection, move_collection
+from jetface.imaging.sources import EncodedPicture
+from jetface.service import Service, build_people, open_service
+from jetface.settings import Settings
+
+_AT_ONCE = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """What a run of `enrol` has done."""
+
+    num_pictures: int = 0
+    num_new: int = 0
+    num_refused: int = 0
+    num_persons: int = 0
+    """In the collection, as the next."""
+    num_faces: int = 0
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[tuple[Service, People]]:
+    """Open the pipeline and the gallery."""
+    async with open_service(settings) as service:
+        people = build_people(service)
+        if people is None:  # pragma: no cover - the commands have asked
+            raise StorageError("There is no gallery.")
+        try:
+            await people.gallery.open()
+            yield service, people
+        finally:
+            await people.gallery.close()
+
+
+async def enrol_folder(
+    settings: Settings, folder: Path, collection: str, *, min_quality: float, takes_largest: bool
+) -> Summary:
+    """Enrol each folder's pictures as one person's, whom it is named after.
+
+    Raises:
+        click.ClickException: There are no pictures in folders.
+        ServiceError: What is wrong is not a picture. What was enrolled until then stays.
+    """
+    found = [
+        picture
+        for picture in find_pictures([folder], accept_tiff=settings.accept_tiff)
+        if len(picture.relative.parts) > 1
+    ]
+    if not found:
+        raise click.ClickException("no pictures found in folders of FOLDER: each is a person")
+    summary = Summary(num_pictures=len(found))
+    wish = EnrolWish(min_quality=min_quality, takes_largest=takes_largest)
+    async with _opened(settings) as (service, people):
+        await people.create_collection(collection, {})
+        known = await _known_faces(people, collection)
+        options = ExtractOptions(
+            score_threshold=service.score_threshold, with_quality=True, with_crop=people.keeps_crops
+        )
+        with tqdm(total=len(found), unit="picture", file=sys.stderr, disable=None) as progress:
+            for name, of_person in groupby(found, key=lambda picture: readable_name(picture.relative.parts[0])):
+                person_id = check_id("folder", name)
+                new = [picture for picture in of_person if _face_id(picture) not in known]
+                for start in range(0, len(new), _AT_ONCE):
+                    part = new[start : start + _AT_ONCE]
+                    results = [result async for _, result in extract_each(service, part, options)]
+                    await _enrol(people, collection, person_id, part, results, wish, summary)
+                    progress.update(len(part))
+        there = await people.gallery.collection(collection)
+    return replace(summary, num_persons=there.num_persons, num_faces=there.num_faces)
+
+
+async def _known_faces(people: People, collection: str) -> set[str]:
+    known: set[str] = set()
+    after: str | None = ""
+    while after is not None:
+        page = await people.gallery.faces(collection, None, after=after, limit=10_000)
+        known.update(face.id for face in page.items)
+        after = page.next
+    return known
+
+
+async def _enrol(
+    people: People,
+    collection: str,
+    person_id: str,
+    pictures: Sequence[Picture],
+    results: Sequence[PictureResult],
+    wish: EnrolWish,
+    summary: Summary,
+) -> None:
+    face_ids = [_face_id(picture) for picture in pictures]
+    outcomes = await people.enrol(collection, person_id, results, wish, face_ids=face_ids)
+    for picture, outcome in zip(pictures, outcomes, strict=True):
+        if outcome.error is None:
+            summary.num_new += 1
+        else:
+            summary.num_refused += 1
+            with tqdm.external_write_mode(file=sys.stderr):
+                click.echo(f"{readable_name(picture.path)}: refused: {outcome.error.message}", err=True)
+
+
+def _face_id(picture: Picture) -> str:
+    """Return what a face is known by: the path of its picture, whose slashes an id cannot have."""
+    name = readable_name(picture.relative.as_posix()).replace("/", ":")
+    return check_id("picture", name[-200:])
+
+
+async def search_pictures(
+    settings: Settings,
+    paths: Sequence[Path],
+    collection: str,
+    *,
+    top_k: int,
+    threshold: float | None,
+    as_json: bool,
+) -> int:
+    """Print who is on pictures; return how many could not be read."""
+    pictures = find_pictures(paths, accept_tiff=settings.accept_tiff)
+    num_failed = 0
+    async with _opened(settings) as (service, people):
+        await people.collection(collection)
+        options = ExtractOptions(score_threshold=service.score_threshold)
+        async for picture, result in extract_each(service, pictures, options):
+            vectors = [face.embedding.vector for face in result.faces if face.embedding is not None]
+            found = await people.identify(collection, vectors, top_k=top_k, threshold=threshold)
+            num_failed += result.error is not None
+            if as_json:
+                click.echo(orjson.dumps(_described(picture, result, found), option=orjson.OPT_SERIALIZE_NUMPY))
+            else:
+                click.echo("\n".join(_tabulated(picture, result, found)))
+    return num_failed
+
+
+def _described(picture: Picture, result: PictureResult, found: Sequence[Identity]) -> dict[str, Any]:
+    described: dict[str, Any] = {"path": readable_name(picture.path)}
+    if result.error is not None:
+        return {**described, "error": {"code": result.error.code, "message": result.error.message}}
+    faces = [
+        {
+            "box": face.box,
+            "margin": identity.margin,
+            "matches": [
+                {"person": match.person_id, "name": match.name, "similarity": match.similarity, "face": match.face_id}
+                for match in identity.matches
+            ],
+        }
+        for face, identity in zip(result.faces, found, strict=True)
+    ]
+    return {**described, "faces": faces}
+
+
+def _tabulated(picture: Picture, result: PictureResult, found: Sequence[Identity]) -> Iterator[str]:
+    name = readable_name(picture.path)
+    if result.error is not None:
+        yield f"{name}: failed: {result.error.message}"
+        return
+    yield f"{name}: {len(result.faces)} face{'' if len(result.faces) == 1 else 's'}"
+    for number, (face, identity) in enumerate(zip(result.faces, found, strict=True), start=1):
+        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
+        who = ", ".join(f"{match.name} {match.similarity:.3f}" for match in identity.matches) or "nobody"
+        yield f"  {number:>3}  {who}  box {x1},{y1} {x2},{y2}"
+
+
+def _file_of(settings: Settings) -> Path:
+    """Return the gallery's file.
+
+    Raises:
+        click.ClickException: There is none.
+    """
+    folder = settings.gallery_dir
+    if folder is None or not (folder / FILE_NAME).is_file():
+        raise click.ClickException("there is no gallery in GALLERY_DIR yet")
+    return folder / FILE_NAME
+
+
+def back_up(settings: Settings, file: Path) -> None:
+    """Copy the gallery to `file`, whole or not at all."""
+    if file.exists():
+        raise click.ClickException(f"{readable_name(file)} is there already")
+    part = file.with_name(f".{file.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with Store(_file_of(settings), is_writer=False) as store:
+            store.back_up(part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.rename(file)
+    except OSError as cause:
+        raise click.ClickException(f"{readable_name(file)} cannot be written: {cause.strerror}") from cause
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def restore_backup(settings: Settings, file: Path, *, is_forced: bool) -> None:
+    """Put a backup in the gallery's place.
+
+    Raises:
+        click.ClickException: It is damaged, a gallery is there, or a process uses it.
+    """
+    folder = settings.gallery_dir
+    if folder is None:  # pragma: no cover - the command has asked
+        raise click.ClickException("there is no gallery")
+    with Store(file, is_writer=False) as store:
+        faults = store.faults()
+    if faults:
+        raise click.ClickException(f"the backup is damaged: {'; '.join(faults)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / LOCK_NAME, timeout=0):
+            there = folder / FILE_NAME
+            if there.exists() and not is_forced:
+                raise click.ClickException("a gallery is there already; --force puts the backup in its place")
+            part = folder / f".{FILE_NAME}.part"
+            shutil.copyfile(file, part)
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            # Its log belongs to it: behind another file it would be taken for that one's.
+            for suffix in ("-wal", "-shm"):
+                (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+            part.rename(there)
+    except filelock.Timeout:
+        raise click.ClickException("a process uses the gallery; stop it first") from None
+    except OSError as cause:
+        raise click.ClickException(f"the gallery cannot be written: {cause.strerror}") from cause
+
+
+def find_faults(settings: Settings) -> list[str]:
+    """Return what is wrong with the gallery's file."""
+    with Store(_file_of(settings), is_writer=False) as store:
+        return store.faults()
+
+
+def tabulate_stats(settings: Settings) -> Iterator[str]:
+    """Yield a line for each collection, and one for the file."""
+    file = _file_of(settings)
+    with Store(file, is_writer=False) as store:
+        found = [collection for _, collection in store.collections().values()]
+    for each in found:
+        yield f"{each.name}: {each.num_persons} persons, {each.num_faces} faces of {each.model.name}"
+    size = sum(path.stat().st_size for path in file.parent.glob(f"{FILE_NAME}*"))
+    yield f"{len(found)} collections, {size / 1e6:.1f} MB on the disk"
+
+
+async def export_to(settings: Settings, collection: str, folder: Path) -> int:
+    """Write a collection into a new folder; return how many faces it has."""
+    async with _opened(settings) as (_, people):
+        try:
+            return await export_collection(people.gallery, collection, folder)
+        except OSError as cause:
+            raise click.ClickException(f"{readable_name(folder)} cannot be written: {cause.strerror}") from cause
+
+
+async def import_from(settings: Settings, folder: Path, collection: str | None) -> tuple[str, int]:
+    """Add an export to the gallery; return the collection's name and how many faces the export has."""
+    async with _opened(settings) as (_, people):
+        return await import_collection(people.gallery, folder, collection)
+
+
+async def reembed_collection(settings: Settings, collection: str) -> tuple[int, int]:
+    """Move a collection to the recognizer of the settings; return how many faces moved and how many did not."""
+    async with _opened(settings) as (service, people):
+
+        async def embed(crops: list[bytes]) -> list[Any]:
+            deadline = asyncio.get_running_loop().time() + 3600
+            results = await service.extractor.embed_crops([EncodedPicture(crop) for crop in crops], deadline=deadline)
+            vectors = []
+            for result in results:
+                if result.error is not None:
+                    raise result.error
+                vectors += [face.embedding.vector for face in result.faces if face.embedding is not None]
+            return vectors
+
+        there = await people.gallery.collection(collection)
+        with tqdm(total=there.num_faces, unit="face", file=sys.stderr, disable=None) as progress:
+            return await move_collection(
+                people.gallery, collection, people.model(), embed, told=lambda done: progress.update(done - progress.n)
+            )

@@ -1,0 +1,88 @@
+"""The gallery of a started service: what its page shows, what outlives a restart, what does not start."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.server import Server, running_server, service_environ
+from tests.support.shared import REPOSITORY
+
+ADDRESS = "localhost:18080"
+
+
+@pytest.fixture(scope="module")
+def gallery_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gallery")
+
+
+@pytest.fixture(scope="module")
+def server(weights: dict[str, str], gallery_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with a gallery."""
+    variables = {**weights, "GALLERY_DIR": str(gallery_dir), "GALLERY_KEEP_CROPS": "1"}
+    with running_server(tmp_path_factory.mktemp("server"), variables) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(shared_images: Path, shared_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader of the pages stands."""
+    folder = tmp_path_factory.mktemp("reader")
+    for number in (1, 2):
+        shutil.copy(shared_faces / "Al_Gore" / f"{number}.jpg", folder / f"ada{number}.jpg")
+    shutil.copy(shared_images / "t1.jpg", folder / "group.jpg")
+    return folder
+
+
+def commands(page: str) -> list[str]:
+    text = (REPOSITORY / "docs" / page).read_text("utf-8")
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    return [line for line in blocks.splitlines() if line.startswith("curl")]
+
+
+def test_the_page_works_as_it_stands_there(server: Server, folder: Path) -> None:
+    answers = []
+    for command in commands("gallery.md"):
+        text = command.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, capture_output=True, check=True)
+        answers.append(json.loads(done.stdout))
+    made, enrolled, found, identified, deleted = answers
+    assert made["model"]["name"] == "w600k_mbf_dequantized"
+    assert enrolled["pictures"][0]["status"] == "ok"
+    (face,) = found["pictures"][0]["faces"]
+    assert face["matches"][0]["person"]["name"] == "Ada Lovelace"
+    assert len(identified["pictures"][0]["faces"]) == 6
+    assert all(face["person"] is None for face in identified["pictures"][0]["faces"])
+    assert deleted["faces"] == 1
+
+
+def test_an_example_of_erasing_is_one_the_service_knows(server: Server, folder: Path) -> None:
+    (command,) = commands("privacy.md")
+    text = command.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
+    done = subprocess.run(["bash", "-c", text], cwd=folder, capture_output=True, check=True)
+    assert json.loads(done.stdout)["error"]["code"] == "not_found"
+
+
+def test_a_second_process_does_not_get_the_folder(
+    server: Server, weights: dict[str, str], gallery_dir: Path, tmp_path: Path
+) -> None:
+    del server
+    variables = {**weights, "GALLERY_DIR": str(gallery_dir)}
+    with pytest.raises(RuntimeError, match="Another process uses the folder"), running_server(tmp_path, variables):
+        pass
+
+
+def test_several_workers_do_not_start(gallery_dir: Path) -> None:
+    done = subprocess.run(
+        ["jetface", "serve"], capture_output=True, text=True, check=False, timeout=60,
+        env=service_environ({"GALLERY_DIR": str(gallery_dir), "WORKERS": "2"}),
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: WORKERS=2 is not allowed with GALLERY_DIR")

@@ -1,0 +1,115 @@
+"""`jetface gallery` as an operator uses it, on the faces of a few people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from jetface.cli.main import main
+from jetface.gallery.store import FILE_NAME
+
+PEOPLE = ("Al_Gore", "Ana_Guevara", "Adrien_Brody")
+
+
+@pytest.fixture
+def variables(shared_models: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> dict[str, str]:
+    return {
+        "MODEL_MIRROR": str(shared_models),
+        "MODELS_DIR": str(tmp_path_factory.getbasetemp() / "gallery-models"),
+        "MODEL_DOWNLOAD": "0",
+        "BACKEND": "onnxruntime",
+        "DET_MODEL": "det_500m",
+        "REC_MODEL": "w600k_mbf_dequantized",
+        "GALLERY_DIR": str(tmp_path / "gallery"),
+        "GALLERY_KEEP_CROPS": "1",
+    }
+
+
+@pytest.fixture
+def folder(shared_faces: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "people"
+    for name in PEOPLE:
+        (folder / name).mkdir(parents=True)
+        for number in (1, 2):
+            (folder / name / f"{number}.jpg").symlink_to(shared_faces / name / f"{number}.jpg")
+    return folder
+
+
+def run(variables: dict[str, str], *arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, ["gallery", *map(str, arguments)], env=variables)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_people_come_from_folders_and_go_through_every_file(
+    variables: dict[str, str], folder: Path, shared_faces: Path, tmp_path: Path
+) -> None:
+    assert "people: 3 persons, 6 faces; 6 are new" in run(variables, "enrol", folder).output
+    (folder / "Al_Gore" / "empty.jpg").write_bytes(b"")
+    again = run(variables, "enrol", folder, code=1)
+    assert "3 persons, 6 faces; 0 are new" in again.output
+    assert "1 of 7 pictures refused" in again.output
+
+    picture = shared_faces / "Ana_Guevara" / "4.jpg"
+    assert "Ana_Guevara 0." in run(variables, "search", picture).output
+    (line,) = run(variables, "search", picture, "--json", "--top", "3", "--threshold", "-1").output.splitlines()
+    matches = json.loads(line)["faces"][0]["matches"]
+    assert matches[0]["person"] == "Ana_Guevara"
+    assert len(matches) == 3
+
+    assert "people: 3 persons, 6 faces of w600k_mbf_dequantized" in run(variables, "stats").output
+    assert run(variables, "check").output == "whole\n"
+
+    backup = tmp_path / "copy.sqlite3"
+    run(variables, "backup", backup)
+    assert "is there already" in run(variables, "backup", backup, code=1).output
+    assert "--force" in run(variables, "restore", backup, code=1).output
+    other = {**variables, "GALLERY_DIR": str(tmp_path / "other")}
+    run(other, "restore", backup)
+    assert "3 persons, 6 faces" in run(other, "stats").output
+
+    exported = tmp_path / "export"
+    assert run(variables, "export", exported).output == "6 faces\n"
+    assert np.load(exported / "vectors.npy").shape == (6, 512)
+    assert len(list((exported / "crops").iterdir())) == 6
+    assert "cannot be written" in run(variables, "export", exported, code=1).output
+    assert run(variables, "import", exported, "--collection", "copy").output == "copy: 6 faces\n"
+    assert run(variables, "import", exported, "--collection", "copy").output == "copy: 6 faces\n"
+    assert "copy: 3 persons, 6 faces" in run(variables, "stats").output
+
+    # Another recognizer: the collection is refused until it is moved.
+    changed = {**variables, "REC_MODEL": "mobilefacenet128"}
+    assert "w600k_mbf_dequantized" in run(changed, "search", picture, code=1).output
+    assert "people: 6 faces embedded anew" in run(changed, "reembed", "people").output
+    assert "people: 3 persons, 6 faces of mobilefacenet128" in run(changed, "stats").output
+    assert "Ana_Guevara 0." in run(changed, "search", picture).output
+
+
+def test_a_damaged_gallery_and_a_damaged_backup_are_told(
+    variables: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    run(variables, "enrol", folder)
+    file = Path(variables["GALLERY_DIR"]) / FILE_NAME
+    whole = file.read_bytes()
+    torn = bytearray(whole)
+    torn[len(torn) // 2 : len(torn) // 2 + 4096] = b"\xaa" * 4096
+    (tmp_path / "torn.sqlite3").write_bytes(torn)
+    result = run(variables, "restore", tmp_path / "torn.sqlite3", "--force", code=1)
+    assert "damaged" in result.output or "storage failed" in result.output
+    assert file.read_bytes() == whole
+    file.write_bytes(torn)
+    assert run(variables, "check", code=1).output.count("\n") >= 1
+
+
+def test_what_is_missing_is_told(variables: dict[str, str], tmp_path: Path) -> None:
+    for command in (("stats",), ("check",), ("backup", tmp_path / "x")):
+        assert "no gallery in GALLERY_DIR" in run(variables, *command, code=1).output
+    without = {name: value for name, value in variables.items() if name != "GALLERY_DIR"}
+    assert "set GALLERY_DIR" in run(without, "stats", code=1).output
+    (tmp_path / "empty").mkdir()
+    assert "no pictures found" in run(variables, "enrol", tmp_path / "empty", code=1).output
+    assert "no whole export" in run(variables, "import", tmp_path / "empty", code=1).output
