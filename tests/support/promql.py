@@ -1,9 +1,11 @@
-"""What a PromQL expression asks for, held against what a service really exposes."""
+"""What a PromQL expression asks for, held against what a service really exposes; and what it is worth over time."""
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import promql_parser as promql
@@ -103,3 +105,110 @@ def selectors(expression: promql.Expr) -> list[promql.VectorSelector]:
 
     promql.walk(expression, visit)
     return list({selector.prettify(): selector for selector in found}.values())
+
+
+Sample = tuple[str, Mapping[str, str], float]
+"""Name, labels, value."""
+
+_STALE_S = 300.0
+"""How old a sample may be and still be a series' value."""
+
+
+class History:
+    """Samples of scrapes, as Prometheus keeps them, and the values of expressions over them.
+
+    Known are `sum`, `rate` over a range, `vector`, numbers, `or`, `+ - * /` and comparisons with `bool`: what the
+    scalers of the manifests ask for. Both sides of an operator are sums, which have no labels.
+    """
+
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, frozenset[tuple[str, str]]], list[tuple[float, float]]] = {}
+
+    def add(self, at_s: float, target: Mapping[str, str], samples: Iterable[Sample]) -> None:
+        """Keep the samples of a scrape, with the labels of its target beside their own; those 10 minutes old go."""
+        for name, labels, value in samples:
+            kept = self._samples.setdefault((name, frozenset({**labels, **target}.items())), [])
+            kept.append((at_s, value))
+            while kept[0][0] < at_s - 600:
+                kept.pop(0)
+
+    def scrape(self, at_s: float, target: Mapping[str, str], text: str) -> None:
+        """Keep what a service answered at `/metrics`."""
+        families = text_string_to_metric_families(text)
+        self.add(at_s, target, ((each.name, each.labels, each.value) for family in families for each in family.samples))
+
+    def value(self, expression: str, at_s: float) -> float | None:
+        """Return the one value of an expression without labels at a time; None where there is no series.
+
+        Raises:
+            ValueError: It has parts that are not known here.
+        """
+        values = self._evaluate(promql.parse(expression), at_s)
+        return values[0] if values else None
+
+    def _evaluate(self, node: promql.Expr, at_s: float) -> list[float]:
+        found: list[float | None]
+        match node:
+            case promql.ParenExpr():
+                found = [*self._evaluate(node.expr, at_s)]
+            case promql.NumberLiteral():
+                found = [node.val]
+            case promql.Call() if node.func.name == "vector":
+                found = [*self._evaluate(node.args[0], at_s)]
+            case promql.Call() if node.func.name == "rate":
+                matrix = node.args[0]
+                window_s = matrix.range.total_seconds()
+                found = [_rate(kept, at_s, window_s) for kept in self._select(matrix.vector_selector)]
+            case promql.VectorSelector():
+                found = [_last(kept, at_s) for kept in self._select(node)]
+            case promql.AggregateExpr() if str(node.op) == "sum":
+                values = self._evaluate(node.expr, at_s)
+                found = [sum(values)] if values else []
+            case promql.BinaryExpr() if str(node.op) == "or":
+                found = [*(self._evaluate(node.lhs, at_s) or self._evaluate(node.rhs, at_s))]
+            case promql.BinaryExpr():
+                sides = zip(self._evaluate(node.lhs, at_s), self._evaluate(node.rhs, at_s), strict=False)
+                found = [_OPERATORS[str(node.op)](left, right) for left, right in sides]
+            case _:
+                raise ValueError(f"not known here: {node.prettify()}")
+        return [value for value in found if value is not None]
+
+    def _select(self, selector: promql.VectorSelector) -> list[list[tuple[float, float]]]:
+        if any(each.op != promql.MatchOp.Equal for each in selector.matchers.matchers):
+            raise ValueError(f"not known here: {selector.prettify()}")
+        wanted = {(each.name, each.value) for each in selector.matchers.matchers}
+        return [kept for (name, labels), kept in self._samples.items() if name == selector.name and wanted <= labels]
+
+
+_OPERATORS: Mapping[str, Callable[[float, float], float]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    ">": lambda a, b: float(a > b),
+    "<": lambda a, b: float(a < b),
+}
+
+
+def _last(samples: Sequence[tuple[float, float]], at_s: float) -> float | None:
+    return next((value for sampled_s, value in reversed(samples) if sampled_s <= at_s < sampled_s + _STALE_S), None)
+
+
+def _rate(samples: Sequence[tuple[float, float]], at_s: float, window_s: float) -> float | None:
+    """Return a counter's rate as Prometheus extrapolates it (`extrapolatedRate` of its promql/functions.go)."""
+    inside = [(t, v) for t, v in samples if at_s - window_s < t <= at_s]
+    if len(inside) < 2:
+        return None
+    increase = sum(b - a if b >= a else b for (_, a), (_, b) in itertools.pairwise(inside))
+    (first_s, first), (last_s, _) = inside[0], inside[-1]
+    sampled_s = last_s - first_s
+    mean_s = sampled_s / (len(inside) - 1)
+    before_s, after_s = first_s - (at_s - window_s), at_s - last_s
+    if before_s >= mean_s * 1.1:
+        before_s = mean_s / 2
+    if increase > 0:
+        # A counter began at zero, and not before.
+        before_s = min(before_s, sampled_s * first / increase)
+    if after_s >= mean_s * 1.1:
+        after_s = mean_s / 2
+    return increase * (sampled_s + before_s + after_s) / sampled_s / window_s

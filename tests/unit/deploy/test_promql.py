@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.promql import Exposition
+from tests.support.promql import Exposition, History
 
 EXPOSITION = Exposition.parse(
     '# TYPE a counter\na_total{code="x",status="200"} 1\na_total{code="y",status="200"} 1\n'
@@ -45,3 +45,39 @@ def test_what_does_not_is(query: str, fault: str) -> None:
 def test_what_is_no_query_is_an_error() -> None:
     with pytest.raises(ValueError, match="parenthesis"):
         EXPOSITION.faults("sum by (")
+
+
+class TestHistory:
+    """Values are those that Prometheus' documents and its `extrapolatedRate` give."""
+
+    @staticmethod
+    def counted(*values: float, interval_s: float = 15, pod: str = "a") -> History:
+        history = History()
+        for number, value in enumerate(values):
+            history.scrape(number * interval_s, {"pod": pod}, f"# TYPE a counter\na_total {value}\n")
+        return history
+
+    def test_a_rate_is_the_slope(self) -> None:
+        assert self.counted(100, 130, 160, 190, 220).value("rate(a_total[1m])", 60) == pytest.approx(2)
+
+    def test_a_restart_is_no_loss(self) -> None:
+        assert self.counted(100, 130, 160, 30, 60).value("rate(a_total[1m])", 60) == pytest.approx(2)
+
+    def test_a_young_series_counts_for_the_time_that_it_was_there(self) -> None:
+        """Two samples in a minute: extrapolated by half of their distance, and not before it was zero."""
+        assert self.counted(30, 60).value("rate(a_total[1m])", 15) == pytest.approx(30 * (15 + 7.5 + 0) / 15 / 60)
+        assert self.counted(5).value("rate(a_total[1m])", 0) is None
+
+    def test_sums_and_operators(self) -> None:
+        history = self.counted(0, 30, 60, 90, 120)
+        for number in range(5):
+            history.add(number * 15, {"pod": "b"}, [("a_total", {}, 15 * number), ("limit", {"of": "x"}, 3)])
+        assert history.value("sum(rate(a_total[1m]))", 60) == pytest.approx(3)
+        assert history.value('sum(rate(a_total{pod="b"}[1m])) > bool 0.5 * sum(limit{of="x"})', 60) == 0
+        assert history.value("(sum(none) or vector(0)) + 1", 60) == 1
+        assert history.value("sum(none) * 2", 60) is None
+
+    def test_what_is_not_known_is_said(self) -> None:
+        for query in ("histogram_quantile(0.5, a)", 'a{b=~"c"}', "max(a)"):
+            with pytest.raises(ValueError, match="not known here"):
+                self.counted(1).value(query, 0)
