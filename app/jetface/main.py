@@ -191,6 +191,7 @@ def _api_options(service: Service) -> ApiOptions:
         ),
         access=_access(settings),
         root_path=settings.root_path,
+        compreface_collection=settings.compreface_collection,
         match_threshold=lambda: service.match_threshold,
     )
 

@@ -307,6 +307,11 @@ class Settings(BaseSettings):
         meaning="Faces enrolled longer ago than this, days, are deleted, and persons without any; 0: none is.",
     )  # fmt: skip
 
+    compreface_collection: str = _env(
+        "COMPREFACE_COLLECTION", default="compreface", pattern=r"^[^/\x00-\x1f]{1,256}$", allowed="1 to 256 characters",
+        meaning="Collection of the gallery that clients of CompreFace see, at /api/v1.",
+    )  # fmt: skip
+
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env(
         "API_KEYS",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -113,3 +116,47 @@ def test_what_is_missing_is_told(variables: dict[str, str], tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     assert "no pictures found" in run(variables, "enrol", tmp_path / "empty", code=1).output
     assert "no whole export" in run(variables, "import", tmp_path / "empty", code=1).output
+
+
+class CompreFace(BaseHTTPRequestHandler):
+    """Two routes of it, over pictures in a folder; one was not kept."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if self.headers["x-api-key"] != "key":
+            self.send_response(401)
+            self.end_headers()
+            return
+        if url.path == "/api/v1/recognition/faces":
+            page = int(parse_qs(url.query)["page"][0])
+            faces = [{"image_id": f"{name}-1", "subject": name} for name in (*PEOPLE, "Gone")]
+            shown = {"faces": faces[2 * page : 2 * page + 2], "page_number": page, "total_pages": 2}
+            body = json.dumps(shown).encode()
+        else:
+            name = url.path.split("/")[-2].removesuffix("-1")
+            body = b"" if name == "Gone" else (self.folder / name / "1.jpg").read_bytes()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        del format, args
+
+
+def test_people_come_from_a_running_compreface(variables: dict[str, str], folder: Path) -> None:
+    handler = type("Handler", (CompreFace,), {"folder": folder})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = run(variables, "import-compreface", url, "--api-key", "key", code=1)
+        assert "compreface: 3 persons, 3 faces; 3 are new" in done.output
+        assert "Gone, Gone-1: refused: its picture was not kept there" in done.output
+        assert "3 faces; 0 are new" in run(variables, "import-compreface", url, "--api-key", "key", code=1).output
+        refused = run(variables, "import-compreface", url, "--api-key", "wrong", code=1)
+        assert "cannot be read" in refused.output
+        server.shutdown()
+    gone = run(variables, "import-compreface", url, "--api-key", "key", code=1)
+    assert "cannot be read" in gone.output

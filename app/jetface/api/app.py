@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jetface.api.bodies import Bodies
 from jetface.api.collections import collections_router
+from jetface.api.compreface import compreface_router
 from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
 from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
@@ -106,12 +107,14 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         draw_router(services),
     )
     health = health_router(services, drain)
+    access = options.access
     routers = (
         *pictures,
         info_router(services),
         health,
         models_router(services),
         collections_router(services),
+        compreface_router(services, options.compreface_collection, keys=(*access.api_keys, *access.read_api_keys)),
         metrics_router(services),
         page_router(read_page(options.root_path)),
     )

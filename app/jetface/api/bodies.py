@@ -47,10 +47,12 @@ OTHER_FIELD = "other"
 """Multipart field of the pictures that `/compare` compares the first ones with."""
 
 _BOUNDARY = re.compile(rb"[ !#-\[\]-~]{1,70}")
-_FILE_NAMES = re.compile(r"(files?|images?)(\[\d*\])?")
-_OTHER_NAMES = re.compile(r"others?(\[\d*\])?")
+_FILE_NAMES = re.compile(r"(files?|images?|source_image)(\[\d*\])?")
+_OTHER_NAMES = re.compile(r"(others?|target_image)(\[\d*\])?")
 """Names under which other services take files, one or several."""
 
+_ALONE = {"file": "images", "source_image": "images", "target_image": "others"}
+"""Fields of a JSON body that are one picture, as CompreFace's clients send them, and the lists they stand for."""
 _MAX_DEPTH = 64
 """Of a body without pictures."""
 _MAX_FIELDS = 64
@@ -199,8 +201,14 @@ class Bodies:
             context.ignored.append(f"{TRAILING_BYTES}{len(body) - structure.num_bytes}")
         return structure, validate(model, given)
 
-    async def read_fields(self, request: Request, model: type[Options]) -> Options:
-        """Read a body of JSON or msgpack that has no pictures; errors are those of `read`."""
+    async def read_fields(self, request: Request, model: type[Options], *, list_as: str | None = None) -> Options:
+        """Read a body of JSON or msgpack that has no pictures; errors are those of `read`.
+
+        Args:
+            request: Its body has not been read.
+            model: What is in it.
+            list_as: Field of `model` that a body which is a list stands for; None: a body is an object.
+        """
         context = context_of(request)
         media_type = self._media_type(context)
         if media_type != JSON_TYPE and media_type not in MSGPACK_TYPES:
@@ -209,8 +217,14 @@ class Bodies:
                 f"Send one of these as Content-Type: {', '.join(accepted)}.", accepted=list(accepted)
             )
         parse = parse_json if media_type == JSON_TYPE else parse_msgpack
+
+        def parse_named(body: bytes, *, max_images: int) -> Structure:
+            structure = parse(body, max_images=max_images)
+            is_list = list_as is not None and isinstance(structure.value, list)
+            return structure._replace(value={list_as: structure.value}) if is_list else structure
+
         body = await self._read_bytes(request)
-        _, fields = self._understood(body, parse, model, context)
+        _, fields = self._understood(body, parse_named, model, context)
         context.wants_msgpack = context.wants_msgpack or fields.msgpack
         return fields
 
@@ -494,7 +508,7 @@ def _restored(structure: Structure, max_images: int) -> dict[str, Any]:
     """
     if not isinstance(structure.value, dict):
         raise RequestError("The body is not an object.")
-    fields = structure.value
+    fields = _with_lists(structure.value)
     for images in (fields.get("images"), fields.get("others")):
         if isinstance(images, dict):
             lists = {name: items for name in ("data", "urls") if isinstance(items := images.get(name), list)}
@@ -509,6 +523,14 @@ def _restored(structure: Structure, max_images: int) -> dict[str, Any]:
         if isinstance(vectors := fields.get("vectors"), list):
             fields["vectors"] = [structure.text(vector) for vector in vectors]
         fields = {name: structure.text(value) for name, value in fields.items()}
+    return fields
+
+
+def _with_lists(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with a picture that stands alone as a list of one."""
+    for name, kind in _ALONE.items():
+        if name in fields and kind not in fields:
+            fields[kind] = {"data": [fields.pop(name)]}
     return fields
 
 

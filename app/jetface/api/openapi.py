@@ -121,6 +121,11 @@ def documented_list(answer: type[BaseModel], query: type[BaseModel] | None = Non
     }
 
 
+def documented_bare() -> dict[str, Any]:
+    """Return the arguments that describe a route whose bodies and answers are described elsewhere: CompreFace's."""
+    return {"responses": {200: {"description": "As CompreFace answers."}}, "response_model": None}
+
+
 def documented_image() -> dict[str, Any]:
     """Return the arguments that describe a route without a body that answers with a JPEG."""
     answer = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}

@@ -212,6 +212,8 @@ class ApiOptions:
     defaults: RequestDefaults = field(default_factory=RequestDefaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
+    compreface_collection: str = "compreface"
+    """Where the subjects of CompreFace's clients live."""
     root_path: str = ""
     """Path below which a proxy serves the service, without a slash at its end; empty: none."""
     match_threshold: Callable[[], float] = lambda: 0.35

@@ -138,6 +138,31 @@ def import_(*, folder: Path, collection: str | None) -> None:
     click.echo(f"{name}: {count} faces")
 
 
+@gallery.command(name="import-compreface")
+@click.argument("url")
+@click.option(
+    "--api-key",
+    envvar="COMPREFACE_API_KEY",
+    required=True,
+    help="Of its recognition service; or the variable COMPREFACE_API_KEY.",
+)
+@click.option("--collection", help="Default: COMPREFACE_COLLECTION, which its clients see here.")
+def import_compreface(*, url: str, api_key: str, collection: str | None) -> None:
+    """Enrol what a running CompreFace at URL has: its subjects' pictures, under their ids.
+
+    Embeddings are not taken: they are another model's. A second run takes up where the first was ended. Exit code 1
+    where a picture was not kept there, or is refused here.
+    """
+    from jetface.cli.gallery_work import import_from_compreface  # noqa: PLC0415 - as above
+
+    settings = _settings()
+    name = collection or settings.compreface_collection
+    summary = asyncio.run(import_from_compreface(settings, url, api_key, name))
+    click.echo(f"{name}: {summary.num_persons} persons, {summary.num_faces} faces; {summary.num_new} are new")
+    if summary.num_refused:
+        raise click.ClickException(f"{summary.num_refused} of {summary.num_pictures} pictures refused")
+
+
 @gallery.command()
 @click.argument("collection")
 def reembed(*, collection: str) -> None:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import filelock
+import httpx
 import orjson
 from tqdm import tqdm
 
@@ -31,6 +33,7 @@ from jetface.service import Service, build_people, open_service
 from jetface.settings import Settings
 
 _AT_ONCE = 64
+_PATIENCE_S = 3600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +97,64 @@ async def enrol_folder(
                     progress.update(len(part))
         there = await people.gallery.collection(collection)
     return replace(summary, num_persons=there.num_persons, num_faces=there.num_faces)
+
+
+async def import_from_compreface(settings: Settings, url: str, api_key: str, collection: str) -> Summary:
+    """Enrol the pictures of a running CompreFace, each under its id and as its subject's.
+
+    Raises:
+        click.ClickException: It cannot be asked, or answers with an error.
+    """
+    summary = Summary()
+    try:
+        async with (
+            httpx.AsyncClient(base_url=url, headers={"x-api-key": api_key}, timeout=60) as client,
+            _opened(settings) as (service, people),
+        ):
+            await people.create_collection(collection, {})
+            known = await _known_faces(people, collection)
+            options = ExtractOptions(
+                score_threshold=service.score_threshold, with_quality=True, with_crop=people.keeps_crops
+            )
+            page, num_pages = 0, 1
+            while page < num_pages:
+                answer = await client.get("/api/v1/recognition/faces", params={"page": page, "size": _AT_ONCE})
+                listed = answer.raise_for_status().json()
+                num_pages, page = int(listed["total_pages"]), page + 1
+                for face in listed["faces"]:
+                    summary.num_pictures += 1
+                    if face["image_id"] not in known:
+                        await _take_over(client, service, people, collection, face, options, summary)
+            there = await people.gallery.collection(collection)
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError, TypeError, ValueError) as cause:
+        raise click.ClickException(f"CompreFace cannot be read: {cause!r}") from cause
+    return replace(summary, num_persons=there.num_persons, num_faces=there.num_faces)
+
+
+async def _take_over(
+    client: httpx.AsyncClient,
+    service: Service,
+    people: People,
+    collection: str,
+    face: dict[str, str],
+    options: ExtractOptions,
+    summary: Summary,
+) -> None:
+    """Enrol one picture."""
+    image_id, subject = check_id("image_id", face["image_id"]), check_id("subject", face["subject"])
+    picture = (await client.get(f"/api/v1/recognition/faces/{quote(image_id)}/img")).raise_for_status().content
+    reason: str | None = "its picture was not kept there"
+    if picture:
+        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        results = await service.extractor.extract([EncodedPicture(picture)], options, deadline=deadline)
+        wish = EnrolWish(takes_largest=True)
+        (outcome,) = await people.enrol(collection, subject, results, wish, face_ids=[image_id])
+        reason = None if outcome.error is None else outcome.error.message
+    if reason is None:
+        summary.num_new += 1
+    else:
+        summary.num_refused += 1
+        click.echo(f"{subject}, {image_id}: refused: {reason}", err=True)
 
 
 async def _known_faces(people: People, collection: str) -> set[str]:
@@ -288,7 +349,7 @@ async def reembed_collection(settings: Settings, collection: str) -> tuple[int, 
     async with _opened(settings) as (service, people):
 
         async def embed(crops: list[bytes]) -> list[Any]:
-            deadline = asyncio.get_running_loop().time() + 3600
+            deadline = asyncio.get_running_loop().time() + _PATIENCE_S
             results = await service.extractor.embed_crops([EncodedPicture(crop) for crop in crops], deadline=deadline)
             vectors = []
             for result in results:

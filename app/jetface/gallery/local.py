@@ -16,6 +16,7 @@ import structlog
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
+from jetface.domain import Vector
 from jetface.errors import DeadlineExceededError, NotFoundError, RequestError, ServiceError, StorageError
 from jetface.gallery.index import Index
 from jetface.gallery.protocol import NO_DEADLINE
@@ -394,6 +395,12 @@ class LocalGallery:
             return [face for _, face in deleted]
 
         return await self._change(delete)
+
+    async def vector(self, collection: str, face_id: str) -> Vector:
+        """See `Gallery.vector`."""
+        found = await self._read(lambda store: store.vector(self._find(collection).row, face_id))
+        unit: Vector = found / np.linalg.norm(found)
+        return unit
 
     async def crop(self, collection: str, face_id: str) -> bytes | None:
         """See `Gallery.crop`."""

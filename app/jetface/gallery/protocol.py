@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
+from jetface.domain import Vector
 from jetface.errors import ServiceError
 from jetface.gallery.records import Collection, Exported, Match, ModelPin, NewFace, Page, Person, Query, StoredFace
 
@@ -103,6 +104,10 @@ class Gallery(Protocol):
 
     async def delete_faces(self, collection: str, face_ids: Sequence[str]) -> Sequence[StoredFace]:
         """Delete those faces that are there, for good; return them. Their persons stay."""
+        ...
+
+    async def vector(self, collection: str, face_id: str) -> Vector:
+        """Return the embedding of a face, of unit length."""
         ...
 
     async def crop(self, collection: str, face_id: str) -> bytes | None:

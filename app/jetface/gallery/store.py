@@ -404,6 +404,16 @@ class Store:
             found = self._sql.execute("SELECT jpeg FROM crops WHERE face = ?", (row,)).fetchone()
         return None if found is None else bytes(found[0])
 
+    def vector(self, collection: int, key: str) -> NDArray[np.float32]:
+        """Return the (length,) vector of a face; raises NotFoundError where there is none of that id."""
+        with _told():
+            found = self._sql.execute(
+                "SELECT vector FROM faces WHERE collection = ? AND key = ?", (collection, key)
+            ).fetchone()
+        if found is None:
+            raise NotFoundError("No face of that id is in the collection.")
+        return np.frombuffer(found[0], np.float16).astype(np.float32)
+
     # What searches read
 
     def rows(self) -> Iterator[Rows]:

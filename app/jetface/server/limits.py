@@ -54,7 +54,7 @@ class Access:
     """Those that may only read."""
     open_paths: frozenset[str] = frozenset({"/", "/docs", "/redoc", "/openapi.json", "/health"})
     """Open without a key."""
-    open_prefixes: tuple[str, ...] = ("/health/", "/static/", "/static-offline-docs/")
+    open_prefixes: tuple[str, ...] = ("/health/", "/static/", "/static-offline-docs/", "/api/v1/static/")
     """Every path below is open too."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call us from a browser; `*` is all of them, empty none but our own."""
