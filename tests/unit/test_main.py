@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,24 +117,6 @@ def test_a_caller_is_told_to_come_back_when_memory_is_short(serve: Serve) -> Non
     assert ready.status_code == 503
     assert "memory" in ready.text
     assert answered.status_code == 200
-
-
-def test_no_more_connections_are_taken_than_there_are_descriptors_for() -> None:
-    """In a process of its own: limits that were lowered cannot be raised again."""
-    program = """
-import resource
-from jetface.main import _most_connections
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048))
-print(_most_connections(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
-print(_most_connections(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-print(_most_connections(4096))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    lines = [line for line in done.stdout.splitlines() if "descriptors" not in line]
-    assert lines == ["1000 1256", "768 1024", "32"]
-    assert "few descriptors" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import zipfile
-from importlib import resources
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +10,6 @@ import pytest
 from jetface.api.page import read_page
 from jetface.server.limits import Access
 from tests.support.fakes import Harness
-from tests.support.shared import REPOSITORY
 
 
 async def _assets(client: httpx.AsyncClient) -> list[str]:
@@ -92,13 +86,3 @@ def test_no_file_of_the_page_names_another_host() -> None:
     for asset in (page.index, *page.assets.values()):
         found = re.findall(rb"https?://[\w.]+", asset.content)
         assert set(found) <= {b"http://www.w3.org"}  # the name of SVG, which nobody fetches
-
-
-def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    folder = resources.files("jetface.page")
-    expected = {f"jetface/page/assets/{file.name}" for file in folder.joinpath("assets").iterdir()}
-    assert {"jetface/page/index.html", *expected} <= names

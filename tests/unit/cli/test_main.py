@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,17 +23,6 @@ def test_every_command_explains_itself(command: str) -> None:
         result = CliRunner().invoke(main, [command, flag])
         assert result.exit_code == 0
         assert len(result.stdout.splitlines()) > 3
-
-
-def test_help_does_not_wait_for_the_models_libraries(tmp_path: Path) -> None:
-    """What only serving needs is not imported to print a help text or to check settings."""
-    program = (
-        "import sys, jetface.cli.main; print(sorted({'onnx', 'onnxruntime', 'cv2', 'fastapi'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "[]\n"
 
 
 def test_a_registry_file_that_cannot_be_read_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -253,33 +253,3 @@ class TestAirGap:
         assert found.exit_code == 0
         assert len(json.loads(found.stdout)["faces"]) == 1
         assert not list(there.glob("*.onnx"))
-
-
-class TestUnreadableEntries:
-    """A file in MODELS_DIR that is no entry is a warning that names it, and an error for who asks for it."""
-
-    @pytest.fixture(autouse=True)
-    def broken(self, models_dir: Path) -> None:
-        (models_dir / "broken.toml").write_text('name = "broken"')
-
-    @pytest.mark.parametrize("arguments", [["models", "list"], ["models", "verify", "mine"], ["doctor"]])
-    def test_no_command_ends_of_it(self, arguments: list[str]) -> None:
-        result = CliRunner().invoke(main, arguments)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        assert "broken.toml: task: Field required" in result.stderr
-        assert "mine" in result.stdout
-
-    def test_who_names_it_is_told_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for arguments in (["models", "verify", "broken"], ["models", "convert", "broken"]):
-            result = CliRunner().invoke(main, arguments)
-            assert result.exit_code == 2
-            assert "broken.toml: task" in result.stderr.splitlines()[-1]
-        monkeypatch.setenv("REC_MODEL", "broken")
-        result = CliRunner().invoke(main, ["extract", str(Path(__file__))])
-        assert result.exit_code == 2
-        assert result.stderr.splitlines()[-1].startswith("Error: broken.toml: task")
-
-    def test_the_doctor_finds_it(self) -> None:
-        found = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
-        (finding,) = (each for each in found["findings"] if each["name"] == "registry-entry")
-        assert "broken.toml" in finding["what"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,15 +31,6 @@ def test_all_lists_of_a_library_are_read(tmp_path: Path) -> None:
 def test_ptx_is_told_apart(tmp_path: Path) -> None:
     kernels = read(tmp_path, elf({"__nv_relfatbin": OF_CUDA_12}))
     assert str(kernels) == "60/90/PTX 90"
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a library with")
-def test_a_library_of_a_real_linker_is_read(tmp_path: Path) -> None:
-    values = ",".join(map(str, OF_PYPI))
-    source = f'__attribute__((section(".nv_fatbin"), aligned(8))) const unsigned char list[] = {{{values}}};'
-    (tmp_path / "a.c").write_text(source, encoding="utf-8")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "a.so", tmp_path / "a.c"], check=True)
-    assert str(kernels_of(tmp_path / "a.so")) == "89/90/120/121"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from jetface.device.checks import (
     Packages,
     Place,
     Severity,
-    import_apart,
     installed_packages,
     preflight,
     would_stop,
@@ -421,17 +420,6 @@ class TestPackages:
     def test_an_image_for_engines_alone_needs_none(self, check: Check) -> None:
         (finding,) = check(machines.ORIN, {"tensorrt": "10.3.0"})
         assert (finding.name, finding.severity) == ("runtime-import", Severity.NOTE)
-
-    def test_a_crash_in_the_process_apart_is_told(self) -> None:
-        outcome = import_apart("os; os.abort()")
-        assert outcome.exit_code < 0
-        assert "SIGABRT" in outcome.reason
-
-    def test_an_error_in_the_process_apart_is_told(self) -> None:
-        assert import_apart("no_such_module").reason == "ModuleNotFoundError: No module named 'no_such_module'"
-
-    def test_an_import_that_hangs_is_given_up(self) -> None:
-        assert "did not end" in import_apart("time; time.sleep(600)", timeout_s=0.5).reason
 
     def test_what_is_installed_here(self) -> None:
         versions = installed_packages()

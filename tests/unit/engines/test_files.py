@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jetface.engines.plan import EngineKey, KeptPlan, PlanFolder, record_of
-from tests.support.shared import REPOSITORY
 
 KEY = EngineKey(model="tiny", precision="fp16", parts={"graph": "abc", "kit.version": "10.3.0"})
 PLAN = bytes(range(256)) * 8
@@ -148,26 +145,3 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path, obstacle:
     assert folder.find(KEY) is None
     assert folder.entries() == []
     folder.discard(KEY)
-
-
-def test_a_disk_that_is_full_is_no_failure_and_leaves_no_half_of_a_plan(tmp_path: Path) -> None:
-    """The kernel's limit on the length of a file stands in for the disk: the write ends in the middle."""
-    program = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from jetface.engines.plan import PlanFolder, record_of\n"
-        "from jetface.engines.plan import EngineKey\n"
-        "key = EngineKey(model='tiny', precision='fp16', parts={})\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "folder = PlanFolder(Path(sys.argv[1]))\n"
-        "plan = b'x' * 200_000\n"
-        "assert not folder.keep(plan, record_of(key, plan, verdict='good', notes=(), build_s=1))\n"
-        "assert folder.find(key) is None\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "not kept" in done.stdout + done.stderr
-    assert list(tmp_path.iterdir()) == []

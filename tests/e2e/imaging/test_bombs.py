@@ -111,7 +111,7 @@ def measure(path: Path, *, alone: bool) -> dict[str, int]:
 def in_child(path: Path, *, alone: bool) -> dict[str, int]:
     """Measure in a process of its own, whose memory nothing else has touched."""
     code = (
-        f"import sys; from pathlib import Path; from tests.unit.imaging.test_bombs import measure; import json; "
+        f"import sys; from pathlib import Path; from tests.e2e.imaging.test_bombs import measure; import json; "
         f"print(json.dumps(measure(Path({str(path)!r}), alone={alone})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
