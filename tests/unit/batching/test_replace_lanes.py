@@ -77,6 +77,11 @@ async def until(what: str, lane: NamedLane) -> None:
         await asyncio.sleep(0.001)
 
 
+async def until_running(batcher: Batcher[int, tuple[str, int]], num_runs: int) -> None:
+    while batcher.running < num_runs:  # noqa: ASYNC110 - lanes take on threads of their own
+        await asyncio.sleep(0.001)
+
+
 async def test_a_lane_starts_on_the_thread_it_runs_and_closes_on() -> None:
     lane = NamedLane("only")
     batcher = batcher_of(lane)
@@ -129,8 +134,8 @@ async def test_runs_under_way_end_where_they_began_and_what_waits_goes_to_the_ne
     batcher = batcher_of(former)
     former.may_run.clear()
     calls = [asyncio.create_task(ask(batcher, item)) for item in range(3)]
-    await asyncio.sleep(0.01)
-    assert (batcher.running, batcher.waiting) == (1, 1)
+    await until_running(batcher, 1)
+    assert batcher.waiting == 1
     await batcher.replace_lanes([new.lane()], max_batch=8, probe_items=[0])
     assert await calls[2] == [("new", 2)]
     assert "close" not in former.events, "a lane was closed under its run"
@@ -149,7 +154,7 @@ async def test_former_lanes_close_together_when_none_of_them_runs() -> None:
     busy.may_run.clear()
     idle.may_run.clear()
     calls = [asyncio.create_task(ask(batcher, item)) for item in range(2)]
-    await asyncio.sleep(0.01)
+    await until_running(batcher, 2)
     idle.may_run.set()
     await until("run", idle)
     await batcher.replace_lanes([new.lane()], max_batch=1, probe_items=[0])
