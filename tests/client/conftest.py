@@ -43,7 +43,8 @@ def weights(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 @pytest.fixture(scope="session")
 def server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One service for all tests of the client."""
-    with running_server(tmp_path_factory.mktemp("server"), weights) as started:
+    variables = {**weights, "GALLERY_DIR": str(tmp_path_factory.mktemp("gallery"))}
+    with running_server(tmp_path_factory.mktemp("server"), variables) as started:
         yield started
 
 

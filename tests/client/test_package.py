@@ -49,11 +49,16 @@ def test_the_client_needs_nothing_of_the_service(wheel: Path) -> None:
     assert sorted(requirements) == ["httpx", "numpy", "ormsgpack"]
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_readmes_programs_run(
-    number: int, server: Server, shared_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int,
+    server: Server,
+    shared_images: Path,
+    shared_faces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As they stand there, beside a picture and a folder of it."""
+    """As they stand there, beside pictures and a folder of one."""
     program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[number]
     client = f'Client("{server.url}", api_key="{API_KEY}")'
     program, count = re.subn(r'Client\((?:"http://127.0.0.1:18080")?\)', client, program)
@@ -61,6 +66,9 @@ def test_the_readmes_programs_run(
     (tmp_path / "photos").mkdir()
     shutil.copy(shared_images / "t1.jpg", tmp_path / "t1.jpg")
     shutil.copy(shared_images / "t1.jpg", tmp_path / "photos" / "t1.jpg")
+    shutil.copy(shared_images / "t1.jpg", tmp_path / "group.jpg")
+    for photograph in (1, 2):
+        shutil.copy(shared_faces / "Adrien_Brody" / f"{photograph}.jpg", tmp_path / f"ada{photograph}.jpg")
     monkeypatch.chdir(tmp_path)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert "6" in done.stdout

@@ -28,6 +28,7 @@ from jetface_client.exchange import (
     Wait,
     exchange,
 )
+from jetface_client.gallery import AsyncCollections
 from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.retries import RetryPolicy
@@ -257,6 +258,11 @@ class AsyncClient:
             detection_threshold=detection_threshold,
             rotations=rotations,
         )
+
+    @property
+    def collections(self) -> AsyncCollections:
+        """The collections of the service's gallery."""
+        return AsyncCollections(self._ask)
 
     async def info(self) -> Info:
         """Tell what runs there."""

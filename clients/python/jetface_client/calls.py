@@ -27,7 +27,9 @@ class Call(Generic[Result_co]):
     path: str
     parse: Callable[[Any], Result_co]
     body: bytes | None = None
-    """Msgpack; None: a GET."""
+    """Msgpack."""
+    method: str | None = None
+    """None: GET, or POST with a body."""
     statuses: frozenset[int] = _OK
     """Of answers that `parse` reads."""
     is_repeatable: bool = True

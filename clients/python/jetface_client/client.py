@@ -27,6 +27,7 @@ from jetface_client.exchange import (
     Wait,
     exchange,
 )
+from jetface_client.gallery import Collections
 from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.retries import RetryPolicy
@@ -250,6 +251,11 @@ class Client:
             detection_threshold=detection_threshold,
             rotations=rotations,
         )
+
+    @property
+    def collections(self) -> Collections:
+        """The collections of the service's gallery."""
+        return Collections(self._ask)
 
     def info(self) -> Info:
         """Tell what runs there."""

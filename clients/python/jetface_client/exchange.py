@@ -55,6 +55,8 @@ _ERROR_BY_CODE: Mapping[str, type[ServiceError]] = {
     "model_file": ModelUnavailableError,
     "model_contract": ModelUnavailableError,
     "model_stuck": ModelUnavailableError,
+    "storage_failed": ServerFaultError,
+    "storage_full": ServerFaultError,
 }
 _DEADLINE_CODES = frozenset({"deadline_exceeded", "request_timeout"})
 _BUSY_STATUSES = frozenset({429, 502, 503, 504})
@@ -160,7 +162,7 @@ def _attempt(call: Call[Any], config: Config, left_s: float, request_id: str) ->
     if config.api_key:
         headers["authorization"] = f"Bearer {config.api_key}"
     return Send(
-        method="GET" if call.body is None else "POST",
+        method=call.method or ("GET" if call.body is None else "POST"),
         url=f"{config.base_url.rstrip('/')}{call.path}",
         headers=headers,
         content=call.body,

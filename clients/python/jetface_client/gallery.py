@@ -1,0 +1,648 @@
+"""People and their faces: `client.collections["people"]`, for threads and for asyncio.
+
+What is asked and how an answer is read is said once, in functions that return a `Call`; the classes send them.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import ormsgpack
+from numpy.typing import ArrayLike, NDArray
+
+from jetface_client.calls import Call
+from jetface_client.errors import PictureError
+from jetface_client.options import Rotations
+from jetface_client.results import PictureFailure
+from jetface_client.sources import PictureSource, picture_fields
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+_PATH = "/v1/collections"
+_MADE = frozenset({200, 201})
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionInfo:
+    """A collection: the recognizer that it is pinned to, and what it holds."""
+
+    name: str
+    model: str
+    model_sha256: str
+    embedding_length: int
+    metadata: Mapping[str, Any]
+    num_persons: int
+    num_faces: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Somebody of a collection."""
+
+    id: str
+    name: str
+    metadata: Mapping[str, Any]
+    num_faces: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFace:
+    """An enrolled face."""
+
+    id: str
+    person_id: str
+    quality: float | None
+    has_crop: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nearest:
+    """The face most like a new one that was there before."""
+
+    face_id: str
+    person_id: str
+    similarity: float
+    is_duplicate: bool
+    """Whether both are taken to be of one picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """What came of one picture that was to be enrolled."""
+
+    face: StoredFace | None
+    """None where it was refused, or skipped as a duplicate."""
+    failure: PictureFailure | None
+    nearest: Nearest | None
+    """None where nobody like it was there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A person, and how alike the most alike of its faces is."""
+
+    person_id: str
+    name: str
+    metadata: Mapping[str, Any]
+    face_id: str
+    similarity: float
+    """Cosine, [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoundFace:
+    """A face, and who it may be."""
+
+    matches: tuple[Match, ...]
+    """Persons that reach the threshold, most alike first."""
+    margin: float | None
+    """How much more alike the first is than the next person; None where there is no first or no next."""
+    box: NDArray[np.float32] | None = None
+    """(4,) float32 `x1, y1, x2, y2`, source pixels; None of a vector."""
+    score: float | None = None
+
+    @property
+    def person(self) -> Match | None:
+        """The person most alike; None where nobody reaches the threshold."""
+        return self.matches[0] if self.matches else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SearchedPicture:
+    """What came of one picture of a search."""
+
+    faces: tuple[FoundFace, ...] = ()
+    failure: PictureFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What is looked for, and what counts as found."""
+
+    top_k: int = 5
+    """Most persons a face, 1 to 100."""
+    threshold: float | None = None
+    """Least cosine similarity of one person; None: what suits the recognizer."""
+    detection_threshold: float | None = None
+    limit_faces: int = 0
+    """Only the N largest faces; 0: all."""
+    min_face_size: int = 0
+    min_quality: float = 0.0
+    rotations: Rotations = "none"
+
+    def fields(self) -> dict[str, Any]:
+        """Return them as the wire has them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolOptions:
+    """How pictures are enrolled."""
+
+    largest: bool = False
+    """Of several faces take the largest; else the picture is refused."""
+    min_quality: float = 0.0
+    skip_duplicates: bool = False
+    detection_threshold: float | None = None
+    rotations: Rotations = "none"
+
+    def fields(self) -> dict[str, Any]:
+        """Return them as the wire has them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page(Generic[Item]):
+    items: list[Item]
+    next: str | None
+
+
+class _Calls:
+    """The calls about one collection."""
+
+    def __init__(self, name: str) -> None:
+        self.path = f"{_PATH}/{quote(name, safe='')}"
+
+    def info(self) -> Call[CollectionInfo]:
+        return Call(path=self.path, parse=_collection)
+
+    def delete(self) -> Call[CollectionInfo]:
+        # Not tried again: a second one would find nothing and say so.
+        return Call(path=self.path, parse=_collection, method="DELETE", is_repeatable=False)
+
+    def add_person(self, person_id: str | None, name: str | None, metadata: Mapping[str, Any]) -> Call[Person]:
+        # The id is made up here, so that a second attempt means the same person.
+        body = _body(id=person_id or str(uuid.uuid4()), name=name, metadata=dict(metadata))
+        return Call(path=f"{self.path}/persons", parse=_person, body=body, statuses=_MADE)
+
+    def person(self, person_id: str) -> Call[Person]:
+        return Call(path=self._person(person_id), parse=_person)
+
+    def change_person(self, person_id: str, name: str | None, metadata: Mapping[str, Any] | None) -> Call[Person]:
+        body = _body(name=name, metadata=None if metadata is None else dict(metadata))
+        return Call(path=self._person(person_id), parse=_person, body=body, method="PATCH")
+
+    def delete_person(self, person_id: str) -> Call[Person]:
+        return Call(path=self._person(person_id), parse=_person, method="DELETE", is_repeatable=False)
+
+    def persons(self, after: str) -> Call[_Page[Person]]:
+        query = urlencode({"limit": _PAGE, "after": after})
+        return Call(path=f"{self.path}/persons?{query}", parse=lambda answer: _page(answer, "persons", _person))
+
+    def faces(self, person_id: str, after: str) -> Call[_Page[StoredFace]]:
+        query = urlencode({"limit": _PAGE, "after": after})
+        path = f"{self._person(person_id)}/faces?{query}"
+        return Call(path=path, parse=lambda answer: _page(answer, "faces", _face))
+
+    def delete_faces(self, face_ids: Sequence[str]) -> Call[list[str]]:
+        return Call(
+            path=f"{self.path}/faces/delete",
+            body=_body(ids=list(face_ids)),
+            parse=lambda answer: list(map(str, answer["deleted"])),
+        )
+
+    def enrol(
+        self,
+        person_id: str,
+        pictures: Sequence[PictureSource],
+        options: EnrolOptions,
+        name: str | None,
+        face_ids: Sequence[str] | None,
+    ) -> Call[list[Enrolled]]:
+        return self._enrol(person_id, len(pictures), options, name, face_ids, images=picture_fields(pictures))
+
+    def enrol_vectors(
+        self,
+        person_id: str,
+        vectors: ArrayLike,
+        options: EnrolOptions,
+        name: str | None,
+        face_ids: Sequence[str] | None,
+    ) -> Call[list[Enrolled]]:
+        texts = _texts(vectors)
+        return self._enrol(person_id, len(texts), options, name, face_ids, vectors=texts)
+
+    def _enrol(
+        self,
+        person_id: str,
+        count: int,
+        options: EnrolOptions,
+        name: str | None,
+        face_ids: Sequence[str] | None,
+        **fields: Any,
+    ) -> Call[list[Enrolled]]:
+        # As of a person: a second attempt stores nothing twice.
+        ids = [str(uuid.uuid4()) for _ in range(count)] if face_ids is None else list(face_ids)
+        return Call(
+            path=f"{self._person(person_id)}/faces",
+            body=_body(name=name, ids=ids, **options.fields(), **fields),
+            parse=lambda answer: list(map(_enrolled, answer["pictures"])),
+        )
+
+    def search_many(self, pictures: Sequence[PictureSource], options: SearchOptions) -> Call[list[SearchedPicture]]:
+        return Call(
+            path=f"{self.path}/search",
+            body=_body(images=picture_fields(pictures), **options.fields()),
+            parse=lambda answer: list(map(_searched, answer["pictures"])),
+        )
+
+    def search(self, picture: PictureSource, options: SearchOptions) -> Call[tuple[FoundFace, ...]]:
+        call = self.search_many([picture], options)
+        return Call(path=call.path, body=call.body, parse=lambda answer: _only(call.parse(answer)))
+
+    def search_vectors(self, vectors: ArrayLike, options: SearchOptions) -> Call[list[FoundFace]]:
+        return Call(
+            path=f"{self.path}/search",
+            body=_body(vectors=_texts(vectors), **options.fields()),
+            parse=lambda answer: list(map(_found, answer["vectors"])),
+        )
+
+    def _person(self, person_id: str) -> str:
+        return f"{self.path}/persons/{quote(person_id, safe='')}"
+
+
+def _list_call() -> Call[list[CollectionInfo]]:
+    return Call(path=_PATH, parse=lambda answer: list(map(_collection, answer["collections"])))
+
+
+def _create_call(name: str, metadata: Mapping[str, Any]) -> Call[CollectionInfo]:
+    return Call(path=_PATH, body=_body(name=name, metadata=dict(metadata)), parse=_collection, statuses=_MADE)
+
+
+class Ask(Protocol):
+    """Sends a call and returns its result."""
+
+    def __call__(self, build: Callable[[], Call[Result]]) -> Result:
+        """Send what `build` returns."""
+        ...
+
+
+class AskAsync(Protocol):
+    """Sends a call and returns its result, on an event loop."""
+
+    def __call__(self, build: Callable[[], Call[Result]]) -> Awaitable[Result]:
+        """Send what `build` returns; it is called on a thread, for it may read files."""
+        ...
+
+
+class Collections:
+    """The collections of a service: `client.collections["people"]`. Asks nothing before a method is called."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def __getitem__(self, name: str) -> Collection:
+        """Return a collection by its name, whether or not it is there."""
+        return Collection(name, self._ask)
+
+    def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> Collection:
+        """Make a collection, pinned to the recognizer that serves; one that is there already is returned."""
+        self._ask(lambda: _create_call(name, metadata or {}))
+        return self[name]
+
+    def list(self) -> list[CollectionInfo]:
+        """List the collections."""
+        return self._ask(_list_call)
+
+
+class Collection:
+    """The persons of one collection. Methods raise the errors of `jetface_client.errors`."""
+
+    def __init__(self, name: str, ask: Ask) -> None:
+        self.name = name
+        self._ask = ask
+        self._calls = _Calls(name)
+
+    def info(self) -> CollectionInfo:
+        """Tell what it holds."""
+        return self._ask(self._calls.info)
+
+    def delete(self) -> CollectionInfo:
+        """Delete it with all that is in it."""
+        return self._ask(self._calls.delete)
+
+    def add_person(
+        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Add a person; one of that id, name and metadata that is there already is returned."""
+        return self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
+
+    def person(self, person_id: str) -> Person:
+        """Tell of a person."""
+        return self._ask(lambda: self._calls.person(person_id))
+
+    def persons(self) -> Iterator[Person]:
+        """Yield every person, in the order in which they were added."""
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(_bound(self._calls.persons, after))
+            yield from page.items
+            after = page.next
+
+    def change_person(
+        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Change what is given of a person."""
+        return self._ask(lambda: self._calls.change_person(person_id, name, metadata))
+
+    def delete_person(self, person_id: str) -> Person:
+        """Delete a person and its faces, for good."""
+        return self._ask(lambda: self._calls.delete_person(person_id))
+
+    def enrol(
+        self,
+        person_id: str,
+        pictures: Sequence[PictureSource],
+        options: EnrolOptions = EnrolOptions(),
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol pictures of a person, who is added if new; each is stored or refused by itself."""
+        return self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
+
+    def enrol_vectors(
+        self,
+        person_id: str,
+        vectors: ArrayLike,
+        options: EnrolOptions = EnrolOptions(),
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol (N, L) embeddings of the collection's recognizer."""
+        return self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
+
+    def faces(self, person_id: str) -> Iterator[StoredFace]:
+        """Yield the faces of a person, in the order in which they were enrolled."""
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(_bound(self._calls.faces, person_id, after))
+            yield from page.items
+            after = page.next
+
+    def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
+        """Delete those faces that are there, for good; return their ids."""
+        return self._ask(lambda: self._calls.delete_faces(face_ids))
+
+    def search(
+        self,
+        picture: PictureSource,
+        options: SearchOptions = SearchOptions(),
+    ) -> tuple[FoundFace, ...]:
+        """Tell of every face of a picture who it may be.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return self._ask(lambda: self._calls.search(picture, options))
+
+    def search_many(
+        self,
+        pictures: Sequence[PictureSource],
+        options: SearchOptions = SearchOptions(),
+    ) -> list[SearchedPicture]:
+        """Search for the faces of several pictures in one request; one that cannot be read fails in its slot."""
+        return self._ask(lambda: self._calls.search_many(pictures, options))
+
+    def search_vectors(
+        self,
+        vectors: ArrayLike,
+        options: SearchOptions = SearchOptions(),
+    ) -> list[FoundFace]:
+        """Search for (N, L) embeddings of the collection's recognizer."""
+        return self._ask(lambda: self._calls.search_vectors(vectors, options))
+
+
+class AsyncCollections:
+    """As `Collections`, for asyncio."""
+
+    def __init__(self, ask: AskAsync) -> None:
+        self._ask = ask
+
+    def __getitem__(self, name: str) -> AsyncCollection:
+        """Return a collection by its name, whether or not it is there."""
+        return AsyncCollection(name, self._ask)
+
+    async def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> AsyncCollection:
+        """See `Collections.create`."""
+        await self._ask(lambda: _create_call(name, metadata or {}))
+        return self[name]
+
+    async def list(self) -> list[CollectionInfo]:
+        """See `Collections.list`."""
+        return await self._ask(_list_call)
+
+
+class AsyncCollection:
+    """As `Collection`, for asyncio."""
+
+    def __init__(self, name: str, ask: AskAsync) -> None:
+        self.name = name
+        self._ask = ask
+        self._calls = _Calls(name)
+
+    async def info(self) -> CollectionInfo:
+        """See `Collection.info`."""
+        return await self._ask(self._calls.info)
+
+    async def delete(self) -> CollectionInfo:
+        """See `Collection.delete`."""
+        return await self._ask(self._calls.delete)
+
+    async def add_person(
+        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """See `Collection.add_person`."""
+        return await self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
+
+    async def person(self, person_id: str) -> Person:
+        """See `Collection.person`."""
+        return await self._ask(lambda: self._calls.person(person_id))
+
+    async def persons(self) -> AsyncIterator[Person]:
+        """See `Collection.persons`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._ask(_bound(self._calls.persons, after))
+            for person in page.items:
+                yield person
+            after = page.next
+
+    async def change_person(
+        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """See `Collection.change_person`."""
+        return await self._ask(lambda: self._calls.change_person(person_id, name, metadata))
+
+    async def delete_person(self, person_id: str) -> Person:
+        """See `Collection.delete_person`."""
+        return await self._ask(lambda: self._calls.delete_person(person_id))
+
+    async def enrol(
+        self,
+        person_id: str,
+        pictures: Sequence[PictureSource],
+        options: EnrolOptions = EnrolOptions(),
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """See `Collection.enrol`."""
+        return await self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
+
+    async def enrol_vectors(
+        self,
+        person_id: str,
+        vectors: ArrayLike,
+        options: EnrolOptions = EnrolOptions(),
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """See `Collection.enrol_vectors`."""
+        return await self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
+
+    async def faces(self, person_id: str) -> AsyncIterator[StoredFace]:
+        """See `Collection.faces`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._ask(_bound(self._calls.faces, person_id, after))
+            for face in page.items:
+                yield face
+            after = page.next
+
+    async def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
+        """See `Collection.delete_faces`."""
+        return await self._ask(lambda: self._calls.delete_faces(face_ids))
+
+    async def search(
+        self,
+        picture: PictureSource,
+        options: SearchOptions = SearchOptions(),
+    ) -> tuple[FoundFace, ...]:
+        """See `Collection.search`."""
+        return await self._ask(lambda: self._calls.search(picture, options))
+
+    async def search_many(
+        self,
+        pictures: Sequence[PictureSource],
+        options: SearchOptions = SearchOptions(),
+    ) -> list[SearchedPicture]:
+        """See `Collection.search_many`."""
+        return await self._ask(lambda: self._calls.search_many(pictures, options))
+
+    async def search_vectors(
+        self,
+        vectors: ArrayLike,
+        options: SearchOptions = SearchOptions(),
+    ) -> list[FoundFace]:
+        """See `Collection.search_vectors`."""
+        return await self._ask(lambda: self._calls.search_vectors(vectors, options))
+
+
+def _bound(build: Callable[..., Call[Result]], *args: str) -> Callable[[], Call[Result]]:
+    return lambda: build(*args)
+
+
+def _body(**fields: Any) -> bytes:
+    return ormsgpack.packb({name: value for name, value in fields.items() if value is not None})
+
+
+def _texts(vectors: ArrayLike) -> list[str]:
+    """Return (N, L) vectors as base64 of little-endian float32.
+
+    Raises:
+        ValueError: Of another shape.
+    """
+    rows = np.asarray(vectors, "<f4")
+    if rows.ndim != 2:
+        raise ValueError(f"an array of shape (N, L) is wanted, not {rows.shape}")
+    return [base64.b64encode(row.tobytes()).decode("ascii") for row in rows]
+
+
+def _page(answer: Any, name: str, parse: Callable[[Any], Item]) -> _Page[Item]:
+    return _Page(list(map(parse, answer[name])), answer["next"])
+
+
+def _collection(answer: Any) -> CollectionInfo:
+    model = answer["model"]
+    return CollectionInfo(
+        name=answer["name"],
+        model=model["name"],
+        model_sha256=model["sha256"],
+        embedding_length=model["embedding_length"],
+        metadata=answer["metadata"],
+        num_persons=answer["persons"],
+        num_faces=answer["faces"],
+    )
+
+
+def _person(answer: Any) -> Person:
+    return Person(id=answer["id"], name=answer["name"], metadata=answer["metadata"], num_faces=answer["faces"])
+
+
+def _face(answer: Any) -> StoredFace:
+    return StoredFace(
+        id=answer["id"], person_id=answer["person"], quality=answer["quality"], has_crop=answer["has_crop"]
+    )
+
+
+def _failure(slot: Any) -> PictureFailure | None:
+    error = slot.get("error")
+    return None if error is None else PictureFailure(message=str(error["message"]), code=str(error["code"]))
+
+
+def _enrolled(slot: Any) -> Enrolled:
+    near = slot["nearest"]
+    return Enrolled(
+        face=None if slot["face"] is None else _face(slot["face"]),
+        failure=_failure(slot),
+        nearest=None
+        if near is None
+        else Nearest(
+            face_id=near["face"],
+            person_id=near["person"],
+            similarity=near["similarity"],
+            is_duplicate=near["is_duplicate"],
+        ),
+    )
+
+
+def _found(face: Any) -> FoundFace:
+    matches = tuple(
+        Match(
+            person_id=match["person"]["id"],
+            name=match["person"]["name"],
+            metadata=match["person"]["metadata"],
+            face_id=match["face"],
+            similarity=match["similarity"],
+        )
+        for match in face["matches"]
+    )
+    box = face.get("box")
+    return FoundFace(
+        matches=matches,
+        margin=face["margin"],
+        box=None if box is None else np.asarray(box, np.float32),
+        score=face.get("score"),
+    )
+
+
+def _searched(slot: Any) -> SearchedPicture:
+    return SearchedPicture(faces=tuple(map(_found, slot["faces"])), failure=_failure(slot))
+
+
+def _only(pictures: Sequence[SearchedPicture]) -> tuple[FoundFace, ...]:
+    (picture,) = pictures
+    if picture.failure is not None:
+        raise PictureError(picture.failure.message, code=picture.failure.code)
+    return picture.faces
