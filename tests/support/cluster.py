@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from typing_extensions import Self
 
 from tests.support.envoy import require_envoy
@@ -313,6 +314,12 @@ class Cluster:
             found += [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return found
 
+    def proxies_cpu_s(self) -> dict[str, float]:
+        """Return the CPU seconds that each proxy which runs has taken, by its host."""
+        running = [each for each in self.proxies if each.process.poll() is None]
+        times = {each.host: psutil.Process(each.process.pid).cpu_times() for each in running}
+        return {host: each.user + each.system for host, each in times.items()}
+
     def _new_address(self, host: str) -> str:
         self._num_addresses += 1
         address = f"10.77.{1 + self.HOSTS.index(host)}.{self._num_addresses}"
@@ -436,10 +443,16 @@ class Callers(AbstractContextManager["Callers"]):
 @contextmanager
 def calling(cluster: Cluster, bodies: list[bytes], what: str, *, pause_s: float = 0.1) -> Iterator[Callers]:
     """Let callers ask before, while and after something happens to the cluster, and print what they saw."""
+    before_s = cluster.proxies_cpu_s()
     with Callers(cluster, bodies, pause_s=pause_s) as callers:
         callers.wait_for_more(20)
         yield callers
         callers.wait_for_more(20)
     if callers.lost():
         print(*(choice for choice in cluster.choices() if choice["status"] != http.client.OK), sep="\n")  # noqa: T201
-    print(f"{what}: {callers.summary()}")  # noqa: T201 - what CI's reader wants to know of it
+    after_s = cluster.proxies_cpu_s()
+    took = ""
+    if after_s.keys() == before_s.keys():
+        proxy_ms = (sum(after_s.values()) - sum(before_s.values())) / len(callers.answers) * 1000
+        took = f", {proxy_ms:.1f} ms of a proxy's CPU a request"
+    print(f"{what}: {callers.summary()}{took}")  # noqa: T201 - what CI's reader wants to know of it

@@ -1,19 +1,17 @@
-"""docs/deploy.md and docs/jetson.md speak of what there is."""
+"""docs/deploy.md, docs/jetson.md and docs/scale.md speak of what there is."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from jetface.settings import Settings, variable_names
 from tests.support.dockerfiles import Dockerfile
 from tests.support.shared import REPOSITORY
 
-PAGES = [REPOSITORY / "docs" / name for name in ("deploy.md", "jetson.md")]
+PAGES = [REPOSITORY / "docs" / name for name in ("deploy.md", "jetson.md", "scale.md")]
 DEPLOY = PAGES[0].read_text(encoding="utf-8")
 OURS = r"\b(?:JETFACE|COMPOSE)_[A-Z_]+\b"
 
@@ -67,19 +65,3 @@ def test_what_compose_reads_is_in_the_table() -> None:
     for name, defaults in used.items():
         for default in defaults:
             assert default.removeprefix("jetface") in documented[name]
-
-
-def test_the_probes_of_kubernetes_ask_what_there_is() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", DEPLOY, re.DOTALL)
-    spec: dict[str, Any] = YAML(typ="safe").load(block)["spec"]
-    (container,) = spec["containers"]
-    assert spec["terminationGracePeriodSeconds"] > Settings().shutdown_grace_s
-    assert spec["securityContext"]["runAsUser"] == int(
-        Dockerfile.read(REPOSITORY / "Dockerfile.jetson").last("USER").value
-    )
-    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
-    startup = container["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
-    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert mounted == {"/models", "/engines", "/tmp"}

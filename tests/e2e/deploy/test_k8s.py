@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from jetface.settings import Settings, misspelt_variables, read_settings, variable_names
+from tests.support.dockerfiles import Dockerfile
 from tests.support.envoy import require_envoy
 from tests.support.manifests import K8S, VERSIONS, Manifest, environ_of, faults, find, misspelt, render, require_kubectl
 from tests.support.promql import Exposition
@@ -226,6 +227,12 @@ def test_what_is_written_has_a_place_and_what_is_shared_is_not_written(folder: s
             assert name not in variables or writable[variables[name]]
         if "MODEL_MIRROR" in variables:
             assert not writable[variables["MODEL_MIRROR"]]
+
+
+def test_pods_run_as_the_user_of_the_images(overlay: list[Manifest]) -> None:
+    user = int(Dockerfile.read(REPOSITORY / "deploy/Dockerfile.cpu").last("USER").value)
+    security = pod(overlay, "jetface")["securityContext"]
+    assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == user
 
 
 def test_a_rollout_takes_no_pod_away_before_another_is_ready(overlay: list[Manifest]) -> None:
