@@ -20,7 +20,7 @@ from jetface.api.services import ApiOptions, RequestDefaults, RequestLimits, Ser
 from jetface.api.status import StoreView
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.device.limits import usable_cores
-from jetface.engines.recipe import EngineSource
+from jetface.engines.job import EngineSource
 from jetface.errors import ServiceError
 from jetface.gallery.people import People
 from jetface.logs import configure_logs, count_dropped_lines, masked

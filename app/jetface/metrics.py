@@ -250,11 +250,6 @@ class Metrics:
         self.engine_state = Gauge(
             "jetface_engine_state", "1 for the state a model's engine is in.", ["model", "state"], registry=registry
         )
-        self.engine_progress = Gauge(
-            "jetface_engine_progress", "How far the build of a model's engine is, 0 to 1; only while it is built.",
-            ["model"],
-            registry=registry,
-        )  # fmt: skip
         self.engine_build_seconds = Gauge(
             "jetface_engine_build_seconds", "Seconds this process spent on building and checking a model's engine.",
             ["model"],
@@ -315,7 +310,6 @@ class Metrics:
         registry.register(self.device)
 
         self._backend_by_model: dict[str, str] = {}
-        self._building: frozenset[str] = frozenset()
 
     def set_backend(self, model: str, backend: str) -> None:
         """Show `backend` as the one that `model` runs on, in place of any other."""
@@ -325,15 +319,10 @@ class Metrics:
         self._backend_by_model[model] = backend
         self.model_backend.labels(model, backend).set(1)
 
-    def set_engine(self, model: str, state: str, progress: float | None) -> None:
-        """Show `state` as the one that a model's engine is in; `progress` is None unless it is being built."""
+    def set_engine(self, model: str, state: str) -> None:
+        """Show `state` as the one that a model's engine is in."""
         for other in ENGINE_STATES:
             self.engine_state.labels(model, other).set(other == state)
-        if progress is not None:
-            self.engine_progress.labels(model).set(progress)
-        elif model in self._building:
-            self.engine_progress.remove(model)
-        self._building = self._building - {model} if progress is None else self._building | {model}
 
     def forget_model(self, model: str) -> None:
         """Show nothing more of a model's queue and runs: it is not loaded any more."""

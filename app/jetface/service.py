@@ -21,9 +21,9 @@ from jetface.device.limits import MemoryGuard, free_memory_bytes, memory_limit_b
 from jetface.device.machine import trim_memory
 from jetface.device.telemetry import Telemetry
 from jetface.engines.build import FACTORY as TENSORRT_FACTORY
+from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
-from jetface.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
-from jetface.engines.takeover import EngineLoader, TakeoverOptions
+from jetface.engines.takeover import EngineLoader
 from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
@@ -113,9 +113,9 @@ def precisions_of(settings: Settings) -> Precisions:
     )
 
 
-def engine_recipes(
+def engine_jobs(
     settings: Settings, weights: WeightsFolder, source: EngineSource, *, has_onnxruntime: bool
-) -> EngineRecipes:
+) -> EngineJobs:
     """Return what engines are made of.
 
     Args:
@@ -124,7 +124,10 @@ def engine_recipes(
         source: What builds engines.
         has_onnxruntime: Whether ONNX Runtime may be imported on this machine, to judge engines by.
     """
-    options = EngineOptions(
+    return EngineJobs(
+        weights=weights,
+        source=source,
+        plans=plan_folder(settings),
         precisions=precisions_of(settings),
         det_batch_size=settings.det_batch_size,
         rec_batch_size=settings.rec_batch_size,
@@ -134,7 +137,6 @@ def engine_recipes(
         dla_core=settings.trt_dla_core,
         reference="onnxruntime" if has_onnxruntime else "toolkit",
     )
-    return EngineRecipes(weights, source, options, plan_folder(settings))
 
 
 def why_no_dla(settings: Settings, kit: EngineKit | None) -> str | None:
@@ -174,7 +176,7 @@ def why_no_dla(settings: Settings, kit: EngineKit | None) -> str | None:
 
 def engine_loader(
     settings: Settings,
-    recipes: EngineRecipes,
+    jobs: EngineJobs,
     plain: ModelLoader | None,
     *,
     max_waiting: int,
@@ -185,22 +187,21 @@ def engine_loader(
 
     Args:
         settings: The effective configuration.
-        recipes: What engines are made of.
+        jobs: What engines are made of.
         plain: What answers without engines; None where nothing can.
         max_waiting: Most items in the queue of one model.
         memory: Refuses builds that would take too much.
         metrics: Where states are shown.
     """
 
-    def require_memory(recipe: EngineRecipe) -> None:
-        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * num_bytes(recipe.weights)
-        memory.require(need_bytes, work="build", subject=f"the engine of model {recipe.spec.name}")
+    def require_memory(job: EngineJob) -> None:
+        need_bytes = _BUILD_BYTES_PER_FILE_BYTE * num_bytes(job.weights)
+        memory.require(need_bytes, work="build", subject=f"the engine of model {job.spec.name}")
 
-    options = TakeoverOptions(
-        max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building, may_build=require_memory,
-        most_canvases=settings.max_in_flight, load_timeout_s=settings.load_timeout_s,
+    return EngineLoader(
+        jobs, plain, metrics, max_waiting=max_waiting, serves_meanwhile=settings.serve_while_building,
+        may_build=require_memory, most_canvases=settings.max_in_flight, load_timeout_s=settings.load_timeout_s,
     )  # fmt: skip
-    return EngineLoader(recipes, plain, options, metrics)
 
 
 _log = structlog.get_logger("jetface")
@@ -346,9 +347,9 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     engines = None
     if source:
         plain = model_loader if backend.onnx else None
-        recipes = engine_recipes(settings, weights, source, has_onnxruntime=plain is not None)
+        jobs = engine_jobs(settings, weights, source, has_onnxruntime=plain is not None)
         engines = engine_loader(
-            settings, recipes, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
+            settings, jobs, plain, max_waiting=load_options.max_waiting, memory=memory, metrics=metrics
         )
     store = ModelStore(registry, (engines or model_loader).load, metrics, release=engines.release if engines else None)
     if engines:

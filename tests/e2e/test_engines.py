@@ -69,10 +69,9 @@ def test_it_answers_while_it_builds_and_keeps_what_it_built(tmp_path: Path) -> N
         assert {engine["state"] for engine in states(client).values()} == {"absent"}
         before = vectors(extract(client))
         assert len(before) == 1
-        until(client, lambda: any((engine["progress"] or 0) > 0.1 for engine in states(client).values()))
+        until(client, lambda: any((engine["elapsed_s"] or 0) > 0.1 for engine in states(client).values()))
         assert client.get("/health/ready").status_code == 200
-        metrics = client.get("/metrics").text
-        assert "jetface_engine_progress{" in metrics
+        assert 'jetface_engine_state{model="starter_det",state="building"}' in client.get("/metrics").text
         while not all_serve(client):
             np.testing.assert_allclose(vectors(extract(client)), before, atol=1e-3)
         np.testing.assert_allclose(vectors(extract(client)), before, atol=1e-3)

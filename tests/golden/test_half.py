@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from jetface.geometry.tensors import cosine_matrix
 from jetface.graphs.half import round_as_half, to_half
 from jetface.graphs.parts import take_apart
 from jetface.graphs.prepare import prepare_graph
-from jetface.heads.families import FAMILIES
-from jetface.judging.agreement import trial_of
+from jetface.judging.agreement import FP16, Trial
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.portraits import crop_of, middle_face
@@ -36,8 +34,7 @@ def crops(serve: Callable[..., Any], shared_faces: Path) -> list[np.ndarray]:
 def embed(model: bytes, spec: ModelSpec, crops: list[np.ndarray]) -> np.ndarray:
     """Return (N, L) unit embeddings."""
     (backend,) = open_onnx_backends(model)
-    head = FAMILIES[spec.family](spec, backend, None).head
-    embeddings: np.ndarray = trial_of(spec, lambda: crops, None).answers(partial(head.run, backend))
+    embeddings: np.ndarray = Trial(spec, lambda: crops).answers(backend)
     return embeddings
 
 
@@ -58,6 +55,5 @@ def test_whom_the_most_similar_picture_shows_stays(name: str, crops: list[np.nda
     half = round_as_half(to_half(take_apart(graph.model))).assemble().SerializeToString()
     exact, rounded = (embed(model, spec, crops) for model in (graph.model, half))
     assert not np.array_equal(exact, rounded)
-    trial = trial_of(spec, lambda: crops, None)
-    assert trial.compare(exact, rounded)[1] is None
+    assert Trial(spec, lambda: crops).compare(exact, rounded).fault(FP16) is None
     np.testing.assert_array_equal(rank_1(rounded), rank_1(exact))

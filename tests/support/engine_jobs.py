@@ -1,21 +1,18 @@
-"""Recipes and jobs for engines of tiny graphs, made with the stand-in toolkit."""
+"""Jobs for engines of tiny graphs, made with the stand-in toolkit."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
-from jetface.engines.recipe import EngineOptions, EngineRecipe, EngineRecipes, EngineSource
 from jetface.models.precision import Precisions
 from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
 from tests.support import stand_in_kit
 from tests.support.tiny_onnx import arcface_model, arcface_spec
-
-OPTIONS = EngineOptions(
-    precisions=Precisions(prefers_half=False), det_batch_size=2, rec_batch_size=4, canvases_hw=((96, 96), (32, 32))
-)
 
 
 def stored(folder: Path, spec: ModelSpec, serialized: bytes) -> ModelSpec:
@@ -31,12 +28,22 @@ def tiny_recognizer(folder: Path, *, name: str = "tiny_arcface", seed: int = 0) 
     return stored(folder, spec, arcface_model(seed=seed))
 
 
-def recipes_of(models_dir: Path) -> EngineRecipes:
-    """Return recipes for models of a folder, plans kept below it."""
-    source = EngineSource(stand_in_kit.make_kit(), stand_in_kit.FACTORY)
-    return EngineRecipes(WeightsFolder(folder=models_dir), source, OPTIONS, PlanFolder(models_dir / "engines"))
+def jobs_of(models_dir: Path, *, keeps: bool = True, **options: Any) -> EngineJobs:
+    """Return what makes jobs for models of a folder, plans kept below it."""
+    return EngineJobs(
+        **{
+            "weights": WeightsFolder(folder=models_dir),
+            "source": EngineSource(stand_in_kit.make_kit(), stand_in_kit.FACTORY),
+            "plans": PlanFolder(models_dir / "engines" if keeps else None),
+            "precisions": Precisions(prefers_half=False),
+            "det_batch_size": 2,
+            "rec_batch_size": 4,
+            "canvases_hw": ((96, 96), (32, 32)),
+            **options,
+        }
+    )
 
 
-def tiny_recipe(folder: Path, *, name: str = "tiny_arcface") -> EngineRecipe:
-    """Return the recipe of a recognizer of a few nodes; its weights and plans are in the folder."""
-    return recipes_of(folder).recipe(tiny_recognizer(folder, name=name))
+def tiny_job(folder: Path, *, name: str = "tiny_arcface", **options: Any) -> EngineJob:
+    """Return the job of a recognizer of a few nodes; its weights and plans are in the folder."""
+    return jobs_of(folder, **options).job(tiny_recognizer(folder, name=name))

@@ -249,7 +249,7 @@ class FakeModels:
             ModelFacts(
                 name="w600k_mbf", task="recognition", family="arcface", license="research", source="insightface",
                 state="unloaded", is_active=True, input_hw=(112, 112), embedding_length=512,
-                engine=EngineFacts(state="building", progress=0.41, eta_s=95.0),
+                engine=EngineFacts(state="building", phase="Building engine", elapsed_s=95.0),
             ),
         ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from jetface import main
-from jetface.engines.recipe import EngineSource
+from jetface.engines.job import EngineSource
 from tests.support import stand_in_kit
 
 

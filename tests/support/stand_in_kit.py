@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jetface.domain import Batch, Tensor
 from jetface.errors import EngineBuildError, EngineLoadError, InferenceError
 from jetface.runtimes.backend import Backend
-from jetface.runtimes.engine_kit import BuildProgress, BuiltEngine, EngineRequest
+from jetface.runtimes.engine_kit import Announce, BuiltEngine, EngineRecipe
 from jetface.runtimes.onnx import open_onnx_backends
 
 FACTORY = f"{__name__}:make_kit"
@@ -26,11 +26,13 @@ FACTORY = f"{__name__}:make_kit"
 HEADER = b"STAND-IN PLAN 1\n"
 
 
-@dataclass(frozen=True)
+@dataclass
 class StandInKit:
     """Implements `EngineKit`."""
 
     device: str = "stand-in 1"
+    is_gone: bool = False
+    """Whether there is no device for this process, though there is one for the process that builds."""
     opened: list[StandInEngine] = field(default_factory=list)
     dla_cores: list[int] = field(default_factory=list)
     """What each engine was opened for."""
@@ -49,12 +51,15 @@ class StandInKit:
         """As many as the environment says."""
         return int(os.environ.get("STAND_IN_DLA_CORES", "0"))
 
-    def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
+    def build(
+        self, recipe: EngineRecipe, graph: Path, announce: Announce, *, timing_cache: Path | None = None
+    ) -> BuiltEngine:
         """Take the steps, then wrap the graph."""
+        del timing_cache  # nothing is timed
         fault = os.environ.get("STAND_IN_FAULT", "")
         if log := os.environ.get("STAND_IN_LOG"):
             with Path(log).open("a", encoding="utf-8") as file:
-                file.write(f"{request.model} {os.getpid()}\n")
+                file.write(f"{recipe.model} {os.getpid()}\n")
         if fault == "garbage":
             sys.stdout.write("{not json\n" + "x" * 100_000 + "\n")
             sys.stdout.flush()
@@ -62,7 +67,7 @@ class StandInKit:
         steps = int(os.environ.get("STAND_IN_STEPS", "4"))
         for step in range(1, steps + 1):
             time.sleep(float(os.environ.get("STAND_IN_STEP_S", "0")))
-            on_progress(BuildProgress(step / steps, f"step {step}"))
+            announce(f"step {step}")
             if fault == "die":
                 sys.stderr.write("the last words of a dying build\n")
                 sys.stderr.flush()
@@ -71,16 +76,16 @@ class StandInKit:
             raise EngineBuildError("The node Conv_7 has an operator that there is no kernel for.")
         if fault == "crash":
             raise RuntimeError("a fault of the program")
-        return BuiltEngine(HEADER + request.graph.read_bytes(), ("one note",))
+        return BuiltEngine(HEADER + graph.read_bytes(), ("one note",))
 
-    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
+    def open(self, plan: bytes, recipe: EngineRecipe) -> Backend:
         """Open the graph in a plan."""
-        self.dla_cores.append(dla_core)
+        self.dla_cores.append(recipe.dla_core)
         if not plan.startswith(HEADER):
             raise EngineLoadError("The plan is of another version.")
-        if os.environ.get("STAND_IN_FAULT") == "open":
+        if self.is_gone or os.environ.get("STAND_IN_FAULT") == "open":
             raise EngineLoadError("There is no device.")
-        (backend,) = open_onnx_backends(plan[len(HEADER) :], num_lanes=1, max_batch_size=max_batch_size)
+        (backend,) = open_onnx_backends(plan[len(HEADER) :], max_batch_size=recipe.max_batch_size)
         engine = StandInEngine(backend, is_wrong=os.environ.get("STAND_IN_FAULT") == "wrong")
         self.opened.append(engine)
         return engine

@@ -44,12 +44,17 @@ class Logger:
         self.severity = severity
 
 
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+
 class StandInTrt:
     """The module. `refusing` names what answers False, None or with an error from now on."""
 
     TensorIOMode = TensorIOMode
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
     Logger = Logger
+    ILogger = ILogger
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda

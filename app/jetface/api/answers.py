@@ -216,9 +216,9 @@ class EngineAnswer(_Answer):
     """The engine of a model: the model compiled for this machine's GPU."""
 
     state: Literal["absent", "building", "checking", "serving", "rejected"]
-    progress: float | None = Field(default=None, description="Of its build, 0 to 1.")
-    eta_s: float | None = Field(default=None, description="Seconds the build may still take.")
-    reason: str | None = Field(default=None, description="Why it was rejected, or what it waits for.")
+    phase: str | None = Field(default=None, description="What its build is doing, in TensorRT's words.")
+    elapsed_s: float | None = Field(default=None, description="Seconds since its build began.")
+    reason: str | None = Field(default=None, description="Why it was rejected.")
 
 
 class ModelAnswer(_Answer):

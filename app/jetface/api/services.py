@@ -72,12 +72,12 @@ class EngineFacts:
     """What an operator can know of a model's engine."""
 
     state: EngineState
-    progress: float | None = None
-    """Of its build, 0 to 1; None unless it is built now."""
-    eta_s: float | None = None
-    """Seconds the build may still take; None where that cannot be told."""
+    phase: str | None = None
+    """What its build is doing; None unless it is built now."""
+    elapsed_s: float | None = None
+    """Seconds since its build began; None unless it is built now."""
     reason: str | None = None
-    """Why it was rejected, or what it waits for, one sentence."""
+    """Why it was rejected, one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

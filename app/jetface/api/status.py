@@ -411,8 +411,8 @@ class StoreView:
         if self._engine_status is None:
             return None
         status = self._engine_status(name)
-        eta_s = None if status.eta_s is None else round(status.eta_s, 1)
-        return EngineFacts(state=status.state, progress=status.progress, eta_s=eta_s, reason=status.reason)
+        elapsed_s = None if status.elapsed_s is None else round(status.elapsed_s, 1)
+        return EngineFacts(state=status.state, phase=status.phase, elapsed_s=elapsed_s, reason=status.reason)
 
     def _retry(self, failed: Sequence[ModelStatus]) -> None:
         if time.monotonic() - self._retried_at < RETRY_AFTER_S:

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from jetface import __version__
@@ -20,25 +19,18 @@ from jetface.atomic import whole_file
 from jetface.cli.evaluating import count_pairs
 from jetface.cli.pictures import Picture, find_pictures
 from jetface.device.limits import usable_cores
-from jetface.domain import Image
+from jetface.domain import Crop, Image
 from jetface.errors import RequestError
 from jetface.graphs.half import FULL_SUMS
 from jetface.imaging.decode import Decoder
 from jetface.imaging.formats import sniff
-from jetface.judging.agreement import (
-    DETECTIONS,
-    FP16_EMBEDDINGS,
-    Agreement,
-    DetectionAgreement,
-    EmbeddingAgreement,
-    Pictures,
-)
-from jetface.judging.conversion import Conversion, convert_to_half, crops_of, largest_crops
+from jetface.judging.agreement import FP16, Agreement, DetectionAgreement, Pictures
+from jetface.judging.casting import Cast, Caster, find_faces
 from jetface.judging.drawings import draw_probes
-from jetface.judging.quantization import Quantization, quantize
 from jetface.models.defaults import ModelChooser
 from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
+from jetface.runtimes.providers import runtime_version
 from jetface.service import open_weights
 from jetface.settings import Settings
 
@@ -89,18 +81,44 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
     path = weights.locate(spec)
     if out.resolve() == path.resolve():
         raise click.UsageError(f"{out} holds the weights themselves: name another file")
-    num_threads = settings.cpu_threads or usable_cores()
-    pictures = _pictures(settings, registry, weights, spec, folder)
-    conversion = convert_to_half(path, spec, pictures, num_threads=num_threads)
     judged_by = f"the faces in {folder}" if folder else "faces drawn by code"
+    caster = Caster(path, spec, _pictures(settings, registry, weights, spec, folder), num_threads=_threads(settings))
+    casts = list(caster.half())
+    last = casts[-1]
     click.echo(f"{name}, judged by {judged_by}:\n")
-    click.echo("\n".join(_aligned(_table(spec, conversion))))
-    if conversion.model is None:
-        raise click.ClickException(f"{name} is not converted: {conversion.attempts[-1].fault}")
-    _write(out, conversion.model, _verdict(spec, conversion, judged_by))
+    click.echo("\n".join(_aligned(_half_table(caster, casts))))
+    if last.fault:
+        raise click.ClickException(f"{name} is not converted: {last.fault}")
+    is_detector = spec.task == "detection"
+    _write(out, last.model, {
+        **_about(caster, last, judged_by),
+        "agreement": asdict(last.agreement) if last.agreement else None,
+        "limits": {name: limit for name, limit in asdict(FP16).items() if (name == "least_iou") == is_detector},
+        "refused": {cast.name: cast.fault for cast in casts[:-1]},
+    })  # fmt: skip
     click.echo(f"\n{out}")
-    if conversion.attempts[-1].policy is FULL_SUMS and not spec.fp32_sums:
+    if last.name == FULL_SUMS.name and not spec.fp32_sums:
         click.echo(f"Put `fp32_sums = true` into the TOML of {name}, so that it is cast like this for engines too.")
+
+
+def _threads(settings: Settings) -> int:
+    return settings.cpu_threads or usable_cores()
+
+
+def _about(caster: Caster, cast: Cast, judged_by: str) -> dict[str, Any]:
+    """Return what a sidecar says of any cast model: what was made of what, by what, and what it was judged by."""
+    made_by = {name: version(name) for name in ("onnx", "onnxconverter-common")}
+    return {
+        "model": caster.spec.name,
+        "license": caster.spec.license,
+        "source_sha256": caster.source_sha256,
+        "source_bytes": caster.source_bytes,
+        "sha256": hashlib.sha256(cast.model).hexdigest(),
+        "bytes": len(cast.model),
+        "precision": cast.name,
+        "judged_by": judged_by,
+        "made_by": {"jetface": __version__, "onnxruntime": ".".join(map(str, runtime_version())), **made_by},
+    }
 
 
 def _open(settings: Settings, name: str) -> tuple[Mapping[str, ModelSpec], WeightsFolder, ModelSpec]:
@@ -156,7 +174,6 @@ def quantize_model(
         ServiceError: The weights are not here, or not what their entry says, or no picture shows a face.
     """
     registry, weights, spec = _open(settings, name)
-    num_threads = settings.cpu_threads or usable_cores()
     pictures, people = _pictures_of_people(settings, registry, weights, spec, folder)
     told: list[_Identification | None] = [None, None]
 
@@ -173,32 +190,26 @@ def quantize_model(
             return f"TAR at one false match in 1,000 is {loss:.2f} points less, more than {most_tar_loss}"
         return None
 
-    made = quantize(weights.locate(spec), spec, pictures, fault_of, num_threads=num_threads)
-    click.echo(f"{name}, judged by the faces in {folder}:\n")
-    click.echo("\n".join(_aligned(_int8_table(made, told))))
-    click.echo(f"\n{len(made.kept)} of {made.num_operators} convolutions and matrix products stay in FP32.")
-    if made.fault:
-        raise click.ClickException(f"{name} is not quantized: {made.fault}")
-    agreement = {**asdict(made.agreement), "tar_loss_points": _tar_loss(told)}
+    caster = Caster(weights.locate(spec), spec, pictures, num_threads=_threads(settings))
+    cast = caster.int8(fault_of)
+    judged_by = f"the faces in {folder}"
+    click.echo(f"{name}, judged by {judged_by}:\n")
+    click.echo("\n".join(_aligned(_int8_table(caster, cast, told))))
+    click.echo(f"\n{len(cast.kept)} of {cast.num_operators} convolutions and matrix products stay in FP32.")
+    if cast.fault or cast.agreement is None:
+        raise click.ClickException(f"{name} is not quantized: {cast.fault}")
+    agreement = {**asdict(cast.agreement), "tar_loss_points": _tar_loss(told)}
     for side, found in zip(("fp32", "int8"), told, strict=True):
         if found:
             agreement[side] = {"rank_1": found.rank_1, "tar": {f"{rate:g}": tar for rate, tar in found.tar.items()}}
-    verdict = {
-        "model": spec.name,
-        "license": spec.license,
-        "source_sha256": made.source_sha256,
-        "sha256": hashlib.sha256(made.model).hexdigest(),
-        "bytes": len(made.model),
-        "precision": "int8",
-        "judged_by": f"the faces in {folder}",
-        "num_calibrated": made.num_calibrated,
-        "kept_in_fp32": list(made.kept),
+    out = settings.models_dir / f"{name}.int8.onnx"
+    _write(out, cast.model, {
+        **_about(caster, cast, judged_by),
+        "num_calibrated": cast.num_calibrated,
+        "kept_in_fp32": list(cast.kept),
         "agreement": agreement,
         "limits": {"least_cosine": least_cosine, "most_tar_loss": most_tar_loss, "least_iou": least_iou},
-        "made_by": {"jetface": __version__, "onnx": onnx.__version__, "onnxruntime": version("onnxruntime")},
-    }
-    out = settings.models_dir / f"{name}.int8.onnx"
-    _write(out, made.model, verdict)
+    })  # fmt: skip
     click.echo(out)
 
 
@@ -209,9 +220,7 @@ def _pictures_of_people(
     pictures = FolderPictures(folder, settings.max_image_pixels)
     if spec.task == "detection":
         return pictures, np.zeros(0, np.int64)
-    detector = ModelChooser(registry, weights.is_at_hand).require("DET_MODEL", settings.det_model, "detection")
-    num_threads = settings.cpu_threads or usable_cores()
-    found = largest_crops(weights.locate(registry[detector]), registry[detector], pictures, num_threads=num_threads)
+    found = [next(iter(crops), None) for crops in _faces(settings, registry, weights, pictures)]
     names = [path.relative.parts[:-1] for path in pictures.readable()]
     numbers = {name[0]: number for number, name in enumerate(names) if name}
     faces = [
@@ -223,6 +232,16 @@ def _pictures_of_people(
     return lambda: crops, np.unique(people, return_inverse=True)[1].reshape(-1)
 
 
+def _faces(
+    settings: Settings, registry: Mapping[str, ModelSpec], weights: WeightsFolder, pictures: Pictures
+) -> list[list[Crop]]:
+    """Return the faces that the detector of the settings finds in each picture, the largest first."""
+    detector = registry[
+        ModelChooser(registry, weights.is_at_hand).require("DET_MODEL", settings.det_model, "detection")
+    ]
+    return find_faces(weights.locate(detector), detector, pictures, num_threads=_threads(settings))
+
+
 def _tar_loss(told: Sequence[_Identification | None]) -> float | None:
     """Return by how many points TAR at one false match in 1,000 is less; None where it cannot be told."""
     rate = _FALSE_MATCH_RATES[0]
@@ -230,26 +249,24 @@ def _tar_loss(told: Sequence[_Identification | None]) -> float | None:
     return 100 * (tars[0] - tars[1]) if len(tars) == 2 else None
 
 
-def _int8_table(made: Quantization, told: Sequence[_Identification | None]) -> Iterator[Row]:
-    verdict = made.fault or "within the limits"
-    sizes = (_megabytes(made.source_bytes), _megabytes(len(made.model)))
-    if isinstance(made.agreement, DetectionAgreement):
-        yield ("", "found by both", "by one only", "mean IoU", "worst IoU", "MB", "")
+def _int8_table(caster: Caster, cast: Cast, told: Sequence[_Identification | None]) -> Iterator[Row]:
+    verdict = cast.fault or "within the limits"
+    sizes = (_megabytes(caster.source_bytes), _megabytes(len(cast.model)))
+    figures = _figures(cast.agreement)
+    if isinstance(cast.agreement, DetectionAgreement):
+        yield ("", "found by both", "by one only", "worst IoU", "mean IoU", "MB", "")
         yield ("fp32", "", "", "", "", sizes[0], "")
-        boxes = made.agreement
-        figures = (str(boxes.found_by_both), str(boxes.only_one), f"{boxes.mean_iou:.4f}", f"{boxes.worst_iou:.4f}")
-        yield ("int8", *figures, sizes[1], verdict)
+        yield ("int8", *figures, f"{cast.agreement.mean_iou:.4f}", sizes[1], verdict)
         return
     rates = [f"TAR at 1 in {round(1 / rate):,}" for rate in _FALSE_MATCH_RATES]
     yield ("", "faces", "mean cosine", "worst cosine", "rank-1", *rates, "MB", "")
-    num, mean, worst = _figures(made.agreement)
     for name, cosines, found, size, end in (
         ("fp32", ("", ""), told[0], sizes[0], ""),
-        ("int8", (mean, worst), told[1], sizes[1], verdict),
+        ("int8", figures[1:], told[1], sizes[1], verdict),
     ):
         rank_1 = f"{100 * found.rank_1:.2f} %" if found else "-"
         tars = [f"{100 * found.tar[rate]:.2f} %" if found and rate in found.tar else "-" for rate in _FALSE_MATCH_RATES]
-        yield (name, num, *cosines, rank_1, *tars, size, end)
+        yield (name, figures[0], *cosines, rank_1, *tars, size, end)
 
 
 def _pictures(
@@ -263,29 +280,25 @@ def _pictures(
     pictures = FolderPictures(folder, settings.max_image_pixels)
     if spec.task == "detection":
         return pictures
-    detector = ModelChooser(registry, weights.is_at_hand).require("DET_MODEL", settings.det_model, "detection")
-    num_threads = settings.cpu_threads or usable_cores()
-    crops = crops_of(weights.locate(registry[detector]), registry[detector], pictures, num_threads=num_threads)
+    crops = [crop for faces in _faces(settings, registry, weights, pictures) for crop in faces]
     return lambda: crops
 
 
-def _table(spec: ModelSpec, conversion: Conversion) -> Iterator[Row]:
+def _half_table(caster: Caster, casts: Sequence[Cast]) -> Iterator[Row]:
     """Yield the lines of the table, heading first: what was cast, how near it was, and what it had to reach."""
-    if spec.task == "detection":
+    if caster.spec.task == "detection":
         yield ("", "found by both", "by one only", "worst IoU", "MB", "")
-        limits: Row = ("limits", "", "0", f">= {DETECTIONS.least_iou}", "", "")
+        limits: Row = ("limits", "", "0", f">= {FP16.least_iou}", "", "")
     else:
         yield ("", "faces", "mean cosine", "worst cosine", "MB", "")
-        least = FP16_EMBEDDINGS
-        limits = ("limits", "", f">= {least.least_mean_cosine}", f">= {least.least_worst_cosine}", "", "")
-    yield ("weights file", "", "", "", _megabytes(conversion.source_bytes), "")
-    for attempt in conversion.attempts:
-        size = _megabytes(len(attempt.model))
-        yield (attempt.policy.name, *_figures(attempt.agreement), size, attempt.fault or "within the limits")
+        limits = ("limits", "", f">= {FP16.least_mean_cosine}", f">= {FP16.least_worst_cosine}", "", "")
+    yield ("weights file", "", "", "", _megabytes(caster.source_bytes), "")
+    for cast in casts:
+        yield (cast.name, *_figures(cast.agreement), _megabytes(len(cast.model)), cast.fault or "within the limits")
     yield limits
 
 
-def _figures(agreement: DetectionAgreement | EmbeddingAgreement | None) -> Row:
+def _figures(agreement: Agreement | None) -> Row:
     if agreement is None:
         return ("-", "-", "-")
     if isinstance(agreement, DetectionAgreement):
@@ -304,30 +317,6 @@ def _aligned(rows: Iterator[Row]) -> Iterator[str]:
 
 def _megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f}"
-
-
-def _verdict(spec: ModelSpec, conversion: Conversion, judged_by: str) -> Mapping[str, Any]:
-    """Return the sidecar: what was cast how, by what it was judged, and what came out."""
-    last = conversion.attempts[-1]
-    limits = DETECTIONS if spec.task == "detection" else FP16_EMBEDDINGS
-    return {
-        "model": spec.name,
-        "license": spec.license,
-        "source_sha256": conversion.source_sha256,
-        "source_bytes": conversion.source_bytes,
-        "sha256": conversion.sha256,
-        "bytes": len(last.model),
-        "precision": last.policy.name,
-        "judged_by": judged_by,
-        "agreement": asdict(last.agreement) if last.agreement else None,
-        "limits": asdict(limits),
-        "refused": {attempt.policy.name: attempt.fault for attempt in conversion.attempts[:-1]},
-        "made_by": {
-            "jetface": __version__,
-            "onnx": onnx.__version__,
-            "onnxconverter-common": version("onnxconverter-common"),
-        },
-    }
 
 
 def _write(out: Path, model: bytes, verdict: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from jetface.engines.recipe import EngineSource
+    from jetface.engines.job import EngineSource
 
 # What the commands do is imported when they do it: `jetface --help` need not pay for it.
 
@@ -21,8 +21,9 @@ def engine() -> None:
 @engine.command()
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option("--job", type=click.Path(path_type=Path), hidden=True, help="Do what a job file says, for the service.")
+@click.option("--parent", type=int, default=0, hidden=True, help="Number of the process to end with.")
 @click.pass_obj
-def build(source: EngineSource | None, names: tuple[str, ...], *, job: Path | None) -> None:
+def build(source: EngineSource | None, names: tuple[str, ...], *, job: Path | None, parent: int) -> None:
     """Build the engines of the models named, or of those the settings choose, unless they are there already.
 
     Each is built and checked in a process of its own; minutes for a large model.
@@ -32,7 +33,7 @@ def build(source: EngineSource | None, names: tuple[str, ...], *, job: Path | No
         from jetface.logs import configure_logs  # noqa: PLC0415 - see above
 
         configure_logs("WARNING", "text")
-        run_job_file(job)
+        run_job_file(job, parent)
         return
     from jetface.cli.engine_work import build_engines  # noqa: PLC0415 - see above
 

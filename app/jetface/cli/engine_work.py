@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.engines.build import FACTORY, open_kit
-from jetface.engines.check import Check, compare, open_reference
+from jetface.engines.check import check_engine
 from jetface.engines.child import EngineChild
-from jetface.engines.plan import PlanEntry, PlanFolder, misfit
-from jetface.engines.recipe import EngineRecipe, EngineRecipes, EngineSource, Step
+from jetface.engines.job import EngineJobs, EngineSource, Step
+from jetface.engines.plan import PlanEntry, PlanFolder
 from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.models.defaults import ModelChooser
 from jetface.models.weights import expand
 from jetface.registry import ModelSpec, RegistryError
 from jetface.runtimes.choose import Probes
 from jetface.runtimes.providers import available_providers
-from jetface.service import choose_models, engine_recipes, open_weights, plan_folder
+from jetface.service import choose_models, engine_jobs, open_weights, plan_folder
 from jetface.settings import Settings, read_settings
 
 _DAY_S = 86_400.0
 
 
 def build_engines(names: Sequence[str], source: EngineSource | None) -> None:
-    """Build what is not there, with a progress bar for each."""
-    with _opened(names, source) as (recipes, specs):
-        _for_each(specs, lambda spec: _build(spec, recipes))
+    """Build what is not there, and say what each build is doing."""
+    with _opened(names, source) as (jobs, specs):
+        _for_each(specs, lambda spec: _build(spec, jobs))
 
 
 def check_engines(names: Sequence[str], source: EngineSource | None) -> None:
     """Print what each engine's comparison gives."""
-    with _opened(names, source) as (recipes, specs):
-        _for_each(specs, lambda spec: _check(spec, recipes))
+    with _opened(names, source) as (jobs, specs):
+        _for_each(specs, lambda spec: _check(spec, jobs))
 
 
 def list_plans(source: EngineSource | None) -> None:
@@ -105,7 +105,7 @@ class _Judge:
             return "no readable sidecar says what it is"
         if entry.record.plan_bytes != entry.size_bytes:
             return "it is cut off"
-        return None if self._facts is None else misfit(entry.record.key, self._facts)
+        return None if self._facts is None else entry.record.recipe.misfit(self._facts)
 
     def say_why_not(self) -> None:
         if self._why_not:
@@ -113,7 +113,7 @@ class _Judge:
 
 
 @contextmanager
-def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple[EngineRecipes, list[ModelSpec]]]:
+def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple[EngineJobs, list[ModelSpec]]]:
     settings = _settings()
     registry, weights = open_weights(settings)
     try:
@@ -123,8 +123,8 @@ def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple
         raise click.UsageError(str(cause)) from cause
     source = source or EngineSource(open_kit(), FACTORY)
     has_onnxruntime = _can_import_onnxruntime()
-    with closing(engine_recipes(settings, weights, source, has_onnxruntime=has_onnxruntime)) as recipes:
-        yield recipes, specs
+    with closing(engine_jobs(settings, weights, source, has_onnxruntime=has_onnxruntime)) as jobs:
+        yield jobs, specs
 
 
 def _can_import_onnxruntime() -> bool:
@@ -163,59 +163,40 @@ def _tried(spec: ModelSpec, work: Callable[[ModelSpec], bool]) -> bool:
         return False
 
 
-def _build(spec: ModelSpec, recipes: EngineRecipes) -> bool:
-    recipe = recipes.recipe(spec)
-    if kept := recipes.plans.find(recipe.key):
-        click.echo(f"{spec.name}: here already: {recipe.key.file_name}, {kept.record.verdict}")
+def _build(spec: ModelSpec, jobs: EngineJobs) -> bool:
+    job = jobs.job(spec)
+    if kept := jobs.plans.find(job.recipe):
+        click.echo(f"{spec.name}: here already: {job.recipe.file_name}, {kept.record.verdict}")
         return True
-    with tqdm(desc=spec.name, total=100, unit="%", file=sys.stderr, disable=None) as bar:
+    started = time.monotonic()
 
-        def show(step: Step) -> None:
-            bar.set_postfix_str(step.phase, refresh=False)
-            bar.update(max(0.0, round(100 * step.fraction, 1) - bar.n))
+    def show(step: Step) -> None:
+        click.echo(f"{spec.name}: {time.monotonic() - started:.0f} s, {step.state}: {step.phase}", err=True)
 
-        kept = EngineChild(recipe.job(recipes.source.factory, recipes.plans.folder), show).run()
+    kept = EngineChild(job, show).run()
     click.echo(f"{spec.name}: built in {kept.record.build_s:.1f} s; check: {kept.record.verdict}")
     for note in kept.record.notes:
         click.echo(f"  {note}")
-    if recipes.plans.find(recipe.key):
+    if jobs.plans.find(job.recipe):
         return True
     click.echo(f"{spec.name}: the engine is good but cannot be kept: see TRT_ENGINE_CACHE_PATH", err=True)
     return False
 
 
-def _check(spec: ModelSpec, recipes: EngineRecipes) -> bool:
-    recipe = recipes.recipe(spec)
-    if recipe.reference != "onnxruntime":
+def _check(spec: ModelSpec, jobs: EngineJobs) -> bool:
+    job = jobs.job(spec)
+    if job.reference != "onnxruntime":
         raise BackendUnavailableError(
             "Engines are compared with ONNX Runtime, which may not be had here: `jetface doctor` says why. When it was "
             "built, each was compared with an engine in FP32: `jetface engine list` has the verdicts."
         )
-    kept = recipes.plans.find(recipe.key)
+    kept = jobs.plans.find(job.recipe)
     if kept is None:
         click.echo(f"{spec.name}: no engine that fits is kept; `jetface engine build {spec.name}` builds it", err=True)
         return False
-    found = _compare(recipe, recipes.source, kept.plan)
-    click.echo(
-        f"{spec.name}  {recipe.request.precision}  {'passed' if found.fault is None else 'FAILED'}  {found.verdict}"
-    )
-    if found.fault:
-        click.echo(f"  {found.fault}", err=True)
-    return found.fault is None
-
-
-def _compare(recipe: EngineRecipe, source: EngineSource, plan: bytes) -> Check:
-    with (
-        closing(
-            source.kit.open(plan, max_batch_size=recipe.max_batch_size, dla_core=recipe.request.dla_core)
-        ) as opened,
-        closing(open_reference(recipe.weights, recipe.spec)) as reference,
-    ):
-        return compare(
-            recipe.spec,
-            opened,
-            reference,
-            takes_pixels=recipe.graph.takes_pixels,
-            is_int8=recipe.request.precision == "int8",
-            canvases_hw=recipe.canvases_hw,
-        )
+    with tempfile.TemporaryDirectory() as scratch:
+        verdict, fault = check_engine(job, jobs.source.kit, kept.plan, Path(scratch))
+    click.echo(f"{spec.name}  {job.recipe.precision}  {'FAILED' if fault else 'passed'}  {verdict}")
+    if fault:
+        click.echo(f"  It {fault}", err=True)
+    return fault is None

@@ -270,7 +270,7 @@ def _plans(folder: Any) -> Iterator[dict[str, Any]]:
             "file": entry.path.name,
             "bytes": entry.size_bytes,
             "changed_at": datetime.fromtimestamp(entry.changed_at, timezone.utc).isoformat(timespec="seconds"),
-            "built_for": None if record is None else dict(record.key.facts),
+            "built_for": None if record is None else dict(record.recipe.toolkit),
             "build_s": None if record is None else record.build_s,
             "verdict": None if record is None else record.verdict,
         }

@@ -1,4 +1,4 @@
-"""The building process: what it is told, what it does, what it tells.
+"""The building process: what it is told, what it does, what it reports.
 
 The lock is the operating system's, on an open file: it is free the moment its holder ends, however that ends. So the
 rule for stale locks is that there are none: a `.build.lock` that lies in the folder means nothing by itself and may be
@@ -9,40 +9,28 @@ processes then do the work twice, and the plan that is written last stays, whole
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import filelock
 import structlog
+from pydantic import ValidationError
 
 from jetface.device.faults import Fault
-from jetface.engines.check import compare, open_reference
-from jetface.engines.plan import PlanFolder, record_of
-from jetface.engines.recipe import (
-    Accepted,
-    EngineJob,
-    Rejected,
-    Step,
-    encode_report,
-    load_kit,
-    plan_beside,
-    read_job,
-    written,
-)
-from jetface.errors import BackendUnavailableError, ServiceError
-from jetface.graphs.prepare import PreparedFiles, prepare_graph
-from jetface.runtimes.backend import Backend
+from jetface.engines.check import check_engine
+from jetface.engines.job import JOB, REPORT, Accepted, EngineJob, Rejected, Step, plan_beside
+from jetface.engines.plan import PlanFolder, PlanRecord
+from jetface.errors import BackendUnavailableError, EngineBuildError, ServiceError
 from jetface.runtimes.choose import Probes, try_tensorrt
-from jetface.runtimes.engine_kit import BuildProgress, BuiltEngine, EngineKit
-from jetface.runtimes.tensorrt import profiles_for
+from jetface.runtimes.engine_kit import EngineKit
 
 _log = structlog.get_logger(__name__)
 
@@ -101,11 +89,6 @@ def end_with(parent_pid: int) -> None:
         raise SystemExit("the process that asked for this engine is gone")
 
 
-def give_way() -> None:
-    """Take a lower priority than the process that serves."""
-    os.nice(_NICENESS)
-
-
 def report_stream() -> BinaryIO:
     """Return what standard output was, unbuffered, and let everything else that is written there go to standard error.
 
@@ -132,24 +115,43 @@ def open_kit() -> EngineKit:
     return found
 
 
+def load_kit(import_path: str) -> EngineKit:
+    """Return the toolkit a job names.
+
+    Raises:
+        EngineBuildError: There is no such function.
+        BackendUnavailableError: The toolkit cannot be had here.
+    """
+    module_name, _, function_name = import_path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as cause:
+        raise EngineBuildError(f"There is no toolkit {import_path}.") from cause
+    return cast("Callable[[], EngineKit]", factory)()
+
+
 Tell = Callable[[Step | Accepted | Rejected], object]
 
-_LEAST_STEP = 0.005
-"""Progress is told in steps of at least this fraction."""
 
-
-def run_job_file(path: Path) -> None:
+def run_job_file(path: Path, parent_pid: int) -> None:
     """Do what a job file says, as the process that was started for it, and report on standard output.
+
+    Args:
+        path: The job file.
+        parent_pid: Who started this process: it ends with it.
 
     Raises:
         EngineBuildError: The file is no job.
         SystemExit: Whoever wrote it is gone.
     """
-    job = read_job(path)
-    end_with(job.parent_pid)
-    give_way()
+    try:
+        job = JOB.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as cause:
+        raise EngineBuildError("The job file cannot be read.") from cause
+    end_with(parent_pid)
+    os.nice(_NICENESS)
     with report_stream() as stream:
-        run_job(job, plan_beside(path), lambda report: stream.write(encode_report(report)))
+        run_job(job, plan_beside(path), lambda report: stream.write(REPORT.dump_json(report) + b"\n"))
 
 
 def run_job(job: EngineJob, fallback: Path, tell: Tell) -> None:
@@ -170,70 +172,30 @@ def run_job(job: EngineJob, fallback: Path, tell: Tell) -> None:
 
 
 def _make(job: EngineJob, fallback: Path, tell: Tell) -> Accepted | Rejected:
-    tell(Step(state="building", fraction=0.0, phase="starting"))
+    tell(Step(state="building", phase="starting"))
     kit = load_kit(job.kit)
     plans = PlanFolder(job.folder)
-    waiting = Step(state="building", fraction=0.0, phase="waiting for another process that builds")
+    waiting = Step(state="building", phase="waiting for another process that builds")
     with build_lock(job.folder, on_wait=partial(tell, waiting)):
         # Whom we waited for may have built the very same.
-        if kept := plans.find(job.key):
+        if kept := plans.find(job.recipe):
             return Accepted(record=kept.record, is_kept=True)
         started = time.perf_counter()
-        built = kit.build(job.request, _progress(tell))
-        tell(Step(state="checking", fraction=1.0, phase="comparing with the model in FP32"))
-        verdict, fault = _check(job, kit, built, fallback.parent)
+        built = kit.build(
+            job.recipe, job.graph, lambda phase: tell(Step(state="building", phase=phase)),
+            timing_cache=job.timing_cache,
+        )  # fmt: skip
+        tell(Step(state="checking", phase="comparing with the model in FP32"))
+        try:
+            verdict, fault = check_engine(job, kit, built.plan, fallback.parent)
+        except ServiceError as error:
+            return Rejected(reason=f"The engine was built, but its check could not be run: {error.message}")
         if fault:
-            return Rejected(reason=fault)
-        build_s = time.perf_counter() - started
-        record = record_of(job.key, built.plan, verdict=verdict, notes=built.notes, build_s=build_s)
+            return Rejected(reason=f"The engine {fault}.")
+        record = PlanRecord.of(
+            job.recipe, built.plan, verdict=verdict, notes=built.notes, build_s=time.perf_counter() - started
+        )
         if plans.keep(built.plan, record):
             return Accepted(record=record, is_kept=True)
     fallback.write_bytes(built.plan)
     return Accepted(record=record, is_kept=False)
-
-
-def _check(job: EngineJob, kit: EngineKit, built: BuiltEngine, scratch: Path) -> tuple[str, str | None]:
-    """Return what the check measured, and why the engine is no good, None where it is."""
-    judge = "ONNX Runtime" if job.reference == "onnxruntime" else "an engine of the same toolkit"
-    try:
-        with (
-            closing(kit.open(built.plan, max_batch_size=job.max_batch_size, dla_core=job.request.dla_core)) as engine,
-            closing(_reference(job, kit, scratch)) as reference,
-        ):
-            check = compare(
-                job.spec,
-                engine,
-                reference,
-                takes_pixels=job.takes_pixels,
-                canvases_hw=job.canvases_hw,
-                is_int8=job.request.precision == "int8",
-            )
-    except ServiceError as error:
-        return "", f"The engine was built, but its check could not be run: {error.message}"
-    if check.fault:
-        return check.verdict, f"The engine does not agree with {judge} in FP32: {check.fault}."
-    return f"{check.verdict}, by {judge} in FP32", None
-
-
-def _reference(job: EngineJob, kit: EngineKit, scratch: Path) -> Backend:
-    """Open the model as it was published, in FP32, one item at a time."""
-    if job.reference == "onnxruntime":
-        return open_reference(job.weights, job.spec)
-    cache = PreparedFiles(*job.prepared_folders)
-    graph = prepare_graph(job.weights, job.spec, has_onnxruntime=False, cache=cache).model
-    path = graph if isinstance(graph, Path) else written(graph, scratch / "reference.onnx")
-    sizes_hw = job.canvases_hw or ((job.spec.input.height_px, job.spec.input.width_px),)
-    profiles = profiles_for([(3, *image_hw) for image_hw in sizes_hw], (1,))
-    request = replace(job.request, graph=path, precision="fp32", profiles=profiles, dla_core=-1)
-    return kit.open(kit.build(request, lambda _: None).plan, max_batch_size=1)
-
-
-def _progress(tell: Tell) -> Callable[[BuildProgress], None]:
-    told = [0.0]
-
-    def on_progress(progress: BuildProgress) -> None:
-        if progress.fraction - told[0] >= _LEAST_STEP:
-            told[0] = progress.fraction
-            tell(Step(state="building", fraction=min(progress.fraction, 1.0), phase=progress.phase))
-
-    return on_progress

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 import structlog
+from pydantic import ValidationError
 
+from jetface.engines.job import JOB, REPORT, Accepted, EngineJob, Rejected, Step, plan_beside
 from jetface.engines.plan import KeptPlan, PlanFolder
-from jetface.engines.recipe import Accepted, EngineJob, Rejected, Step, decode_report, plan_beside, write_job
 from jetface.errors import EngineBuildError
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ class EngineChild:
     def __init__(
         self,
         job: EngineJob,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[Step], object],
         *,
         command: Sequence[str] = BUILD_COMMAND,
         deadline_s: float = DEADLINE_S,
@@ -56,7 +57,7 @@ class EngineChild:
         Args:
             job: What to build.
             on_step: Called on the thread of `run`, for each step.
-            command: Program and arguments; the path of the job file follows.
+            command: Program and arguments; the path of the job file and the parent's number follow.
             deadline_s: Longest it may take, seconds.
             end_s: Longest a process may take to end that says nothing more, seconds.
         """
@@ -83,7 +84,7 @@ class EngineChild:
         try:
             with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
                 job_file = Path(folder) / "job.json"
-                write_job(self.job, job_file)
+                job_file.write_bytes(JOB.dump_json(self.job))
                 return self._run(job_file)
         except OSError as cause:
             cure = " Make room in /tmp, or start the container anew." if _is_about_room(cause) else ""
@@ -101,7 +102,7 @@ class EngineChild:
             if self._stopped_why:
                 raise EngineBuildError(f"The engine was not built: {self._stopped_why}.")
             process = self._process = subprocess.Popen(  # noqa: S603 - our own program, see `BUILD_COMMAND`
-                [*self.command, str(job_file)],
+                [*self.command, str(job_file), "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -130,10 +131,13 @@ class EngineChild:
         """Read reports until the last one, or until there are no more."""
         stream = _stream(process.stdout)
         while line := stream.readline(_LONGEST_LINE_BYTES):
-            report = decode_report(line)
+            try:
+                report = REPORT.validate_json(line)
+            except ValidationError:  # libraries write into any stream
+                continue
             if isinstance(report, Step):
                 self.on_step(report)
-            elif report is not None:
+            else:
                 return report
         return None
 
@@ -151,7 +155,7 @@ class EngineChild:
 
     def _collect(self, end: Accepted, job_file: Path) -> KeptPlan:
         if end.is_kept:
-            kept = PlanFolder(self.job.folder).find(self.job.key)
+            kept = PlanFolder(self.job.folder).find(self.job.recipe)
             if kept is None:
                 raise EngineBuildError("The plan is gone or damaged since it was built.")
             return kept

@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import structlog
@@ -19,8 +19,8 @@ import structlog
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.engines.child import EngineChild
-from jetface.engines.plan import Announcer, EngineStatus, KeptPlan, PlanRecord, remaining_s
-from jetface.engines.recipe import EngineJob, EngineRecipe, EngineRecipes, Step
+from jetface.engines.job import EngineJob, EngineJobs, Step
+from jetface.engines.plan import EngineStatus, KeptPlan, PlanRecord
 from jetface.errors import (
     EngineLoadError,
     InferenceError,
@@ -34,7 +34,8 @@ from jetface.heads.lanes import Head
 from jetface.metrics import Metrics
 from jetface.models.items import ItemMemory
 from jetface.models.loaded import LoadedModel, LoadProgress
-from jetface.models.loading import WeightsSupply, item_key, started_in_time, watch_model
+from jetface.models.loading import ModelLoader, WeightsSupply, item_key, started_in_time, watch_model
+from jetface.models.store import ModelStore
 from jetface.registry import ModelSpec
 from jetface.runtimes.backend import Backend, warm
 from jetface.runtimes.engine_kit import EngineKit
@@ -42,8 +43,11 @@ from jetface.threads import SlowWork
 
 _log = structlog.get_logger(__name__)
 
-_UNKNOWN_ETA_S = 30.0
-"""What a refused caller is told while nothing can be said of a build yet."""
+_RETRY_AFTER_S = 30.0
+"""What a refused caller is told: how long a build takes nobody can say."""
+
+_LOG_EVERY_S = 10.0
+"""Phases that follow each other faster than that are not all logged."""
 
 
 class EngineBoard:
@@ -52,28 +56,39 @@ class EngineBoard:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._statuses: dict[str, EngineStatus] = {}
+        self._begun_at: dict[str, float] = {}
+        self._told_at = 0.0
 
     def status(self, name: str) -> EngineStatus:
         """Return where a model's engine is."""
-        return self._statuses.get(name, EngineStatus())
+        status = self._statuses.get(name, EngineStatus())
+        if status.state not in {"building", "checking"}:
+            return status
+        return replace(status, elapsed_s=time.monotonic() - self._begun_at[name])
 
     def enter(self, name: str, status: EngineStatus) -> None:
         """Note a new state."""
         self._statuses[name] = status
-        self._metrics.set_engine(name, status.state, status.progress)
+        self._metrics.set_engine(name, status.state)
 
-    def note_step(self, name: str, step: Step, announcer: Announcer, elapsed_s: float) -> None:
-        """Note how far a build is; tell the log now and then. A step that comes after the end is dropped."""
+    def begin(self, name: str) -> None:
+        """Note that a build begins."""
+        self._begun_at[name] = time.monotonic()
+        self.enter(name, EngineStatus(state="building"))
+
+    def note_step(self, name: str, step: Step) -> None:
+        """Note what a build is doing; tell the log now and then. A step that comes after the end is dropped."""
         if self.status(name).state not in {"building", "checking"}:
             return
-        waits_for = step.phase if step.state == "building" and not step.fraction else None
-        eta_s = remaining_s(step.fraction, elapsed_s)
-        self.enter(name, EngineStatus(state=step.state, progress=step.fraction, eta_s=eta_s, reason=waits_for))
-        if announcer.is_due(step.fraction, elapsed_s):
-            _log.info(f"{step.state} {100 * step.fraction:.0f} %, {elapsed_s:.0f} s", model=name, phase=step.phase)
+        self.enter(name, EngineStatus(state=step.state, phase=step.phase))
+        if time.monotonic() >= self._told_at + _LOG_EVERY_S:
+            self._told_at = time.monotonic()
+            elapsed_s = self._told_at - self._begun_at[name]
+            _log.info(f"{step.state} an engine for {elapsed_s:.0f} s", model=name, phase=step.phase)
 
-    def note_built(self, name: str, record: PlanRecord, took_s: float) -> None:
+    def note_built(self, name: str, record: PlanRecord) -> None:
         """Note that an engine was built and passed its check."""
+        took_s = time.monotonic() - self._begun_at[name]
         self._metrics.engine_build_seconds.labels(name).set(took_s)
         _log.info("engine built", model=name, took_s=round(took_s, 1), check=record.verdict)
         for note in record.notes:
@@ -96,26 +111,25 @@ class EngineBoard:
 
     def building(self, name: str) -> ModelBuildingError:
         """Return the error of a caller who has to wait for an engine."""
-        status = self.status(name)
+        elapsed_s = self.status(name).elapsed_s or 0.0
         return ModelBuildingError(
-            f"The engine of model {name} is being built, {100 * (status.progress or 0):.0f} % done.",
-            retry_after_s=status.eta_s or _UNKNOWN_ETA_S,
+            f"The engine of model {name} is being built, for {elapsed_s:.0f} s so far.", retry_after_s=_RETRY_AFTER_S
         )
 
 
 class EngineLane:
     """Runs one model's engine. All calls come from the lane's thread."""
 
-    def __init__(self, recipe: EngineRecipe, kit: EngineKit, plan: bytes, items: ItemMemory) -> None:
+    def __init__(self, job: EngineJob, kit: EngineKit, plan: bytes, items: ItemMemory) -> None:
         """Create a lane.
 
         Args:
-            recipe: The model's.
+            job: By which the plan was made.
             kit: Opens the plan.
             plan: Let go of once it is open.
             items: Where the model's items are made.
         """
-        self._recipe = recipe
+        self._job = job
         self._items = items
         self._kit = kit
         self._plan: bytes | None = plan
@@ -125,7 +139,7 @@ class EngineLane:
     @property
     def probe_item(self) -> Any:
         """An item the engine can run."""
-        return probe_item(self._recipe.spec, self._canvas_hw)
+        return probe_item(self._job.spec, self._canvas_hw)
 
     def lane(self) -> Lane[Any, Any]:
         """Return what a batcher takes."""
@@ -142,11 +156,11 @@ class EngineLane:
             max_waiting: Most items in its queue.
             timeout_s: Longest time it may take to open and warm.
         """
-        recipe, name = self._recipe, self._recipe.spec.name
+        job, name = self._job, self._job.spec.name
         batcher: Batcher[Any, Any] = Batcher(
             name,
             [self.lane()],
-            max_batch=recipe.max_batch_size,
+            max_batch=job.recipe.max_batch_size,
             max_waiting=max_waiting,
             key=item_key,
             metrics=metrics,
@@ -159,25 +173,23 @@ class EngineLane:
             raise
         watch_model(metrics, name, batcher, self._items)
         return LoadedModel(
-            spec=recipe.spec, backend=backend, batcher=batcher, input_hw=recipe.graph.input_hw,
-            sha256=recipe.graph.source_sha256, is_batch_free=recipe.graph.is_batch_free, items=self._items,
+            spec=job.spec, backend=backend, batcher=batcher, input_hw=job.input_hw, sha256=job.source_sha256,
+            is_batch_free=job.is_batch_free, items=self._items,
         )  # fmt: skip
 
     @property
     def _canvas_hw(self) -> tuple[int, int] | None:
-        return self._recipe.canvases_hw[0] if self._recipe.canvases_hw else None
+        return next(iter(self._job.canvases_hw), None)
 
     def _start(self) -> None:
-        recipe, plan = self._recipe, self._plan or b""
-        self._backend = self._kit.open(plan, max_batch_size=recipe.max_batch_size, dla_core=recipe.request.dla_core)
+        spec, shapes = self._job.spec, self._job.recipe.item_shapes
+        self._backend = self._kit.open(self._plan or b"", self._job.recipe)
         # The device has its own copy now.
         self._plan = None
-        takes_pixels = recipe.graph.takes_pixels
-        warm(self._backend, recipe.item_shapes, np.uint8 if takes_pixels else np.float32)
-        if recipe.spec.task == "detection" and takes_pixels:
-            self._items.pin(recipe.spec.name, self._backend, recipe.item_shapes)
-        probe = FAMILIES[recipe.spec.family]
-        self._head = probe(recipe.spec, self._backend, self._canvas_hw, takes_pixels=takes_pixels).head
+        warm(self._backend, shapes, np.uint8)
+        if spec.task == "detection":
+            self._items.pin(spec.name, self._backend, shapes)
+        self._head = FAMILIES[spec.family](spec, self._backend, self._canvas_hw, takes_pixels=True).head
 
     def _run(self, items: Sequence[Any]) -> Sequence[Any]:
         if self._head is None or self._backend is None:
@@ -189,43 +201,6 @@ class EngineLane:
             self._backend.close()
 
 
-class PlainLoader(Protocol):
-    """Loads models on anything but engines."""
-
-    async def load(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
-        """Load one model, and say how far that is."""
-        ...
-
-
-class Store(Protocol):
-    """What holds the models."""
-
-    async def get(self, name: str) -> LoadedModel[Any, Any]:
-        """Return a model, loading it first if need be."""
-        ...
-
-    def note_backend(self, name: str, backend: str) -> None:
-        """Note what a model that serves runs on from now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakeoverOptions:
-    """How engines come into service."""
-
-    max_waiting: int
-    """As in `LoadOptions`."""
-    serves_meanwhile: bool
-    """Whether another backend answers while an engine is built."""
-    most_canvases: int = 64
-    """As in `LoadOptions`."""
-    load_timeout_s: float = 900.0
-    """As in `LoadOptions`; the look-up of an engine, its cast graph included, and its opening each have as long."""
-    may_build: Callable[[EngineRecipe], None] = lambda recipe: None  # noqa: ARG005 - asked before each build
-    """Raises ServiceError when this is no time to build."""
-    child: Callable[[EngineJob, Callable[[Step], None]], EngineChild] = EngineChild
-
-
 class EngineLoader:
     """Loads models on engines where there are any, else as `plain` does. Belongs to one event loop.
 
@@ -233,32 +208,50 @@ class EngineLoader:
     """
 
     def __init__(
-        self, recipes: EngineRecipes, plain: PlainLoader | None, options: TakeoverOptions, metrics: Metrics
+        self,
+        jobs: EngineJobs,
+        plain: ModelLoader | None,
+        metrics: Metrics,
+        *,
+        max_waiting: int,
+        serves_meanwhile: bool,
+        most_canvases: int = 64,
+        load_timeout_s: float = 900.0,
+        may_build: Callable[[EngineJob], None] = lambda _: None,
     ) -> None:
         """Create a loader.
 
         Args:
-            recipes: What engines are made of.
+            jobs: What engines are made of.
             plain: What answers without engines; None where nothing can.
-            options: How they come into service.
             metrics: Where states are shown.
+            max_waiting: As in `LoadOptions`.
+            serves_meanwhile: Whether `plain` answers while an engine is built.
+            most_canvases: As in `LoadOptions`.
+            load_timeout_s: As in `LoadOptions`; the look-up of an engine, its cast graph included, and its opening each
+                have as long.
+            may_build: Asked before each build; raises ServiceError when this is no time for one.
         """
-        self._recipes = recipes
+        self._jobs = jobs
         self._plain = plain
-        self._options = options
         self._metrics = metrics
-        self._store: Store | None = None
+        self._max_waiting = max_waiting
+        self._serves_meanwhile = serves_meanwhile and plain is not None
+        self._most_canvases = most_canvases
+        self._load_timeout_s = load_timeout_s
+        self._may_build = may_build
+        self._store: ModelStore | None = None
         self._board = EngineBoard(metrics)
         self._unkept: dict[str, KeptPlan] = {}
         self._builds: dict[str, asyncio.Task[None]] = {}
         self._built: set[str] = set()
         self._children: dict[str, EngineChild] = {}
         self._is_closed = False
-        self._supply = WeightsSupply(recipes.weights)
-        self._files = SlowWork("engine look-up", most=1, timeout_s=options.load_timeout_s)
+        self._supply = WeightsSupply(jobs.weights)
+        self._files = SlowWork("engine look-up", most=1, timeout_s=load_timeout_s)
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine-builder")
 
-    def follow(self, store: Store) -> None:
+    def follow(self, store: ModelStore) -> None:
         """Tell this store of takeovers, and let it load what waited for an engine."""
         self._store = store
 
@@ -283,11 +276,11 @@ class EngineLoader:
             raise self._board.building(spec.name)
         if self.status(spec.name).state == "rejected":
             return await self._load_plain(spec, progress)
-        if self._plain is not None and self._options.serves_meanwhile and not self._recipes.plans.has_any(spec.name):
+        if self._serves_meanwhile and not self._jobs.plans.has_any(spec.name):
             # There is nothing to find: whoever waits need not wait until the graph is cast, too.
-            return await self._serve_meanwhile(self._plain, spec, None, progress)
+            return await self._serve_meanwhile(spec, None, progress)
         try:
-            recipe, kept = await self._look_up(spec, progress)
+            job, kept = await self._look_up(spec, progress)
         except ServiceError as error:
             if self._plain is None:
                 raise error if isinstance(error, ModelError) else ModelError(error.message) from error
@@ -297,16 +290,16 @@ class EngineLoader:
         if kept := self._unkept.pop(spec.name, kept):
             progress.enter("opening")
             try:
-                return await self._open(recipe, kept)
+                return await self._open(job, kept)
             except Exception as error:  # noqa: BLE001 - whatever a driver raises, something else can answer
                 if spec.name in self._built:
-                    self._reject(spec.name, self._unopened(recipe, error))
+                    self._reject(spec.name, self._unopened(job, error))
                     return await self._load_plain(spec, progress)
                 _log.warning("engine does not open and is built anew", model=spec.name, exc_info=error)
-                self._unopened(recipe, error)
-        if self._plain is not None and self._options.serves_meanwhile:
-            return await self._serve_meanwhile(self._plain, spec, recipe, progress)
-        self._begin(spec, recipe, None)
+                self._unopened(job, error)
+        if self._serves_meanwhile:
+            return await self._serve_meanwhile(spec, job, progress)
+        self._begin(spec, job, None)
         raise self._board.building(spec.name)
 
     def is_building(self, name: str) -> bool:
@@ -338,23 +331,23 @@ class EngineLoader:
         self._supply.close()
         self._files.close()
         self._builder.shutdown(wait=False, cancel_futures=True)
-        self._recipes.close()
+        self._jobs.close()
 
-    async def _look_up(self, spec: ModelSpec, progress: LoadProgress) -> tuple[EngineRecipe, KeptPlan | None]:
+    async def _look_up(self, spec: ModelSpec, progress: LoadProgress) -> tuple[EngineJob, KeptPlan | None]:
         weights = await self._supply.locate(spec, progress)
 
-        def find() -> tuple[EngineRecipe, KeptPlan | None]:
-            recipe = self._recipes.recipe(spec, weights)
-            return recipe, self._recipes.plans.find(recipe.key)
+        def find() -> tuple[EngineJob, KeptPlan | None]:
+            job = self._jobs.job(spec, weights)
+            return job, self._jobs.plans.find(job.recipe)
 
         progress.enter("waiting")
         return await self._files.call(find, model=spec.name, begun=partial(progress.enter, "opening"))
 
     async def _serve_meanwhile(
-        self, plain: PlainLoader, spec: ModelSpec, recipe: EngineRecipe | None, progress: LoadProgress
+        self, spec: ModelSpec, job: EngineJob | None, progress: LoadProgress
     ) -> LoadedModel[Any, Any]:
-        model = await plain.load(spec, progress)
-        self._begin(spec, recipe, model)
+        model = await self._load_plain(spec, progress)
+        self._begin(spec, job, model)
         return model
 
     async def _load_plain(self, spec: ModelSpec, progress: LoadProgress) -> LoadedModel[Any, Any]:
@@ -362,36 +355,33 @@ class EngineLoader:
             raise ModelError(f"There is no engine for the model. {self.status(spec.name).reason or ''}".rstrip())
         return await self._plain.load(spec, progress)
 
-    async def _open(self, recipe: EngineRecipe, kept: KeptPlan) -> LoadedModel[Any, Any]:
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, ItemMemory(self._options.most_canvases))
+    async def _open(self, job: EngineJob, kept: KeptPlan) -> LoadedModel[Any, Any]:
+        engine = EngineLane(job, self._jobs.source.kit, kept.plan, ItemMemory(self._most_canvases))
         model = await engine.serve(
-            self._backend(recipe),
-            self._metrics,
-            max_waiting=self._options.max_waiting,
-            timeout_s=self._options.load_timeout_s,
+            self._backend(job), self._metrics, max_waiting=self._max_waiting, timeout_s=self._load_timeout_s
         )
-        self._board.enter(recipe.spec.name, EngineStatus(state="serving"))
+        self._board.enter(job.spec.name, EngineStatus(state="serving"))
         return model
 
-    def _begin(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
+    def _begin(self, spec: ModelSpec, job: EngineJob | None, model: LoadedModel[Any, Any] | None) -> None:
         name = spec.name
         if self._is_closed:
             return
-        self._board.enter(name, EngineStatus(state="building", progress=0.0))
-        task = asyncio.create_task(self._build(spec, recipe, model), name=f"engine {name}")
+        self._board.begin(name)
+        task = asyncio.create_task(self._build(spec, job, model), name=f"engine {name}")
         self._builds[name] = task
         task.add_done_callback(lambda _: self._builds.pop(name, None))
 
-    async def _build(self, spec: ModelSpec, recipe: EngineRecipe | None, model: LoadedModel[Any, Any] | None) -> None:
+    async def _build(self, spec: ModelSpec, job: EngineJob | None, model: LoadedModel[Any, Any] | None) -> None:
         name = spec.name
         try:
-            recipe = recipe or (await self._look_up(spec, LoadProgress()))[0]
-            self._options.may_build(recipe)
-            kept = await self._run_child(recipe)
+            job = job or (await self._look_up(spec, LoadProgress()))[0]
+            self._may_build(job)
+            kept = await self._run_child(job)
             if model is None:
                 self._unkept[name] = kept
             else:
-                await self._take_over(recipe, kept, model)
+                await self._take_over(job, kept, model)
         except Exception as error:  # noqa: BLE001 - as above; and a state must not stay what it is no more
             if not self._is_closed:
                 self._reject(name, _words(error), cause=error)
@@ -403,50 +393,45 @@ class EngineLoader:
             except ServiceError:
                 return  # the store has logged it
 
-    async def _run_child(self, recipe: EngineRecipe) -> KeptPlan:
-        name = recipe.spec.name
+    async def _run_child(self, job: EngineJob) -> KeptPlan:
+        name = job.spec.name
         loop = asyncio.get_running_loop()
-        job = recipe.job(self._recipes.source.factory, self._recipes.plans.folder)
-        announcer, started = Announcer(), time.monotonic()
-
-        def on_step(step: Step) -> None:
-            loop.call_soon_threadsafe(self._board.note_step, name, step, announcer, time.monotonic() - started)
-
-        child = self._options.child(job, on_step)
+        child = EngineChild(job, lambda step: loop.call_soon_threadsafe(self._board.note_step, name, step))
         self._children[name] = child
-        _log.info("engine is built", model=name, precision=recipe.request.precision, kit=self._recipes.source.kit.name)
+        self._board.begin(name)
+        _log.info("engine is built", model=name, precision=job.recipe.precision, kit=self._jobs.source.kit.name)
         try:
             kept = await loop.run_in_executor(self._builder, child.run)
             self._built.add(name)
         finally:
             del self._children[name]
-        self._board.note_built(name, kept.record, time.monotonic() - started)
+        self._board.note_built(name, kept.record)
         return kept
 
-    async def _take_over(self, recipe: EngineRecipe, kept: KeptPlan, model: LoadedModel[Any, Any]) -> None:
-        name = recipe.spec.name
-        engine = EngineLane(recipe, self._recipes.source.kit, kept.plan, model.items)
+    async def _take_over(self, job: EngineJob, kept: KeptPlan, model: LoadedModel[Any, Any]) -> None:
+        name = job.spec.name
+        engine = EngineLane(job, self._jobs.source.kit, kept.plan, model.items)
         try:
             await model.batcher.replace_lanes(
-                [engine.lane()], max_batch=recipe.max_batch_size, probe_items=[engine.probe_item]
+                [engine.lane()], max_batch=job.recipe.max_batch_size, probe_items=[engine.probe_item]
             )
         except ShuttingDownError:
             raise
         except Exception as error:
-            raise ModelError(self._unopened(recipe, error)) from error
+            raise ModelError(self._unopened(job, error)) from error
         if self._store is not None:
-            self._store.note_backend(name, self._backend(recipe))
+            self._store.note_backend(name, self._backend(job))
         self._board.enter(name, EngineStatus(state="serving"))
-        _log.info("engine has taken over", model=name, backend=self._backend(recipe))
+        _log.info("engine has taken over", model=name, backend=self._backend(job))
 
-    def _backend(self, recipe: EngineRecipe) -> str:
+    def _backend(self, job: EngineJob) -> str:
         """Return what an operator sees: the toolkit and the precision."""
-        return f"{self._recipes.source.kit.name}-{recipe.request.precision}"
+        return f"{self._jobs.source.kit.name}-{job.recipe.precision}"
 
-    def _unopened(self, recipe: EngineRecipe, error: Exception) -> str:
+    def _unopened(self, job: EngineJob, error: Exception) -> str:
         """Say that an engine did not open, and let go of a plan that is to blame for it."""
         if isinstance(error, EngineLoadError):
-            self._recipes.plans.discard(recipe.key)
+            self._jobs.plans.discard(job.recipe)
         return f"The engine does not open in the service: {_words(error)}"
 
     def _reject(self, name: str, reason: str, cause: BaseException | None = None) -> None:

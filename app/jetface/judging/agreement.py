@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from jetface.domain import Crop, Detections, Image
-from jetface.errors import ModelContractError
 from jetface.geometry.alignment import align
 from jetface.geometry.boxes import iou_matrix, suppress_overlaps
 from jetface.geometry.letterbox import Letterbox
+from jetface.graphs.pixels import to_batch
 from jetface.heads.canvases import CanvasHead, DetectorItem, LooksHead
+from jetface.heads.families import FAMILIES
 from jetface.registry import ModelSpec
 from jetface.runtimes.backend import Backend
 
@@ -30,36 +33,28 @@ SCORE_MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingLimits:
-    """What embeddings have to reach."""
+class Limits:
+    """What answers have to reach; besides, no face may be found by one side alone."""
 
     least_mean_cosine: float
+    """Of embeddings."""
     least_worst_cosine: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionLimits:
-    """What detections have to reach; besides, neither side may have found a face that the other has not."""
-
+    """Of embeddings."""
     least_iou: float
+    """Of boxes."""
 
 
-FP16_EMBEDDINGS = EmbeddingLimits(least_mean_cosine=0.9995, least_worst_cosine=0.999)
+FP16 = Limits(least_mean_cosine=0.9995, least_worst_cosine=0.999, least_iou=0.98)
 """For a graph in FP16 against itself in FP32. Source: docs/adr/0009-fp16-graphs.md. Identities start to be confused
-orders of magnitude below: the cosine of two portraits of one person is 0.5 to 0.9."""
+orders of magnitude below: the cosine of two portraits of one person is 0.5 to 0.9. A box of 100x100 px may be moved by
+half a pixel along both axes."""
 
-ENGINE_EMBEDDINGS = EmbeddingLimits(least_mean_cosine=0.999, least_worst_cosine=0.999)
+ENGINE = Limits(least_mean_cosine=0.999, least_worst_cosine=0.999, least_iou=0.98)
 """For an engine against ONNX Runtime in FP32: it may round as FP16 does, and reorders sums besides."""
 
-INT8_ENGINE_EMBEDDINGS = EmbeddingLimits(least_mean_cosine=0.99, least_worst_cosine=0.97)
+INT8_ENGINE = Limits(least_mean_cosine=0.99, least_worst_cosine=0.97, least_iou=0.9)
 """For an engine of a quantized graph against that graph on ONNX Runtime: a sum that is rounded otherwise moves a value
 by a whole step. Source: docs/adr/0030-int8-graphs.md."""
-
-INT8_ENGINE_DETECTIONS = DetectionLimits(least_iou=0.9)
-"""As `INT8_ENGINE_EMBEDDINGS`."""
-
-DETECTIONS = DetectionLimits(least_iou=0.98)
-"""For both. A box of 100x100 px may be moved by half a pixel along both axes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +67,17 @@ class EmbeddingAgreement:
     worst_cosine: float
     """As `mean_cosine`. An embedding that is zero or not finite counts as -1."""
 
-    def fault(self, limits: EmbeddingLimits) -> str | None:
-        """Return what is wrong, None where nothing is."""
+    @property
+    def nearness(self) -> float:
+        """More where answers are nearer."""
+        return self.mean_cosine
+
+    def __str__(self) -> str:
+        """Say what was measured, for people."""
+        return f"cosine {self.mean_cosine:.5f} mean, {self.worst_cosine:.5f} worst over {self.num_compared} crops"
+
+    def fault(self, limits: Limits) -> str | None:
+        """Return the first limit that is missed, one clause; None where none is."""
         if not self.num_compared:
             return "there was no face to compare embeddings of"
         if self.worst_cosine < limits.least_worst_cosine:
@@ -95,8 +99,18 @@ class DetectionAgreement:
     mean_iou: float
     """Of all faces, [0, 1]; one that a single side found counts as 0."""
 
-    def fault(self, limits: DetectionLimits) -> str | None:
-        """Return what is wrong, None where nothing is."""
+    @property
+    def nearness(self) -> float:
+        """More where answers are nearer."""
+        return self.mean_iou
+
+    def __str__(self) -> str:
+        """Say what was measured, for people."""
+        both, alone = self.found_by_both, self.only_one
+        return f"{both} faces found by both, {alone} by one only, worst IoU {self.worst_iou:.4f}"
+
+    def fault(self, limits: Limits) -> str | None:
+        """Return the first limit that is missed, one clause; None where none is."""
         if self.only_one:
             return f"{self.only_one} faces are found by one side only, {self.found_by_both} by both"
         if not self.found_by_both:
@@ -204,136 +218,100 @@ SCORE_THRESHOLD = 0.5
 Pictures: TypeAlias = Callable[[], Iterable[Image]]
 """Yields the same pictures at each call: they need not all be in memory at once."""
 
-Run: TypeAlias = Callable[[list[Any]], Any]
-"""Runs a model on items: its head's `run`, or for a detector `candidates`."""
-
 Agreement: TypeAlias = EmbeddingAgreement | DetectionAgreement
 
 
-class Trial(Protocol):
-    """Judges one way to run a model by another."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Pictures that two ways to run a model are compared on."""
 
-    def answers(self, run: Run) -> Any:
+    spec: ModelSpec
+    pictures: Pictures
+    """For a detector any that show faces, else crops, which are resized to what the model takes."""
+    canvases_hw: Sequence[tuple[int, int]] = ()
+    """Heights and widths a detector is run at; empty: as small as each picture allows, `CANVAS_HW` at most."""
+
+    @property
+    def score_threshold(self) -> float:
+        """Least score of a face that counts."""
+        return SCORE_THRESHOLD if self.spec.score_threshold is None else self.spec.score_threshold
+
+    def answers(self, backend: Backend, *, takes_pixels: bool = False) -> Any:
         """Run a model on every picture.
 
+        Args:
+            backend: Owned by the calling thread.
+            takes_pixels: Whether its graph normalises pixels itself.
+
+        Returns:
+            (N, L) unit rows, one that is zero or not finite as it is; of a detector what its anchors say of each
+            picture before overlaps are suppressed, above a threshold lower by `SCORE_MARGIN`, in pixels of the canvas.
+
         Raises:
-            InferenceError: A run failed, or its answer is not finite.
+            InferenceError: A run failed, or a detector's answer is not finite.
+            ModelContractError: The outputs are not those of the model's family.
         """
-        ...
-
-    def compare(self, reference: Any, other: Any) -> tuple[Agreement, str | None]:
-        """Return how near what `answers` returned is to that of the reference, and the limit that is missed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class DetectionTrial:
-    """Pictures to find faces in."""
-
-    pictures: Pictures
-    input_hw: tuple[int, int] | None
-    """Height and width the graph is fixed to."""
-    score_threshold: float
-
-    def answers(self, run: Run) -> list[Detections]:
-        """Detect on every picture, with a threshold lower by `SCORE_MARGIN`; boxes are in pixels of the canvas."""
+        if self.spec.task != "detection":
+            return self._rows(backend, takes_pixels=takes_pixels)
         threshold = max(0.0, self.score_threshold - SCORE_MARGIN)
-        return [_detect(run, picture, self.input_hw, threshold)[0] for picture in self.pictures()]
+        found: list[Detections] = []
+        for canvas_hw in self.canvases_hw or (None,):
+            head = FAMILIES[self.spec.family](self.spec, backend, canvas_hw, takes_pixels=takes_pixels).head
+            for chunk in _chunks(self.pictures(), backend.max_batch_size if canvas_hw else 1):
+                items = [DetectorItem(letterbox_of(image, canvas_hw).apply(image), threshold) for image in chunk]
+                found += _detector(head).candidates(backend, items)
+        return found
 
-    def compare(self, reference: list[Detections], other: list[Detections]) -> tuple[DetectionAgreement, str | None]:
-        """Compare box by box."""
-        agreement = compare_detections(reference, other, score_threshold=self.score_threshold)
-        return agreement, agreement.fault(DETECTIONS)
+    def compare(self, reference: Any, other: Any) -> Agreement:
+        """Return how near what `answers` returned is to what it returned of the reference."""
+        if self.spec.task == "detection":
+            return compare_detections(reference, other, score_threshold=self.score_threshold)
+        return compare_embeddings(reference, other)
+
+    def _rows(self, backend: Backend, *, takes_pixels: bool) -> NDArray[np.float32]:
+        size = (self.spec.input.width_px, self.spec.input.height_px)
+        rows: list[NDArray[np.float32]] = []
+        for chunk in _chunks(self.pictures(), backend.max_batch_size):
+            crops = [np.asarray(cv2.resize(crop, size), np.uint8) for crop in chunk]
+            (output, *_) = backend.run(to_batch(crops, self.spec.input, takes_pixels=takes_pixels))
+            # The next run may write where this one's answer lies.
+            rows.append(output.reshape(len(chunk), -1).copy())
+        answers = np.concatenate(rows) if rows else np.zeros((0, self.spec.row_length or 0), np.float32)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            unit: NDArray[np.float32] = answers / np.linalg.norm(answers, axis=1, keepdims=True)
+        return unit
 
 
-@dataclass(frozen=True, slots=True)
-class RecognitionTrial:
-    """Crops to embed."""
-
-    crops: Pictures
-    embedding_length: int
-
-    def answers(self, run: Run) -> NDArray[np.float32]:
-        """Embed every crop, one at a time: (N, L) unit rows."""
-        rows = [run([crop])[0].vector for crop in self.crops()]
-        return np.array(rows, np.float32).reshape(len(rows), self.embedding_length)
-
-    def compare(
-        self, reference: NDArray[np.float32], other: NDArray[np.float32]
-    ) -> tuple[EmbeddingAgreement, str | None]:
-        """Compare row by row."""
-        agreement = compare_embeddings(reference, other)
-        return agreement, agreement.fault(FP16_EMBEDDINGS)
+def letterbox_of(picture: Image, canvas_hw: tuple[int, int] | None) -> Letterbox:
+    """Return how a picture lies on its canvas; None: on one as small as it allows, `CANVAS_HW` at most."""
+    return Letterbox.fit((picture.shape[0], picture.shape[1]), canvas_hw or CANVAS_HW, rectangular=canvas_hw is None)
 
 
-def candidates(head: object, backend: Backend, items: Sequence[DetectorItem]) -> list[Detections]:
-    """Run a detector's head, as `FAMILIES` gives it, and return what its anchors say before overlaps are suppressed.
+def faces_in(trial: Trial, backend: Backend) -> Iterator[list[Crop]]:
+    """Yield for each picture the faces that a detector finds, aligned, the largest first.
 
-    Raises:
-        TypeError: It is no detector's.
-        InferenceError: The run failed, or its answer is not finite.
+    Args:
+        trial: At one canvas at most.
+        backend: Of blobs; owned by the calling thread.
     """
+    canvas_hw = next(iter(trial.canvases_hw), None)
+    for picture, found in zip(trial.pictures(), trial.answers(backend), strict=True):
+        # Of boxes that overlap the best score counts, which comes first.
+        faces = _suppressed(found)
+        faces = faces.take(np.flatnonzero(faces.scores >= trial.score_threshold))
+        areas = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(axis=1)
+        letterbox = letterbox_of(picture, canvas_hw)
+        yield [align(picture, letterbox.to_image(faces.landmarks[row])) for row in np.argsort(-areas, kind="stable")]
+
+
+def _detector(head: object) -> CanvasHead:
     detector = head.detector if isinstance(head, LooksHead) else head
     if not isinstance(detector, CanvasHead):
         raise TypeError(f"{type(detector).__name__} finds no faces on canvases")
-    return detector.candidates(backend, items)
+    return detector
 
 
-def trial_of(spec: ModelSpec, pictures: Pictures, input_hw: tuple[int, int] | None) -> Trial:
-    """Return how a model is judged.
-
-    Args:
-        spec: Its registry entry.
-        pictures: For a detector any pictures that show faces, for a recognizer crops.
-        input_hw: Height and width its graph is fixed to, None where it takes any canvas.
-
-    Raises:
-        ModelContractError: Models of its task are not judged.
-    """
-    if spec.task == "detection":
-        return DetectionTrial(pictures, input_hw, score_threshold(spec))
-    if spec.task == "recognition" and spec.embedding_length is not None:
-        return RecognitionTrial(pictures, spec.embedding_length)
-    raise ModelContractError(
-        f"Model {spec.name} does {spec.task}: only detectors and recognizers are converted; the others cost little."
-    )
-
-
-def score_threshold(spec: ModelSpec) -> float:
-    """Return the least score of a face that counts."""
-    return SCORE_THRESHOLD if spec.score_threshold is None else spec.score_threshold
-
-
-def _detect(
-    run: Run, picture: Image, input_hw: tuple[int, int] | None, threshold: float
-) -> tuple[Detections, Letterbox]:
-    """Return what is found in a picture, in pixels of its canvas, and how it lies on that."""
-    letterbox = Letterbox.fit((picture.shape[0], picture.shape[1]), input_hw or CANVAS_HW, rectangular=input_hw is None)
-    return run([DetectorItem(letterbox.apply(picture), threshold)])[0], letterbox
-
-
-def find_crops(run: Run, spec: ModelSpec, pictures: Pictures, input_hw: tuple[int, int] | None) -> Iterator[Crop]:
-    """Yield every face that a detector finds, aligned.
-
-    Args:
-        run: By `candidates`; overlaps are suppressed here.
-        spec: Its registry entry.
-        pictures: Where to look.
-        input_hw: Height and width its graph is fixed to, None where it takes any canvas.
-    """
-    for picture in pictures():
-        faces, letterbox = _detect(run, picture, input_hw, score_threshold(spec))
-        for landmarks in faces.landmarks[suppress_overlaps(faces.boxes, faces.scores)]:
-            yield align(picture, letterbox.to_image(landmarks))
-
-
-def largest_crop(run: Run, spec: ModelSpec, picture: Image, input_hw: tuple[int, int] | None) -> Crop | None:
-    """Return the largest face of a picture, aligned, None where there is none; arguments are those of `find_crops`."""
-    faces, letterbox = _detect(run, picture, input_hw, score_threshold(spec))
-    if not len(faces):
-        return None
-    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
-    # Of boxes that overlap the best score counts, which comes first.
-    kept = suppress_overlaps(faces.boxes, faces.scores)
-    largest = kept[int(np.argmax(sides[kept].prod(axis=1)))]
-    return align(picture, letterbox.to_image(faces.landmarks[largest]))
+def _chunks(pictures: Iterable[Image], most: int) -> Iterator[list[Image]]:
+    left = iter(pictures)
+    while chunk := list(islice(left, most)):
+        yield chunk

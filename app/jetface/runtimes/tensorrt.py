@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,7 +26,6 @@ from jetface.domain import Batch, Tensor
 from jetface.errors import BackendUnavailableError, EngineLoadError, InferenceError
 from jetface.runtimes.backend import Kept, bucket_of, layout_of, most_kept, run_within_memory
 from jetface.runtimes.cuda import CudaError, CudaRuntime, Graph, Stream
-from jetface.runtimes.engine_kit import Profile
 from jetface.runtimes.gpu_buffers import DeviceBuffer, InputBuffer, OutputBuffers, PinnedPool, pin_items
 
 _log = structlog.get_logger(__name__)
@@ -118,145 +117,40 @@ class Relay:
         return Logger()
 
 
-def usual_bucket(buckets: Sequence[int]) -> int:
-    """Return the batch size an engine is tuned for: the smallest bucket not below the root of the largest.
-
-    Kernels chosen for n items lose with the ratio to n, up and down; the root is as far from one item alone as from a
-    full batch, and a group photo or a few waiting pictures are near it. So 32 is tuned for 8, 4 for 2. One item is
-    the usual one only where no more are allowed.
-
-    Args:
-        buckets: Batch sizes a model is run with, at least one.
-    """
-    return min(bucket for bucket in buckets if bucket**2 >= max(buckets))
-
-
-def profiles_for(
-    item_shapes: Sequence[tuple[int, ...]],
-    buckets: Sequence[int],
-    *,
-    bounds: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-) -> tuple[Profile, ...]:
-    """Return a profile for each usual shape, tuned for it alone, and a last one for whatever else may come.
-
-    Args:
-        item_shapes: Of one item, without the batch, axes as the graph has them; one each, most usual first.
-        buckets: Batch sizes a model is run with, at least one.
-        bounds: Smallest and largest item that may come besides the usual ones, axis by axis; None: none may.
-            The last profile is tuned for the first of `item_shapes`, brought within the bounds.
-    """
-    if not item_shapes or not buckets:
-        raise ValueError("at least one shape and one bucket")
-    sizes = (min(buckets), usual_bucket(buckets), max(buckets))
-    profiles = [
-        Profile(least=(sizes[0], *shape), usual=(sizes[1], *shape), most=(sizes[2], *shape))
-        for shape in dict.fromkeys(item_shapes)
-    ]
-    if bounds is not None:
-        least, most = bounds
-        usual = tuple(
-            min(max(wanted, low), high) for wanted, low, high in zip(item_shapes[0], least, most, strict=True)
-        )
-        profiles.append(Profile(least=(sizes[0], *least), usual=(sizes[1], *usual), most=(sizes[2], *most)))
-    return tuple(profiles)
-
-
-def misfit(profile: Profile, shape: Sequence[int]) -> str | None:
-    """Say why a profile does not fit the input of a graph; None when it does.
-
-    Args:
-        profile: What is to be built for.
-        shape: Of the input, -1 where an axis is free.
-    """
-    ranks = {len(profile.least), len(profile.usual), len(profile.most), len(shape)}
-    if len(ranks) != 1:
-        return f"the graph's input has {len(shape)} axes, the profile {len(profile.usual)}"
-    for axis, (least, usual, most, fixed) in enumerate(
-        zip(profile.least, profile.usual, profile.most, shape, strict=True)
-    ):
-        if not 1 <= least <= usual <= most:
-            return f"the lengths {least}, {usual} and {most} of axis {axis} are not in order"
-        if fixed >= 0 and not least == most == fixed:
-            return f"axis {axis} is fixed to {fixed} in the graph, not {least} to {most}"
-    return None
-
-
-def static_shape(profile: Profile) -> bool:
-    """Tell whether a profile is for one shape only: what a deep learning accelerator needs."""
-    return profile.least == profile.most
-
-
 Shape: TypeAlias = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeRange:
-    """Input shapes of a profile."""
-
-    least: Shape
-    most: Shape
-
-    def holds(self, shape: Shape) -> bool:
-        """Whether an input of this shape fits."""
-        return len(shape) == len(self.least) and all(
-            least <= length <= most for least, length, most in zip(self.least, shape, self.most, strict=True)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What an engine says of its tensors."""
-
-    input_name: str
-    input_dtype: np.dtype[Any]
-    outputs: Sequence[tuple[str, np.dtype[Any]]]
-    """Names and types, in the graph's order."""
-    profiles: Sequence[ShapeRange]
-
-
-def read_facts(trt: Any, engine: Any) -> EngineFacts:
-    """Ask an engine for its tensors and profiles.
-
-    Raises:
-        EngineLoadError: It has not one input, or no output.
-    """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    if len(inputs) != 1 or len(names) < 2:
-        raise EngineLoadError(f"An engine has one input and at least one output; this one has {', '.join(names)}.")
-    dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
-    profiles = []
-    for index in range(engine.num_optimization_profiles):
-        least, _, most = engine.get_tensor_profile_shape(inputs[0], index)
-        profiles.append(ShapeRange(tuple(least), tuple(most)))
-    return EngineFacts(
-        input_name=inputs[0],
-        input_dtype=dtypes[inputs[0]],
-        outputs=[(name, dtypes[name]) for name in names if name != inputs[0]],
-        profiles=profiles,
-    )
 
 
 class LoadedEngine:
     """What all buckets of an engine share: the engine itself, a stream and scratch memory."""
 
-    def __init__(self, trt: Any, runtime: Any, engine: Any, facts: EngineFacts, cuda: CudaRuntime) -> None:
+    def __init__(self, trt: Any, runtime: Any, engine: Any, cuda: CudaRuntime) -> None:
         """Own an engine.
 
         Args:
             trt: The module `tensorrt`.
             runtime: What the engine was loaded by.
             engine: An `ICudaEngine`.
-            facts: What `read_facts` says of it.
             cuda: Where its memory and its stream are made.
 
         Raises:
+            EngineLoadError: It has not one input, or no output.
             CudaError: The device has no room.
         """
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        if len(inputs) != 1 or len(names) < 2:
+            raise EngineLoadError(f"An engine has one input and at least one output; this one has {', '.join(names)}.")
+        dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+        self.input_name = inputs[0]
+        self.input_dtype = dtypes.pop(self.input_name)
+        self.outputs = dtypes
+        """Types by name, in the graph's order."""
+        ends = (engine.get_tensor_profile_shape(inputs[0], at) for at in range(engine.num_optimization_profiles))
+        self._profiles: list[tuple[Shape, Shape]] = [(tuple(least), tuple(most)) for least, _, most in ends]
+        self.max_batch_size = max(most[0] for _, most in self._profiles)
         self._trt = trt
         self._runtime = runtime  # has to outlive the engine
         self._engine: Any | None = engine
-        self.facts = facts
         self.cuda = cuda
         self.is_integrated = cuda.properties().is_integrated
         self.stream = Stream(cuda)
@@ -266,7 +160,20 @@ class LoadedEngine:
             self.stream.close()
             raise
 
-    def context(self, profile: int, shape: Shape) -> Any:
+    def profile_of(self, shape: Shape) -> int:
+        """Return the first profile that holds a shape.
+
+        Raises:
+            InferenceError: None does.
+        """
+        for index, (least, most) in enumerate(self._profiles):
+            if len(shape) == len(least) and all(
+                low <= length <= high for low, length, high in zip(least, shape, most, strict=True)
+            ):
+                return index
+        raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
+
+    def context(self, shape: Shape) -> Any:
         """Return a context for one input shape.
 
         Raises:
@@ -279,9 +186,9 @@ class LoadedEngine:
         if context is None:
             raise InferenceError("TensorRT makes no context; is the device out of memory?")
         context.set_device_memory(self._scratch.address, self._scratch.num_bytes)
-        is_set = context.set_optimization_profile_async(profile, self.stream.handle)
+        is_set = context.set_optimization_profile_async(self.profile_of(shape), self.stream.handle)
         self.stream.synchronize()
-        if not is_set or not context.set_input_shape(self.facts.input_name, shape):
+        if not is_set or not context.set_input_shape(self.input_name, shape):
             raise InferenceError(f"The engine does not take a batch of {list(shape)}.")
         return context
 
@@ -410,7 +317,6 @@ def open_engine(
     max_batch_size: int,
     cuda: CudaRuntime,
     dla_core: int = -1,
-    uses_graphs: bool = True,
     logger: Any = None,
 ) -> TensorrtBackend:
     """Load a plan; buffers are made by the first run of each shape.
@@ -421,7 +327,6 @@ def open_engine(
         max_batch_size: Most items per run; the engine's profiles may allow fewer.
         cuda: Where its buffers and its stream are made.
         dla_core: Deep learning accelerator it runs on; -1: none. A plan says that it needs one, not which.
-        uses_graphs: Whether the kernels of a run are launched as one CUDA graph.
         logger: An `ILogger`, the same for all of a process; None writes errors to stderr.
 
     Raises:
@@ -441,13 +346,11 @@ def open_engine(
         raise EngineLoadError(
             "The plan is damaged, or of another TensorRT or GPU, or there is no GPU; TensorRT's log says which."
         )
-    facts = read_facts(trt, engine)
-    most = max(profile.most[0] for profile in facts.profiles)
     try:
-        loaded = LoadedEngine(trt, runtime, engine, facts, cuda)
+        loaded = LoadedEngine(trt, runtime, engine, cuda)
     except CudaError as cause:
         raise EngineLoadError("The engine finds no room on the device.") from cause
-    return TensorrtBackend(loaded, max_batch_size=min(max_batch_size, most), uses_graphs=uses_graphs)
+    return TensorrtBackend(loaded, max_batch_size=min(max_batch_size, loaded.max_batch_size))
 
 
 def _use_accelerator(runtime: Any, core: int) -> None:
@@ -464,22 +367,22 @@ def _use_accelerator(runtime: Any, core: int) -> None:
 class _Bucket:
     """A context at one shape: buffers, and the graph of its kernels once they have run."""
 
-    def __init__(self, engine: LoadedEngine, profile: int, shape: Shape, *, uses_graphs: bool) -> None:
+    def __init__(self, engine: LoadedEngine, shape: Shape) -> None:
         self._engine = engine
-        self._is_graph_due = uses_graphs
+        self._is_graph_due = True
         self._graph: Graph | None = None
-        self._context = engine.context(profile, shape)
-        facts, cuda, is_integrated = engine.facts, engine.cuda, engine.is_integrated
-        found = [(self._shape_of(name), dtype) for name, dtype in facts.outputs]
-        self._input = InputBuffer(cuda, shape, facts.input_dtype, is_integrated=is_integrated)
+        self._context = engine.context(shape)
+        cuda, is_integrated = engine.cuda, engine.is_integrated
+        found = [(self._shape_of(name), dtype) for name, dtype in engine.outputs.items()]
+        self._input = InputBuffer(cuda, shape, engine.input_dtype, is_integrated=is_integrated)
         try:
             self._outputs = OutputBuffers(cuda, found, shape[0], is_integrated=is_integrated)
         except BaseException:
             self._input.close()
             raise
         try:
-            self._bind(facts.input_name, self._input.address)
-            for (name, _), address in zip(facts.outputs, self._outputs.addresses, strict=True):
+            self._bind(engine.input_name, self._input.address)
+            for name, address in zip(engine.outputs, self._outputs.addresses, strict=True):
                 self._bind(name, address)
         except BaseException:
             self.close()
@@ -538,11 +441,10 @@ class _Bucket:
 class TensorrtBackend:
     """An engine and its buffers. One thread owns it from the first run to `close`."""
 
-    def __init__(self, engine: LoadedEngine, *, max_batch_size: int, uses_graphs: bool) -> None:
+    def __init__(self, engine: LoadedEngine, *, max_batch_size: int) -> None:
         """Own an engine; `open_engine` makes one."""
         self._engine: LoadedEngine | None = engine
         self._max_batch_size = max_batch_size
-        self._uses_graphs = uses_graphs
         self._buckets: Kept[Shape, _Bucket] = Kept(most_kept(max_batch_size))
 
     @property
@@ -569,9 +471,9 @@ class TensorrtBackend:
     def _run(self, batch: Batch) -> tuple[Tensor, ...]:
         if self._engine is None:
             raise InferenceError("The model is closed.")
-        engine, shape = self._engine, self._padded(self._engine.facts, batch)
+        engine, shape = self._engine, self._padded(self._engine, batch)
         try:
-            bucket = self._buckets.get(shape, lambda: self._make(engine, shape))
+            bucket = self._buckets.get(shape, lambda: _Bucket(engine, shape))
             return bucket.run(batch)
         except (CudaError, InferenceError) as cause:
             # What state its context is in is anybody's guess; the next run starts with a new one.
@@ -591,26 +493,15 @@ class TensorrtBackend:
             self._buckets.close()
             engine.close()
 
-    def _padded(self, facts: EngineFacts, batch: Batch) -> Shape:
+    def _padded(self, engine: LoadedEngine, batch: Batch) -> Shape:
         """Return the shape a batch is padded to."""
         if not 1 <= len(batch) <= self._max_batch_size:
             raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
         (_, *item_shape), dtype = layout_of(batch)
         shape = (bucket_of(len(batch), self._max_batch_size), *item_shape)
-        if dtype != facts.input_dtype:
-            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {facts.input_dtype}.")
+        if dtype != engine.input_dtype:
+            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {engine.input_dtype}.")
         if shape not in self._buckets:
             # Before there is a bucket for it: that would take the place of another one.
-            _profile_of(facts, shape)
+            engine.profile_of(shape)
         return shape
-
-    def _make(self, engine: LoadedEngine, shape: Shape) -> _Bucket:
-        return _Bucket(engine, _profile_of(engine.facts, shape), shape, uses_graphs=self._uses_graphs)
-
-
-def _profile_of(facts: EngineFacts, shape: Shape) -> int:
-    """Return the first profile that holds a shape."""
-    for index, profile in enumerate(facts.profiles):
-        if profile.holds(shape):
-            return index
-    raise InferenceError(f"The engine does not take a batch of {list(shape)}.")

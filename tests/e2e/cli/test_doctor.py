@@ -13,11 +13,12 @@ from click.testing import CliRunner, Result
 
 from jetface.cli import examination
 from jetface.cli.main import main
-from jetface.engines.plan import PlanFolder, engine_key, record_of
-from jetface.runtimes.engine_kit import EngineRequest, Profile
+from jetface.engines.plan import PlanFolder, PlanRecord
+from jetface.runtimes.engine_kit import profiles_for
 from jetface.settings import Settings
 from tests.support import machines
 from tests.support.file_server import Answer, file_server
+from tests.support.recipes import recipe_of
 
 SECTIONS = ("Findings", "Machine", "Software", "Backend", "Models", "Engines", "Settings")
 
@@ -226,22 +227,16 @@ def test_a_section_that_fails_costs_no_other(run: Run, monkeypatch: pytest.Monke
 
 def test_plans_are_listed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRT_ENGINE_CACHE_PATH", str(tmp_path / "engines"))
-    shape = (1, 3, 112, 112)
-    request = EngineRequest(
-        model="glintr100", graph=tmp_path / "graph.onnx", precision="fp16",
-        profiles=(Profile(least=shape, usual=shape, most=shape),),
-    )  # fmt: skip
-    key = engine_key(request, graph_sha256="ab" * 32, facts={"toolkit": "tensorrt 10.3.0"})
-    assert PlanFolder(tmp_path / "engines").keep(
-        b"plan", record_of(key, b"plan", verdict="fine", notes=(), build_s=2.5)
-    )
-    (tmp_path / f"engines/orphan{Path(key.file_name).suffix}").write_bytes(b"no sidecar")
+    recipe = recipe_of(profiles_for([(3, 112, 112)], (1,)), toolkit={"toolkit": "tensorrt 10.3.0"})
+    record = PlanRecord.of(recipe, b"plan", verdict="fine", build_s=2.5)
+    assert PlanFolder(tmp_path / "engines").keep(b"plan", record)
+    (tmp_path / f"engines/orphan{Path(recipe.file_name).suffix}").write_bytes(b"no sidecar")
     plans = {plan["file"]: plan for plan in json.loads(run("--json").stdout)["engines"]["plans"]}
-    assert plans[key.file_name]["verdict"] == "fine"
-    assert plans[key.file_name]["built_for"]["toolkit"] == "tensorrt 10.3.0"
+    assert plans[recipe.file_name]["verdict"] == "fine"
+    assert plans[recipe.file_name]["built_for"]["toolkit"] == "tensorrt 10.3.0"
     assert [plan["verdict"] for name, plan in plans.items() if name.startswith("orphan")] == [None]
     output = run().stdout
-    assert f"| {key.file_name} | 4 |" in output
+    assert f"| {recipe.file_name} | 4 |" in output
     assert "Plans: 2." in output
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.engines.recipe import EngineSource
+from jetface.engines.job import EngineSource
 from jetface.errors import BackendUnavailableError
 from jetface.registry import ModelSpec
 from tests.support import stand_in_kit

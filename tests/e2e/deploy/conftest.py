@@ -68,9 +68,9 @@ def gpu_series() -> str:
 def with_engine_series(text: str) -> str:
     """Write what there is only where engines are built below the head each of these metrics has already."""
     metrics = Metrics()
-    metrics.set_engine("det_500m", "building", 0.4)
+    metrics.set_engine("det_500m", "building")
     metrics.engine_build_seconds.labels("det_500m").set(95)
-    for gauge in (metrics.engine_state, metrics.engine_progress, metrics.engine_build_seconds):
+    for gauge in (metrics.engine_state, metrics.engine_build_seconds):
         head, samples = generate_latest(gauge).decode().split(" gauge\n")
         text = text.replace(f"{head} gauge\n", f"{head} gauge\n{samples}")
     return text

@@ -13,18 +13,17 @@ import pytest
 import structlog.testing
 
 from jetface.engines.build import run_job
-from jetface.engines.check import compare, open_reference
+from jetface.engines.check import compare
 from jetface.engines.child import EngineChild
-from jetface.engines.plan import PlanFolder
-from jetface.engines.recipe import Accepted, EngineJob, EngineRecipes, EngineSource, Rejected, Step
+from jetface.engines.job import Accepted, EngineJob, EngineSource, Rejected, Step
 from jetface.errors import EngineBuildError
 from jetface.graphs.prepare import prepare_graph
+from jetface.judging.agreement import ENGINE
 from jetface.models.precision import Precisions
-from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support import rtx_kit, stand_in_kit
-from tests.support.engine_jobs import OPTIONS, recipes_of, stored, tiny_recipe, tiny_recognizer
+from tests.support.engine_jobs import jobs_of, stored, tiny_job
 from tests.support.forgetful import Forgetful
 from tests.support.shared import REPOSITORY
 from tests.support.stand_in_kit import StandInEngine
@@ -41,7 +40,7 @@ def reports_of(job: EngineJob, fallback: Path) -> list[Step | Accepted | Rejecte
 
 
 def test_a_plan_that_cannot_be_kept_is_left_beside_the_job(tmp_path: Path) -> None:
-    job = tiny_recipe(tmp_path).job(stand_in_kit.FACTORY, None)
+    job = tiny_job(tmp_path, keeps=False)
     end = reports_of(job, tmp_path / "left.plan")[-1]
     assert isinstance(end, Accepted)
     assert not end.is_kept
@@ -49,7 +48,7 @@ def test_a_plan_that_cannot_be_kept_is_left_beside_the_job(tmp_path: Path) -> No
 
 
 def test_a_plan_that_can_be_written_nowhere_is_no_engine(tmp_path: Path) -> None:
-    job = tiny_recipe(tmp_path).job(stand_in_kit.FACTORY, None)
+    job = tiny_job(tmp_path, keeps=False)
     end = reports_of(job, tmp_path / "nowhere" / "left.plan")[-1]
     assert isinstance(end, Rejected)
     assert "written nowhere" in end.reason
@@ -61,10 +60,8 @@ def test_where_onnxruntime_may_not_be_imported_the_toolkit_is_its_own_judge(
     """It tells what FP16 costs, though not what the toolkit has wrong in both."""
     log = tmp_path / "builds.log"
     monkeypatch.setenv("STAND_IN_LOG", str(log))
-    recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
-    recipe = recipes.recipe(tiny_recognizer(tmp_path))
-    end = reports_of(recipe.job(stand_in_kit.FACTORY, tmp_path / "engines"), tmp_path / "left.plan")[-1]
+    job = tiny_job(tmp_path, precisions=Precisions(), reference="toolkit")
+    end = reports_of(job, tmp_path / "left.plan")[-1]
     assert isinstance(end, Accepted)
     assert end.record.verdict.endswith("by an engine of the same toolkit in FP32")
     assert len(log.read_text().splitlines()) == 2
@@ -77,27 +74,22 @@ def test_the_graph_that_judges_is_kept_and_takes_no_room_beside_the_job(
     """That of glintr100 would fill the container's /tmp. A file in the folder's place keeps root out, too."""
     for name in locked:
         (tmp_path / name).touch()
-    recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
-    recipe = recipes.recipe(tiny_recognizer(tmp_path))
-    job = recipe.job(stand_in_kit.FACTORY, tmp_path / "engines")
+    job = tiny_job(tmp_path, precisions=Precisions(), reference="toolkit")
     # No folder: whatever was written there would fail.
     assert isinstance(reports_of(job, tmp_path / "no folder" / "left.plan")[-1], Accepted)
     kept = tmp_path / "engines" / "prepared" if locked else tmp_path / "prepared"
     assert len(list(kept.glob("*.onnx"))) == 2
-    assert recipe.request.graph.parent == kept
+    assert job.graph.parent == kept
 
 
 def test_a_graph_that_can_be_written_nowhere_says_what_to_do(tmp_path: Path) -> None:
-    recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, precisions=Precisions(), reference="toolkit")
-    job = recipes.recipe(tiny_recognizer(tmp_path)).job(stand_in_kit.FACTORY, None)
+    job = tiny_job(tmp_path, precisions=Precisions(), reference="toolkit", keeps=False)
     for name in ("prepared", "engines"):
         shutil.rmtree(tmp_path / name, ignore_errors=True)
         (tmp_path / name).touch()
     graph = tmp_path / "graph.onnx"
     graph.write_bytes(arcface_model())
-    job = replace(job, request=replace(job.request, graph=graph))
+    job = replace(job, graph=graph)
     end = reports_of(job, tmp_path / "full" / "left.plan")[-1]
     assert isinstance(end, Rejected)
     assert "can be written nowhere" in end.reason
@@ -109,9 +101,7 @@ def test_an_engine_is_opened_for_the_accelerator_it_was_built_for(
 ) -> None:
     kit = stand_in_kit.make_kit()
     monkeypatch.setattr(stand_in_kit, "make_kit", lambda: kit)
-    recipes = recipes_of(tmp_path)
-    recipes.options = replace(OPTIONS, dla_core=1, reference="toolkit")
-    job = recipes.recipe(tiny_recognizer(tmp_path)).job(stand_in_kit.FACTORY, None)
+    job = tiny_job(tmp_path, dla_core=1, reference="toolkit", keeps=False)
     assert isinstance(reports_of(job, tmp_path / "left.plan")[-1], Accepted)
     # The one that judges runs on the GPU.
     assert kit.dla_cores == [1, -1]
@@ -123,8 +113,8 @@ def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "import jetface.main, jetface.engines.takeover, jetface.cli.engine_work\n"
-        "from tests.support.engine_jobs import tiny_recipe\n"
-        "tiny_recipe(Path(sys.argv[1]))\n"
+        "from tests.support.engine_jobs import tiny_job\n"
+        "tiny_job(Path(sys.argv[1]))\n"
         "assert 'onnxruntime' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY, check=False)
@@ -132,57 +122,50 @@ def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_already_is_not_built_again(tmp_path: Path) -> None:
-    job = tiny_recipe(tmp_path).job(stand_in_kit.FACTORY, tmp_path / "engines")
+    job = tiny_job(tmp_path)
     assert len(reports_of(job, tmp_path)) == 7
     assert [type(report) for report in reports_of(job, tmp_path)] == [Step, Accepted]
 
 
 def test_weights_that_changed_meanwhile_cannot_be_checked_against(tmp_path: Path) -> None:
-    job = tiny_recipe(tmp_path).job(stand_in_kit.FACTORY, None)
+    job = tiny_job(tmp_path, keeps=False)
     end = reports_of(replace(job, weights=tmp_path / "gone.onnx"), tmp_path)[-1]
     assert isinstance(end, Rejected)
     assert "check could not be run" in end.reason
 
 
-def test_detectors_are_compared_at_every_canvas(shared_models: Path) -> None:
+def test_detectors_are_compared_at_every_canvas(shared_models: Path, tmp_path: Path) -> None:
     """A real one: on drawn faces it finds some, which made-up weights do not."""
     spec: ModelSpec = read_registry([default_registry_dir()])["det_500m"]
-    canvases_hw = ((320, 320), (96, 96))
     weights = shared_models / spec.file_name
-    pixels = prepare_graph(weights, spec, pixels=True)
-    (engine,) = open_onnx_backends(pixels.model, num_lanes=1, max_batch_size=2)
-    reference = open_reference(weights, spec)
-    good = compare(spec, engine, reference, takes_pixels=True, canvases_hw=canvases_hw)
-    assert good.fault is None
-    assert not good.verdict.startswith("0 faces")
-    bad = compare(spec, StandInEngine(engine, is_wrong=True), reference, takes_pixels=True, canvases_hw=canvases_hw)
-    assert bad.fault
+    job = jobs_of(tmp_path, canvases_hw=((320, 320), (96, 96))).job(spec, weights)
+    (engine,) = open_onnx_backends(job.graph, max_batch_size=2)
+    (reference,) = open_onnx_backends(prepare_graph(weights, spec).model)
+    good = compare(job, engine, reference)
+    assert good.fault(ENGINE) is None
+    assert not str(good).startswith("0 faces")
+    assert compare(job, StandInEngine(engine, is_wrong=True), reference).fault(ENGINE)
 
 
 def test_recognizers_are_compared_by_what_they_said_of_every_crop(tmp_path: Path) -> None:
     """Also where the answer to one is gone when the next is asked for."""
-    spec = tiny_recognizer(tmp_path)
-    weights = tmp_path / spec.file_name
-    pixels = prepare_graph(weights, spec, pixels=True)
-    (engine,) = open_onnx_backends(pixels.model, num_lanes=1, max_batch_size=2)
-    reference = open_reference(weights, spec)
-    check = compare(spec, Forgetful(engine), Forgetful(reference), takes_pixels=True, canvases_hw=())
-    assert check.fault is None
+    job = tiny_job(tmp_path)
+    (engine,) = open_onnx_backends(job.graph, max_batch_size=2)
+    (reference,) = open_onnx_backends(prepare_graph(job.weights, job.spec).model)
+    assert compare(job, Forgetful(engine), Forgetful(reference)).fault(ENGINE) is None
 
 
 def test_a_detector_gets_a_profile_for_each_canvas(tmp_path: Path) -> None:
-    spec = stored(tmp_path, scrfd_spec(), scrfd_model())
-    recipe = recipes_of(tmp_path).recipe(spec)
-    assert recipe.canvases_hw == ((96, 96), (32, 32))
-    assert [profile.most for profile in recipe.request.profiles] == [(2, 96, 96, 3), (2, 32, 32, 3)]
-    assert recipe.item_shapes == ((96, 96, 3), (32, 32, 3))
+    job = jobs_of(tmp_path).job(stored(tmp_path, scrfd_spec(), scrfd_model()))
+    assert job.canvases_hw == ((96, 96), (32, 32))
+    assert [profile.most for profile in job.recipe.profiles] == [(2, 96, 96, 3), (2, 32, 32, 3)]
+    assert job.recipe.item_shapes == ((96, 96, 3), (32, 32, 3))
 
 
 def test_a_graph_of_fixed_size_is_built_for_that(tmp_path: Path) -> None:
-    spec = stored(tmp_path, scrfd_spec(canvas_hw=(64, 64)), scrfd_model(canvas_hw=(64, 64)))
-    recipe = recipes_of(tmp_path).recipe(spec)
-    assert recipe.canvases_hw == ((64, 64),)
-    assert [profile.usual[1:] for profile in recipe.request.profiles] == [(64, 64, 3)]
+    job = jobs_of(tmp_path).job(stored(tmp_path, scrfd_spec(canvas_hw=(64, 64)), scrfd_model(canvas_hw=(64, 64))))
+    assert job.canvases_hw == ((64, 64),)
+    assert [profile.usual[1:] for profile in job.recipe.profiles] == [(64, 64, 3)]
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx_bindings is not installed: x86-64 Linux only")
@@ -191,16 +174,12 @@ def test_an_engine_that_was_built_for_real_but_cannot_be_checked_does_not_serve(
 ) -> None:
     """TensorRT for RTX builds here; without a GPU nothing can run what it built, and that is said."""
     monkeypatch.chdir(REPOSITORY)
-    spec = tiny_recipe(tmp_path).spec
-    kit = rtx_kit.make_kit()
-    plans = PlanFolder(tmp_path / "engines")
-    options = replace(OPTIONS, precisions=Precisions())
-    recipes = EngineRecipes(WeightsFolder(folder=tmp_path), EngineSource(kit, rtx_kit.FACTORY), options, plans)
-    job = recipes.recipe(spec).job(rtx_kit.FACTORY, plans.folder)
+    source = EngineSource(rtx_kit.make_kit(), rtx_kit.FACTORY)
+    job = tiny_job(tmp_path, source=source, precisions=Precisions())
     steps: list[Step] = []
     with structlog.testing.capture_logs(), pytest.raises(EngineBuildError) as caught:
         EngineChild(job, steps.append).run()
     assert str(caught.value).startswith("The engine was built, but its check could not be run: ")
     assert "no GPU" in str(caught.value)
     assert steps[-1].state == "checking"
-    assert plans.entries() == []
+    assert not list((tmp_path / "engines").glob("*.plan"))

@@ -17,10 +17,9 @@ import structlog.testing
 
 from jetface.domain import Embedding, Image
 from jetface.engines.build import run_job
-from jetface.engines.child import EngineChild
-from jetface.engines.plan import EngineStatus, PlanFolder, record_of
-from jetface.engines.recipe import Accepted, EngineRecipe, EngineRecipes, EngineSource
-from jetface.engines.takeover import EngineLoader, TakeoverOptions
+from jetface.engines.job import Accepted, EngineJob, EngineSource
+from jetface.engines.plan import EngineStatus, PlanFolder, PlanRecord
+from jetface.engines.takeover import EngineLoader
 from jetface.errors import InferenceError, MemoryPressureError, ModelBuildingError, ModelError
 from jetface.metrics import Metrics
 from jetface.models.loading import LoadOptions, ModelLoader
@@ -29,7 +28,7 @@ from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
 from jetface.runtimes.choose import select_backend
 from tests.support import stand_in_kit
-from tests.support.engine_jobs import OPTIONS, tiny_recipe, tiny_recognizer
+from tests.support.engine_jobs import jobs_of, tiny_job, tiny_recognizer
 from tests.support.shared import REPOSITORY
 from tests.support.stand_in_kit import StandInKit
 
@@ -47,9 +46,9 @@ class Rig:
         weights = WeightsFolder(folder=folder)
         load_options = LoadOptions(num_cores=1, det_batch_size=2, rec_batch_size=4, max_waiting=512)
         self.plain = ModelLoader(weights, select_backend("onnxruntime"), load_options, self.metrics)
-        recipes = EngineRecipes(weights, EngineSource(self.kit, stand_in_kit.FACTORY), OPTIONS, self.plans)
-        takeover = TakeoverOptions(max_waiting=512, serves_meanwhile=options.pop("serves_meanwhile", True), **options)
-        self.engines = EngineLoader(recipes, self.plain if plain else None, takeover, self.metrics)
+        jobs = jobs_of(folder, source=EngineSource(self.kit, stand_in_kit.FACTORY))
+        options = {"max_waiting": 512, "serves_meanwhile": True, **options}
+        self.engines = EngineLoader(jobs, self.plain if plain else None, self.metrics, **options)
         self.store = ModelStore(
             {self.spec.name: self.spec}, self.engines.load, self.metrics, release=self.engines.release
         )
@@ -125,7 +124,7 @@ async def test_callers_are_answered_at_once_and_by_the_engine_when_it_is_there(
         (before,) = await service.embed(crops[0])
         assert service.store.status(service.spec.name).backend == "onnxruntime-cpu"
         assert service.engine.state in {"building", "checking"}
-        assert service.sample("jetface_engine_progress") is not None
+        assert service.engine.elapsed_s is not None
         await service.until_engine("serving")
         (after,) = await service.embed(crops[0])
         assert service.store.status(service.spec.name).backend == "stand-in-fp32"
@@ -133,7 +132,6 @@ async def test_callers_are_answered_at_once_and_by_the_engine_when_it_is_there(
         assert service.sample("jetface_model_backend", backend="onnxruntime-cpu") is None
         assert service.sample("jetface_engine_state", state="serving") == 1
         assert service.sample("jetface_engine_state", state="building") == 0
-        assert service.sample("jetface_engine_progress") is None
         assert (service.sample("jetface_engine_build_seconds") or 0) > 0
         (engine,) = service.kit.opened
         assert engine.num_runs > 1
@@ -145,9 +143,8 @@ async def test_callers_are_answered_at_once_and_by_the_engine_when_it_is_there(
 async def test_a_plan_that_is_kept_serves_from_the_first_request_on(
     tmp_path: Path, crops: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(tmp_path)
     reports: list[object] = []
-    run_job(recipe.job(stand_in_kit.FACTORY, tmp_path / "engines"), tmp_path / "unused", reports.append)
+    run_job(tiny_job(tmp_path), tmp_path / "unused", reports.append)
     assert isinstance(reports[-1], Accepted)
     monkeypatch.setenv("STAND_IN_FAULT", "build")
     async with rig(tmp_path) as service:
@@ -158,16 +155,16 @@ async def test_a_plan_that_is_kept_serves_from_the_first_request_on(
 
 @pytest.mark.parametrize("damage", ["flipped", "unopenable"])
 async def test_a_plan_that_is_of_no_use_is_built_anew(tmp_path: Path, crops: list[Image], damage: str) -> None:
-    recipe, plans = tiny_recipe(tmp_path), PlanFolder(tmp_path / "engines")
+    recipe, plans = tiny_job(tmp_path).recipe, PlanFolder(tmp_path / "engines")
     plan = b"another world's plan" if damage == "unopenable" else stand_in_kit.HEADER
-    assert plans.keep(plan, record_of(recipe.key, plan, verdict="good", notes=(), build_s=1))
+    assert plans.keep(plan, PlanRecord.of(recipe, plan, verdict="good", build_s=1))
     if damage == "flipped":
-        (tmp_path / "engines" / recipe.key.file_name).write_bytes(plan[:-1] + b"!")
+        (tmp_path / "engines" / recipe.file_name).write_bytes(plan[:-1] + b"!")
     async with rig(tmp_path) as service:
         await service.embed(crops[0])
         await service.until_engine("serving")
         await service.embed(crops[0])
-    found = plans.find(recipe.key)
+    found = plans.find(recipe)
     assert found is not None
     assert len(found.plan) > len(plan)
 
@@ -301,32 +298,24 @@ async def test_an_engine_that_does_not_open_in_the_service_is_rejected(
     tmp_path: Path, crops: list[Image], *, serves_meanwhile: bool
 ) -> None:
     """Its check passed in the building process; here, say, memory is short."""
-
-    class Spoiling(EngineChild):
-        def run(self) -> Any:
-            kept = super().run()
-            monkeypatch.setenv("STAND_IN_FAULT", "open")
-            return kept
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        async with rig(tmp_path, child=Spoiling, serves_meanwhile=serves_meanwhile) as service:
-            if serves_meanwhile:
+    async with rig(tmp_path, serves_meanwhile=serves_meanwhile) as service:
+        service.kit.is_gone = True
+        if serves_meanwhile:
+            await service.embed(crops[0])
+        else:
+            with pytest.raises(ModelBuildingError):
                 await service.embed(crops[0])
-            else:
-                with pytest.raises(ModelBuildingError):
-                    await service.embed(crops[0])
-            await service.until_engine("rejected")
-            assert service.engine.reason == "The engine does not open in the service: There is no device."
-            assert len(await service.embed(crops[0])) == 1
-            assert service.plans.entries() == []
+        await service.until_engine("rejected")
+        assert service.engine.reason == "The engine does not open in the service: There is no device."
+        assert len(await service.embed(crops[0])) == 1
+        assert service.plans.entries() == []
 
 
 async def test_a_fault_that_nobody_foresaw_rejects_the_engine_too(tmp_path: Path, crops: list[Image]) -> None:
-    class Faulty(EngineChild):
-        def run(self) -> Any:
-            raise RuntimeError("a fault of ours")
+    def fail(_: EngineJob) -> None:
+        raise RuntimeError("a fault of ours")
 
-    async with rig(tmp_path, child=Faulty) as service:
+    async with rig(tmp_path, may_build=fail) as service:
         await service.embed(crops[0])
         await service.until_engine("rejected")
         assert "the log says what" in (service.engine.reason or "")
@@ -352,8 +341,8 @@ async def test_an_engine_that_fails_later_flips_readiness_until_a_probe_passes(
 
 
 async def test_no_build_is_begun_without_room_for_it(tmp_path: Path, crops: list[Image]) -> None:
-    def refuse(recipe: EngineRecipe) -> None:
-        raise MemoryPressureError(f"There is too little free memory to build {recipe.spec.name}.")
+    def refuse(job: EngineJob) -> None:
+        raise MemoryPressureError(f"There is too little free memory to build {job.spec.name}.")
 
     async with rig(tmp_path, may_build=refuse) as service:
         await service.embed(crops[0])
@@ -367,7 +356,7 @@ async def test_a_service_that_closes_ends_its_build(
     monkeypatch.setenv("STAND_IN_STEP_S", "60")
     async with rig(tmp_path) as service:
         await service.embed(crops[0])
-        await service.until(lambda: service.engine.reason is not None)
+        await service.until(lambda: service.engine.phase is not None)
     assert service.engine.state == "building"
     assert service.plans.entries() == []
 

@@ -186,6 +186,6 @@ async def test_a_model_that_waits_for_its_engine_is_not_ready_and_says_how_far_i
 
 async def test_engines_are_shown_where_they_can_be_built(store: ModelStore) -> None:
     assert StoreView(store, active=[NAME], watchdog_s=60).models()[0].engine is None
-    status = EngineStatus(state="building", progress=0.41, eta_s=95.123, reason="It waits.")
+    status = EngineStatus(state="building", phase="Building engine", elapsed_s=95.123)
     view = StoreView(store, active=[NAME], watchdog_s=60, engine_status={NAME: status}.__getitem__)
-    assert view.models()[0].engine == EngineFacts(state="building", progress=0.41, eta_s=95.1, reason="It waits.")
+    assert view.models()[0].engine == EngineFacts(state="building", phase="Building engine", elapsed_s=95.1)

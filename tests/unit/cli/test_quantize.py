@@ -16,12 +16,12 @@ from jetface.graphs.parts import take_apart
 from jetface.graphs.prepare import prepare_graph
 from jetface.graphs.rewrite import EVERYWHERE
 from jetface.registry import default_registry_dir, read_registry, read_spec
-from jetface.runtimes.engine_kit import EngineRequest
-from jetface.runtimes.tensorrt import profiles_for
+from jetface.runtimes.engine_kit import profiles_for
 from jetface.runtimes.tensorrt_build import build_engine
 from jetface.service import build_service, open_service
 from jetface.settings import Settings
 from tests.support.drawn import PEOPLE, draw_portrait, encode
+from tests.support.recipes import recipe_of
 from tests.support.rtx_toolkit import rtx_toolkit
 from tests.support.tiny_onnx import arcface_model
 from tests.support.weights import add_recognizer
@@ -132,8 +132,5 @@ def test_a_real_recognizer_keeps_its_embeddings_and_is_built_by_tensorrt(
     assert isinstance(graph.model, bytes)
     file = tmp_path / "engine.onnx"
     file.write_bytes(graph.model)
-    request = EngineRequest(
-        model=spec.name, graph=file, precision="int8", profiles=profiles_for([(112, 112, 3)], (1, 2)),
-        optimization_level=0,
-    )  # fmt: skip
-    assert build_engine(rtx_toolkit(), request, lambda _: None).plan
+    recipe = recipe_of(profiles_for([(112, 112, 3)], (1, 2)), precision="int8", optimization_level=0)
+    assert build_engine(rtx_toolkit(), recipe, file, lambda _: None).plan

@@ -10,14 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jetface.engines.plan import EngineKey, KeptPlan, PlanFolder, record_of
+from jetface.engines.plan import KeptPlan, PlanFolder, PlanRecord
+from jetface.runtimes.engine_kit import EngineRecipe, Profile
 
-KEY = EngineKey(model="tiny", precision="fp16", parts={"graph": "abc", "kit.version": "10.3.0"})
+PROFILE = Profile(least=(1, 3, 8, 8), usual=(1, 3, 8, 8), most=(1, 3, 8, 8))
+RECIPE = EngineRecipe(
+    model="tiny", graph_sha256="abc", precision="fp16", profiles=(PROFILE,), toolkit={"version": "10.3.0"}
+)
 PLAN = bytes(range(256)) * 8
 
 
-def keep(folder: PlanFolder, plan: bytes = PLAN, key: EngineKey = KEY) -> bool:
-    return folder.keep(plan, record_of(key, plan, verdict="good", notes=("a note",), build_s=1.5))
+def keep(folder: PlanFolder, plan: bytes = PLAN, recipe: EngineRecipe = RECIPE) -> bool:
+    return folder.keep(plan, PlanRecord.of(recipe, plan, verdict="good", notes=("a note",), build_s=1.5))
 
 
 def content(found: KeptPlan | None) -> bytes | None:
@@ -30,12 +34,12 @@ def folder(tmp_path: Path) -> PlanFolder:
 
 
 def test_a_plan_is_found_again_with_what_is_known_of_it(folder: PlanFolder) -> None:
-    assert folder.find(KEY) is None
+    assert folder.find(RECIPE) is None
     assert keep(folder)
-    found = folder.find(KEY)
+    found = folder.find(RECIPE)
     assert found is not None
     assert found.plan == PLAN
-    assert found.record.key == KEY
+    assert found.record.recipe == RECIPE
     assert (found.record.verdict, found.record.notes, found.record.build_s) == ("good", ("a note",), 1.5)
     (entry,) = folder.entries()
     assert entry.record == found.record
@@ -45,9 +49,9 @@ def test_a_plan_is_found_again_with_what_is_known_of_it(folder: PlanFolder) -> N
 def test_no_folder_keeps_nothing() -> None:
     nowhere = PlanFolder(None)
     assert not keep(nowhere)
-    assert nowhere.find(KEY) is None
+    assert nowhere.find(RECIPE) is None
     assert nowhere.entries() == []
-    nowhere.discard(KEY)
+    nowhere.discard(RECIPE)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,46 +72,46 @@ def test_a_file_that_was_damaged_anywhere_is_not_used(
     if cut is not None:
         del damaged[cut % len(damaged) :]
     path.write_bytes(damaged)
-    found = folder.find(KEY)
+    found = folder.find(RECIPE)
     if damaged == whole:
         assert content(found) == PLAN
     elif is_sidecar:
         # A digit of the build's seconds may have changed: never the plan, and never what it is for.
-        assert found is None or (found.plan == PLAN and found.record.key == KEY)
+        assert found is None or (found.plan == PLAN and found.record.recipe == RECIPE)
     else:
         assert found is None
     keep(folder)
-    assert content(folder.find(KEY)) == PLAN
+    assert content(folder.find(RECIPE)) == PLAN
 
 
 @pytest.mark.parametrize("lost", [".plan", ".json"])
 def test_half_of_a_pair_is_not_used(folder: PlanFolder, lost: str) -> None:
     keep(folder)
-    (folder.folder or Path()).joinpath(KEY.file_name).with_suffix(lost).unlink()
-    assert folder.find(KEY) is None
+    (folder.folder or Path()).joinpath(RECIPE.file_name).with_suffix(lost).unlink()
+    assert folder.find(RECIPE) is None
 
 
 def test_a_plan_of_another_key_under_this_name_is_not_used(folder: PlanFolder) -> None:
-    other = replace(KEY, parts={**KEY.parts, "kit.version": "11.0.0"})
-    keep(folder, key=other)
+    other = replace(RECIPE, toolkit={"version": "11.0.0"})
+    keep(folder, recipe=other)
     for suffix in (".plan", ".json"):
         path = (folder.folder or Path()) / other.file_name
-        path.with_suffix(suffix).rename(path.with_name(KEY.file_name).with_suffix(suffix))
-    assert folder.find(KEY) is None
+        path.with_suffix(suffix).rename(path.with_name(RECIPE.file_name).with_suffix(suffix))
+    assert folder.find(RECIPE) is None
 
 
 def test_a_plan_that_cannot_be_read_is_not_used(folder: PlanFolder) -> None:
     keep(folder)
-    path = (folder.folder or Path()) / KEY.file_name
+    path = (folder.folder or Path()) / RECIPE.file_name
     path.unlink()
     path.mkdir()
-    assert folder.find(KEY) is None
+    assert folder.find(RECIPE) is None
     assert not keep(folder)
 
 
 def test_what_killed_writers_left_is_removed_by_the_next_one(folder: PlanFolder) -> None:
     keep(folder)
-    part = (folder.folder or Path()) / f".{KEY.file_name}.123.part"
+    part = (folder.folder or Path()) / f".{RECIPE.file_name}.123.part"
     part.write_bytes(b"half a plan")
     keep(folder)
     assert not part.exists()
@@ -115,15 +119,15 @@ def test_what_killed_writers_left_is_removed_by_the_next_one(folder: PlanFolder)
 
 def test_a_plan_that_is_of_no_use_can_be_discarded(folder: PlanFolder) -> None:
     keep(folder)
-    folder.discard(KEY)
+    folder.discard(RECIPE)
     assert folder.entries() == []
     assert list((folder.folder or Path()).iterdir()) == []
-    folder.discard(KEY)
+    folder.discard(RECIPE)
 
 
 def test_an_entry_without_a_sidecar_is_listed_as_unknown_and_can_be_removed(folder: PlanFolder) -> None:
     keep(folder)
-    (folder.folder or Path()).joinpath(KEY.file_name).with_suffix(".json").unlink()
+    (folder.folder or Path()).joinpath(RECIPE.file_name).with_suffix(".json").unlink()
     (entry,) = folder.entries()
     assert entry.record is None
     folder.remove(entry)
@@ -142,6 +146,6 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path, obstacle:
         path.mkdir(mode=0o500)
     folder = PlanFolder(path)
     assert not keep(folder)
-    assert folder.find(KEY) is None
+    assert folder.find(RECIPE) is None
     assert folder.entries() == []
-    folder.discard(KEY)
+    folder.discard(RECIPE)

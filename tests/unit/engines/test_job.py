@@ -7,29 +7,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from jetface.engines.plan import EngineKey, record_of
-from jetface.engines.recipe import (
-    Accepted,
-    Rejected,
-    Step,
-    decode_report,
-    encode_report,
-    load_kit,
-    read_job,
-    write_job,
-)
+from jetface.engines.build import load_kit, run_job_file
+from jetface.engines.job import JOB, REPORT, Accepted, Rejected, Step
+from jetface.engines.plan import PlanRecord
 from jetface.errors import EngineBuildError
 from tests.support import stand_in_kit
-from tests.support.engine_jobs import tiny_recipe
+from tests.support.engine_jobs import tiny_job
+from tests.support.recipes import recipe_of
 
-RECORD = record_of(EngineKey(model="m", precision="fp16", parts={"a": "b"}), b"p", verdict="v", notes=("n",), build_s=1)
+RECORD = PlanRecord.of(recipe_of([]), b"p", verdict="v", notes=("n",), build_s=1)
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
-    job = tiny_recipe(tmp_path).job(stand_in_kit.FACTORY, tmp_path / "engines")
-    write_job(job, tmp_path / "job.json")
-    assert read_job(tmp_path / "job.json") == job
+    job = tiny_job(tmp_path)
+    assert JOB.validate_json(JOB.dump_json(job)) == job
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\x00"])
@@ -37,26 +30,27 @@ def test_what_is_no_job_is_refused(tmp_path: Path, content: bytes | None) -> Non
     if content is not None:
         (tmp_path / "job.json").write_bytes(content)
     with pytest.raises(EngineBuildError):
-        read_job(tmp_path / "job.json")
+        run_job_file(tmp_path / "job.json", 0)
 
 
 @pytest.mark.parametrize(
     "report",
     [
-        Step(state="building", fraction=0.25, phase="a\nphase"),
+        Step(state="building", phase="a\nphase"),
         Accepted(record=RECORD, is_kept=True),
         Rejected(reason="\N{SNOWMAN}"),
     ],
 )
 def test_a_report_is_one_line_and_comes_out_as_it_went_in(report: Step | Accepted | Rejected) -> None:
-    line = encode_report(report)
-    assert line.count(b"\n") == 1
-    assert decode_report(line) == report
+    line = REPORT.dump_json(report)
+    assert b"\n" not in line
+    assert REPORT.validate_json(line) == report
 
 
 @given(st.binary())
 def test_anything_else_is_no_report(line: bytes) -> None:
-    assert decode_report(line) is None
+    with pytest.raises(ValidationError):
+        REPORT.validate_json(line)
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "jetface.errors:nothing", "no.such.module:make", "jetface.errors:"])

@@ -10,9 +10,10 @@ from jetface.graphs.half import Precision
 from jetface.graphs.prepare import PreparedFiles, PreparedGraph, prepare_graph
 from jetface.graphs.rewrite import EVERYWHERE
 from jetface.registry import default_registry_dir, read_registry
-from jetface.runtimes.engine_kit import EngineRequest
-from jetface.runtimes.tensorrt import Toolkit, profiles_for
+from jetface.runtimes.engine_kit import profiles_for
+from jetface.runtimes.tensorrt import Toolkit
 from jetface.runtimes.tensorrt_build import build_engine
+from tests.support.recipes import recipe_of
 from tests.support.rtx_toolkit import rtx_toolkit
 
 NAMES = ("det_500m", "scrfd_2.5g_bnkps", "w600k_mbf_dequantized", "mobilefacenet128", "starter_det", "starter_rec")
@@ -63,5 +64,5 @@ def test_built_in_half_from_pixels(toolkit: Toolkit, tmp_path: Path, shared_mode
     graph = prepare(tmp_path, shared_models, name, "fp16", pixels=True)
     assert isinstance(graph.model, Path)
     profiles = profiles_for([(*(graph.input_hw or CANVAS_HW), 3)], (1, 2))
-    request = EngineRequest(model=name, graph=graph.model, precision="fp16", profiles=profiles, optimization_level=0)
-    assert build_engine(toolkit, request, lambda _: None).plan
+    recipe = recipe_of(profiles, precision="fp16", optimization_level=0)
+    assert build_engine(toolkit, recipe, graph.model, lambda _: None).plan

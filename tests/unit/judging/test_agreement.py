@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from jetface.domain import Detections
-from jetface.judging.agreement import DETECTIONS, FP16_EMBEDDINGS, compare_detections, compare_embeddings
+from jetface.judging.agreement import FP16, compare_detections, compare_embeddings
 
 ROWS = np.random.default_rng(0).standard_normal((6, 512)).astype(np.float32)
 
@@ -30,7 +30,7 @@ class TestEmbeddings:
         agreement = compare_embeddings(ROWS, ROWS * 7)
         assert agreement.num_compared == 6
         assert agreement.worst_cosine == pytest.approx(1)
-        assert agreement.fault(FP16_EMBEDDINGS) is None
+        assert agreement.fault(FP16) is None
 
     def test_mean_and_worst_are_told_apart(self) -> None:
         turned = ROWS.copy()
@@ -38,11 +38,11 @@ class TestEmbeddings:
         agreement = compare_embeddings(ROWS, turned)
         assert agreement.worst_cosine == pytest.approx(-1)
         assert agreement.mean_cosine == pytest.approx(4 / 6)
-        assert agreement.fault(FP16_EMBEDDINGS) == "an embedding has a cosine of -1.00000, less than 0.999"
+        assert agreement.fault(FP16) == "an embedding has a cosine of -1.00000, less than 0.999"
 
     def test_a_mean_that_is_missed_is_told_where_none_is_too_far(self) -> None:
         agreement = replace(compare_embeddings(ROWS, ROWS), mean_cosine=0.9993, worst_cosine=0.9992)
-        assert agreement.fault(FP16_EMBEDDINGS) == "embeddings have a mean cosine of 0.99930, less than 0.9995"
+        assert agreement.fault(FP16) == "embeddings have a mean cosine of 0.99930, less than 0.9995"
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
     def test_a_row_that_is_no_embedding_is_the_worst_there_is(self, value: float) -> None:
@@ -50,11 +50,11 @@ class TestEmbeddings:
         spoilt[4] = value
         agreement = compare_embeddings(ROWS, spoilt)
         assert agreement.worst_cosine == -1
-        assert agreement.fault(FP16_EMBEDDINGS)
+        assert agreement.fault(FP16)
 
     def test_nothing_to_compare_is_a_fault(self) -> None:
         agreement = compare_embeddings(ROWS[:0], ROWS[:0])
-        assert agreement.fault(FP16_EMBEDDINGS) == "there was no face to compare embeddings of"
+        assert agreement.fault(FP16) == "there was no face to compare embeddings of"
 
     def test_other_shapes_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"\[5, 512\].*\[6, 512\]"):
@@ -73,18 +73,18 @@ class TestDetections:
         first = faces((0, 0, 50, 60), (100, 0, 180, 90))
         agreement = compare_detections([first], [first.take(slice(None, None, -1))])
         assert (agreement.found_by_both, agreement.only_one, agreement.worst_iou) == (2, 0, 1)
-        assert agreement.fault(DETECTIONS) is None
+        assert agreement.fault(FP16) is None
 
     def test_a_box_that_moved_is_told(self) -> None:
         agreement = compare_detections([faces((0, 0, 100, 100))], [faces((0, 0, 100, 90))])
         assert agreement.worst_iou == pytest.approx(0.9)
-        assert agreement.fault(DETECTIONS) == "two boxes of one face overlap at IoU 0.9000, less than 0.98"
+        assert agreement.fault(FP16) == "two boxes of one face overlap at IoU 0.9000, less than 0.98"
 
     def test_a_face_that_one_side_lacks_is_told_whichever_it_is(self) -> None:
         both, one = faces((0, 0, 50, 50), (200, 0, 250, 50)), faces((0, 0, 50, 50))
         for agreement in (compare_detections([both], [one]), compare_detections([one], [both])):
             assert (agreement.found_by_both, agreement.only_one) == (1, 1)
-            assert agreement.fault(DETECTIONS) == "1 faces are found by one side only, 1 by both"
+            assert agreement.fault(FP16) == "1 faces are found by one side only, 1 by both"
 
     def test_boxes_far_apart_are_two_faces(self) -> None:
         agreement = compare_detections([faces((0, 0, 50, 50))], [faces((30, 0, 80, 50))])
@@ -122,4 +122,4 @@ class TestDetections:
 
     def test_nothing_found_by_either_is_a_fault(self) -> None:
         agreement = compare_detections([Detections.empty()], [Detections.empty()])
-        assert agreement.fault(DETECTIONS) == "there was no face to compare boxes of"
+        assert agreement.fault(FP16) == "there was no face to compare boxes of"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,17 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.engines.recipe import EngineRecipe
+from jetface.batching.lane import Lane
+from jetface.engines.job import EngineJob
 from jetface.engines.takeover import EngineLane
 from jetface.heads.canvases import DetectorItem
 from jetface.models.items import ItemMemory
-from jetface.runtimes.backend import Backend
-from jetface.runtimes.engine_kit import BuildProgress, BuiltEngine, EngineRequest
 from jetface.runtimes.gpu_buffers import block_of
 from jetface.runtimes.onnx import open_onnx_backends
 from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
-from jetface.runtimes.tensorrt import open_engine
-from tests.support.engine_jobs import recipes_of, stored, tiny_recipe
+from jetface.runtimes.tensorrt import Relay, Toolkit
+from jetface.runtimes.tensorrt_build import TensorrtKit
+from tests.support.engine_jobs import jobs_of, stored, tiny_job
 from tests.support.fake_cuda import FakeCuda
 from tests.support.stand_in_trt import StandInTrt, make_plan
 from tests.support.tiny_onnx import arcface_model, scrfd_model, scrfd_spec
@@ -29,34 +27,12 @@ from tests.support.tiny_onnx import arcface_model, scrfd_model, scrfd_spec
 SHAPE = (96, 96, 3)
 
 
-class TrtKit:
-    """Opens a recipe's graph with the runner, on a TensorRT and a CUDA of our own."""
-
-    name = "stand-in-trt"
-
-    def __init__(self, recipe: EngineRecipe, cuda: FakeCuda) -> None:
-        self.recipe = recipe
-        self.cuda = cuda
-
-    @property
-    def num_dla_cores(self) -> int:
-        """None."""
-        return 0
-
-    def facts(self) -> Mapping[str, str]:
-        """Return nothing: no plan of it is kept."""
-        return {}
-
-    def build(self, request: EngineRequest, on_progress: Callable[[BuildProgress], None]) -> BuiltEngine:
-        """Return the shapes as a plan."""
-        on_progress(BuildProgress(1.0, "done"))
-        profiles = [(profile.least, profile.usual, profile.most) for profile in request.profiles]
-        return BuiltEngine(make_plan(request.graph.read_bytes(), json.loads(json.dumps(profiles))))
-
-    def open(self, plan: bytes, *, max_batch_size: int, dla_core: int = -1) -> Backend:
-        """Load a plan."""
-        trt = StandInTrt(self.cuda)
-        return open_engine(trt, plan, max_batch_size=max_batch_size, dla_core=dla_core, cuda=self.cuda)
+def lane_of(job: EngineJob, cuda: FakeCuda, items: ItemMemory) -> Lane[Any, Any]:
+    """Return the lane of a job's graph, run on a TensorRT and a CUDA of our own."""
+    trt = StandInTrt(cuda)
+    kit = TensorrtKit(toolkit=Toolkit(trt, "stand-in", keeps_timings=False, relay=Relay(trt)), cuda=cuda)
+    shapes = [(profile.least, profile.usual, profile.most) for profile in job.recipe.profiles]
+    return EngineLane(job, kit, make_plan(job.graph.read_bytes(), shapes), items).lane()
 
 
 def backend_on(cuda: FakeCuda) -> Any:
@@ -135,9 +111,7 @@ def test_an_engine_takes_canvases_of_what_it_replaced_and_pins_where_nothing_was
         items.pin("tiny", former, [SHAPE])
     canvas = items.new_item(SHAPE)
     canvas[:] = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
-    recipe = recipes_of(tmp_path).recipe(stored(tmp_path, scrfd_spec(), scrfd_model()))
-    kit = TrtKit(recipe, cuda)
-    lane = EngineLane(recipe, kit, kit.build(recipe.request, lambda _: None).plan, items).lane()
+    lane = lane_of(jobs_of(tmp_path).job(stored(tmp_path, scrfd_spec(), scrfd_model())), cuda, items)
     assert lane.start is not None
     assert lane.close is not None
     lane.start()
@@ -161,9 +135,8 @@ def test_an_engine_takes_canvases_of_what_it_replaced_and_pins_where_nothing_was
 
 def test_an_engine_of_a_recognizer_pins_nothing(tmp_path: Path) -> None:
     """Crops are small, and copied while others are aligned."""
-    cuda, items, recipe = FakeCuda(is_eager=True), ItemMemory(), tiny_recipe(tmp_path)
-    kit = TrtKit(recipe, cuda)
-    lane = EngineLane(recipe, kit, kit.build(recipe.request, lambda _: None).plan, items).lane()
+    cuda, items = FakeCuda(is_eager=True), ItemMemory()
+    lane = lane_of(tiny_job(tmp_path), cuda, items)
     assert lane.start is not None
     assert lane.close is not None
     lane.start()

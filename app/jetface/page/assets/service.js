@@ -59,11 +59,11 @@ function showState(status, answer) {
     setState("busy", `Loading ${loading[0]}…`);
     return true;
   }
-  const built = models.find(([, model]) => typeof model.engine?.progress === "number");
+  const built = models.find(([, model]) => isBuilt(model.engine));
   if (built) {
     const [name, { engine }] = built;
     const verb = engine.state === "checking" ? "Checking" : "Building";
-    setState("busy", `Ready. ${verb} the engine of ${name}, ${percentOf(engine.progress)} %${timeLeft(engine)}`);
+    setState("busy", `Ready. ${verb} the engine of ${name} for ${Math.round(engine.elapsed_s)} s`);
     return true;
   }
   if (at("unloaded").length) {
@@ -74,12 +74,9 @@ function showState(status, answer) {
   return false;
 }
 
-function percentOf(progress) {
-  return typeof progress === "number" ? Math.round(100 * progress) : null;
-}
-
-function timeLeft(engine) {
-  return typeof engine.eta_s === "number" ? `, about ${Math.ceil(engine.eta_s)} s left` : "";
+/** Whether an engine is being built now. */
+function isBuilt(engine) {
+  return engine?.state === "building" || engine?.state === "checking";
 }
 
 function setState(kind, text) {
@@ -127,13 +124,12 @@ async function showDetails() {
 }
 
 function modelCard(model) {
-  const percent = percentOf(model.engine?.progress);
   const facts = [TASKS[model.task] ?? model.task, model.backend, model.embedding_length && `${model.embedding_length} numbers per face`];
   return el(
     "li", { class: "card model" },
     el("div", { class: "model-top" }, el("b", {}, ...breakable(model.name)), el("span", { class: "badge", "data-state": model.state }, model.state)),
     el("p", { class: "quiet small" }, facts.filter(Boolean).join(" · ")),
-    percent !== null && el("progress", { max: "100", value: String(percent), "aria-label": `Progress of ${model.name}` }),
+    isBuilt(model.engine) && el("p", { class: "quiet small" }, `Engine: ${model.engine.phase ?? model.engine.state}`),
     model.reason && el("p", { class: "small fault-text" }, model.reason),
     model.engine?.state === "rejected" && el("p", { class: "small fault-text" }, `No engine: ${model.engine.reason}`),
     el("p", { class: "quiet small" }, `Licence: ${model.license}`),

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetface.runtimes.backend import buckets_up_to
-from jetface.runtimes.engine_kit import Profile
-from jetface.runtimes.tensorrt import misfit, profiles_for, static_shape, usual_bucket
+from jetface.runtimes.engine_kit import Profile, profiles_for, usual_bucket
 
 
 @pytest.mark.parametrize(
@@ -37,25 +36,8 @@ def test_each_usual_shape_has_a_profile_tuned_for_it_alone(shapes: list[tuple[in
     for profile in profiles:
         assert (profile.least[0], profile.most[0]) == (1, most)
         assert profile.least[1:] == profile.usual[1:] == profile.most[1:]
-        assert misfit(profile, (-1, 3, -1, -1)) is None
-        assert static_shape(profile) == (most == 1)
-
-
-@given(shape=sizes, low=sizes, high=sizes)
-def test_the_last_profile_takes_whatever_else_is_within_bounds(
-    shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]
-) -> None:
-    least = tuple(map(min, low, high))
-    most = tuple(map(max, low, high))
-    *_, last = profiles_for([shape], (1, 2), bounds=(least, most))
-    assert (last.least, last.most) == ((1, *least), (2, *most))
-    assert misfit(last, (-1, 3, -1, -1)) is None
-
-
-@pytest.mark.parametrize(("shapes", "buckets"), [([], (1,)), ([(3,)], ())])
-def test_there_is_a_shape_and_a_bucket(shapes: list[tuple[int, ...]], buckets: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        profiles_for(shapes, buckets)
+        assert profile.misfit((-1, 3, -1, -1)) is None
+        assert profile.is_static == (most == 1)
 
 
 @pytest.mark.parametrize(
@@ -68,4 +50,4 @@ def test_there_is_a_shape_and_a_bucket(shapes: list[tuple[int, ...]], buckets: t
     ],
 )
 def test_a_profile_that_does_not_fit_is_told_why(profile: Profile, told: str) -> None:
-    assert told in (misfit(profile, (-1, 3)) or "")
+    assert told in (profile.misfit((-1, 3)) or "")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.runtimes.engine_kit import EngineRequest
-from jetface.runtimes.tensorrt import Toolkit, profiles_for
+from jetface.runtimes.engine_kit import profiles_for
+from jetface.runtimes.tensorrt import Toolkit
 from jetface.runtimes.tensorrt_build import MOST_BYTES, attach_timings, build_engine, keep_timings
+from tests.support.recipes import recipe_of
 from tests.support.tiny_onnx import arcface_model
 
 # TensorRT for RTX times nothing, and says so.
@@ -26,11 +27,8 @@ def config(toolkit: Toolkit) -> Any:
 
 def build(toolkit: Toolkit, folder: Path, cache: Path | None) -> None:
     (folder / "graph.onnx").write_bytes(arcface_model())
-    request = EngineRequest(
-        model="m", graph=folder / "graph.onnx", precision="fp32", profiles=profiles_for([(3, 112, 112)], (1, 2)),
-        workspace_bytes=2**28, timing_cache=cache,
-    )  # fmt: skip
-    build_engine(toolkit, request, lambda _progress: None)
+    recipe = recipe_of(profiles_for([(3, 112, 112)], (1, 2)), workspace_bytes=2**28)
+    build_engine(toolkit, recipe, folder / "graph.onnx", lambda _: None, timing_cache=cache)
 
 
 @pytest.mark.parametrize("kept", [None, b"", b"damaged" * 100], ids=["none", "empty", "damaged"])

@@ -11,8 +11,8 @@ from jetface.errors import ModelContractError
 from jetface.graphs.half import ALL_HALF, FULL_SUMS
 from jetface.graphs.prepare import prepare_graph
 from jetface.heads.families import FAMILIES
-from jetface.judging.agreement import DetectionAgreement, EmbeddingAgreement, candidates
-from jetface.judging.conversion import convert_to_half, crops_of
+from jetface.judging.agreement import DetectionAgreement, EmbeddingAgreement, Pictures
+from jetface.judging.casting import Cast, Caster, find_faces
 from jetface.judging.drawings import Probes, draw_probes
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
@@ -24,6 +24,10 @@ from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 @pytest.fixture(scope="module")
 def probes() -> Probes:
     return draw_probes()
+
+
+def halves(path: Path, spec: ModelSpec, pictures: Pictures) -> list[Cast]:
+    return list(Caster(path, spec, pictures).half())
 
 
 def stored(folder: Path, serialized: bytes) -> Path:
@@ -45,14 +49,14 @@ def test_detectors_stay_within_the_limits(
     spec = registry[name]
     folder = default_registry_dir() if name.startswith("starter") else shared_models
     pictures = [read_image(shared_images / file) for file in ("t1.jpg", "bbt1.jpg")]
-    conversion = convert_to_half(folder / spec.file_name, spec, lambda: pictures)
-    (attempt,) = conversion.attempts
-    assert isinstance(attempt.agreement, DetectionAgreement)
-    assert attempt.agreement.found_by_both >= 10
-    assert attempt.agreement.only_one == 0
-    assert 0.98 <= attempt.agreement.worst_iou < 1
-    assert conversion.model == attempt.model
-    assert len(attempt.model) < 1.05 * conversion.source_bytes / (1 if name.startswith("starter") else 2)
+    caster = Caster(folder / spec.file_name, spec, lambda: pictures)
+    (cast,) = caster.half()
+    assert isinstance(cast.agreement, DetectionAgreement)
+    assert cast.agreement.found_by_both >= 10
+    assert cast.agreement.only_one == 0
+    assert 0.98 <= cast.agreement.worst_iou < 1
+    assert cast.fault is None
+    assert len(cast.model) < 1.05 * caster.source_bytes / (1 if name.startswith("starter") else 2)
 
 
 @pytest.mark.parametrize("name", ["w600k_mbf_dequantized", "starter_rec"])
@@ -64,15 +68,15 @@ def test_recognizers_stay_within_the_limits(
     folder = default_registry_dir() if name.startswith("starter") else shared_models
     people = sorted(path for path in shared_faces.iterdir() if path.is_dir())[:12]
     portraits = [read_image(min(person.iterdir())) for person in people]
-    crops = crops_of(shared_models / "det_500m.onnx", registry["det_500m"], lambda: portraits)
-    assert len(crops) >= len(portraits)
-    conversion = convert_to_half(folder / spec.file_name, spec, lambda: crops)
-    (attempt,) = conversion.attempts
-    assert isinstance(attempt.agreement, EmbeddingAgreement)
-    assert attempt.agreement.num_compared == len(crops)
-    assert attempt.agreement.mean_cosine >= 0.9995
-    assert 0.999 <= attempt.agreement.worst_cosine < 1
-    assert conversion.model == attempt.model
+    found = find_faces(shared_models / "det_500m.onnx", registry["det_500m"], lambda: portraits)
+    assert min(map(len, found)) >= 1
+    crops = [crop for faces in found for crop in faces]
+    (cast,) = halves(folder / spec.file_name, spec, lambda: crops)
+    assert isinstance(cast.agreement, EmbeddingAgreement)
+    assert cast.agreement.num_compared == len(crops)
+    assert cast.agreement.mean_cosine >= 0.9995
+    assert 0.999 <= cast.agreement.worst_cosine < 1
+    assert cast.fault is None
 
 
 def test_what_was_converted_is_weights_for_an_entry_of_its_own(
@@ -81,10 +85,9 @@ def test_what_was_converted_is_weights_for_an_entry_of_its_own(
     """It opens by the same code as any file, several crops at once, and its own answers are near those of FP32."""
     spec = registry["starter_rec"]
     source = default_registry_dir() / spec.file_name
-    conversion = convert_to_half(source, spec, lambda: probes.crops[:2])
-    assert conversion.model is not None
+    (cast,) = halves(source, spec, lambda: probes.crops[:2])
     answers = []
-    for path in (source, stored(tmp_path, conversion.model)):
+    for path in (source, stored(tmp_path, cast.model)):
         graph = prepare_graph(path, spec)
         assert graph.is_batch_free
         (backend,) = open_onnx_backends(graph.model, max_batch_size=4)
@@ -96,39 +99,33 @@ def test_what_was_converted_is_weights_for_an_entry_of_its_own(
 def test_values_that_overflow_half_precision_are_refused(tmp_path: Path, probes: Probes) -> None:
     """FP32 has room for them: such a graph would answer on a CPU, and with nonsense on a GPU."""
     path = stored(tmp_path, overflowing_model())
-    conversion = convert_to_half(path, arcface_spec(), lambda: probes.crops[:4])
-    assert [attempt.policy for attempt in conversion.attempts] == [ALL_HALF, FULL_SUMS]
-    assert conversion.model is None
-    for attempt in conversion.attempts:
-        assert attempt.agreement is None
-        assert attempt.fault == "its answers are not finite: values overflow half precision"
+    casts = halves(path, arcface_spec(), lambda: probes.crops[:4])
+    assert [cast.name for cast in casts] == [ALL_HALF.name, FULL_SUMS.name]
+    for cast in casts:
+        assert cast.agreement is None
+        assert cast.fault == "its answers are not finite: values overflow half precision"
 
 
 def test_a_detector_that_overflows_is_refused(tmp_path: Path, probes: Probes) -> None:
     path = stored(tmp_path, overflowing_detector())
-    conversion = convert_to_half(path, scrfd_spec(), lambda: probes.pictures[:1])
-    assert conversion.model is None
-    for attempt in conversion.attempts:
-        assert attempt.agreement is None
-        assert "overflow" in str(attempt.fault)
+    for cast in halves(path, scrfd_spec(), lambda: probes.pictures[:1]):
+        assert cast.agreement is None
+        assert "overflow" in str(cast.fault)
 
 
 def test_sums_stay_in_fp32_where_the_limits_demand_it(tmp_path: Path, probes: Probes) -> None:
     """Near 60000 halves are 32 apart: what is added to it is lost, unless the sum is FP32."""
     path = stored(tmp_path, offset_model(60000))
-    conversion = convert_to_half(path, arcface_spec(), lambda: probes.crops[:4])
-    assert [bool(attempt.fault) for attempt in conversion.attempts] == [True, False]
-    assert conversion.attempts[-1].policy is FULL_SUMS
-    assert conversion.model == conversion.attempts[-1].model
+    casts = halves(path, arcface_spec(), lambda: probes.crops[:4])
+    assert [bool(cast.fault) for cast in casts] == [True, False]
+    assert casts[-1].name == FULL_SUMS.name
     careful = arcface_spec().model_copy(update={"fp32_sums": True})
-    assert [attempt.policy for attempt in convert_to_half(path, careful, lambda: probes.crops[:4]).attempts] == [
-        FULL_SUMS
-    ]
+    assert [cast.name for cast in halves(path, careful, lambda: probes.crops[:4])] == [FULL_SUMS.name]
 
 
 def test_answers_that_are_only_less_exact_are_told_by_how_much(tmp_path: Path, probes: Probes) -> None:
     path = stored(tmp_path, offset_model(6000))
-    first = convert_to_half(path, arcface_spec(), lambda: probes.crops[:4]).attempts[0]
+    first = halves(path, arcface_spec(), lambda: probes.crops[:4])[0]
     assert isinstance(first.agreement, EmbeddingAgreement)
     assert first.fault is not None
     assert first.fault.startswith("an embedding has a cosine of 0.")
@@ -137,26 +134,17 @@ def test_answers_that_are_only_less_exact_are_told_by_how_much(tmp_path: Path, p
 def test_no_face_is_no_verdict(registry: dict[str, ModelSpec]) -> None:
     spec = registry["starter_det"]
     black = [np.zeros((64, 64, 3), np.uint8)]
-    conversion = convert_to_half(default_registry_dir() / spec.file_name, spec, lambda: black)
-    assert conversion.model is None
-    assert conversion.attempts[-1].fault == "there was no face to compare boxes of"
+    casts = halves(default_registry_dir() / spec.file_name, spec, lambda: black)
+    assert casts[-1].fault == "there was no face to compare boxes of"
 
 
 def test_a_graph_in_half_already_is_refused(tmp_path: Path, probes: Probes) -> None:
-    first = convert_to_half(stored(tmp_path, arcface_model()), arcface_spec(), lambda: probes.crops[:4])
-    assert first.model is not None
+    (first,) = halves(stored(tmp_path, arcface_model()), arcface_spec(), lambda: probes.crops[:4])
     with pytest.raises(ModelContractError, match="in half precision already"):
-        convert_to_half(stored(tmp_path, first.model), arcface_spec(), lambda: probes.crops[:4])
-
-
-def test_only_a_detector_has_candidates(tmp_path: Path) -> None:
-    (backend,) = open_onnx_backends(prepare_graph(stored(tmp_path, arcface_model()), arcface_spec()).model)
-    head = FAMILIES["arcface"](arcface_spec(), backend, (112, 112)).head
-    with pytest.raises(TypeError, match="Arcface"):
-        candidates(head, backend, [])
+        halves(stored(tmp_path, first.model), arcface_spec(), lambda: probes.crops[:4])
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:
     spec = scrfd_spec().model_copy(update={"task": "mask", "family": "seeta_mask"})
     with pytest.raises(ModelContractError):
-        convert_to_half(stored(tmp_path, arcface_model(length=2)), spec, list)
+        halves(stored(tmp_path, arcface_model(length=2)), spec, list)
