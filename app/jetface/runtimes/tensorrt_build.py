@@ -253,7 +253,7 @@ def accelerator_notes(recipe: EngineRecipe, network: Any, config: Any) -> list[s
         config: The `IBuilderConfig`, the accelerator set as its default device.
     """
     notes = []
-    if not all(profile.is_static for profile in recipe.profiles):
+    if not all(wanted.is_static for wanted in recipe.profiles):
         notes.append("the accelerator takes one shape alone: with a batch size above 1 all of it runs on the GPU")
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     names = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
