@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,10 @@ async def test_every_bucket_is_warm_before_the_model_serves(
     assert not cuda.held
 
 
-async def test_a_lane_is_given_its_next_full_batch_during_a_run(
+async def test_a_lane_takes_its_next_batch_while_the_event_loop_is_held_up(
     loader: ModelLoader, cuda: ThreadedCuda, spec: ModelSpec, metrics: Metrics
 ) -> None:
-    """What is given cannot be withdrawn: callers who leave are not counted as dropped."""
+    """The GPU waits for nobody between two runs; callers who left during the first cost nothing."""
     model = await loader.load(spec)
     assert model.batcher.max_batch == 4
     cuda.has_begun.clear()
@@ -120,17 +121,20 @@ async def test_a_lane_is_given_its_next_full_batch_during_a_run(
     item = items_of(spec)[0]
     first = asyncio.create_task(model.batcher.submit([item], group="first", deadline=deadline))
     assert await asyncio.to_thread(cuda.has_begun.wait, 30)
-    callers = [asyncio.create_task(model.batcher.submit([item] * 4, group=1, deadline=deadline)) for _ in range(2)]
+    gone, stays = (asyncio.create_task(model.batcher.submit([item] * 4, group=1, deadline=deadline)) for _ in range(2))
     while model.batcher.waiting < 8:  # noqa: ASYNC110 - they are on their way
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0)
-    for caller in callers:
-        caller.cancel()
-    await asyncio.wait(callers)
+    gone.cancel()
+    await asyncio.wait([gone])
     dropped = {"model": spec.name, "reason": "cancelled"}
     assert metrics.registry.get_sample_value("jetface_dropped_items_total", dropped) == 4
     cuda.may_go_on.set()
+    held_up_until = time.monotonic() + 30
+    while model.batcher.waiting and time.monotonic() < held_up_until:
+        time.sleep(0.001)  # noqa: ASYNC251 - the loop is held up on purpose
+    assert model.batcher.waiting == 0
     assert len((await first).results) == 1
+    assert len((await stays).results) == 4
     await model.close(grace_s=10)
 
 
