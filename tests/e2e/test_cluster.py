@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.cluster import Cluster, Pod, calling, wait_until
@@ -184,6 +185,48 @@ def test_a_bad_rollout_stops_by_itself(
         bad.terminate()
     assert callers.lost() == []
     assert asked(cluster)[bad.address] == 0
+
+
+def test_bodies_do_not_take_more_memory_than_the_proxy_has(cluster: Cluster, bodies: list[bytes]) -> None:
+    """160 bodies of 15 MB at once, which is more than it may hold: some are refused or cut off, and it serves on."""
+    proxy = cluster.proxies[-1]
+    limit = cluster.deployment("proxy")["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert limit == "2Gi"
+    statuses: list[int | None] = []
+    sizes = [0]
+    over = threading.Event()
+
+    def send() -> None:
+        connection = http.client.HTTPConnection(proxy.address, 8080, timeout=60)
+        try:
+            connection.request("POST", "/extract", bytes(15_000_000), {"content-type": "image/jpeg"})
+            statuses.append(connection.getresponse().status)
+        except OSError:
+            statuses.append(None)
+        finally:
+            connection.close()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            sizes.append(psutil.Process(proxy.process.pid).memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    senders = [cluster.lan.thread("callers", send) for _ in range(160)]
+    try:
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+    finally:
+        over.set()
+        watcher.join()
+    print(f"160 bodies of 15 MB: {Counter(statuses)}, {max(sizes) / 2**20:.0f} MiB")  # noqa: T201 - for CI's reader
+    assert len(statuses) == 160
+    assert max(sizes) < 2 * 2**30
+    with calling(cluster, bodies, "after that") as callers:
+        pass
+    assert callers.lost() == []
 
 
 def test_a_rolling_update_of_the_proxy_loses_nothing(cluster: Cluster, bodies: list[bytes]) -> None:
