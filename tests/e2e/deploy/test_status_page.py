@@ -12,7 +12,7 @@ WORDS, CLAIMS = (
     [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     for table in re.findall(r"(?:^\|.*\n)+", PAGE, flags=re.MULTILINE)
 )
-PROGRAMS = r"deploy/|docker |kubectl |jetface |python -m |curl |nvidia-smi"
+PROGRAMS = r"deploy/|docker |kubectl |jetface |python -m |curl |nvidia-smi|pip install "
 
 
 def test_every_claim_has_a_status_a_source_and_what_turns_it_into_seen() -> None:
