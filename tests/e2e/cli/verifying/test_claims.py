@@ -21,7 +21,7 @@ CLAIMS = read_claims()
 DEFINITIONS = {("docs/status.md", "only the machine in question can tell")}
 """Lines that say what the word means."""
 
-NOT_DOCUMENTS = ("tests/unit/", "app/jetface/cli/verif", "deploy/jetson/verify.sh")
+NOT_DOCUMENTS = ("tests/unit/", "tests/e2e/", "app/jetface/cli/verif", "deploy/jetson/verify.sh")
 """Code that works with the word."""
 
 
