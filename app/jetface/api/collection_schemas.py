@@ -17,7 +17,7 @@ from jetface.api.requests import (
     TurnsLookedAt,
     comma_list,
 )
-from jetface.gallery.records import check_id
+from jetface.gallery.records import check_id, check_name
 
 MAX_VECTORS = 1024
 """Most vectors of a request, as base64; as numbers the 20,000 values of a body are 39 of 512."""
@@ -40,6 +40,7 @@ def _vector(value: object) -> object:
 
 
 Id = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_id("id", value))]
+Name = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_name("name", value))]
 Vector = Annotated[list[float], _FIRST_FAULT_ENDS, MaxLen(8192), BeforeValidator(_vector)]
 Vectors = Annotated[
     Annotated[list[Vector], _FIRST_FAULT_ENDS, MaxLen(MAX_VECTORS)] | None,
@@ -60,21 +61,21 @@ class PersonBody(AnswerFormat):
     """Body of `POST .../persons`."""
 
     id: Annotated[Id | None, Field(description="Yours; made up where it is not given.")] = None
-    name: Annotated[Id | None, Field(description="Where it is not given: the id.")] = None
+    name: Annotated[Name | None, Field(description="Where it is not given: the id.")] = None
     metadata: Metadata = Field(default_factory=dict)
 
 
 class PersonChanges(AnswerFormat):
     """Body of `PATCH .../persons/{person}`: what is given is changed."""
 
-    name: Id | None = None
+    name: Name | None = None
     metadata: Metadata | None = None
 
 
 class EnrolFields(AnswerFormat):
     """Options of enrolling."""
 
-    name: Annotated[Id | None, Field(description="Of a person who is new; where it is not given: the id.")] = None
+    name: Annotated[Name | None, Field(description="Of a person who is new; where it is not given: the id.")] = None
     ids: Annotated[
         Annotated[list[Id], _FIRST_FAULT_ENDS, BeforeValidator(comma_list)] | None,
         Field(description="Your ids of the faces, one a picture: what is sent again under its id is stored once."),

@@ -144,6 +144,7 @@ class InfoAnswer(BaseModel):
     models: InfoModels
     defaults: InfoDefaults
     notice: Annotated[str | None, Field(description="What users should know of the models, or null.")]
+    gallery: Annotated[bool, Field(description="Whether people can be enrolled: `/v1/collections`.")]
     device: InfoDevice
 
 
@@ -470,6 +471,7 @@ def info_router(services: Services) -> APIRouter:
             },
             "defaults": asdict(services.options.defaults),
             "notice": about.notice,
+            "gallery": services.people is not None,
             "device": asdict(about.device()),
         }
         return small_answer(context_of(request), value)

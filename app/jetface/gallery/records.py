@@ -129,20 +129,32 @@ def made_up_id() -> str:
     return str(uuid.uuid4())
 
 
-def check_id(what: str, value: str) -> str:
-    """Return an id or name as it is kept: in Unicode's composed form, which not every system writes.
+def check_name(what: str, value: str) -> str:
+    """Return a name as it is kept: in Unicode's composed form, which not every system writes.
 
     Raises:
-        RequestError: Empty, too long, or with characters that cannot stand in a path.
+        RequestError: Empty, too long, or with control characters.
     """
     if len(value) > 4 * MAX_ID_CHARS:  # before anything looks at all of it
         raise RequestError(f"{what}: at most {MAX_ID_CHARS} characters.", max_chars=MAX_ID_CHARS)
     composed = unicodedata.normalize("NFC", value)
     if not composed.strip() or len(composed) > MAX_ID_CHARS:
         raise RequestError(f"{what}: 1 to {MAX_ID_CHARS} characters.", max_chars=MAX_ID_CHARS)
-    if "/" in composed or composed in {".", ".."} or any(unicodedata.category(each)[0] == "C" for each in composed):
-        raise RequestError(f"{what}: no slash, no control character, and not only dots.")
+    if any(unicodedata.category(each)[0] == "C" for each in composed):
+        raise RequestError(f"{what}: no control characters.")
     return composed
+
+
+def check_id(what: str, value: str) -> str:
+    """Return an id, or the name of a collection, as it is kept: a name that can stand in a path.
+
+    Raises:
+        RequestError: It cannot.
+    """
+    checked = check_name(what, value)
+    if "/" in checked or checked in {".", ".."}:
+        raise RequestError(f"{what}: no slash, and not only dots.")
+    return checked
 
 
 def check_metadata(value: Mapping[str, Any]) -> str:

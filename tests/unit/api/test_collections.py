@@ -125,7 +125,10 @@ class TestPersons:
 
     @pytest.mark.parametrize("person", ["", "  ", "a/b", "a\nb", "\x00", "..", "x" * 257, "x" * 10_000, "\u202e"])
     async def test_what_cannot_be_an_id_is_refused(self, service: Served, person: str) -> None:
-        for body in ({"id": person}, {"id": "ok", "name": person}):
+        bodies = [{"id": person}]
+        if person not in {"a/b", ".."}:  # which a name may be
+            bodies.append({"id": "ok", "name": person})
+        for body in bodies:
             answer = await service.client.post("/v1/collections/people/persons", json=body)
             assert answer.status_code == 422
             assert len(answer.content) < 1000

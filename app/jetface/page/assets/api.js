@@ -14,19 +14,22 @@ export const apiKey = {
 /**
  * Ask the service.
  * @param {string} path Relative to the page.
- * @param {{form?: FormData, signal?: AbortSignal}} [options] A form makes it a POST.
+ * @param {{form?: FormData, json?: object, method?: string, as?: "json"|"blob", signal?: AbortSignal}} [options] A form
+ *   or a value to send as JSON makes it a POST; `as` is what an answer is read as.
  * @returns {Promise<{status: number, answer: any, stages: {name: string, ms: number}[], tookMs: number}>}
  *   `status` is 200, or 503 of a health route.
  * @throws {Fault} In words; also `AbortError` when `signal` says so.
  */
-export async function ask(path, { form, signal } = {}) {
+export async function ask(path, { form, json, method, as = "json", signal } = {}) {
   const key = apiKey.get();
-  const headers = { accept: "application/json", ...(key && { "x-api-key": key }) };
+  const headers = { accept: "application/json", ...(json && { "content-type": "application/json" }), ...(key && { "x-api-key": key }) };
+  const body = json ? JSON.stringify(json) : form;
   const started = performance.now();
   let response;
   let text;
   try {
-    response = await fetch(path, { method: form ? "POST" : "GET", body: form, headers, signal, cache: "no-store" });
+    response = await fetch(path, { method: method ?? (body ? "POST" : "GET"), body, headers, signal, cache: "no-store" });
+    if (as === "blob" && response.ok) return { status: response.status, answer: await response.blob(), stages: [], tookMs: performance.now() - started };
     text = await response.text();
   } catch (cause) {
     if (cause.name === "AbortError") throw cause;

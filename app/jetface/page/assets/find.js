@@ -3,6 +3,7 @@
 import { ask, curlLine, Fault, readable } from "./api.js";
 import { announce, byId, counted, el, showFault } from "./dom.js";
 import { faceCards, qualityOf } from "./faces.js";
+import { whoAre } from "./people.js";
 import { decode, draw, faceAt, toVector } from "./picture.js";
 import { service } from "./service.js";
 import { keepThumb, stripItems } from "./strip.js";
@@ -91,6 +92,7 @@ async function look(entry, controller) {
     const [slot] = answer.data;
     if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
     Object.assign(entry, { answer, stages, tookMs, asked: { threshold: Number(options.threshold), options }, faces: slot.faces.map(toFace) });
+    await name(entry, controller.signal);
     if (!entry.thumb && entry !== current) {
       const bitmap = await decode(entry.file);
       if (bitmap) keepThumb(entry, bitmap);
@@ -111,6 +113,16 @@ async function look(entry, controller) {
   if (chosen && !entries.some((other) => other.faces.includes(chosen))) chosen = null;
   if (entry === current) show(entry);
   else showStrip();
+}
+
+/** Write the names of those who are enrolled on their faces. */
+async function name(entry, signal) {
+  const embedded = entry.faces.filter(({ raw }) => raw.vec);
+  const people = await whoAre(embedded.map(({ raw }) => raw.vec), signal);
+  embedded.forEach((face, index) => {
+    face.who = people?.[index] ?? null;
+    face.label = face.who ? `${face.who.name} ${face.who.similarity.toFixed(2)}` : face.raw.prob.toFixed(2);
+  });
 }
 
 function optionsNow() {
@@ -227,6 +239,12 @@ export function startFind() {
     if (entries.length) return;
     slider.value = String(detail.defaults.det_thresh);
     byId("threshold-value").textContent = threshold().toFixed(2);
+  });
+  // Somebody was enrolled or deleted: the faces are the same, their names may not be.
+  document.addEventListener("peoplechanged", async () => {
+    for (const entry of entries) if (entry.asked && !entry.running) await name(entry);
+    showPicture();
+    showFaces();
   });
   for (const id of ["show-landmarks", "show-scores"]) byId(id).addEventListener("change", redraw);
   const canvas = byId("canvas");

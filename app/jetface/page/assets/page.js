@@ -4,9 +4,10 @@ import { takePicture } from "./camera.js";
 import { addToCompare, startCompare, texts as compareTexts } from "./compare.js";
 import { byId, copy, filesOf } from "./dom.js";
 import { addPictures, startFind, texts as findTexts } from "./find.js";
+import { addToPeople, startPeople } from "./people.js";
 import { refresh, watchService } from "./service.js";
 
-const TABS = ["find", "compare"];
+const TABS = ["find", "compare", "people"];
 const activeTab = () => TABS.find((name) => !byId(name).hidden);
 
 function openTab(name, { focus = false } = {}) {
@@ -23,7 +24,8 @@ function openTab(name, { focus = false } = {}) {
 /** Take pictures in, wherever they came from, for the tab that is open. */
 async function take(files) {
   if (!files.length) return;
-  await (activeTab() === "compare" ? addToCompare(files) : addPictures(files));
+  const takers = { find: addPictures, compare: addToCompare, people: addToPeople };
+  await takers[activeTab()](files);
   refresh();
 }
 
@@ -33,7 +35,8 @@ function startTabs() {
     tab.addEventListener("click", () => openTab(name));
     tab.addEventListener("keydown", ({ key }) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[key] ?? 0;
-      if (step) openTab(TABS[(TABS.indexOf(name) + step + TABS.length) % TABS.length], { focus: true });
+      const shown = TABS.filter((each) => !byId(`tab-${each}`).hidden);
+      if (step) openTab(shown[(shown.indexOf(name) + step + shown.length) % shown.length], { focus: true });
     });
   }
   if (location.hash === "#compare") openTab("compare");
@@ -87,4 +90,5 @@ startDrop();
 startButtons();
 startFind();
 startCompare();
+startPeople();
 watchService();

@@ -1,0 +1,67 @@
+"""People: enrolled from the page, named on the Find page, deleted for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.page.conftest import Visit
+from tests.support.server import Server, running_server
+
+
+@pytest.fixture
+def gallery_server(weights: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    """A service with a gallery that keeps crops."""
+    variables = {**weights, "GALLERY_DIR": str(tmp_path / "gallery"), "GALLERY_KEEP_CROPS": "1"}
+    with running_server(tmp_path, variables) as started:
+        yield started
+
+
+def test_without_a_gallery_there_is_no_tab(visited: Visit) -> None:
+    expect(visited.page.locator("#version")).not_to_be_empty()
+    expect(visited.page.locator("#tab-people")).to_be_hidden()
+
+
+def test_a_person_is_enrolled_named_and_deleted(
+    visit: Callable[..., Visit], gallery_server: Server, pairs: list[list[tuple[str, bytes]]], t1: tuple[str, bytes]
+) -> None:
+    visited = visit(f"{gallery_server.url}/")
+    page = visited.page
+    page.get_by_role("tab", name="People").click()
+    expect(page.locator("#people-title")).to_have_text("Nobody yet")
+    expect(page.locator("#enrol")).to_be_disabled()
+    visited.drop("#people-drop", pairs[0][0])
+    page.get_by_label("Name").fill("Ada / Lovelace")
+    page.get_by_role("button", name="Enrol").click()
+    expect(page.locator("#people-title")).to_have_text("1 person, 1 face")
+    expect(page.locator(".person img")).to_be_visible()
+    assert Axe().run(page).violations_count == 0
+
+    # Pictures that cannot be enrolled say why, and nothing is lost.
+    page.get_by_label("take the largest").uncheck()
+    visited.drop("#people-drop", t1)
+    page.get_by_label("Name").fill("Somebody")
+    page.get_by_role("button", name="Enrol").click()
+    expect(page.locator("#people-errors")).to_contain_text("6 faces were found")
+
+    # Another photograph on the Find page carries the name, on its card and for who hears the page.
+    page.get_by_role("tab", name="Find").click()
+    visited.drop("#find-drop", pairs[0][1], pairs[1][0])
+    expect(page.locator("#faces")).to_contain_text("Ada / Lovelace")
+    expect(page.locator("#faces")).to_contain_text("known, alike 0.")
+    page.locator("#strip button").nth(1).click()
+    expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
+    page.locator("#strip button").nth(0).click()
+
+    page.get_by_role("tab", name="People").click()
+    page.get_by_role("button", name="Delete Ada / Lovelace").click()
+    page.get_by_role("button", name="Delete Ada / Lovelace").click()
+    expect(page.locator("#people-title")).to_have_text("0 people, 0 faces")
+    page.get_by_role("tab", name="Find").click()
+    expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
+    assert visited.complaints == []
+    assert visited.strangers == []
