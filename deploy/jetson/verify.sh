@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one command for the owner of a board: build, start, measure, load, stop and start again, and one Markdown report with
-# a row for everything that docs/ calls unverified. The steps are `jetface verify`; this starts and stops around them.
+# a row for everything that docs/ calls unverified. The steps are in verifying/; this starts and stops around them.
 # shellcheck disable=SC2329 # functions are called by the name of their step
 set -euo pipefail
 umask 022 # a container reads what is written here, as a user of its own
@@ -95,7 +95,7 @@ steps=$(cd "$steps" && pwd)
 rm -f "$steps"/*.json "$steps"/*.log
 chmod 755 "$steps"
 
-# --- The three ways to a service: jetface ARGUMENT ... runs the command beside it, before_start before there is one -----
+# --- The three ways to a service: beside ARGUMENT ... runs a command of jetface there, verifying ARGUMENT ... a step ------
 
 service= # process id, without Docker
 port=${PORT:-18080}
@@ -127,14 +127,14 @@ case $mode in
       JETFACE_RENDER_GID=$(getent group render | cut -d: -f3 || true)
       export JETFACE_RENDER_GID=${JETFACE_RENDER_GID:-104}
     fi
-    mounts=(--volume "$steps:/verify:ro")
+    mounts=(--volume "$steps:/verify:ro" --volume "$here/verifying:/verifying/verifying:ro")
     [[ -z $golden ]] || mounts+=(--volume "$golden:/golden:ro")
     stack() { docker compose --file "$compose" "$@"; }
     container() { stack ps --all --quiet jetface | head -n 1; }
     # In a container of its own, on the host's network or the service's: it outlives the service.
     # By entrypoint.sh, for its search path of libraries.
     beside() { stack run --rm --no-deps --no-TTY "${mounts[@]}" --entrypoint /app/entrypoint.sh jetface "$@"; }
-    before_start() { beside "$@"; }
+    verifying() { beside exec env PYTHONPATH=/verifying:/app/app python3 -m verifying "$@"; }
     [[ -z $(container) ]] ||
       refuse "a service is here already: docker compose -f $compose down ends it, --url verifies it as it is"
     address() {
@@ -147,12 +147,13 @@ case $mode in
   checkout)
     [[ -x $venv/bin/jetface ]] || refuse "$venv has no jetface: make run sets it up, --venv names another"
     beside() { "$venv/bin/jetface" "$@"; }
-    before_start() { beside "$@"; }
+    verifying() { PYTHONPATH=$here "$venv/bin/python" -m verifying "$@"; }
     url=http://127.0.0.1:$port
     ;;
   url)
     [[ -x $venv/bin/jetface ]] || refuse "$venv has no jetface to ask $url with: make run sets it up, --venv names another"
     beside() { "$venv/bin/jetface" "$@"; }
+    verifying() { PYTHONPATH=$here "$venv/bin/python" -m verifying "$@"; }
     ;;
 esac
 
@@ -168,7 +169,7 @@ step() {
   return 1
 }
 
-asked() { beside verify --url "$url" "$@"; }
+asked() { verifying --url "$url" "$@"; }
 
 not_run() { printf '{"not_run": "%s"}\n' "$2" >"$steps/$1.json"; }
 
@@ -280,7 +281,7 @@ fi
 if [[ $mode == url ]]; then
   not_run doctor "--url: the service may be on another machine"
 else
-  step doctor before_start doctor --json || true
+  step doctor beside doctor --json || true
   ! grep -qs '"port-in-use"' "$steps/doctor.json" || refuse "the port is in use: end what has it, or set PORT to another"
 fi
 
@@ -291,7 +292,7 @@ if step start start; then
     not_run engines "--url: its engines are kept elsewhere"
     not_run bench "--url: it would measure this machine"
   else
-    step engines beside verify engines || true
+    step engines verifying engines || true
   fi
   step speed asked speed --requests "$requests" || true
   step soak asked soak --minutes "$soak_minutes" --callers "$callers" ${golden:+--pictures "$golden"} || true
@@ -306,7 +307,7 @@ if step start start; then
     if [[ $bench_seconds == 0 ]]; then
       not_run bench "--bench-seconds 0"
     else
-      step bench before_start bench --json --seconds "$bench_seconds" || true
+      step bench beside bench --json --seconds "$bench_seconds" || true
     fi
     step restart start || true
   fi
@@ -314,9 +315,9 @@ fi
 
 code=0
 if [[ $mode == docker ]]; then
-  before_start verify report /verify >"$report" || code=$?
+  verifying report /verify >"$report" || code=$?
 else
-  beside verify report "$steps" >"$report" || code=$?
+  verifying report "$steps" >"$report" || code=$?
 fi
 if [[ ! -s $report ]]; then
   is_temporary=0

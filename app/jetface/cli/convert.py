@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jetface.cli.converting import convert_model, quantize_model
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.settings import read_settings
 
@@ -27,8 +28,6 @@ def convert(name: str, *, precision: str, out: Path | None, folder: Path | None)
     Its answers are compared with those of FP32, with every value rounded as a GPU rounds it. Exit code 1, and nothing
     is written, when a limit is missed. Engines need no converted file: graphs are cast while they are loaded.
     """
-    from jetface.cli.converting import convert_model  # noqa: PLC0415 - brings all that models need: not for `--help`
-
     settings = read_settings()
     configure_quiet_logs(settings)
     convert_model(settings, name, out or settings.models_dir / f"{name}.{precision}.onnx", folder)
@@ -59,8 +58,6 @@ def quantize(name: str, *, folder: Path, least_cosine: float, most_tar_loss: flo
     as JSON, what it was judged by. Operators that hurt most stay in FP32. Exit code 1, and nothing is written, when a
     limit is missed. REC_PRECISION and DET_PRECISION say whether it serves.
     """
-    from jetface.cli.converting import quantize_model  # noqa: PLC0415 - as in `convert`
-
     settings = read_settings()
     configure_quiet_logs(settings)
     quantize_model(settings, name, folder, least_cosine=least_cosine, most_tar_loss=most_tar_loss, least_iou=least_iou)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jetface import __version__
 from jetface.atomic import whole_file
-from jetface.cli.evaluating import count_pairs
+from jetface.cli.evaluate import count_pairs
 from jetface.cli.pictures import Picture, find_pictures
 from jetface.device.limits import usable_cores
 from jetface.domain import Crop, Image

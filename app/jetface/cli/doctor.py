@@ -3,20 +3,298 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import structlog
 
+from jetface import __version__
 from jetface.cli.quiet import configure_quiet_logs
-from jetface.device.checks import STARTUP_FAILURE, Finding, Severity, would_stop
-from jetface.logs import configure_logs
-from jetface.settings import Settings, read_settings
+from jetface.cli.settings import effective_settings
+from jetface.device.checks import (
+    STARTUP_FAILURE,
+    Finding,
+    Packages,
+    Place,
+    Severity,
+    preflight,
+    worst_first,
+    would_stop,
+)
+from jetface.device.limits import free_memory_bytes, memory_limit_bytes, usable_cores
+from jetface.device.machine import find_gpu, find_jetson, online_cores, present_cores, read_text, total_memory_bytes
+from jetface.logs import configure_logs, masked
+from jetface.registry import RegistryError, default_registry_dir, read_registry
+from jetface.settings import Settings, misspelt_variables, read_settings
 
-if TYPE_CHECKING:
-    from jetface.cli.examination import Examination
+_SHOWN_PACKAGES = (
+    "numpy",
+    "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt-cu12", "tensorrt-cu13", "cuda-python", "cuda-bindings", "nvidia-ml-py", "simplejpeg", "pi-heif",
+    "uvicorn",
+)  # fmt: skip
+
+_RUNTIME_FINDINGS = ("runtime-import", "cores-offline")
+"""With one of these, worse than a note, ONNX Runtime is not imported here: it may take the report along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that was found, ready to be written as JSON."""
+
+    findings: list[Finding]
+    sections: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    """Why a section is missing, by its name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it by the names it has in JSON."""
+        return {
+            "jetface": __version__,
+            "verdict": verdict(self.findings),
+            "would_start": all(each.severity is not Severity.STOP for each in self.findings),
+            "findings": [{**asdict(each), "severity": each.severity.value} for each in self.findings],
+            **self.sections,
+            "missing": self.faults,
+        }
+
+
+def verdict(findings: list[Finding]) -> str:
+    """Say in a few words whether the service would start."""
+    if any(each.severity is Severity.STOP for each in findings):
+        return "would not start"
+    if any(each.severity is Severity.WARNING for each in findings):
+        return "would start, with less than it could"
+    return "would start"
+
+
+def find_faults(settings: Settings, root: Path, *, is_starting: bool, builds: bool = True) -> list[Finding]:
+    """Decide whether the service would start here, and what is wrong else: the one place that does, for all commands.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are.
+        is_starting: Whether the service is about to start: else it may be what holds the port.
+        builds: Whether the service is built for it; else whoever calls does so next, and ends alike where it cannot.
+
+    Returns:
+        The worst first; with one that is a `stop` it would not start.
+    """
+    place = Place(
+        models_dir=settings.models_dir,
+        engine_dir=_engine_dir(settings),
+        host=settings.host,
+        port=settings.port,
+        uds=settings.uds,
+        is_starting=is_starting,
+        free_memory_bytes=free_memory_bytes(root),
+        floor_memory_bytes=settings.min_free_memory_bytes,
+    )
+    found = preflight(Packages(), place, backend=settings.backend, machine=platform.machine(), root=root)
+    found += [*_registry_faults(settings), *_environment_faults(settings)]
+    if not builds:
+        return worst_first(found)
+    is_safe = not any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in found)
+    return worst_first([*found, *_start_faults(settings, root, imports_runtime=is_safe)])
+
+
+def _start_faults(settings: Settings, root: Path, *, imports_runtime: bool) -> Iterator[Finding]:
+    """Build the service as a start does, and let it go: what it refuses is known to nobody else.
+
+    Args:
+        settings: The effective configuration.
+        root: Where `/proc` and `/sys` are.
+        imports_runtime: Whether ONNX Runtime may be imported in this process; else its models are chosen, no more.
+    """
+    from jetface.errors import ServiceError  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.service import build_service, choose_models, open_weights  # noqa: PLC0415 - as in `_tensorrt`
+
+    try:
+        if imports_runtime:
+            build_service(settings, root=root)
+        else:
+            registry, weights = open_weights(settings)
+            choose_models(settings, ModelChooser(registry, weights.is_at_hand))
+    except (RegistryError, ServiceError, OSError) as error:
+        yield Finding(
+            name="start-refused",
+            severity=Severity.STOP,
+            what=masked(f"{error}".rstrip(".") + "."),
+            why="The service cannot start.",
+            cure="Mend what it names; `jetface settings` shows what is in force, `jetface models list` what there is.",
+        )
+
+
+def _environment_faults(settings: Settings) -> Iterator[Finding]:
+    if not settings.api_keys:
+        yield Finding(
+            name="open-to-all",
+            severity=Severity.WARNING,
+            what="The service is open to all: no API_KEYS.",
+            why="Whoever reaches the port may send pictures, and load and unload models.",
+            cure="Set API_KEYS to a long random word, or keep the port to those who may: HOST=127.0.0.1, a firewall.",
+        )
+    for name, meant in misspelt_variables(os.environ).items():
+        yield Finding(
+            name="variable-misspelt",
+            severity=Severity.WARNING,
+            what=f"{name} is set, and means nothing here.",
+            why=f"{meant} was probably meant, which is not set by it.",
+            cure=f"Name it {meant}, or unset it.",
+        )
+
+
+def examine(settings: Settings, root: Path) -> Examination:
+    """Look at everything. A section that cannot be made is named with the reason, and costs no other."""
+    found = Examination(find_faults(settings, root, is_starting=False))
+    makers: dict[str, Callable[[], Any]] = {
+        "machine": lambda: _machine(root),
+        "software": lambda: _software(root),
+        "backend": lambda: _examine_backend(settings, root, found.findings),
+        "models": lambda: _examine_models(settings),
+        "engines": lambda: _examine_engines(settings),
+        "settings": lambda: [asdict(row) for row in effective_settings(settings)],
+    }
+    for name, make in makers.items():
+        _try(found, name, make)
+    return found
+
+
+def _registry_faults(settings: Settings) -> Iterator[Finding]:
+    registry = read_registry((default_registry_dir(), settings.models_dir))
+    for name, error in registry.unreadable.items():
+        yield Finding(
+            name="registry-entry",
+            severity=Severity.WARNING,
+            what=f"A registry entry cannot be read: {error}.",
+            why=f"The model {name} is left out; the service does not start where a setting names it.",
+            cure="Mend the file in MODELS_DIR, or take it away.",
+        )
+
+
+def _try(found: Examination, name: str, make: Callable[[], Any]) -> None:
+    try:
+        found.sections[name] = make()
+    except Exception as error:  # noqa: BLE001 - a report of what is broken must not break of it
+        found.faults[name] = f"{type(error).__name__}: {error}"
+
+
+def _machine(root: Path) -> dict[str, Any]:
+    jetson, gpu = find_jetson(root), find_gpu(root)
+    cores = {"present": len(present_cores(root)), "online": len(online_cores(root)), "usable": usable_cores(root)}
+    return {
+        "architecture": platform.machine(),
+        "system": platform.platform(),
+        "jetson": None if jetson is None else asdict(jetson),
+        "gpu": None if gpu is None else asdict(gpu),
+        "cores": cores,
+        "memory_bytes": {
+            "machine": total_memory_bytes(root),
+            "limit": _finite(memory_limit_bytes(root)),
+            "free": _finite(free_memory_bytes(root)),
+        },
+    }
+
+
+def _software(root: Path) -> dict[str, Any]:
+    versions = Packages().versions
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: versions[name] for name in _SHOWN_PACKAGES if name in versions},
+        "tensorrt": _tensorrt(),
+        "cuda": _cuda_version(root),
+    }
+
+
+def _tensorrt() -> str:
+    from jetface.errors import BackendUnavailableError  # noqa: PLC0415 - as above
+    from jetface.runtimes.tensorrt import find_toolkit  # noqa: PLC0415 - heavy, and what is broken may be in it
+
+    try:
+        return find_toolkit().version
+    except BackendUnavailableError as error:
+        return error.message
+
+
+def _cuda_version(root: Path) -> str | None:
+    """Read the version of the CUDA that is installed where JetPack and NVIDIA's images have it."""
+    import orjson  # noqa: PLC0415 - not for `jetface --help`
+
+    text = read_text(root / "usr/local/cuda/version.json")
+    return str(orjson.loads(text)["cuda"]["version"]) if text else None
+
+
+def _examine_backend(settings: Settings, root: Path, findings: list[Finding]) -> dict[str, Any]:
+    asked = {"asked": settings.backend, "providers": list(settings.ort_providers)}
+    if any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in findings):
+        return {**asked, "chosen": None, "tried": [], "fault": "not tried here: see the findings about ONNX Runtime"}
+    from jetface.errors import BackendUnavailableError  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.runtimes.choose import Probes, select_backend  # noqa: PLC0415 - as in `_tensorrt`
+
+    try:
+        selection = select_backend(
+            settings.backend,
+            providers=settings.ort_providers,
+            openvino_precision=settings.openvino_precision,
+            probes=Probes(root=root),
+        )
+    except BackendUnavailableError as error:
+        return {**asked, "chosen": None, "tried": [], "fault": error.message}
+    return {**asked, "chosen": selection.name, "tried": [asdict(each) for each in selection.attempts], "fault": None}
+
+
+def _examine_models(settings: Settings) -> list[dict[str, Any]]:
+    from jetface.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.service import choose_models, open_weights  # noqa: PLC0415 - as in `_tensorrt`
+
+    registry, weights = open_weights(settings)
+    in_use = choose_models(settings, ModelChooser(registry, weights.is_at_hand)).names
+    return [
+        {
+            "name": name, "task": spec.task, "in_use": name in in_use, "at_hand": weights.is_at_hand(spec),
+            "can_be_downloaded": spec.download is not None and settings.model_download, "license": spec.license,
+        }
+        for name, spec in sorted(registry.items())
+    ]  # fmt: skip
+
+
+def _examine_engines(settings: Settings) -> dict[str, Any]:
+    from jetface.engines.plan import PlanFolder  # noqa: PLC0415 - as in `_tensorrt`
+
+    folder = _engine_dir(settings)
+    return {"folder": None if folder is None else str(folder), "plans": list(_plans(PlanFolder(folder)))}
+
+
+def _plans(folder: Any) -> Iterator[dict[str, Any]]:
+    for entry in folder.entries():
+        record = entry.record
+        yield {
+            "file": entry.path.name,
+            "bytes": entry.size_bytes,
+            "changed_at": datetime.fromtimestamp(entry.changed_at, timezone.utc).isoformat(timespec="seconds"),
+            "built_for": None if record is None else dict(record.recipe.toolkit),
+            "build_s": None if record is None else record.build_s,
+            "verdict": None if record is None else record.verdict,
+        }
+
+
+def _engine_dir(settings: Settings) -> Path | None:
+    if not settings.trt_engine_cache_enable:
+        return None
+    return settings.trt_engine_cache_path or settings.models_dir / "engines"
+
+
+def _finite(count: float) -> int | None:
+    return None if count == float("inf") else int(count)
+
 
 _log = structlog.get_logger("jetface.preflight")
 
@@ -30,8 +308,6 @@ _log = structlog.get_logger("jetface.preflight")
 @click.option("--root", type=click.Path(path_type=Path), default="/", hidden=True, help="Where /proc and /sys are.")
 def doctor(*, as_json: bool, preflight: bool, root: Path) -> None:
     """Examine this machine for what the service needs. Exit code 3 when it could not start, as `jetface serve` ends."""
-    from jetface.cli.examination import examine  # noqa: PLC0415 - not for `jetface --help`
-
     settings = read_settings()
     if preflight:
         check_start(settings, root)
@@ -56,8 +332,6 @@ def check_start(settings: Settings, root: Path = Path("/"), *, builds: bool = Tr
     Raises:
         click.ClickException: The service would not start; one line that says why and what mends it, exit code 3.
     """
-    from jetface.cli.examination import find_faults  # noqa: PLC0415 - as above
-
     # What a start says of itself it says when it comes.
     configure_logs("CRITICAL", settings.log_format)
     findings = find_faults(settings, root, is_starting=True, builds=builds)

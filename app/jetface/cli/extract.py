@@ -9,7 +9,9 @@ from typing import Literal
 
 import click
 
+from jetface.cli.pictures import extract_pictures, find_pictures, tell_skipped
 from jetface.cli.quiet import configure_quiet_logs
+from jetface.domain import ExtractOptions
 from jetface.settings import read_settings
 
 
@@ -53,8 +55,6 @@ def extract(  # noqa: PLR0913 - its arguments are the options of the command
     failed, or when no picture was found.
     """
     # Here, because they bring NumPy, OpenCV and ONNX, which `jetface --help` need not wait for.
-    from jetface.cli.pictures import extract_pictures, find_pictures, tell_skipped  # noqa: PLC0415 - as above
-    from jetface.domain import ExtractOptions  # noqa: PLC0415 - as above
 
     settings = read_settings()
     configure_quiet_logs(settings)

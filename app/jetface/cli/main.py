@@ -1,24 +1,13 @@
-"""The `jetface` command: one group, one module a command; nothing heavy is imported before a command needs it."""
+"""The `jetface` command: one group, one module a command, imported when the command is run."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
 from jetface import __version__
-from jetface.cli.bench import bench
-from jetface.cli.doctor import doctor
-from jetface.cli.embed import embed
-from jetface.cli.engine import engine
-from jetface.cli.errors import errors
-from jetface.cli.evaluate import evaluate
-from jetface.cli.extract import extract
-from jetface.cli.gallery import gallery
-from jetface.cli.models import models
-from jetface.cli.serve import serve
-from jetface.cli.settings import settings
-from jetface.cli.verify import verify
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.errors import ServiceError
 from jetface.logs import masked
@@ -34,40 +23,56 @@ class _WouldNotStart(click.ClickException):
     exit_code = STARTUP_FAILURE
 
 
-class _OneLineErrors(click.Group):
-    """Ends in one line on stderr where the operator can mend it: exit code 2 for settings, 1 for the rest.
+COMMANDS = {
+    "serve": "Serve over HTTP.",
+    "extract": "Find and embed the faces of pictures.",
+    "embed": "Embed the faces of all pictures in a folder and below it.",
+    "gallery": "People and their faces: enrol, search, back up.",
+    "models": "What the registry knows, and where its weights are.",
+    "engine": "TensorRT engines: built ahead, listed, checked.",
+    "bench": "Measure how fast this machine is.",
+    "evaluate": "Measure how well recognizers tell your people apart.",
+    "doctor": "Examine this machine for what the service needs.",
+    "settings": "Show the settings that are in force.",
+    "errors": "Document every error.",
+}
+"""Each command with its line in `jetface --help`; its module, `jetface.cli.NAME`, has a command of that name."""
 
-    Of commands that start the service, or say whether it would start, a bad setting is one reason more why it does not.
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is run: models' libraries take a second, and `--help` needs none of them.
+
+    An error that the operator can mend ends in one line on stderr: exit code 2 for settings, 1 for the rest. For
+    commands that start the service, or say whether it would start, a bad setting is one reason more why it does not.
     """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"jetface.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (SettingsError, RegistryError) as cause:
-            is_start = ctx.invoked_subcommand in {serve.name, doctor.name}
+            is_start = ctx.invoked_subcommand in {"serve", "doctor"}
             raise (_WouldNotStart if is_start else _Misconfigured)(masked(str(cause))) from cause
         except ServiceError as cause:
             raise click.ClickException(masked(cause.message)) from cause
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="jetface")
 def main() -> None:
     """Find and recognize faces: a service, and its tools.
 
     Every command is configured by the environment variables that `jetface settings` lists.
     """
-
-
-main.add_command(serve)
-main.add_command(extract)
-main.add_command(embed)
-main.add_command(gallery)
-main.add_command(models)
-main.add_command(engine)
-main.add_command(bench)
-main.add_command(evaluate)
-main.add_command(doctor)
-main.add_command(verify)
-main.add_command(settings)
-main.add_command(errors)

@@ -1,22 +1,275 @@
-"""`jetface models`: what the registry knows, where its weights are, and under which licence."""
+"""`jetface models`: the registry, weights and licences; entries written from what an ONNX file says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from types import MappingProxyType
+from typing import Any, get_args
 
 import click
+import numpy as np
+from pydantic import ValidationError
 
+from jetface.atomic import whole_file
 from jetface.cli.convert import convert, quantize
 from jetface.cli.quiet import configure_quiet_logs
-from jetface.errors import ModelFileError
-from jetface.registry import Family, ModelSpec, RegistryError
-from jetface.settings import read_settings
+from jetface.errors import ModelFileError, ServiceError
+from jetface.graphs.parts import GraphError, GraphParts, data_files, read_data, shape_of, take_apart
+from jetface.graphs.prepare import prepare_graph
+from jetface.heads.families import FAMILIES
+from jetface.models.download import Fetcher
+from jetface.models.weights import LicenseRecord, WeightsFolder, expand, packs_of
+from jetface.registry import (
+    DATA_FILE_PATTERN,
+    NAME_PATTERN,
+    TASK_BY_FAMILY,
+    Family,
+    ModelSpec,
+    Registry,
+    RegistryError,
+    Task,
+)
+from jetface.runtimes.onnx import open_onnx_backends
+from jetface.service import open_weights
+from jetface.settings import Settings, read_settings
 
-if TYPE_CHECKING:
-    from jetface.models.weights import WeightsFolder
+_SCALES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
+    {
+        "scrfd": (127.5, 128.0, "rgb"),
+        "yunet": (0.0, 1.0, "bgr"),
+        "arcface": (127.5, 127.5, "rgb"),
+        "sface": (0.0, 1.0, "rgb"),
+        "genderage": (0.0, 1.0, "rgb"),
+        "seeta_mask": (0.0, 1.0, "bgr"),
+        "minifasnet": (0.0, 1.0, "bgr"),
+    }
+)
+"""Mean, standard deviation and channel order that graphs of a family are usually trained for: those of our entries."""
+
+_USUAL_SIDE_PX: Mapping[Task, int] = MappingProxyType(
+    {"detection": 0, "recognition": 112, "gender_age": 112, "mask": 112, "liveness": 80}
+)
+"""Side of the input where the graph leaves it open; 0 leaves it open."""
+
+_VARIABLES: Mapping[Task, str] = MappingProxyType(
+    {
+        "detection": "DET_MODEL",
+        "recognition": "REC_MODEL",
+        "gender_age": "GA_MODEL",
+        "mask": "MASK_MODEL",
+        "liveness": "LIVENESS_MODEL",
+    }
+)
+
+_PROBE_SIDE_PX = 128
+"""Side of the canvas on which a detector of free size is tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the caller says of a model; None where the graph or the family's habit says it."""
+
+    family: Family | None
+    name: str | None
+    license: str
+    non_commercial: bool
+    source: str | None
+    mean: float | None
+    std: float | None
+    channel_order: str | None
+    box_enlargement: float | None
+    score_threshold: float | None
+    match_threshold: float | None
+
+
+def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
+    """Write the entry of a model into MODELS_DIR, and copy its files there when they are elsewhere.
+
+    Raises:
+        click.ClickException: It cannot be added; the message names all that is missing or wrong.
+    """
+    registry, _ = open_weights(settings)
+    folder = settings.models_dir
+    name = wanted.name or file.stem
+    faults = list(_name_faults(name, registry, folder))
+    try:
+        serialized = file.read_bytes()
+        data = read_data(serialized, file.parent)
+        parts = take_apart(serialized, data)
+    except (GraphError, OSError) as cause:
+        raise _refusal(file, [*faults, *_family_faults(wanted), f"{file.name}: {cause}"]) from cause
+    below = [part for part in data if not re.fullmatch(DATA_FILE_PATTERN, part)]
+    faults += [f"{part}: weights in a folder below the file's are not taken; export them beside it" for part in below]
+    is_there = file.parent.resolve() == folder.resolve()
+    entry: dict[str, Any] = {
+        "name": name,
+        "license": wanted.license,
+        "source": wanted.source or f"{file.name}, added by `jetface models add`",
+        "non_commercial": wanted.non_commercial,
+        "sha256": hashlib.sha256(serialized).hexdigest(),
+        "file": file.name if is_there and file.name != f"{name}.onnx" else None,
+        "data": [
+            {"file": part, "sha256": hashlib.sha256(content).hexdigest()}
+            for part, content in data.items()
+            if part not in below
+        ],
+    }
+    copies = {} if is_there else {folder / f"{name}.onnx": file, **{folder / part: file.parent / part for part in data}}
+    faults += [
+        f"{target.name}: another file of that name is in MODELS_DIR"
+        for target, source in copies.items()
+        if target.exists() and target.read_bytes() != source.read_bytes()
+    ]
+    faults += _family_faults(wanted)
+    outputs: list[str] = []
+    if wanted.family:
+        faults += _describe(entry, wanted, wanted.family, parts, outputs)
+        faults += _fit_faults(entry, file)
+    if faults:
+        raise _refusal(file, faults)
+    spec = ModelSpec.model_validate(_without_none(entry))
+    _write(spec, outputs, copies, folder)
+    _tell(spec, wanted, outputs, folder)
+
+
+def _refusal(file: Path, faults: Sequence[str]) -> click.ClickException:
+    lines = "".join(f"\n  {fault}" for fault in faults)
+    return click.ClickException(f"{file.name} is not added:{lines}")
+
+
+def _name_faults(name: str, registry: Registry, folder: Path) -> Iterator[str]:
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > 64:
+        yield f"--name: {name!r} is no name: up to 64 letters, digits, `.`, `_` and `-`, the first no sign"
+    elif name in registry or name in registry.unreadable or (folder / f"{name}.toml").exists():
+        yield f"--name: there is a model {name} already; give it another"
+
+
+def _family_faults(wanted: Wanted) -> Iterator[str]:
+    if wanted.family is None:
+        yield f"--family: which kind of model it is; one of {', '.join(get_args(Family))}"
+
+
+def _describe(
+    entry: dict[str, Any], wanted: Wanted, family: Family, parts: GraphParts, outputs: list[str]
+) -> Iterator[str]:
+    """Add to an entry what the graph and the family say, and to `outputs` what it answers; yield what is missing."""
+    task = TASK_BY_FAMILY[family]
+    shape = shape_of(parts.inputs[0]) if len(parts.inputs) == 1 else None
+    sides_px = [length or _USUAL_SIDE_PX[task] for length in shape[2:]] if shape and len(shape) == 4 else [0, 0]
+    mean, std, channel_order = _SCALES[family]
+    entry |= {
+        "task": task,
+        "family": family,
+        "input": {
+            "height_px": sides_px[0],
+            "width_px": sides_px[1],
+            "mean": mean if wanted.mean is None else wanted.mean,
+            "std": std if wanted.std is None else wanted.std,
+            "channel_order": wanted.channel_order or channel_order,
+        },
+        "box_enlargement": wanted.box_enlargement,
+        "score_threshold": wanted.score_threshold,
+        "match_threshold": wanted.match_threshold,
+    }
+    if task == "liveness" and wanted.box_enlargement is None:
+        yield "--box-enlargement: how many times as wide and high as the box the picture is that it wants"
+        entry["box_enlargement"] = 1.0  # so that the graph can be looked at all the same
+    try:
+        answers = _answers(parts, [side or _PROBE_SIDE_PX for side in sides_px])
+    except ServiceError:
+        # What is wrong with its input or outputs is said by `_fit_faults`, in words of the entry.
+        answers = []
+        if task == "recognition":
+            entry["embedding_length"] = 1
+    outputs += [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
+    if task == "recognition" and answers:
+        entry["embedding_length"] = answers[0][1] if len(answers[0]) > 1 else 1
+
+
+def _answers(parts: GraphParts, sides_px: Sequence[int]) -> list[tuple[int, ...]]:
+    """Run the graph on one grey picture; return the shapes of what it answers."""
+    model = parts.replace(outputs=parts.outputs).assemble()
+    for end in model.graph.output:
+        end.type.tensor_type.ClearField("shape")
+    with closing(open_onnx_backends(model.SerializeToString())[0]) as backend:
+        return [output.shape for output in backend.run(np.zeros((1, 3, *sides_px), np.float32))]
+
+
+def _fit_faults(entry: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """Yield what keeps a graph from being served by an entry: it is prepared, opened and run as a service does."""
+    draft = {**_without_none(entry)}
+    if not re.fullmatch(NAME_PATTERN, draft["name"]):
+        draft["name"] = "model"
+    try:
+        spec = ModelSpec.model_validate(draft)
+    except ValidationError as cause:
+        for fault in cause.errors():
+            yield f"{'.'.join(map(str, fault['loc'])) or 'entry'}: {fault['msg']}"
+        return
+    try:
+        graph = prepare_graph(file, spec)
+        with closing(open_onnx_backends(graph.model)[0]) as backend:
+            FAMILIES[spec.family](spec, backend, graph.input_hw)
+    except ServiceError as error:
+        yield error.message
+
+
+def _without_none(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _write(spec: ModelSpec, outputs: Sequence[str], copies: Mapping[Path, Path], folder: Path) -> None:
+    text = _toml(spec, outputs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, source in copies.items():
+            if not target.exists():
+                with source.open("rb") as original, whole_file(target) as copy:
+                    shutil.copyfileobj(original, copy)
+        with whole_file(folder / f"{spec.name}.toml") as file:
+            file.write(text.encode())
+    except OSError as cause:
+        raise click.ClickException(f"{folder} cannot be written: {cause.strerror}") from cause
+
+
+def _toml(spec: ModelSpec, outputs: Sequence[str]) -> str:
+    """Return an entry as TOML: what differs from the defaults, tables last."""
+    fields = spec.model_dump(exclude_defaults=True)
+    size, data = fields.pop("input"), fields.pop("data", ())
+    lines = [f"# One picture is answered with {', '.join(outputs)}."]
+    lines += [f"{key} = {_value(value)}" for key, value in fields.items()]
+    lines += ["", "[input]", *(f"{key} = {_value(value)}" for key, value in size.items())]
+    for part in data:
+        lines += ["", "[[data]]", *(f"{key} = {_value(value)}" for key, value in part.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    # A string of TOML is one of JSON, but for a character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _tell(spec: ModelSpec, wanted: Wanted, outputs: Sequence[str], folder: Path) -> None:
+    size = spec.input
+    canvas = f"{size.width_px}x{size.height_px}" if size.height_px else "any size"
+    assumed = [
+        option
+        for option, value in (("--mean", wanted.mean), ("--std", wanted.std), ("--channel-order", wanted.channel_order))
+        if value is None
+    ]
+    click.echo(folder / f"{spec.name}.toml")
+    click.echo(f"takes {canvas}, {size.channel_order.upper()}, (pixel - {size.mean:g}) / {size.std:g}")
+    click.echo(f"answers {', '.join(outputs)}")
+    if assumed:
+        click.echo(f"As is usual for {spec.family}, where the graph does not tell: {', '.join(assumed)}.")
+    click.echo(f"Serve it: {_VARIABLES[spec.task]}={spec.name} jetface serve")
 
 
 @click.group()
@@ -31,8 +284,6 @@ models.add_command(quantize)
 @models.command("list")
 def list_models() -> None:
     """Show every registry entry (its task, where its weights are, its licence), then the packs."""
-    from jetface.models.weights import LicenseRecord, packs_of  # noqa: PLC0415 - as in `_open`
-
     registry, weights = _open()
     record = LicenseRecord(weights.folder)
     width = max(map(len, registry))
@@ -63,8 +314,6 @@ def add(file: Path, **options: Any) -> None:
     Checksums, input, embedding length and outputs are read from the graph, which is run once. All that is missing or
     wrong is told at once, and nothing is written then.
     """
-    from jetface.cli.adding import Wanted, add_model  # noqa: PLC0415 - as in `_open`
-
     settings = read_settings()
     configure_quiet_logs(settings)
     add_model(settings, file, Wanted(**options))
@@ -94,8 +343,6 @@ def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -
 
     NAME is a model or a pack. Their licences are shown.
     """
-    from jetface.models.download import Fetcher  # noqa: PLC0415 - as in `_open`
-
     registry, weights = _open()
     specs = _expand(names, registry)
     weights = replace(weights, fetcher=Fetcher())
@@ -104,7 +351,6 @@ def pull(names: tuple[str, ...], *, accept_license: bool, target: Path | None) -
 
 
 def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
-    from jetface.service import open_weights  # noqa: PLC0415 - brings all that serving needs: not for `jetface --help`
 
     settings = read_settings()
     configure_quiet_logs(settings)
@@ -112,7 +358,6 @@ def _open() -> tuple[Mapping[str, ModelSpec], WeightsFolder]:
 
 
 def _expand(names: Sequence[str], registry: Mapping[str, ModelSpec]) -> list[ModelSpec]:
-    from jetface.models.weights import expand  # noqa: PLC0415 - as in `_open`
 
     try:
         return expand(names, registry)
@@ -127,8 +372,6 @@ def _settle_licenses(
 
     Weights that are here already are not asked about, unless they are to be carried elsewhere.
     """
-    from jetface.models.weights import LicenseRecord  # noqa: PLC0415 - as in `_open`
-
     record = LicenseRecord(weights.folder)
     coming = [spec for spec in specs if target or not weights.is_at_hand(spec)]
     for text in dict.fromkeys(spec.license for spec in coming):
@@ -150,8 +393,6 @@ def _settle_licenses(
 
 def _export(weights: WeightsFolder, spec: ModelSpec, target: Path) -> Path:
     """Copy a model for another machine, and refuse one of which a part would stay here."""
-    from jetface.graphs.parts import GraphError, data_files  # noqa: PLC0415 - as in `_open`
-
     path = weights.export(spec, target)
     try:
         unnamed = set(data_files(path.read_bytes())) - {part.file for part in spec.data}

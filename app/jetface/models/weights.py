@@ -22,7 +22,15 @@ import structlog
 
 from jetface.atomic import whole_file
 from jetface.errors import ModelFileError
-from jetface.models.download import DAMAGED_SUFFIX, Fetcher, VerifiedFiles, digest_words, has_digest, locked, set_aside
+from jetface.models.download import (
+    DAMAGED_SUFFIX,
+    Fetcher,
+    VerifiedFiles,
+    digest_words,
+    has_digest,
+    locked,
+    set_aside,
+)
 from jetface.registry import ModelSpec, RegistryError
 
 RECORD_NAME = "accepted_licenses.jsonl"

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jetface.cli.bench_cases import CASES, Outcome, environ_of, run_cases
-from jetface.cli.bench_report import draw_plot, machine, to_markdown
+from jetface.cli.bench import CASES, Outcome, draw_plot, environ_of, machine, run_cases, to_markdown
 from jetface.cli.main import main
 from jetface.settings import Settings
 from tests.support.drawn import draw_group, encode

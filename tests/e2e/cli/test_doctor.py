@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jetface.cli import examination
+from jetface.cli import doctor as examination
 from jetface.cli.main import main
 from jetface.engines.plan import PlanFolder, PlanRecord
 from jetface.runtimes.engine_kit import profiles_for

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jetface.cli.verifying.claims import read_claims
 from tests.support.server import Server, free_port, running_server, service_environ
 from tests.support.shared import REPOSITORY
+from verifying.claims import read_claims
 
 SCRIPT = REPOSITORY / "deploy/jetson/verify.sh"
 STARTERS = {"DET_MODEL": "starter_det", "REC_MODEL": "starter_rec", "MODEL_MIRROR": "", "MODEL_DOWNLOAD": "0"}
@@ -113,7 +113,7 @@ ANSWERS = {
     "drain": {"lost": 0},
     "bench": {"cases": []},
 }  # fmt: skip
-"""What `jetface verify STEP` prints in the stand-in's containers, of a board on which all is well."""
+"""What a step of `verifying` prints in the stand-in's containers, of a board on which all is well."""
 
 
 JETSON = ("--compose", str(REPOSITORY / "deploy/compose.jetson.yaml"))
@@ -166,8 +166,8 @@ class Docker:
                 elif call[0] == "run":
                     if "report" in call:
                         mounted = next(word.split(":")[0] for word in call if word.endswith(":/verify:ro"))
-                        command = [sys.executable, "-m", "jetface.cli", "verify", "report", mounted]
-                        sys.exit(subprocess.run(command, cwd={str(REPOSITORY)!r}).returncode)
+                        command = [sys.executable, "-m", "verifying", "report", mounted]
+                        sys.exit(subprocess.run(command, cwd={str(REPOSITORY / "deploy" / "jetson")!r}).returncode)
                     step = next(name for name in {list(ANSWERS)!r} if name in call)
                     if step == "start" and (folder / "faults" / "dying").exists():
                         time.sleep(60)

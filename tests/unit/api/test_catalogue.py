@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from jetface.api.catalogue import error_catalogue, error_classes
+from jetface.cli.errors import error_catalogue, error_classes
 from jetface.cli.main import main
 from jetface.errors import ServiceError
 from tests.support.shared import REPOSITORY

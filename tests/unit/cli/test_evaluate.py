@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from jetface.cli.evaluating import ModelFigures, Pairs, count_pairs
+from jetface.cli.evaluate import ModelFigures, Pairs, count_pairs
 from jetface.cli.main import main
 from tests.support.pictures import read_image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jetface.cli.main import main
+from jetface.cli.main import COMMANDS, main
 
 
 def test_version_is_the_distribution_s() -> None:
@@ -16,7 +16,7 @@ def test_version_is_the_distribution_s() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout == f"jetface, version {version('jetface')}\n"
 
 
-@pytest.mark.parametrize("command", main.commands)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     """`-h` and `--help` both work, and say more than the usage."""
     for flag in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""A running service, as the steps of `jetface verify` ask it."""
+"""A running service, as the steps of `deploy/jetson/verify.sh` ask it."""
 
 from __future__ import annotations
 

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jetface.cli.verifying.claims import Claim, judge, read_claims
-from jetface.cli.verifying.facts import STEPS
 from tests.support.shared import REPOSITORY
+from verifying.claims import Claim, judge, read_claims
+from verifying.facts import STEPS
 
 CLAIMS = read_claims()
 
 DEFINITIONS = {("docs/status.md", "only the machine in question can tell")}
 """Lines that say what the word means."""
 
-NOT_DOCUMENTS = ("tests/unit/", "tests/e2e/", "app/jetface/cli/verif", "deploy/jetson/verify.sh")
+NOT_DOCUMENTS = ("tests/", "deploy/jetson/verifying/", "deploy/jetson/verify.sh")
 """Code that works with the word."""
 
 

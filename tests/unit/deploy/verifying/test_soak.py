@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.cli.verifying.caller import Sample
-from jetface.cli.verifying.soak import curves, growth_percent, to_point
+from verifying.caller import Sample
+from verifying.soak import curves, growth_percent, to_point
 
 
 class TestGrowth:

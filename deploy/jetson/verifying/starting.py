@@ -10,8 +10,8 @@ from typing import Any
 import click
 import httpx
 
-from jetface.cli.verifying.caller import Caller, Target, answered
-from jetface.cli.verifying.drawing import portrait
+from verifying.caller import Caller, Target, answered
+from verifying.drawing import portrait
 
 _ASK_EVERY_S = 0.5
 _SETTLED = frozenset({"serving", "rejected"})

@@ -1,4 +1,4 @@
-"""The steps of `jetface verify`, each against a real service on starter models."""
+"""The steps of `deploy/jetson/verify.sh`, each against a real service on starter models."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from click import ClickException
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.cli.verifying.answers import GOLDEN_FILE, compare_answers
-from jetface.cli.verifying.caller import Target
-from jetface.cli.verifying.draining import load_until_stopped
-from jetface.cli.verifying.drawing import Named, crowd, pictures_of, portrait
-from jetface.cli.verifying.engine_check import check_engines
-from jetface.cli.verifying.soak import soak
-from jetface.cli.verifying.speed import measure_speed
-from jetface.cli.verifying.starting import wait_until_serving
 from jetface.runtimes.choose import Probes
 from jetface.settings import Settings
 from tests.support.machines import ORIN_30W, plant
 from tests.support.server import Server, free_port, running_server
+from verifying.answers import GOLDEN_FILE, compare_answers
+from verifying.caller import Target
+from verifying.draining import load_until_stopped
+from verifying.drawing import Named, crowd, pictures_of, portrait
+from verifying.engine_check import check_engines
+from verifying.soak import soak
+from verifying.speed import measure_speed
+from verifying.starting import wait_until_serving
 
 KEY = "a-key"
 SETTINGS = {"DET_MODEL": "starter_det", "REC_MODEL": "starter_rec", "MODEL_MIRROR": "", "API_KEYS": KEY}

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from jetface.cli.verifying.caller import Target
-from jetface.cli.verifying.drawing import crowd
+from verifying.caller import Target
+from verifying.drawing import crowd
 
 _LOOK_EVERY_S = 0.05
 

@@ -11,10 +11,10 @@ from click import ClickException
 from click.testing import CliRunner
 
 from jetface.cli.main import main
-from jetface.cli.verifying.claims import read_claims
-from jetface.cli.verifying.facts import read_facts
-from jetface.cli.verifying.report import write_report
-from jetface.cli.verifying.soak import curves
+from verifying.claims import read_claims
+from verifying.facts import read_facts
+from verifying.report import write_report
+from verifying.soak import curves
 
 POINTS = [
     {

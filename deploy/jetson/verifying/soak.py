@@ -13,8 +13,8 @@ from typing import Any
 import click
 import httpx
 
-from jetface.cli.verifying.caller import Caller, Sample, Target
-from jetface.cli.verifying.drawing import Named
+from verifying.caller import Caller, Sample, Target
+from verifying.drawing import Named
 
 _MOST_POINTS = 240
 """Of the curves; a point a few seconds at least."""

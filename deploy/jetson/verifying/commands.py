@@ -1,20 +1,26 @@
-"""`jetface verify`: the steps of `deploy/jetson/verify.sh`, which starts and stops the service around them."""
+"""The steps of `deploy/jetson/verify.sh`, which starts and stops the service around them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from jetface.cli.verifying.caller import Target
-
-# What the commands do is imported when they do it: `jetface --help` need not pay for it.
+from verifying.answers import compare_answers
+from verifying.caller import Target
+from verifying.claims import read_claims
+from verifying.draining import load_until_stopped
+from verifying.drawing import pictures_of
+from verifying.engine_check import check_engines
+from verifying.facts import read_facts
+from verifying.report import write_report
+from verifying.soak import soak as run_soak
+from verifying.speed import measure_speed
+from verifying.starting import wait_until_serving
 
 
 @click.group()
@@ -34,8 +40,6 @@ def verify(context: click.Context, *, url: str | None, api_key: str | None) -> N
 @click.pass_obj
 def start(given: tuple[str | None, str | None], *, timeout_s: float) -> None:
     """Wait until the service answers and its engines are built; tell how long each took."""
-    from jetface.cli.verifying.starting import wait_until_serving  # noqa: PLC0415 - see above
-
     _tell(wait_until_serving(_target(given)[0], timeout_s))
 
 
@@ -47,8 +51,6 @@ def start(given: tuple[str | None, str | None], *, timeout_s: float) -> None:
 @click.pass_obj
 def answers(given: tuple[str | None, str | None], *, golden: Path | None) -> None:
     """Compare answers with ONNX Runtime's on the CPU, by the same models and settings."""
-    from jetface.cli.verifying.answers import compare_answers  # noqa: PLC0415 - see above
-
     target, settings = _target(given)
     _tell(compare_answers(target, settings, golden))
 
@@ -56,8 +58,6 @@ def answers(given: tuple[str | None, str | None], *, golden: Path | None) -> Non
 @verify.command()
 def engines() -> None:
     """Compare the engines that are kept with ONNX Runtime, as `jetface engine check` does."""
-    from jetface.cli.verifying.engine_check import check_engines  # noqa: PLC0415 - see above
-
     _tell(check_engines())
 
 
@@ -66,8 +66,6 @@ def engines() -> None:
 @click.pass_obj
 def speed(given: tuple[str | None, str | None], *, num_requests: int) -> None:
     """Measure one caller with one face and with a crowd, over HTTP."""
-    from jetface.cli.verifying.speed import measure_speed  # noqa: PLC0415 - see above
-
     _tell(measure_speed(_target(given)[0], num_requests))
 
 
@@ -78,9 +76,6 @@ def speed(given: tuple[str | None, str | None], *, num_requests: int) -> None:
 @click.pass_obj
 def soak(given: tuple[str | None, str | None], *, minutes: float, num_callers: int, pictures: Path | None) -> None:
     """Load the service steadily and follow its memory, heat and clocks."""
-    from jetface.cli.verifying.drawing import pictures_of  # noqa: PLC0415 - see above
-    from jetface.cli.verifying.soak import soak as run_soak  # noqa: PLC0415 - see above
-
     _tell(run_soak(_target(given)[0], pictures_of(pictures), seconds=60 * minutes, num_callers=num_callers))
 
 
@@ -90,8 +85,6 @@ def soak(given: tuple[str | None, str | None], *, minutes: float, num_callers: i
 @click.pass_obj
 def drain(given: tuple[str | None, str | None], *, seconds: float, num_callers: int) -> None:
     """Load the service while somebody else stops it; "under load" on stderr says when."""
-    from jetface.cli.verifying.draining import load_until_stopped  # noqa: PLC0415 - see above
-
     target, _ = _target(given)
     found = load_until_stopped(
         target,
@@ -106,10 +99,6 @@ def drain(given: tuple[str | None, str | None], *, seconds: float, num_callers: 
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(*, folder: Path) -> None:
     """Write the report on what the steps left in FOLDER; exit code 1 when a claim failed."""
-    from jetface.cli.verifying.claims import read_claims  # noqa: PLC0415 - see above
-    from jetface.cli.verifying.facts import read_facts  # noqa: PLC0415 - see above
-    from jetface.cli.verifying.report import write_report  # noqa: PLC0415 - see above
-
     page, is_good = write_report(read_claims(), read_facts(folder))
     click.echo(page, nl=False)
     if not is_good:
@@ -117,7 +106,6 @@ def report(*, folder: Path) -> None:
 
 
 def _target(given: tuple[str | None, str | None]) -> tuple[Target, Settings]:
-    from jetface.cli.verifying.caller import Target  # noqa: PLC0415 - see above
 
     settings = read_settings()
     configure_quiet_logs(settings)

@@ -12,8 +12,6 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.cli.verifying.caller import Target, answered
-from jetface.cli.verifying.drawing import Named, pictures_of
 from jetface.domain import Detections, ExtractOptions, Face
 from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.geometry.boxes import iou_matrix
@@ -22,6 +20,8 @@ from jetface.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detec
 from jetface.runtimes.choose import Probes
 from jetface.service import open_service
 from jetface.settings import Settings
+from verifying.caller import Target, answered
+from verifying.drawing import Named, pictures_of
 
 GOLDEN_FILE = "golden.json"
 _PATIENCE_S = 600.0

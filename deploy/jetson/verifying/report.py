@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jetface.cli.verifying.claims import Claim, Facts, Row, judge
+from verifying.claims import Claim, Facts, Row, judge
 
 _MOST_ROWS = 12
 """Of the table of curves."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from jetface.cli.verifying.caller import Caller, Target, answered, stages_ms
-from jetface.cli.verifying.drawing import crowd, portrait
+from verifying.caller import Caller, Target, answered, stages_ms
+from verifying.drawing import crowd, portrait
 
 _WARM_UP_REQUESTS = 3
 
