@@ -219,7 +219,7 @@ def test_a_section_that_fails_costs_no_other(run: Run, monkeypatch: pytest.Monke
     def broken(_settings: Settings) -> Any:
         raise ImportError("numpy.core.multiarray failed to import")
 
-    monkeypatch.setattr(examination, "_models", broken)
+    monkeypatch.setattr(examination, "_examine_models", broken)
     output = run().stdout
     assert "Not to be had: ImportError: numpy.core.multiarray failed to import" in output
     assert "Chosen: onnxruntime-cpu" in output
