@@ -24,9 +24,10 @@ from jetface.engines.build import FACTORY as TENSORRT_FACTORY
 from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
 from jetface.engines.takeover import EngineLoader
-from jetface.errors import BackendUnavailableError, ServiceError
+from jetface.errors import BackendUnavailableError, ServiceError, StorageError
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
+from jetface.gallery.protocol import Gallery
 from jetface.gallery.records import ModelPin
 from jetface.geometry.letterbox import scaled_canvas
 from jetface.graphs.parts import num_bytes
@@ -448,7 +449,8 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
 def build_people(service: Service) -> People | None:
     """Build the gallery that the settings name, which `People.gallery.open` opens; None where they name none."""
     settings = service.settings
-    if settings.gallery_dir is None:
+    gallery = _gallery(settings, service.metrics)
+    if gallery is None:
         return None
 
     def model() -> ModelPin | None:
@@ -461,11 +463,29 @@ def build_people(service: Service) -> People | None:
         )
 
     return People(
-        LocalGallery(settings.gallery_dir, service.metrics, ttl_days=settings.gallery_ttl_days),
+        gallery,
         model=model,
         match_threshold=lambda: service.match_threshold,
         keeps_crops=settings.gallery_keep_crops,
     )
+
+
+def _gallery(settings: Settings, metrics: Metrics) -> Gallery | None:
+    """Return the gallery where the settings have it.
+
+    Raises:
+        StorageError: It is in a database whose driver is not installed.
+    """
+    if settings.gallery_url is not None:
+        try:
+            # Here, because its driver is optional.
+            from jetface.gallery.postgres import PostgresGallery  # noqa: PLC0415 - as above
+        except ImportError as cause:
+            raise StorageError("GALLERY_URL needs the driver: pip install 'jetface[postgres]'") from cause
+        return PostgresGallery(settings.gallery_url.get_secret_value(), metrics, ttl_days=settings.gallery_ttl_days)
+    if settings.gallery_dir is not None:
+        return LocalGallery(settings.gallery_dir, metrics, ttl_days=settings.gallery_ttl_days)
+    return None
 
 
 async def _unload_idle(service: Service) -> None:

@@ -30,7 +30,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://([0-9a-z._-]+|\[[0-9a-f:.]
 
 DeviceId = Annotated[str, Field(pattern=r"^(\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+)$")]
 
-SECRET_FIELDS = frozenset({"api_keys", "read_api_keys"})
+SECRET_FIELDS = frozenset({"api_keys", "gallery_url", "read_api_keys"})
 """Fields whose values are never shown."""
 
 
@@ -298,6 +298,10 @@ class Settings(BaseSettings):
         "GALLERY_DIR", default=None, allowed="folder or empty",
         meaning="Folder of the gallery, who is who; empty: there is none. For one process: WORKERS is 1.",
     )  # fmt: skip
+    gallery_url: SecretStr | None = _env(
+        "GALLERY_URL", default=None, allowed="postgresql://user:password@host/database, or empty",
+        meaning="Database of the gallery in place of GALLERY_DIR, for several replicas or WORKERS.",
+    )  # fmt: skip
     gallery_keep_crops: bool = _env(
         "GALLERY_KEEP_CROPS", default=False,
         meaning="1: keep the aligned face of each enrolled picture, to show it and for a change of the recognizer.",
@@ -450,6 +454,13 @@ class Settings(BaseSettings):
     def _no_slash_at_the_end(cls, value: object) -> object:
         return value.rstrip("/") if isinstance(value, str) else value
 
+    @field_validator("gallery_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("database")
+        return value
+
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -522,10 +533,12 @@ def read_settings() -> Settings:
         field_by_name = {name: field for field in Settings.model_fields for name in variable_names(field)}
         fields = dict.fromkeys(field_by_name[str(error["loc"][0])] for error in cause.errors())
         raise SettingsError("; ".join(map(_explain, fields))) from None
+    if settings.gallery_dir is not None and settings.gallery_url is not None:
+        raise SettingsError("GALLERY_DIR and GALLERY_URL are both set: a gallery has one place")
     if settings.gallery_dir is not None and settings.workers > 1:
         raise SettingsError(
             f"WORKERS={settings.workers} is not allowed with GALLERY_DIR: one process writes and searches the gallery. "
-            "Set WORKERS=1"
+            "Set WORKERS=1, or GALLERY_URL in its place"
         )
     return settings
 

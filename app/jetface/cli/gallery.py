@@ -25,8 +25,20 @@ def _settings() -> Settings:
     """
     settings = read_settings()
     configure_quiet_logs(settings)
-    if settings.gallery_dir is None:
+    if settings.gallery_dir is None and settings.gallery_url is None:
         raise click.ClickException("there is no gallery: set GALLERY_DIR to its folder")
+    return settings
+
+
+def _settings_of_file() -> Settings:
+    """Return the settings of a gallery that is a file.
+
+    Raises:
+        click.ClickException: They name none, or a database.
+    """
+    settings = _settings()
+    if settings.gallery_dir is None:
+        raise click.ClickException("this is for GALLERY_DIR; a database has tools of its own, pg_dump among them")
     return settings
 
 
@@ -82,7 +94,7 @@ def backup(*, file: Path) -> None:
     """Write a copy of the gallery to FILE, also while the service runs; what was deleted is not in it."""
     from jetface.cli.gallery_work import back_up  # noqa: PLC0415 - as above
 
-    back_up(_settings(), file)
+    back_up(_settings_of_file(), file)
 
 
 @gallery.command()
@@ -92,7 +104,7 @@ def restore(*, file: Path, force: bool) -> None:
     """Make a backup the gallery, once it is found to be whole. The service must not run on it."""
     from jetface.cli.gallery_work import restore_backup  # noqa: PLC0415 - as above
 
-    restore_backup(_settings(), file, is_forced=force)
+    restore_backup(_settings_of_file(), file, is_forced=force)
 
 
 @gallery.command()
@@ -100,7 +112,7 @@ def check() -> None:
     """Look for damage in the gallery's file; exit code 1 where there is any."""
     from jetface.cli.gallery_work import find_faults  # noqa: PLC0415 - as above
 
-    faults = find_faults(_settings())
+    faults = find_faults(_settings_of_file())
     for fault in faults:
         click.echo(fault)
     if faults:
@@ -113,7 +125,7 @@ def stats() -> None:
     """Print the collections: recognizer, persons, faces; and the size of the file."""
     from jetface.cli.gallery_work import tabulate_stats  # noqa: PLC0415 - as above
 
-    for line in tabulate_stats(_settings()):
+    for line in tabulate_stats(_settings_of_file()):
         click.echo(line)
 
 

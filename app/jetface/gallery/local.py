@@ -17,7 +17,7 @@ import structlog
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.domain import Vector
-from jetface.errors import DeadlineExceededError, NotFoundError, RequestError, ServiceError, StorageError
+from jetface.errors import DeadlineExceededError, NotFoundError, ServiceError, StorageError
 from jetface.gallery.index import Index
 from jetface.gallery.protocol import NO_DEADLINE
 from jetface.gallery.records import (
@@ -31,6 +31,7 @@ from jetface.gallery.records import (
     Query,
     StoredFace,
     check_metadata,
+    place_of,
 )
 from jetface.gallery.search import Answer, Asked, Searcher
 from jetface.gallery.store import FILE_NAME, Store
@@ -163,13 +164,14 @@ class LocalGallery:
         self._num_persons = self._written.num_persons()
 
     async def close(self) -> None:
-        """Finish what has begun, and let go of the folder."""
+        """Finish what has begun, and let go of the folder. A second call does no harm."""
         for task in (self._sweeping, self._loading):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if self._loading is None:
             return
+        self._loading = None
         await self._batcher.close()
         await self._reader.call(self._read_from.close)
         await self._writer.call(self._close)
@@ -306,7 +308,7 @@ class LocalGallery:
 
     async def persons(self, collection: str, *, after: str, limit: int) -> Page[Person]:
         """See `Gallery.persons`."""
-        place = _place(after)
+        place = place_of(after)
         return await self._read(lambda store: store.persons(self._find(collection).row, after=place, limit=limit))
 
     async def person(self, collection: str, person_id: str) -> Person:
@@ -374,7 +376,7 @@ class LocalGallery:
 
     async def faces(self, collection: str, person_id: str | None, *, after: str, limit: int) -> Page[StoredFace]:
         """See `Gallery.faces`."""
-        place = _place(after)
+        place = place_of(after)
         return await self._read(
             lambda store: store.faces(self._find(collection).row, person_id, after=place, limit=limit)
         )
@@ -423,18 +425,5 @@ class LocalGallery:
 
     async def exported(self, collection: str, *, after: str, limit: int) -> Page[Exported]:
         """See `Gallery.exported`."""
-        place = _place(after)
+        place = place_of(after)
         return await self._read(lambda store: store.exported(self._find(collection).row, after=place, limit=limit))
-
-
-def _place(after: str) -> int:
-    """Return the row behind which a page begins.
-
-    Raises:
-        RequestError: Not what a page said.
-    """
-    if not after:
-        return 0
-    if not (after.isascii() and after.isdigit() and len(after) <= 18):
-        raise RequestError("after: what `next` of the page before says.")
-    return int(after)

@@ -124,6 +124,19 @@ class Page(Generic[T]):
     """What `after` is for the part behind it; None at the end."""
 
 
+def place_of(after: str) -> int:
+    """Return the row behind which a page begins; 0 for the first.
+
+    Raises:
+        RequestError: Not what a page said.
+    """
+    if not after:
+        return 0
+    if not (after.isascii() and after.isdigit() and len(after) <= 18):
+        raise RequestError("after: what `next` of the page before says.")
+    return int(after)
+
+
 def made_up_id() -> str:
     """Return an id that nothing else has."""
     return str(uuid.uuid4())
