@@ -25,6 +25,7 @@ from jetface.errors import ServiceError
 from jetface.gallery.people import People
 from jetface.logs import configure_logs, count_dropped_lines, masked
 from jetface.registry import RegistryError
+from jetface.runtimes.choose import Selection
 from jetface.server.drain import Drain
 from jetface.server.limits import Access, Places
 from jetface.server.protocol import CONNECTIONS_KEY, Connections
@@ -169,7 +170,10 @@ def _api_options(service: Service) -> ApiOptions:
             version=__version__,
             log_level=settings.log_level,
             max_size=settings.max_size,
-            inference_backend=settings.backend,
+            inference_backend=_backend_word(service.backend),
+            det_batch_size=settings.det_batch_size,
+            rec_batch_size=settings.rec_batch_size,
+            force_fp16=settings.force_fp16,
             tensorrt_version=_tensorrt_version(service),
             attempts=service.backend.attempts,
             notice=service.notice,
@@ -194,6 +198,13 @@ def _api_options(service: Service) -> ApiOptions:
         compreface_collection=settings.compreface_collection,
         match_threshold=lambda: service.match_threshold,
     )
+
+
+def _backend_word(backend: Selection) -> str:
+    """Return what runs models, as clients of InsightFace-REST know it."""
+    if backend.engines is not None:
+        return "trt"
+    return "openvino" if backend.onnx is None else "onnx"
 
 
 def _tensorrt_version(service: Service) -> str | None:

@@ -16,6 +16,7 @@ from jetface.api.services import ModelFacts, RequestDefaults
 from jetface.errors import InferenceError
 from jetface.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
 from jetface.server.limits import Access
+from tests.contract.insightface_rest_shapes import FIXTURE, misfits
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.pictures import decode_image
 
@@ -441,12 +442,17 @@ class TestDraw:
 class TestInformation:
     async def test_info_has_the_inherited_keys(self, client: httpx.AsyncClient) -> None:
         info = (await client.get("/info")).json()
-        assert info.keys() == {"version", "tensorrt_version", "log_level", "models", "defaults", "notice", "device"}
+        assert info.keys() == {
+            "version", "tensorrt_version", "log_level", "models", "defaults", "notice", "gallery", "device"
+        }  # fmt: skip
         assert (info["models"]["det_name"], info["models"]["rec_name"]) == ("det_500m", "w600k_mbf")
         assert info["defaults"] == {
             "det_thresh": 0.6, "extract_embedding": True, "return_face_data": False, "return_landmarks": False,
-            "extract_ga": False, "detect_masks": False,
+            "extract_ga": False, "detect_masks": False, "img_req_headers": {}, "sslv3_hack": False,
         }  # fmt: skip
+
+    async def test_info_has_every_key_with_its_type(self, client: httpx.AsyncClient) -> None:
+        assert misfits((await client.get("/info")).json(), FIXTURE["info"]) == []
 
     async def test_health_is_ok_after_a_self_check(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/health")

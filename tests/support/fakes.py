@@ -50,7 +50,10 @@ from jetface.server.limits import Access, Places
 from jetface.server.protocol import Connections
 
 EMBEDDING_LENGTH = 512
-INFO = ServiceInfo(version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="auto")
+INFO = ServiceInfo(
+    version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="onnx",
+    det_batch_size=4, rec_batch_size=32, force_fp16=True,
+)  # fmt: skip
 
 
 def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:

@@ -194,7 +194,10 @@ class ServiceInfo:
     max_size: tuple[int, int]
     """Width and height of the largest detector canvas, as the setting `MAX_SIZE` has it."""
     inference_backend: str
-    """The setting; what each model runs on is in `models`."""
+    """In InsightFace-REST's words, `trt` or `onnx`, or `openvino`; what each model runs on is in `models`."""
+    det_batch_size: int
+    rec_batch_size: int
+    force_fp16: bool
     tensorrt_version: str | None = None
     attempts: tuple[Attempt, ...] = ()
     """What was tried at start to run models."""

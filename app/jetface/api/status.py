@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -90,7 +90,9 @@ class InfoAttempt(BaseModel):
 class InfoModels(BaseModel):
     """Part of `/info`: names as in InsightFace-REST; null where a stage has no model."""
 
-    inference_backend: str
+    inference_backend: str = Field(
+        description="`trt` where TensorRT engines are built, else `onnx`; `openvino` where that alone may run models."
+    )
     det_name: str | None
     rec_name: str | None
     match_threshold: float | None = Field(
@@ -104,6 +106,10 @@ class InfoModels(BaseModel):
     mask_detector: str | None
     liveness: list[str] = Field(description="Ours: none, one or two.")
     max_size: tuple[int, int]
+    rec_batch_size: int = Field(description="The setting; on a CPU it does not matter, nor does the next.")
+    det_batch_size: int
+    force_fp16: bool
+    triton_uri: None = Field(description="Inherited; Triton is not served.")
     tried: list[InfoAttempt] = Field(description="Backends tried at start, the best first; none where one was named.")
     backends: dict[str, str | None] = Field(description="What each model in use runs on; null before it is loaded.")
 
@@ -117,6 +123,8 @@ class InfoDefaults(BaseModel):
     return_landmarks: bool
     extract_ga: bool
     detect_masks: bool
+    img_req_headers: dict[str, str] = Field(description="Inherited and empty: headers come with each request alone.")
+    sslv3_hack: Literal[False] = Field(description="Inherited: certificates are verified, always.")
 
 
 class InfoDevice(BaseModel):
@@ -464,12 +472,16 @@ def info_router(services: Services) -> APIRouter:
                 "mask_detector": _name_of(active, "mask"),
                 "liveness": [facts.name for facts in active if facts.task == "liveness"],
                 "max_size": about.max_size,
+                "rec_batch_size": about.rec_batch_size,
+                "det_batch_size": about.det_batch_size,
+                "force_fp16": about.force_fp16,
+                "triton_uri": None,
                 "tried": [
                     {"backend": tried.name, "outcome": tried.outcome, "cure": tried.cure} for tried in about.attempts
                 ],
                 "backends": {facts.name: facts.backend for facts in active},
             },
-            "defaults": asdict(services.options.defaults),
+            "defaults": {**asdict(services.options.defaults), "img_req_headers": {}, "sslv3_hack": False},
             "notice": about.notice,
             "gallery": services.people is not None,
             "device": asdict(about.device()),
