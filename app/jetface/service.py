@@ -48,7 +48,7 @@ from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import ChosenModels, Extractor
 from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
 from jetface.registry import Registry, default_registry_dir, read_registry
-from jetface.runtimes.choose import Probes, Selection, select_backend
+from jetface.runtimes.choose import Host, Selection, select_backend
 from jetface.runtimes.engine_kit import EngineKit
 from jetface.runtimes.providers import TensorrtOptions
 from jetface.server.workers import share_of
@@ -315,7 +315,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         openvino_precision=settings.openvino_precision,
         tensorrt=tensorrt_options(settings),
         gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
-        probes=Probes(root=root),
+        host=Host(root=root),
     )
     source = source or (EngineSource(backend.engines, TENSORRT_FACTORY) if backend.engines else None)
     backend = replace(backend, engines=source.kit if source else None)

@@ -17,7 +17,7 @@ from jetface.graphs.prepare import PreparedGraph, prepare_graph
 from jetface.graphs.rewrite import choose_rewrites
 from jetface.registry import ModelSpec
 from jetface.runtimes.backend import Backend
-from jetface.runtimes.gpu_buffers import PinsItems
+from jetface.runtimes.gpu_buffers import GpuBackend
 from jetface.runtimes.onnx import open_onnx_backends
 from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
 from jetface.runtimes.openvino import load_runtime, open_openvino_backends
@@ -169,7 +169,7 @@ def test_pictures_are_taken_from_where_they_lie(open_graph: Open, tmp_path: Path
     for backend in open_graph(_prepare(tmp_path, arcface_model(), spec, pixels=True)):
         pictures = list(np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8))
         expected = answer(backend, np.stack(pictures))
-        pool = backend.pin_items(pictures[0].nbytes, 2) if isinstance(backend, PinsItems) else None
+        pool = backend.pin_items(pictures[0].nbytes, 2) if isinstance(backend, GpuBackend) else None
         pinned = [taken for picture in pictures if pool and (taken := pool.take(picture.shape)) is not None]
         for taken, picture in zip(pinned, pictures, strict=False):
             taken[:] = picture

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from jetface.runtimes.cuda import CudaRuntime
-from jetface.runtimes.cuda_bindings import open_cuda
+from jetface.runtimes.cuda import Cuda, open_cuda
 from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 
 DeviceName = Literal["cuda", "cpu"]
 
 
-def open_device(device: DeviceName, *, is_eager: bool = True) -> CudaRuntime:
+def open_device(device: DeviceName, *, is_eager: bool = True) -> Cuda:
     """Return CUDA, or host memory in its place: that shows that a program runs, and nothing else."""
     return open_cuda() if device == "cuda" else FakeCuda(is_eager=is_eager)
 
@@ -23,7 +22,7 @@ def open_setup(device: DeviceName) -> CudaSetup:
     return CudaSetup(cuda=open_device(device), device=device)
 
 
-def describe(cuda: CudaRuntime) -> str:
+def describe(cuda: Cuda) -> str:
     """Name the device, its driver, and the host's cores."""
     found = cuda.properties()
     major, minor = found.compute_capability

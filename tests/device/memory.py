@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jetface.runtimes.cuda import CudaRuntime
+from jetface.runtimes.cuda import Cuda
 from tests.bench.client import post, read_answer
 from tests.bench.scenarios import Target
 from tests.device.gpu import describe, open_device
@@ -46,7 +46,7 @@ def main(**options: Any) -> None:
     sys.exit(not report.is_met)
 
 
-def used_bytes(cuda: CudaRuntime) -> int:
+def used_bytes(cuda: Cuda) -> int:
     """Return how much of the device's memory is taken, by whomever."""
     found = cuda.properties()
     return found.total_bytes - found.free_bytes

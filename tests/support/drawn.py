@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from jetface.judging.drawings import PEOPLE, Looks, draw_portrait
+from jetface.judging.drawings import PEOPLE, Person, draw_portrait
 
-__all__ = ["PEOPLE", "Looks", "Picture", "draw_group", "draw_portrait", "encode"]
+__all__ = ["PEOPLE", "Person", "Picture", "draw_group", "draw_portrait", "encode"]
 
 Picture = NDArray[np.uint8]
 
 
-def draw_group(people: tuple[Looks, ...] = PEOPLE) -> Picture:
+def draw_group(people: tuple[Person, ...] = PEOPLE) -> Picture:
     """Return people side by side, as `draw_portrait` draws them."""
     return np.hstack([draw_portrait(looks) for looks in people])
 

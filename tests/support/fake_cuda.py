@@ -7,13 +7,13 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from jetface.runtimes.cuda import CudaError, DeviceProperties
+from jetface.runtimes.cuda import Cuda, CudaError, DeviceProperties
 
 _TOTAL_BYTES = 1 << 30
 
 
-class FakeCuda:
-    """Implements `CudaRuntime`; counts what is held and copied. One thread.
+class FakeCuda(Cuda):
+    """Stands in for `Cuda`; counts what is held and copied. One thread.
 
     Addresses are real, so that code in C can work on them. As on a GPU, what is queued is not done yet: who forgets to
     wait reads what was there before. Host and device memory are told apart, copies beyond either's end are errors.
@@ -48,12 +48,12 @@ class FakeCuda:
 
     @property
     def held(self) -> Counter[str]:
-        """What was not given back, by kind: `device`, `host`, `mapped`, `stream`, `event`, `graph`, `instance`."""
+        """What was not given back, by kind: `device`, `host`, `mapped`, `stream`, `graph`, `instance`."""
         return Counter(kind for kind, _ in self._memory.values()) + Counter(self._handles.values())
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         """Queue what a kernel would do."""
-        self._call("enqueue")
+        self._note("enqueue")
         if stream in self._captures:
             self._captures[stream].append(work)
         elif self.is_eager:
@@ -71,8 +71,8 @@ class FakeCuda:
         return memoryview(buffer).cast("B")[offset : offset + num_bytes]
 
     def malloc(self, num_bytes: int) -> int:
-        """As `CudaRuntime.malloc`."""
-        self._call("malloc")
+        """As `Cuda.malloc`."""
+        self._note("malloc")
         if num_bytes > self.largest_bytes or self.mallocs_left == 0:
             raise CudaError("malloc: cudaErrorMemoryAllocation, out of memory")
         if self.mallocs_left is not None:
@@ -80,34 +80,34 @@ class FakeCuda:
         return self._allocate("device", num_bytes)
 
     def free(self, address: int) -> None:
-        """As `CudaRuntime.free`."""
-        self._call("free")
+        """As `Cuda.free`."""
+        self._note("free")
         self._release(address, "device")
 
     def host_alloc(self, num_bytes: int, *, is_mapped: bool) -> int:
-        """As `CudaRuntime.host_alloc`."""
-        self._call("host_alloc")
+        """As `Cuda.host_alloc`."""
+        self._note("host_alloc")
         return self._allocate("mapped" if is_mapped else "host", num_bytes)
 
     def host_free(self, address: int) -> None:
-        """As `CudaRuntime.host_free`."""
-        self._call("host_free")
+        """As `Cuda.host_free`."""
+        self._note("host_free")
         self._release(address, "host", "mapped")
 
     def device_address(self, host_address: int) -> int:
-        """As `CudaRuntime.device_address`."""
-        self._call("device_address")
+        """As `Cuda.device_address`."""
+        self._note("device_address")
         self._find(host_address, 1, "mapped")
         return host_address
 
     def copy_to_device(self, device_address: int, host_address: int, num_bytes: int, stream: int) -> None:
-        """As `CudaRuntime.copy_to_device`."""
-        self._call("copy_to_device")
+        """As `Cuda.copy_to_device`."""
+        self._note("copy_to_device")
         self._copy(device_address, host_address, num_bytes, stream)
 
     def copy_pieces_to_device(self, pieces: Sequence[tuple[int, int, int]], stream: int) -> None:
-        """As `CudaRuntime.copy_pieces_to_device`."""
-        self._call("copy_pieces_to_device")
+        """As `Cuda.copy_pieces_to_device`."""
+        self._note("copy_pieces_to_device")
         self.num_pieces += len(pieces)
         for piece in pieces:
             self._copy(*piece, stream)
@@ -123,8 +123,8 @@ class FakeCuda:
         self.enqueue(stream, work)
 
     def copy_to_host(self, host_address: int, device_address: int, num_bytes: int, stream: int) -> None:
-        """As `CudaRuntime.copy_to_host`."""
-        self._call("copy_to_host")
+        """As `Cuda.copy_to_host`."""
+        self._note("copy_to_host")
         self._find(device_address, num_bytes, "device")
         self._find(host_address, num_bytes, "host", "mapped")
 
@@ -135,15 +135,15 @@ class FakeCuda:
         self.enqueue(stream, work)
 
     def stream_create(self) -> int:
-        """As `CudaRuntime.stream_create`."""
-        self._call("stream_create")
+        """As `Cuda.stream_create`."""
+        self._note("stream_create")
         stream = self._handle("stream")
         self._queues[stream] = []
         return stream
 
     def stream_synchronize(self, stream: int) -> None:
-        """As `CudaRuntime.stream_synchronize`."""
-        self._call("stream_synchronize")
+        """As `Cuda.stream_synchronize`."""
+        self._note("stream_synchronize")
         if stream in self._captures:
             raise CudaError("cudaStreamSynchronize: cudaErrorStreamCaptureUnsupported, waiting cannot be captured")
         queue, self._queues[stream] = self._queues[stream], []
@@ -151,79 +151,51 @@ class FakeCuda:
             work()
 
     def stream_destroy(self, stream: int) -> None:
-        """As `CudaRuntime.stream_destroy`."""
-        self._call("stream_destroy")
+        """As `Cuda.stream_destroy`."""
+        self._note("stream_destroy")
         del self._queues[stream]
         del self._handles[stream]
 
-    def event_create(self) -> int:
-        """As `CudaRuntime.event_create`."""
-        self._call("event_create")
-        return self._handle("event")
-
-    def event_record(self, event: int, stream: int) -> None:
-        """As `CudaRuntime.event_record`."""
-        self._call("event_record")
-        self._known(event, "event")
-        self._known(stream, "stream")
-
-    def event_synchronize(self, event: int) -> None:
-        """As `CudaRuntime.event_synchronize`."""
-        self._call("event_synchronize")
-        self._known(event, "event")
-
-    def event_elapsed_ms(self, start: int, end: int) -> float:
-        """As `CudaRuntime.event_elapsed_ms`; always 1."""
-        self._call("event_elapsed_ms")
-        self._known(start, "event")
-        self._known(end, "event")
-        return 1.0
-
-    def event_destroy(self, event: int) -> None:
-        """As `CudaRuntime.event_destroy`."""
-        self._call("event_destroy")
-        del self._handles[event]
-
     def capture_begin(self, stream: int) -> None:
-        """As `CudaRuntime.capture_begin`."""
-        self._call("capture_begin")
+        """As `Cuda.capture_begin`."""
+        self._note("capture_begin")
         self._captures[stream] = []
 
     def capture_end(self, stream: int) -> int:
-        """As `CudaRuntime.capture_end`."""
+        """As `Cuda.capture_end`."""
         works = self._captures.pop(stream)
-        self._call("capture_end")
+        self._note("capture_end")
         graph = self._handle("graph")
         self._graphs[graph] = works
         return graph
 
     def graph_instantiate(self, graph: int) -> int:
-        """As `CudaRuntime.graph_instantiate`."""
-        self._call("graph_instantiate")
+        """As `Cuda.graph_instantiate`."""
+        self._note("graph_instantiate")
         instance = self._handle("instance")
         self._graphs[instance] = list(self._graphs[graph])
         return instance
 
     def graph_launch(self, instance: int, stream: int) -> None:
-        """As `CudaRuntime.graph_launch`."""
-        self._call("graph_launch")
+        """As `Cuda.graph_launch`."""
+        self._note("graph_launch")
         self._known(instance, "instance")
         for work in self._graphs[instance]:
             self.enqueue(stream, work)
 
     def graph_destroy(self, graph: int) -> None:
-        """As `CudaRuntime.graph_destroy`."""
-        self._call("graph_destroy")
+        """As `Cuda.graph_destroy`."""
+        self._note("graph_destroy")
         del self._handles[graph], self._graphs[graph]
 
     def graph_instance_destroy(self, instance: int) -> None:
-        """As `CudaRuntime.graph_instance_destroy`."""
-        self._call("graph_instance_destroy")
+        """As `Cuda.graph_instance_destroy`."""
+        self._note("graph_instance_destroy")
         del self._handles[instance], self._graphs[instance]
 
     def properties(self) -> DeviceProperties:
-        """As `CudaRuntime.properties`."""
-        self._call("properties")
+        """As `Cuda.properties`."""
+        self._note("properties")
         used = sum(len(buffer) for kind, buffer in self._memory.values() if kind == "device")
         return DeviceProperties(
             name="Fake GPU",
@@ -234,14 +206,14 @@ class FakeCuda:
         )
 
     def driver_version(self) -> tuple[int, int]:
-        """As `CudaRuntime.driver_version`."""
+        """As `Cuda.driver_version`."""
         return (12, 6)
 
     def runtime_version(self) -> tuple[int, int]:
-        """As `CudaRuntime.runtime_version`."""
+        """As `Cuda.runtime_version`."""
         return (12, 6)
 
-    def _call(self, name: str) -> None:
+    def _note(self, name: str) -> None:
         self.calls[name] += 1
         if name in self.failing:
             raise CudaError(f"{name}: cudaErrorMemoryAllocation, out of memory")

@@ -30,7 +30,7 @@ from jetface.device.machine import find_gpu, find_jetson
 from jetface.domain import STAGES, ExtractOptions, PictureResult
 from jetface.errors import ModelBuildingError
 from jetface.imaging.sources import EncodedPicture
-from jetface.judging.drawings import draw_probes
+from jetface.judging.drawings import draw_pictures
 from jetface.runtimes.providers import runtime_version
 from jetface.service import Service, open_service
 from jetface.settings import Settings, read_settings, variable_names
@@ -252,7 +252,7 @@ def _read(paths: Sequence[Path]) -> list[EncodedPicture]:
 
 def _draw() -> list[EncodedPicture]:
     encoded = (
-        cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1] for image in draw_probes().pictures
+        cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1] for image in draw_pictures().pictures
     )
     return [EncodedPicture(data.tobytes()) for data in encoded]
 

@@ -26,7 +26,7 @@ from jetface.imaging.decode import Decoder
 from jetface.imaging.formats import sniff
 from jetface.judging.agreement import FP16, Agreement, DetectionAgreement, Pictures
 from jetface.judging.casting import Cast, Caster, find_faces
-from jetface.judging.drawings import draw_probes
+from jetface.judging.drawings import draw_pictures
 from jetface.models.defaults import ModelChooser
 from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
@@ -274,8 +274,8 @@ def _pictures(
 ) -> Pictures:
     """Return what a model is judged by: pictures for a detector, crops for all else."""
     if folder is None:
-        probes = draw_probes()
-        drawn = probes.pictures if spec.task == "detection" else probes.crops
+        drawings = draw_pictures()
+        drawn = drawings.pictures if spec.task == "detection" else drawings.crops
         return lambda: drawn
     pictures = FolderPictures(folder, settings.max_image_pixels)
     if spec.task == "detection":

@@ -237,14 +237,14 @@ def _examine_backend(settings: Settings, root: Path, findings: list[Finding]) ->
     if any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in findings):
         return {**asked, "chosen": None, "tried": [], "fault": "not tried here: see the findings about ONNX Runtime"}
     from jetface.errors import BackendUnavailableError  # noqa: PLC0415 - as in `_tensorrt`
-    from jetface.runtimes.choose import Probes, select_backend  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.runtimes.choose import Host, select_backend  # noqa: PLC0415 - as in `_tensorrt`
 
     try:
         selection = select_backend(
             settings.backend,
             providers=settings.ort_providers,
             openvino_precision=settings.openvino_precision,
-            probes=Probes(root=root),
+            host=Host(root=root),
         )
     except BackendUnavailableError as error:
         return {**asked, "chosen": None, "tried": [], "fault": error.message}

@@ -20,7 +20,7 @@ from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.models.defaults import ModelChooser
 from jetface.models.weights import expand
 from jetface.registry import ModelSpec, RegistryError
-from jetface.runtimes.choose import Probes
+from jetface.runtimes.choose import Host
 from jetface.runtimes.providers import available_providers
 from jetface.service import choose_models, engine_jobs, open_weights, plan_folder
 from jetface.settings import Settings, read_settings
@@ -129,7 +129,7 @@ def _opened(names: Sequence[str], source: EngineSource | None) -> Iterator[tuple
 
 def _can_import_onnxruntime() -> bool:
     """Whether engines are judged by it, as the service decides: images for engines alone lack it."""
-    if Probes().cores_fault():
+    if Host().cores_fault():
         return False
     try:
         available_providers()

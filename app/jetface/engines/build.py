@@ -29,7 +29,7 @@ from jetface.engines.check import check_engine
 from jetface.engines.job import JOB, REPORT, Accepted, EngineJob, Rejected, Step, plan_beside
 from jetface.engines.plan import PlanFolder, PlanRecord
 from jetface.errors import BackendUnavailableError, EngineBuildError, ServiceError
-from jetface.runtimes.choose import Probes, try_tensorrt
+from jetface.runtimes.choose import Host, try_tensorrt
 from jetface.runtimes.engine_kit import EngineKit
 
 _log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ def open_kit() -> EngineKit:
     Raises:
         BackendUnavailableError: It cannot be had; says why and what to do.
     """
-    found = try_tensorrt(Probes(), is_required=True)
+    found = try_tensorrt(Host(), is_required=True)
     if isinstance(found, Fault):
         raise BackendUnavailableError(f"Engines need TensorRT and a GPU. {found.sentence}")
     return found

@@ -1,16 +1,13 @@
 """Rewrites that make a graph faster where it runs and leave its answers alone, up to rounding. Figures: ADR 0005.
 
 Sizes are computed on the CPU wherever the rest runs, and ONNX Runtime captures no CUDA graph of a model while one node
-of it is on the CPU. What they come to is found by doing the arithmetic, at several batches and canvases.
-
-PyTorch writes `x.view(x.size(0), -1)` as Shape, Gather, Unsqueeze and Concat, which make the target of a Reshape.
-
-SCRFD's exports write `interpolate(small, size of large)` as Shape, Gather, Slice and Concat, which make the sizes of a
-Resize.
+of it is on the CPU. SCRFD's exports write `interpolate(small, size of large)` as Shape, Gather, Slice and Concat, which
+make the sizes of a Resize; PyTorch writes `x.view(x.size(0), -1)` in the same way, as the target of a Reshape.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +151,7 @@ _CANVAS_STEP_PX = 32
 """Sides of a canvas are multiples of this."""
 
 _SAMPLES = ((1, 2, 3), (2, 5, 1), (3, 1, 7), (1, 3, 2), (2, 7, 5))
-"""Batch, and height and width in steps, at which sizes are computed.
+"""Batch, and height and width in steps, at which shapes are computed.
 
 Each side is 1, 2, 3, 5 and 7 steps long, once. A map's side is the canvas's, divided and rounded by one stride after
 another. Where strides divide 32 it is linear in steps, and two samples would do; where they do not, what holds at some
@@ -167,86 +164,149 @@ _ARITHMETIC = frozenset(
 )
 """What computes sizes from the shapes of maps."""
 
+_SIZES_INPUT = 3
+"""Which input of Resize its sizes are, from operator set 11 on."""
 
-@dataclass(frozen=True, slots=True)
-class SizesFound:
-    """What a graph computes at one batch and canvas."""
+_KEPT = 0
+"""What Reshape takes for the length that its input has at the same place."""
 
-    lengths: tuple[int, ...]
-    """Of the axes of the value that the sizes are for."""
-    sizes: tuple[int, ...]
-
-
-def _find_sizes(parts: GraphParts, sizes: str, source: str) -> Sequence[SizesFound] | None:
-    """Compute sizes at several batches and canvases; None where it cannot be told what they are.
-
-    Args:
-        parts: A graph with one (N, C, H, W) input, annotated with the lengths that are fixed, and no graphs within.
-        sizes: Name of a value that is computed.
-        source: Name of the value that the sizes are for.
-    """
-    arithmetic = _arithmetic_before(parts, sizes)
-    if arithmetic is None:
-        return None
-    found = []
-    for sample in _SAMPLES:
-        shapes = _shapes_at(parts, sample)
-        lengths = [length for length in shapes.get(source, (None,)) if length is not None]
-        values = _evaluate(arithmetic, sizes, parts, shapes)
-        if values is None or len(lengths) != len(shapes.get(source, (None,))):
-            return None
-        found.append(SizesFound(tuple(lengths), values))
-    return found
+Sizes = tuple[int, ...]
 
 
-def fix_sizes(
-    parts: GraphParts,
-    input_of: Callable[[onnx.NodeProto], int | None],
-    constant_of: Callable[[Sequence[SizesFound]], NDArray[Any] | None],
-    *,
-    kept_inputs: int,
-    suffix: str,
-) -> GraphParts:
-    """Let nodes read a constant in place of sizes that are computed, and drop what only computed them.
+def fix_sizes(parts: GraphParts) -> GraphParts:
+    """Let Resize and Reshape read constants in place of sizes that are computed from the shapes of maps.
+
+    Exact to the bit, for every batch and every canvas whose sides are multiples of 32: what a Resize multiplies by is
+    the same whole number at several batches and canvases, and so is the target of a Reshape, 0 where a length is kept.
+    What is not, and sizes written at export, stay. Nodes that only computed sizes are dropped.
 
     Args:
         parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
-        input_of: Which input of a node may be sizes for its first; None for nodes that stay.
-        constant_of: What to read instead, given what was found; None where there is no such thing.
-        kept_inputs: Of a node that is changed, the first ones; the constant follows.
-        suffix: Of the constant's name, behind that of what the node makes.
 
     Returns:
         `parts` itself where nothing is changed.
     """
-    if parts.has_subgraphs:
+    if parts.has_subgraphs or not any(_computes_sizes(node, parts) for node in parts.nodes):
         return parts
-    changed = parts
+    samples = [_at(parts, sample) for sample in _SAMPLES]
+    nodes: list[onnx.NodeProto] = []
+    new_weights: dict[str, NDArray[Any]] = {}
     for node in parts.nodes:
-        which = input_of(node)
-        if which is None or not _is_computed(node.input[which], parts):
+        constant = _constant(node, samples) if _computes_sizes(node, parts) else None
+        if constant is None:
+            nodes.append(node)
             continue
-        found = _find_sizes(changed, node.input[which], node.input[0])
-        constant = constant_of(found) if found else None
-        if constant is not None:
-            changed = _with_constant(changed, node, kept_inputs, f"{node.output[0]}/{suffix}", constant)
-    return parts if changed is parts else _without_unread(changed)
+        fixed = onnx.NodeProto()
+        fixed.CopyFrom(node)
+        name = f"{node.output[0]}/sizes"
+        # A Resize's region, which no mode left here reads, stays: before operator set 13 it must be there.
+        fixed.input[:] = [*node.input[: 2 if node.op_type == "Resize" else 1], name]
+        new_weights[name] = constant
+        nodes.append(fixed)
+    if not new_weights:
+        return parts
+    # What is behind one that was fixed may be known now.
+    return fix_sizes(_without_unread(parts.replace(nodes=nodes, new_weights=new_weights)))
 
 
-def _is_computed(name: str, parts: GraphParts) -> bool:
-    """Whether an input of a node is there and is no weight."""
-    return bool(name) and name not in parts.weights
+def _computes_sizes(node: onnx.NodeProto, parts: GraphParts) -> bool:
+    """Whether a node reads sizes that are computed, and may read constants in their place."""
+    if node.op_type == "Reshape":
+        # A length that is kept is written as 0.
+        return not attribute(node, "allowzero", 0) and node.input[1] not in parts.weights
+    return (
+        node.op_type == "Resize"
+        and len(node.input) > _SIZES_INPUT
+        and node.input[_SIZES_INPUT] not in parts.weights
+        # Factors come from a region, from one side for both, or are of some axes only.
+        and attribute(node, "coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
+        and attribute(node, "keep_aspect_ratio_policy", b"stretch") == b"stretch"
+        and attribute(node, "axes") is None
+    )
 
 
-def _with_constant(
-    parts: GraphParts, node: onnx.NodeProto, kept_inputs: int, name: str, value: NDArray[Any]
-) -> GraphParts:
-    """Let a node read, after the first of its inputs, a constant in place of all the others."""
-    fixed = onnx.NodeProto()
-    fixed.CopyFrom(node)
-    fixed.input[:] = [*node.input[:kept_inputs], name]
-    nodes = [fixed if other is node else other for other in parts.nodes]
-    return parts.replace(nodes=nodes, new_weights={name: value})
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What a graph computes of sizes at one batch and canvas."""
+
+    shapes: Mapping[str, Shape]
+    values: Mapping[str, NDArray[Any]]
+
+
+def _at(parts: GraphParts, sample: tuple[int, int, int]) -> _Sample:
+    """Compute sizes as far as operators tell, the free lengths of the input as the sample says."""
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - 15 ms that only those pay who compute sizes
+
+    (entry,) = parts.inputs
+    batch, height, width = sample
+    wanted = (batch, None, height * _CANVAS_STEP_PX, width * _CANVAS_STEP_PX)
+    lengths = tuple(fixed or length for fixed, length in zip(shape_of(entry) or (), wanted, strict=False))
+    value = onnx.helper.make_tensor_value_info(entry.name, entry.type.tensor_type.elem_type, lengths)
+    try:
+        shapes = {**parts.replace(inputs=[value]).infer_shapes(), entry.name: lengths}
+    except GraphError:
+        return _Sample({}, {})
+    values: dict[str, NDArray[Any]] = {}
+    for node in parts.nodes:
+        if node.op_type == "Shape":
+            shape = shapes.get(node.input[0], (None,))[attribute(node, "start", 0) : attribute(node, "end")]
+            if None not in shape:
+                values[node.output[0]] = np.array(shape, np.int64)
+            continue
+        feeds = {name: values.get(name, parts.constant(name)) for name in node.input}
+        if node.op_type in _ARITHMETIC and all(feed is not None for feed in feeds.values()):
+            with contextlib.suppress(Exception):  # the library raises whatever Python does: what fails is not known
+                values[node.output[0]] = np.asarray(*ReferenceEvaluator(_alone(node, parts)).run(None, feeds))
+    return _Sample(shapes, values)
+
+
+def _alone(node: onnx.NodeProto, parts: GraphParts) -> onnx.ModelProto:
+    """Return a model of one node."""
+    inputs, outputs = (
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in names]
+        for names in (node.input, node.output)
+    )
+    graph = onnx.helper.make_graph([node], "sizes", inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=list(parts.opset_imports), ir_version=parts.ir_version)
+
+
+def _constant(node: onnx.NodeProto, samples: Sequence[_Sample]) -> NDArray[Any] | None:
+    """Return what a node may read in place of its sizes; None where it is not the same always, or cannot be told."""
+    found: list[tuple[Sizes, Sizes]] = []
+    for sample in samples:
+        lengths = sample.shapes.get(node.input[0], (None,))
+        sizes = sample.values.get(node.input[_SIZES_INPUT if node.op_type == "Resize" else 1])
+        if sizes is None or None in lengths:
+            return None
+        found.append((tuple(length or 0 for length in lengths), tuple(map(int, sizes.ravel()))))
+    return _factors(found) if node.op_type == "Resize" else _target(found)
+
+
+def _factors(found: Sequence[tuple[Sizes, Sizes]]) -> NDArray[np.float32] | None:
+    """Return what every length is multiplied by, the same whole numbers always; else None."""
+    factors = set()
+    for lengths, sizes in found:
+        if len(sizes) != len(lengths) or any(
+            size < length or size % length for length, size in zip(lengths, sizes, strict=True)
+        ):
+            return None
+        factors.add(tuple(size // length for length, size in zip(lengths, sizes, strict=True)))
+    return np.array(factors.pop(), np.float32) if len(factors) == 1 else None
+
+
+def _target(found: Sequence[tuple[Sizes, Sizes]]) -> NDArray[np.int64] | None:
+    """Return each length that is the same always, and `_KEPT` for what is kept; None where one is neither."""
+    if len({len(sizes) for _, sizes in found}) > 1:
+        return None
+    target = []
+    for axis, sizes in enumerate(zip(*(sizes for _, sizes in found), strict=True)):
+        if len(set(sizes)) == 1:
+            target.append(sizes[0])
+        elif all(axis < len(lengths) and lengths[axis] == sizes[at] for at, (lengths, _) in enumerate(found)):
+            target.append(_KEPT)
+        else:
+            return None
+    return np.array(target, np.int64) if target else None
 
 
 def _without_unread(parts: GraphParts) -> GraphParts:
@@ -258,152 +318,6 @@ def _without_unread(parts: GraphParts) -> GraphParts:
             kept.append(node)
             read.update(node.input)
     return parts.replace(nodes=kept[::-1])
-
-
-def _arithmetic_before(parts: GraphParts, name: str) -> Sequence[onnx.NodeProto] | None:
-    """Return the nodes that make a value from shapes, in order; None where something else takes part."""
-    wanted, nodes = {name}, []
-    for node in reversed(parts.nodes):
-        if wanted.isdisjoint(node.output):
-            continue
-        if node.op_type not in _ARITHMETIC:
-            return None
-        nodes.append(node)
-        if node.op_type != "Shape":
-            wanted.update(node.input)
-    return None if any(value.name in wanted for value in parts.inputs) else nodes[::-1]
-
-
-def _shapes_at(parts: GraphParts, sample: tuple[int, int, int]) -> Mapping[str, Shape]:
-    """Return the shape of every value as far as operators tell, the free lengths of the input as the sample says."""
-    (entry,) = parts.inputs
-    batch, height, width = sample
-    wanted = (batch, None, height * _CANVAS_STEP_PX, width * _CANVAS_STEP_PX)
-    lengths = tuple(fixed or length for fixed, length in zip(shape_of(entry) or (), wanted, strict=False))
-    value = onnx.helper.make_tensor_value_info(entry.name, entry.type.tensor_type.elem_type, lengths)
-    try:
-        return {**parts.replace(inputs=[value]).infer_shapes(), entry.name: lengths}
-    except GraphError:
-        return {}
-
-
-def _evaluate(
-    nodes: Sequence[onnx.NodeProto], name: str, parts: GraphParts, shapes: Mapping[str, Shape]
-) -> tuple[int, ...] | None:
-    """Return what the arithmetic makes of known shapes; None where one is not known, or it makes nothing."""
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - 15 ms that only those pay who compute sizes
-
-    known: dict[str, NDArray[Any]] = {}
-    for node in nodes:
-        if node.op_type == "Shape":
-            shape = shapes.get(node.input[0])
-            if shape is None or None in shape:
-                return None
-            ends = slice(attribute(node, "start", 0), attribute(node, "end"))
-            known[node.output[0]] = np.array(shape[ends], np.int64)
-    computing = [node for node in nodes if node.op_type != "Shape"]
-    if not computing:
-        return tuple(map(int, known[name]))
-    read = {source for node in computing for source in node.input}
-    graph = onnx.helper.make_graph(
-        computing,
-        "sizes",
-        [onnx.helper.make_tensor_value_info(key, onnx.TensorProto.INT64, [len(value)]) for key, value in known.items()],
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)],
-        [weight for weight in parts.weights.values() if weight.name in read],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=list(parts.opset_imports), ir_version=parts.ir_version)
-    try:
-        (sizes,) = ReferenceEvaluator(model).run(None, known)
-    except Exception:  # noqa: BLE001 - the library raises whatever Python does; what cannot be told is not changed
-        return None
-    return tuple(map(int, np.ravel(sizes)))
-
-
-_KEEP = 0
-"""What Reshape takes for the length that its input has at the same place."""
-
-
-def fix_flattening(parts: GraphParts) -> GraphParts:
-    """Write a Reshape to lengths computed from shapes as one to constants, 0 where a length is kept as it is.
-
-    Exact to the bit: the lengths are the same. Nodes that only computed them are dropped. A length that is neither the
-    same always nor kept leaves its Reshape as it is.
-
-    Args:
-        parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
-    """
-    return fix_sizes(parts, _lengths_input, _constants, kept_inputs=1, suffix="lengths")
-
-
-def _lengths_input(node: onnx.NodeProto) -> int | None:
-    """Return the lengths of a Reshape that takes 0 for a length that is kept."""
-    takes_zero = node.op_type == "Reshape" and node.input[0] != node.input[1] and not attribute(node, "allowzero", 0)
-    return 1 if takes_zero else None
-
-
-def _constants(found: Sequence[SizesFound]) -> NDArray[np.int64] | None:
-    """Return each length that is the same always, and `_KEEP` for what is kept; None where one is neither."""
-    if len({len(at.sizes) for at in found}) > 1:
-        return None
-    target = []
-    for axis, sizes in enumerate(zip(*(at.sizes for at in found), strict=True)):
-        if len(set(sizes)) == 1:
-            target.append(sizes[0])
-        elif all(axis < len(at.lengths) and at.lengths[axis] == at.sizes[axis] for at in found):
-            target.append(_KEEP)
-        else:
-            return None
-    return np.array(target, np.int64) if target else None
-
-
-_SIZES_INPUT = 3
-"""Which input of Resize its sizes are, from operator set 11 on."""
-
-
-def fix_upsampling(parts: GraphParts) -> GraphParts:
-    """Write a Resize to sizes computed from the shapes of maps as one by constant factors, where those are whole.
-
-    Exact to the bit, for every batch and every canvas whose sides are multiples of 32: the factor is what an operator
-    divides the sizes to, and a whole one is the same number either way. Nodes that only computed sizes are dropped.
-
-    Sizes written at export stay, and so does a factor that differs between canvases or is no whole number.
-
-    Args:
-        parts: A graph whose one input is (N, C, H, W), annotated with the lengths that are fixed.
-    """
-    # The region, which no mode left here reads, stays: before operator set 13 it must be there.
-    return fix_sizes(parts, _sizes_input, _factors, kept_inputs=_SIZES_INPUT - 1, suffix="factors")
-
-
-def _sizes_input(node: onnx.NodeProto) -> int | None:
-    """Return the sizes of a Resize that means by them what it would mean by factors."""
-    means_factors = (
-        node.op_type == "Resize"
-        and len(node.input) > _SIZES_INPUT
-        # Factors come from a region, from one side for both, or are of some axes only.
-        and attribute(node, "coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
-        and attribute(node, "keep_aspect_ratio_policy", b"stretch") == b"stretch"
-        and attribute(node, "axes") is None
-    )
-    return _SIZES_INPUT if means_factors else None
-
-
-def _factors(found: Sequence[SizesFound]) -> NDArray[np.float32] | None:
-    """Return what every length is multiplied by, the same whole numbers always; else None."""
-    factors = {_whole_factors(at) for at in found}
-    one = factors.pop() if len(factors) == 1 else None
-    return np.array(one, np.float32) if one else None
-
-
-def _whole_factors(found: SizesFound) -> tuple[int, ...] | None:
-    """Return by what each length is multiplied; None where one is not by a whole number of at least 1."""
-    if len(found.sizes) != len(found.lengths):
-        return None
-    pairs = list(zip(found.sizes, found.lengths, strict=True))
-    if any(size < length or size % length for size, length in pairs):
-        return None
-    return tuple(size // length for size, length in pairs)
 
 
 PRELU_IS_SLOW_FROM = (1, 25)
@@ -457,10 +371,9 @@ def split_prelu(parts: GraphParts) -> GraphParts:
     return parts.replace(nodes=nodes, new_weights=new_weights)
 
 
-FIX_UPSAMPLING = Rewrite("fix_upsampling", 1, fix_upsampling)
-FIX_FLATTENING = Rewrite("fix_flattening", 1, fix_flattening)
+FIX_SIZES = Rewrite("fix_sizes", 1, fix_sizes)
 
-EVERYWHERE = (FIX_UPSAMPLING, FIX_FLATTENING)
+EVERYWHERE = (FIX_SIZES,)
 """For whatever runs a graph: without them some are not captured as CUDA graphs, and nowhere are they slower."""
 
 MERGE_SIBLINGS = Rewrite("merge_siblings", 1, merge_siblings)

@@ -25,7 +25,7 @@ _PICTURE_HW = (480, 384)
 _EYE_Y = 0.44
 
 
-class Looks(NamedTuple):
+class Person(NamedTuple):
     """What tells drawn people apart; colours are BGR, lengths shares of the picture."""
 
     skin: Color = (150, 180, 222)
@@ -42,16 +42,16 @@ class Looks(NamedTuple):
 
 
 PEOPLE = (
-    Looks(),
-    Looks((110, 140, 185), (20, 25, 30), (170, 195, 190), (90, 120, 60), 0.24, 0.095, 0.86, 0.56, 0.655, 0.075, 0.17),
-    Looks((170, 200, 238), (60, 120, 170), (205, 190, 200), (120, 90, 120), 0.28, 0.12, 1.12, 0.535, 0.625, 0.1, 0.25),
-    Looks((70, 95, 140), (15, 15, 20), (190, 205, 215), (70, 80, 150), 0.275, 0.115, 0.92, 0.55, 0.65, 0.115, 0.14),
+    Person(),
+    Person((110, 140, 185), (20, 25, 30), (170, 195, 190), (90, 120, 60), 0.24, 0.095, 0.86, 0.56, 0.655, 0.075, 0.17),
+    Person((170, 200, 238), (60, 120, 170), (205, 190, 200), (120, 90, 120), 0.28, 0.12, 1.12, 0.535, 0.625, 0.1, 0.25),
+    Person((70, 95, 140), (15, 15, 20), (190, 205, 215), (70, 80, 150), 0.275, 0.115, 0.92, 0.55, 0.65, 0.115, 0.14),
 )
 """Four people who do not exist."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Probes:
+class Drawings:
     """What to run a model on."""
 
     pictures: tuple[Image, ...]
@@ -60,53 +60,53 @@ class Probes:
     """(112, 112, 3) uint8 BGR, aligned faces: of every person, as they are, mirrored, turned, darker and blurred."""
 
 
-def draw_probes() -> Probes:
+def draw_pictures() -> Drawings:
     """Draw them anew: a fifth of a second."""
     height_px, width_px = _PICTURE_HW
-    portraits = [draw_portrait(looks, height_px=height_px, width_px=width_px) for looks in PEOPLE]
+    portraits = [draw_portrait(person, height_px=height_px, width_px=width_px) for person in PEOPLE]
     crops: list[Crop] = []
-    for looks, portrait in zip(PEOPLE, portraits, strict=True):
-        landmarks = portrait_landmarks(looks) * np.array([width_px, height_px], np.float32)
+    for person, portrait in zip(PEOPLE, portraits, strict=True):
+        landmarks = portrait_landmarks(person) * np.array([width_px, height_px], np.float32)
         crop = align(portrait, landmarks)
         turned = align(portrait, landmarks + np.array([[0, 6], [0, -6], [4, 0], [0, 3], [0, -3]], np.float32))
         dark = cv2.convertScaleAbs(crop, alpha=0.4)
         crops += [crop, crop[:, ::-1].copy(), turned, np.asarray(dark, np.uint8), _blurred(crop)]
     group = np.hstack(portraits)
     small = cv2.resize(group, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
-    return Probes((*portraits, group, np.asarray(small, np.uint8)), tuple(crops))
+    return Drawings((*portraits, group, np.asarray(small, np.uint8)), tuple(crops))
 
 
-def draw_portrait(looks: Looks, *, height_px: int = 520, width_px: int = 420) -> Image:
+def draw_portrait(person: Person, *, height_px: int = 520, width_px: int = 420) -> Image:
     """Return one person as (height, width, 3) uint8 BGR."""
-    brush = _Brush(height_px * _FINER, width_px * _FINER, looks.wall)
-    shade = _mix(looks.skin, (0, 0, 0), 0.2)
-    brush.oval(0.5, 1.05, 0.42, 0.28, looks.shirt)
-    brush.oval(0.5, 0.42, 0.33, 0.35, looks.hair)
+    brush = _Brush(height_px * _FINER, width_px * _FINER, person.wall)
+    shade = _mix(person.skin, (0, 0, 0), 0.2)
+    brush.oval(0.5, 1.05, 0.42, 0.28, person.shirt)
+    brush.oval(0.5, 0.42, 0.33, 0.35, person.hair)
     brush.oval(0.5, 0.76, 0.10, 0.15, shade)
     for side in (-1, 1):
-        brush.oval(0.5 + side * (looks.half_width + 0.005), 0.48, 0.035, 0.06, shade)
-    brush.oval(0.5, 0.47, looks.half_width, 0.31, looks.skin)
-    brush.oval(0.5, looks.fringe_y, looks.half_width, 0.10, looks.hair)
+        brush.oval(0.5 + side * (person.half_width + 0.005), 0.48, 0.035, 0.06, shade)
+    brush.oval(0.5, 0.47, person.half_width, 0.31, person.skin)
+    brush.oval(0.5, person.fringe_y, person.half_width, 0.10, person.hair)
     for side in (-1, 1):
-        _draw_eye(brush, 0.5 + side * looks.eye_gap, looks)
-    brush.oval(0.5, looks.nose_y, 0.035, 0.02, shade)
+        _draw_eye(brush, 0.5 + side * person.eye_gap, person)
+    brush.oval(0.5, person.nose_y, 0.035, 0.02, shade)
     for side in (-1, 1):
-        brush.oval(0.5 + side * 0.02, looks.nose_y + 0.01, 0.01, 0.006, _mix(shade, (0, 0, 0), 0.4))
-    brush.oval(0.5, looks.mouth_y, looks.mouth_half_width, 0.035, _mix(looks.skin, (80, 60, 190), 0.7))
-    brush.oval(0.5, looks.mouth_y - 0.003, looks.mouth_half_width - 0.005, 0.008, (60, 50, 120))
-    brush.arc(0.5, looks.mouth_y + 0.055, 0.06, 0.012, shade, (20, 160), 0.006)
+        brush.oval(0.5 + side * 0.02, person.nose_y + 0.01, 0.01, 0.006, _mix(shade, (0, 0, 0), 0.4))
+    brush.oval(0.5, person.mouth_y, person.mouth_half_width, 0.035, _mix(person.skin, (80, 60, 190), 0.7))
+    brush.oval(0.5, person.mouth_y - 0.003, person.mouth_half_width - 0.005, 0.008, (60, 50, 120))
+    brush.arc(0.5, person.mouth_y + 0.055, 0.06, 0.012, shade, (20, 160), 0.006)
     small = cv2.resize(brush.canvas, (width_px, height_px), interpolation=cv2.INTER_AREA)
     return _light(np.asarray(small, np.uint8))
 
 
-def portrait_landmarks(looks: Looks) -> NDArray[np.float32]:
+def portrait_landmarks(person: Person) -> NDArray[np.float32]:
     """Return (5, 2) float32 where a portrait has its landmarks, shares of its width and height."""
     places = [
-        (0.5 - looks.eye_gap, _EYE_Y),
-        (0.5 + looks.eye_gap, _EYE_Y),
-        (0.5, looks.nose_y),
-        (0.5 - looks.mouth_half_width, looks.mouth_y),
-        (0.5 + looks.mouth_half_width, looks.mouth_y),
+        (0.5 - person.eye_gap, _EYE_Y),
+        (0.5 + person.eye_gap, _EYE_Y),
+        (0.5, person.nose_y),
+        (0.5 - person.mouth_half_width, person.mouth_y),
+        (0.5 + person.mouth_half_width, person.mouth_y),
     ]
     return np.array(places, np.float32)
 
@@ -115,14 +115,14 @@ def _blurred(crop: Crop) -> Crop:
     return np.asarray(cv2.GaussianBlur(crop, (0, 0), 2.0), np.uint8)
 
 
-def _draw_eye(brush: _Brush, x: float, looks: Looks) -> None:
-    size = looks.eye_size
+def _draw_eye(brush: _Brush, x: float, person: Person) -> None:
+    size = person.eye_size
     brush.oval(x, _EYE_Y, 0.055 * size, 0.022 * size, (250, 250, 250))
     brush.oval(x, _EYE_Y, 0.024 * size, 0.020 * size, (70, 60, 50))
     brush.oval(x, _EYE_Y, 0.012 * size, 0.010 * size, (15, 15, 15))
     brush.arc(x, _EYE_Y, 0.055 * size, 0.024 * size, (50, 50, 70), (180, 360), 0.008)
-    brush.arc(x, 0.40, 0.070, 0.030, looks.hair, (195, 345), 0.018)
-    brush.oval(x, 0.55, 0.060, 0.040, _mix(looks.skin, (120, 120, 255), 0.1))
+    brush.arc(x, 0.40, 0.070, 0.030, person.hair, (195, 345), 0.018)
+    brush.oval(x, 0.55, 0.060, 0.040, _mix(person.skin, (120, 120, 255), 0.1))
 
 
 def _mix(first: Color, second: Color, share: float) -> Color:

@@ -10,7 +10,7 @@ import structlog
 from numpy.typing import NDArray
 
 from jetface.runtimes.backend import Backend
-from jetface.runtimes.gpu_buffers import PinnedPool, PinsItems
+from jetface.runtimes.gpu_buffers import GpuBackend, PinnedPool
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class ItemMemory:
             item_shapes: Of items that will come, (H, W, 3).
         """
         item_bytes = max(map(math.prod, item_shapes), default=0)
-        if self._pool is not None or not item_bytes or not isinstance(backend, PinsItems):
+        if self._pool is not None or not item_bytes or not isinstance(backend, GpuBackend):
             return
         num_items = max(1, min(self._most_items, _MOST_BYTES // item_bytes))
         self._pool = backend.pin_items(item_bytes, num_items)

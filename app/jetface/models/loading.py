@@ -32,8 +32,9 @@ from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.precision import Precisions
 from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
-from jetface.runtimes.backend import Audited, Backend, SharesBuckets, warm
+from jetface.runtimes.backend import Backend, warm
 from jetface.runtimes.choose import Opener, Selection
+from jetface.runtimes.onnx_cuda import OnnxCudaBackend
 from jetface.runtimes.providers import runtime_version
 from jetface.threads import SlowWork
 
@@ -190,7 +191,7 @@ class _Opened:
     cpu_nodes: tuple[str, ...]
     items: ItemMemory
     num_shared: Callable[[], int]
-    """See `SharesBuckets`."""
+    """See `GpuBackend`."""
 
 
 class ModelLoader:
@@ -297,9 +298,9 @@ class ModelLoader:
             input_hw=runner.graph.input_hw,
             is_batch_free=runner.graph.is_batch_free,
             sha256=runner.graph.source_sha256,
-            cpu_nodes=first.cpu_nodes if isinstance(first, Audited) else (),
+            cpu_nodes=first.cpu_nodes if isinstance(first, OnnxCudaBackend) else (),
             items=items,
-            num_shared=lambda: first.num_shared if isinstance(first, SharesBuckets) else 0,
+            num_shared=lambda: first.num_shared if isinstance(first, OnnxCudaBackend) else 0,
         )
 
     def _start(self, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
@@ -307,7 +308,7 @@ class ModelLoader:
             path,
             spec,
             rewrites=choose_rewrites(opener.provider, runtime_version()),
-            pixels=opener.wants_pixels,
+            pixels=not opener.is_on_cpu,
             cache=self._prepared,
         )
         max_batch = self._max_batch(opener, spec, graph)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -126,81 +123,6 @@ def _words(error: InferenceError) -> str:
     return f"{error} {error.__cause__ or ''}".strip()
 
 
-RECORD_ENTRY = ("session.record_ep_graph_assignment_info", "1")
-"""Session configuration that lets `nodes_elsewhere` find anything, from ONNX Runtime 1.24 on."""
-
-_SHAPE_OPERATORS = frozenset(
-    {"Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Constant", "Add", "Sub", "Mul"}
-    | {"Div", "Floor", "ReduceProd", "Reshape", "Range", "ConstantOfShape"}
-)
-"""What computes sizes from sizes: ONNX Runtime keeps those on the CPU on purpose, as their answers are needed there."""
-
-
-@runtime_checkable
-class Audited(Protocol):
-    """A backend that knows which of its nodes run elsewhere."""
-
-    @property
-    def cpu_nodes(self) -> tuple[str, ...]:
-        """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
-        ...
-
-
-def can_tell() -> bool:
-    """Whether this ONNX Runtime says where nodes went; before 1.24 only a profile tells."""
-    import onnxruntime  # noqa: PLC0415 - it is slow to load, and on some devices must never be
-
-    return hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
-
-
-def nodes_elsewhere(session: Any, provider: str) -> tuple[str, ...]:
-    """Return the nodes that another provider runs, such as `Shape Shape_12`, as often as there are.
-
-    Args:
-        session: An open `onnxruntime.InferenceSession`, its options with `RECORD_ENTRY`.
-        provider: Full name of the one that was meant to run all.
-    """
-    return _sorted(
-        f"{node.op_type} {node.name}"
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != provider
-        for node in part.get_nodes()
-    )
-
-
-def nodes_in_profile(profile: Path, provider: str) -> tuple[str, ...]:
-    """Return what `nodes_elsewhere` does, from the file that a session's `end_profiling` names.
-
-    Args:
-        profile: Events of at least one run.
-        provider: Full name of the one that was meant to run all.
-    """
-    seen: dict[str, str] = {}
-    for event in json.loads(profile.read_bytes()):
-        arguments = event.get("args", {})
-        ran_on = arguments.get("provider", "")
-        if event.get("cat") == "Node" and ran_on and ran_on != provider:
-            name = event["name"].removesuffix("_kernel_time")
-            seen[name] = f"{arguments['op_name']} {name}"
-    return _sorted(seen.values())
-
-
-def report(nodes: Sequence[str], provider: str, model: str) -> None:
-    """Say in the log which nodes of a model run elsewhere: a warning where that costs time, by operator."""
-    counts: dict[str, int] = {}
-    for node in nodes:
-        operator = node.split(" ", 1)[0]
-        counts[operator] = counts.get(operator, 0) + 1
-    if counts.keys() - _SHAPE_OPERATORS:
-        _log.warning("part of the model runs on the CPU", model=model, provider=provider, operators=counts)
-    elif counts:
-        _log.info("sizes are computed on the CPU", model=model, provider=provider, operators=counts)
-
-
-def _sorted(nodes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(node.strip() for node in nodes))
-
-
 def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
     """Return 1, 2, 4, 8, ... and the largest batch itself, ascending.
 
@@ -214,14 +136,6 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 def bucket_of(num_items: int, max_batch_size: int) -> int:
     """Return the smallest bucket that holds `num_items`, 1 to `max_batch_size` of them."""
     return min(1 << (num_items - 1).bit_length(), max_batch_size)
-
-
-def most_kept(max_batch_size: int) -> int:
-    """Return for how many shapes a backend keeps its buffers: every bucket of five item shapes, and 16 at least.
-
-    A detector sees up to four canvas sizes, and one more when it is probed.
-    """
-    return max(16, 5 * len(buckets_up_to(max_batch_size)))
 
 
 def warm(
@@ -242,65 +156,3 @@ def warm(
         for bucket in reversed(buckets_up_to(backend.max_batch_size)):
             for _ in range(num_runs):
                 backend.run(np.zeros((bucket, *shape), dtype))
-
-
-@runtime_checkable
-class SharesBuckets(Protocol):
-    """A backend that may find no room for a bucket, and then pads its batches to a larger one."""
-
-    @property
-    def num_shared(self) -> int:
-        """Shapes that share the buffers of a larger one."""
-        ...
-
-
-class Closable(Protocol):
-    """Something that holds what must be given back."""
-
-    def close(self) -> None:
-        """Give it back; a second call does nothing."""
-        ...
-
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value", bound=Closable)
-
-
-class Kept(Generic[Key, Value]):
-    """What was made for the keys that were used last; closes what it lets go of. One thread."""
-
-    def __init__(self, most: int) -> None:
-        """Keep at most `most` values, at least 1."""
-        self._most = most
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Number of values kept."""
-        return len(self._values)
-
-    def __contains__(self, key: Key) -> bool:
-        """Whether there is a value of `key`."""
-        return key in self._values
-
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """Return the value of `key`, made now where there is none; one that was long unused makes room for it."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
-        # Room first: on a full device the new value may only fit when the old one is gone.
-        while len(self._values) >= self._most:
-            self._values.popitem(last=False)[1].close()
-        value = make()
-        self._values[key] = value
-        return value
-
-    def drop(self, key: Key) -> None:
-        """Close the value of `key`, where there is one."""
-        value = self._values.pop(key, None)
-        if value is not None:
-            value.close()
-
-    def close(self) -> None:
-        """Close all values."""
-        while self._values:
-            self._values.popitem()[1].close()

@@ -16,8 +16,7 @@ from jetface.device.faults import CONTAINER_CURE, NO_KERNELS, Fault, explain
 from jetface.device.machine import Gpu, compute_capability, find_gpu, find_jetson, l4t_major, offline_cores
 from jetface.errors import BackendUnavailableError
 from jetface.runtimes.backend import Backend
-from jetface.runtimes.cuda import CudaError, CudaRuntime
-from jetface.runtimes.cuda_bindings import open_cuda
+from jetface.runtimes.cuda import Cuda, CudaError, open_cuda
 from jetface.runtimes.engine_kit import EngineKit
 from jetface.runtimes.onnx import open_onnx_backends
 from jetface.runtimes.onnx_cuda import CudaSetup, open_cuda_backend
@@ -63,13 +62,13 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probes:
+class Host:
     """What is asked of this machine; others in tests."""
 
     root: Path = Path("/")
     """Where `/dev`, `/proc`, `/sys` and `/etc` are."""
     find_toolkit: Callable[[], Toolkit] = find_toolkit
-    open_cuda: Callable[[], CudaRuntime] = open_cuda
+    open_cuda: Callable[[], Cuda] = open_cuda
     provider_fault: Callable[[str], str | None] = provider_fault
     is_installed: Callable[[str], bool] = lambda name: any(True for _ in metadata.distributions(name=name))
     """Whether a distribution is."""
@@ -97,54 +96,54 @@ class Probes:
         )
 
 
-def try_tensorrt(probes: Probes, *, is_required: bool) -> EngineKit | Fault:
+def try_tensorrt(host: Host, *, is_required: bool) -> EngineKit | Fault:
     """Return TensorRT, or what keeps it from running here.
 
     Args:
-        probes: What is asked of this machine.
+        host: What is asked of this machine.
         is_required: Whether it is imported even where there is no GPU: what is wrong with it then comes first.
     """
-    gpu = find_gpu(probes.root)
+    gpu = find_gpu(host.root)
     fault = gpu_fault(gpu)
     if fault and gpu is None and not is_required:
         return fault
     try:
-        toolkit = probes.find_toolkit()
+        toolkit = host.find_toolkit()
     except BackendUnavailableError as error:
         return fault_of(error, "TensorRT cannot be imported")
     if fault:
         return fault
     try:
-        cuda = probes.open_cuda()
-        return TensorrtKit(toolkit=toolkit, device=device_facts(cuda, find_jetson(probes.root)), cuda=cuda)
+        cuda = host.open_cuda()
+        return TensorrtKit(toolkit=toolkit, device=device_facts(cuda, find_jetson(host.root)), cuda=cuda)
     except (BackendUnavailableError, CudaError) as error:
         return fault_of(error, "CUDA does not start")
 
 
-def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
+def cuda_fault(host: Host, *, cuda_is_offered: bool) -> Fault | None:
     """Return what keeps ONNX Runtime from running on the GPU; None when nothing does.
 
     Args:
-        probes: What is asked of this machine.
+        host: What is asked of this machine.
         cuda_is_offered: Whether ONNX Runtime says that it has the CUDA provider: then it is tried.
     """
     what = "ONNX Runtime does not run on the GPU"
-    reason = probes.provider_fault(CUDA) if cuda_is_offered else None
+    reason = host.provider_fault(CUDA) if cuda_is_offered else None
     if cuda_is_offered and reason is None:
         return None
     # Files tell causes that messages only hint at.
-    if fault := gpu_fault(find_gpu(probes.root)):
+    if fault := gpu_fault(find_gpu(host.root)):
         return fault
     if reason is not None:
-        return _kernels_fault(probes, what, reason) or explain(reason, what=what)
-    if not probes.is_installed("onnxruntime-gpu"):
+        return _kernels_fault(host, what, reason) or explain(reason, what=what)
+    if not host.is_installed("onnxruntime-gpu"):
         return Fault(
             what,
             "the build that is installed is for CPUs only",
             "Install the build for NVIDIA GPUs in its place: `pip uninstall -y onnxruntime`, then `pip install "
             "onnxruntime-gpu`; for JetPack 6 the wheel that `deploy/` installs, with `numpy<2`.",
         )
-    if probes.is_installed("onnxruntime"):
+    if host.is_installed("onnxruntime"):
         return Fault(
             what,
             "onnxruntime and onnxruntime-gpu are installed in one folder, and the one for CPUs came last",
@@ -157,10 +156,10 @@ def cuda_fault(probes: Probes, *, cuda_is_offered: bool) -> Fault | None:
     )
 
 
-def _kernels_fault(probes: Probes, what: str, reason: str) -> Fault | None:
+def _kernels_fault(host: Host, what: str, reason: str) -> Fault | None:
     """Return that ONNX Runtime has no kernels for this GPU, where its library or its words say so."""
-    capability, kernels = probes.compute_capability(), probes.read_kernels()
-    cure = kernels_cure(capability, jetson_l4t=l4t_major(probes.root))
+    capability, kernels = host.compute_capability(), host.read_kernels()
+    cure = kernels_cure(capability, jetson_l4t=l4t_major(host.root))
     # Where the list speaks against the GPU, whatever else is missing would be installed in vain.
     if capability and kernels and not kernels.run_on(capability):
         return Fault(what, without_kernels(kernels, capability), cure)
@@ -212,12 +211,7 @@ class Opener(Protocol):
 
     @property
     def is_on_cpu(self) -> bool:
-        """Whether runs take the cores that everything else needs too."""
-        ...
-
-    @property
-    def wants_pixels(self) -> bool:
-        """Whether graphs are prepared to take pixels: so on a GPU, to which they are carried; never on a CPU."""
+        """Whether runs take the cores that everything else needs too. On a GPU, graphs take pixels."""
         ...
 
     def open(
@@ -255,11 +249,6 @@ class OnnxOpener:
         """Whether the CPU provider is the first."""
         return self.provider == CPU
 
-    @property
-    def wants_pixels(self) -> bool:
-        """On a GPU."""
-        return not self.is_on_cpu
-
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
     ) -> Sequence[Backend]:
@@ -277,9 +266,7 @@ class OnnxOpener:
         )
 
 
-def with_cuda_buffers(
-    opener: OnnxOpener, open_cuda: Callable[[], CudaRuntime], *, memory_limit_bytes: int
-) -> OnnxOpener:
+def with_cuda_buffers(opener: OnnxOpener, open_cuda: Callable[[], Cuda], *, memory_limit_bytes: int) -> OnnxOpener:
     """Let the CUDA provider work on buffers of our own, where CUDA can be had from Python; say so where it cannot.
 
     Args:
@@ -320,11 +307,6 @@ class OpenVinoOpener:
     def is_on_cpu(self) -> bool:
         """Always: it is opened for the CPU only."""
         return True
-
-    @property
-    def wants_pixels(self) -> bool:
-        """Never: on a CPU they do not pay."""
-        return False
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1
@@ -386,7 +368,7 @@ def select_backend(
     openvino_precision: OpenVinoPrecision = "auto",
     tensorrt: TensorrtOptions | None = None,
     gpu_memory_limit_bytes: int = 0,
-    probes: Probes | None = None,
+    host: Host | None = None,
 ) -> Selection:
     """Decide how models are run, and log what was tried, what failed and what mends it.
 
@@ -399,22 +381,22 @@ def select_backend(
         openvino_precision: The setting `OPENVINO_PRECISION`.
         tensorrt: For ONNX Runtime's TensorRT provider, where `providers` names it.
         gpu_memory_limit_bytes: The setting `GPU_MEMORY_LIMIT_BYTES`, for models on ONNX Runtime's CUDA provider.
-        probes: What is asked of this machine; None: of this one.
+        host: What is asked of this machine; None: of this one.
 
     Raises:
         BackendUnavailableError: What was named cannot be had; says why and what to do.
     """
-    probes = probes or Probes()
+    host = host or Host()
     if backend == "openvino":
         return _with_openvino(Selection(), load_runtime(), openvino_precision)
     named = [name for name in providers if name.lower() != "auto"]
     selection = Selection()
     # A provider that is named is ONNX Runtime's.
     if backend == "tensorrt" or (backend == "auto" and not named):
-        selection = _with_tensorrt(selection, probes, is_required=backend == "tensorrt")
-    selection = _with_onnx_if_it_can_be_had(selection, named, tensorrt, probes)
+        selection = _with_tensorrt(selection, host, is_required=backend == "tensorrt")
+    selection = _with_onnx_if_it_can_be_had(selection, named, tensorrt, host)
     if selection.onnx is not None:
-        onnx = with_cuda_buffers(selection.onnx, probes.open_cuda, memory_limit_bytes=gpu_memory_limit_bytes)
+        onnx = with_cuda_buffers(selection.onnx, host.open_cuda, memory_limit_bytes=gpu_memory_limit_bytes)
         selection = replace(selection, onnx=onnx)
     # A GPU leaves the CPU to everything else.
     if backend == "auto" and not named and selection.is_on_cpu and is_installed():
@@ -427,8 +409,8 @@ def select_backend(
     return selection
 
 
-def _with_tensorrt(selection: Selection, probes: Probes, *, is_required: bool) -> Selection:
-    found = try_tensorrt(probes, is_required=is_required)
+def _with_tensorrt(selection: Selection, host: Host, *, is_required: bool) -> Selection:
+    found = try_tensorrt(host, is_required=is_required)
     if not isinstance(found, Fault):
         _log.info("TensorRT is available", **found.facts())
         return _tried(replace(selection, engines=found), Attempt("tensorrt", AVAILABLE))
@@ -436,34 +418,32 @@ def _with_tensorrt(selection: Selection, probes: Probes, *, is_required: bool) -
         raise BackendUnavailableError(
             f"BACKEND=tensorrt cannot be had. {found.sentence} Or set BACKEND=auto, which takes what there is."
         )
-    return _tried(selection, Attempt.failed("tensorrt", found), is_quiet=find_gpu(probes.root) is None)
+    return _tried(selection, Attempt.failed("tensorrt", found), is_quiet=find_gpu(host.root) is None)
 
 
 def _with_onnx_if_it_can_be_had(
-    selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, probes: Probes
+    selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, host: Host
 ) -> Selection:
     """Add ONNX Runtime; engines can do without it, though nothing answers then until they are built."""
-    fault = probes.cores_fault()
+    fault = host.cores_fault()
     if selection.engines is None:
         if fault:
             _log.warning(fault.what, reason=fault.why, cure=fault.cure)
-        return _with_onnx(selection, named, tensorrt, probes)
+        return _with_onnx(selection, named, tensorrt, host)
     if fault is None:
         try:
-            return _with_onnx(selection, named, tensorrt, probes)
+            return _with_onnx(selection, named, tensorrt, host)
         except BackendUnavailableError as error:
             fault = fault_of(error, "ONNX Runtime cannot be had")
     return _tried(selection, Attempt.failed("onnxruntime", fault))
 
 
-def _with_onnx(
-    selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, probes: Probes
-) -> Selection:
+def _with_onnx(selection: Selection, named: Sequence[str], tensorrt: TensorrtOptions | None, host: Host) -> Selection:
     available = available_providers()
     chosen = choose_providers(named, available)
     if named and chosen[0] == CPU:
         return replace(selection, onnx=OnnxOpener(chosen, tensorrt))
-    fault = cuda_fault(probes, cuda_is_offered=CUDA in available)
+    fault = cuda_fault(host, cuda_is_offered=CUDA in available)
     if named:
         # Other devices than NVIDIA's say themselves, when a model is opened, that they do not start.
         if fault and chosen[0] in (CUDA, TENSORRT):
@@ -471,7 +451,7 @@ def _with_onnx(
         return replace(selection, onnx=OnnxOpener(chosen, tensorrt))
     if fault is None:
         return _tried(replace(selection, onnx=OnnxOpener(chosen, tensorrt)), Attempt("onnxruntime-cuda", AVAILABLE))
-    has_gpu = find_gpu(probes.root) is not None
+    has_gpu = find_gpu(host.root) is not None
     selection = _tried(selection, Attempt.failed("onnxruntime-cuda", fault), is_quiet=not has_gpu)
     cpu = OnnxOpener(tuple(name for name in chosen if name != CUDA), tensorrt)
     selection = _tried(replace(selection, onnx=cpu), Attempt("onnxruntime-cpu", AVAILABLE))

@@ -1,4 +1,7 @@
-"""Memory on either side of the bus: inputs and outputs of a graph at one shape, and items in pinned memory."""
+"""Memory on either side of the bus, and what every backend of a GPU does with it: buckets, padding, halves.
+
+Inputs and outputs of a graph at one shape lie at fixed addresses; items may be drawn in pinned memory.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,24 @@ import heapq
 import itertools
 import math
 import weakref
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import structlog
 from numpy.typing import DTypeLike, NDArray
 
-from jetface.domain import Tensor
-from jetface.runtimes.cuda import CudaError, CudaRuntime, Stream
+from jetface.domain import Batch, Tensor
+from jetface.errors import InferenceError
+from jetface.runtimes.backend import bucket_of, buckets_up_to, layout_of, run_within_memory
+from jetface.runtimes.cuda import Cuda, CudaError, Stream
+
+_log = structlog.get_logger(__name__)
+
+Shape: TypeAlias = tuple[int, ...]
 
 
 def bytes_of(shape: Sequence[int], dtype: DTypeLike) -> int:
@@ -54,14 +65,14 @@ class _Buffer:
 class DeviceBuffer(_Buffer):
     """Memory of the device."""
 
-    def __init__(self, cuda: CudaRuntime, num_bytes: int) -> None:
+    def __init__(self, cuda: Cuda, num_bytes: int) -> None:
         super().__init__(cuda.malloc(num_bytes), num_bytes, cuda.free)
 
 
 class HostBuffer(_Buffer):
     """Memory of the host that stays where it is: copies to the device need no help of the CPU, or no copy is needed."""
 
-    def __init__(self, cuda: CudaRuntime, num_bytes: int, *, is_mapped: bool) -> None:
+    def __init__(self, cuda: Cuda, num_bytes: int, *, is_mapped: bool) -> None:
         """Allocate.
 
         Args:
@@ -103,7 +114,7 @@ class PairedBuffer:
     they are one place, and there is nothing to copy.
     """
 
-    def __init__(self, cuda: CudaRuntime, num_bytes: int, *, is_integrated: bool) -> None:
+    def __init__(self, cuda: Cuda, num_bytes: int, *, is_integrated: bool) -> None:
         """Allocate.
 
         Args:
@@ -152,7 +163,7 @@ class OutputBuffers:
 
     def __init__(
         self,
-        cuda: CudaRuntime,
+        cuda: Cuda,
         outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
         bucket: int,
         *,
@@ -231,29 +242,8 @@ class OutputBuffers:
         return _Fetch(copies, views, all(view.dtype == np.float32 for view in views))
 
 
-_log = structlog.get_logger(__name__)
-
-"""Bytes. Sides of a canvas are multiples of 32, so the largest ones fill their blocks: neighbours are one piece."""
-
 _LEAST_SHARE = 2
 """An item smaller than half of the largest gets no block: it would save little, and keep a large one out."""
-
-
-@runtime_checkable
-class PinsItems(Protocol):
-    """A backend to which items may be handed in pinned memory."""
-
-    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
-        """Return a pool for the backend's items, to be closed by the caller.
-
-        Args:
-            item_bytes: Of the largest item, at least 1.
-            num_items: Most items at a time, at least 1.
-
-        Returns:
-            None where there is nothing to gain, as the GPU shares the CPU's memory, or where no memory is to be had.
-        """
-        ...
 
 
 class PinnedBlock:
@@ -273,7 +263,7 @@ class PinnedPool:
     counter, whose operations are atomic. The memory outlives `close` until the last block is back.
     """
 
-    def __init__(self, cuda: CudaRuntime, item_bytes: int, num_items: int) -> None:
+    def __init__(self, cuda: Cuda, item_bytes: int, num_items: int) -> None:
         """Allocate all of it now: while a model serves, an allocation would hold the device up.
 
         Args:
@@ -350,15 +340,6 @@ def block_of(row: NDArray[Any]) -> PinnedBlock | None:
     return base if type(base) is PinnedBlock else None
 
 
-def pin_items(cuda: CudaRuntime, item_bytes: int, num_items: int) -> PinnedPool | None:
-    """Return a pool, as `PinsItems.pin_items` does; says so where no memory is to be had."""
-    try:
-        return None if cuda.properties().is_integrated else PinnedPool(cuda, item_bytes, num_items)
-    except CudaError as error:
-        _log.warning("no memory is pinned for items: they are copied once more", reason=str(error))
-        return None
-
-
 _CHUNK_BYTES = 512 * 1024
 """So much is written between two copies to the device: these go on while the next rows are written, and what is left to
 wait for at the end is short. Smaller chunks cost more calls than they save: a call takes some microseconds."""
@@ -371,7 +352,7 @@ interpreter lock, which then take it for longer. Copies of 32 crops beside a bus
 class InputBuffer:
     """An input at a fixed address, and pinned memory beside it for rows that do not lie in such memory. One thread."""
 
-    def __init__(self, cuda: CudaRuntime, shape: Sequence[int], dtype: DTypeLike, *, is_integrated: bool) -> None:
+    def __init__(self, cuda: Cuda, shape: Sequence[int], dtype: DTypeLike, *, is_integrated: bool) -> None:
         """Allocate.
 
         Args:
@@ -464,3 +445,149 @@ class InputBuffer:
             self._bytes[start : start + self._row_bytes] = row.data.cast("B")
         else:
             np.copyto(own, row, casting="no")
+
+
+class Bucket(ABC):
+    """A graph at one shape, with buffers of its own. One thread."""
+
+    @abstractmethod
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Run a batch that fits, up to as many rows as the shape has; what fails raises anything.
+
+        Returns:
+            The outputs, float32, valid until the next run or `close`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the buffers; a second call does nothing."""
+
+
+class GpuBackend(ABC):
+    """A `Backend` with a bucket for each shape. One thread owns it from the first run to `close`.
+
+    A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
+    where that is memory of `pin_items`. Where the device has no room for one more bucket, a larger one serves.
+    """
+
+    def __init__(self, cuda: Cuda, *, max_batch_size: int) -> None:
+        """Begin without buckets.
+
+        Args:
+            cuda: The runtime.
+            max_batch_size: Most items per run.
+        """
+        self._cuda = cuda
+        self._max_batch_size = max_batch_size
+        # Every bucket of five item shapes, and 16 at least: a detector sees up to four canvas sizes, and one more when
+        # it is probed.
+        self._most_buckets = max(16, 5 * len(buckets_up_to(max_batch_size)))
+        self._buckets: OrderedDict[Shape, Bucket] = OrderedDict()
+        """The last used last."""
+        self._without_room: set[Shape] = set()
+        """Shapes for which the device had no room, and of which there is a larger one."""
+        self._is_closed = False
+
+    @abstractmethod
+    def _check(self, shape: Shape, dtype: np.dtype[Any]) -> None:
+        """Raise InferenceError where the model takes no batch of this padded shape and type."""
+
+    @abstractmethod
+    def _make(self, shape: Shape) -> Bucket:
+        """Make a bucket; what fails raises anything."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Give back what is left on the device once all buckets are closed; it is called once."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most items one run takes."""
+        return self._max_batch_size
+
+    @property
+    def num_shared(self) -> int:
+        """Shapes that share the buffers of a larger one, as the device has no room for their own."""
+        return len(self._without_room)
+
+    def run(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Run the graph once, as `Backend.run` says; float32 outputs are views of its buffers.
+
+        Where the device's memory does not suffice the batch is run in halves, once; where that fails too, all buckets
+        are closed, and the next run begins anew.
+        """
+        return run_within_memory(self._run, batch, reopen=self._let_go)
+
+    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
+        """Return a pool of pinned memory for items, to be closed by the caller.
+
+        Args:
+            item_bytes: Of the largest item, at least 1.
+            num_items: Most items at a time, at least 1.
+
+        Returns:
+            None where there is nothing to gain, as the GPU shares the CPU's memory, or where no memory is to be had.
+        """
+        try:
+            is_integrated = self._cuda.properties().is_integrated
+            return None if self._is_closed or is_integrated else PinnedPool(self._cuda, item_bytes, num_items)
+        except CudaError as error:
+            _log.warning("no memory is pinned for items: they are copied once more", reason=str(error))
+            return None
+
+    def close(self) -> None:
+        """Free all memory on the device; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._let_go()
+            self._free()
+
+    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
+        shape = self._padded(batch)
+        is_new = shape not in self._buckets
+        try:
+            return self._bucket(shape).run(batch)
+        # ONNX Runtime's classes derive from Exception alone, and importing them here would load it.
+        except Exception as cause:
+            # What state it is in is anybody's guess; the next run starts with new buffers.
+            if bucket := self._buckets.pop(shape, None):
+                bucket.close()
+            if not is_new or not self._has_larger(shape):
+                if isinstance(cause, InferenceError):
+                    raise
+                raise InferenceError("The model could not be run.") from cause
+            # A small device may have no room for one more: what there is serves, at the cost of rows that are empty.
+            self._without_room.add(shape)
+            _log.warning("batch size shares the buffers of a larger one", shape=shape, reason=str(cause))
+        return self._run(batch)
+
+    def _bucket(self, shape: Shape) -> Bucket:
+        if bucket := self._buckets.get(shape):
+            self._buckets.move_to_end(shape)
+            return bucket
+        # Room first: on a full device the new one may only fit when the old one is gone.
+        while len(self._buckets) >= self._most_buckets:
+            self._buckets.popitem(last=False)[1].close()
+        bucket = self._buckets[shape] = self._make(shape)
+        return bucket
+
+    def _let_go(self) -> None:
+        """Close all buckets."""
+        while self._buckets:
+            self._buckets.popitem()[1].close()
+        self._without_room.clear()
+
+    def _padded(self, batch: Batch) -> Shape:
+        if self._is_closed:
+            raise InferenceError("The model is closed.")
+        if not 1 <= len(batch) <= self._max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        (_, *item_shape), dtype = layout_of(batch)
+        padded = (bucket_of(len(batch), self._max_batch_size), *item_shape)
+        while padded in self._without_room:
+            padded = (min(2 * padded[0], self._max_batch_size), *item_shape)
+        self._check(padded, dtype)
+        return padded
+
+    def _has_larger(self, shape: Shape) -> bool:
+        return any(other[0] > shape[0] and other[1:] == shape[1:] for other in self._buckets)

@@ -16,8 +16,11 @@ import numpy as np
 from jetface.device.faults import why_not_opened
 from jetface.domain import Batch, Tensor
 from jetface.errors import BackendUnavailableError, InferenceError, ModelFileError
-from jetface.runtimes.backend import RECORD_ENTRY, run_within_memory, stacked
+from jetface.runtimes.backend import run_within_memory, stacked
 from jetface.runtimes.providers import CPU, CudaOptions, TensorrtOptions, provider_options
+
+_RECORD_ENTRY = ("session.record_ep_graph_assignment_info", "1")
+"""Session configuration that lets a session tell which nodes went to which provider, from ONNX Runtime 1.24 on."""
 
 _ERRORS_ONLY = 3
 """ONNX Runtime's log severity: what it warns of is checked when a graph is prepared, or said by us."""
@@ -138,7 +141,7 @@ def open_session(
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry(*RECORD_ENTRY)
+    options.add_session_config_entry(*_RECORD_ENTRY)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)

@@ -7,14 +7,15 @@ kills the process; docs/performance.md, "On a GPU".
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,20 +24,8 @@ from google.protobuf.message import DecodeError
 
 from jetface.domain import Batch, Tensor
 from jetface.errors import BackendUnavailableError, InferenceError, ModelFileError
-from jetface.runtimes.backend import (
-    Kept,
-    bucket_of,
-    buckets_up_to,
-    can_tell,
-    layout_of,
-    most_kept,
-    nodes_elsewhere,
-    nodes_in_profile,
-    report,
-    run_within_memory,
-)
-from jetface.runtimes.cuda import CudaError, CudaRuntime, Stream
-from jetface.runtimes.gpu_buffers import InputBuffer, OutputBuffers, PinnedPool, pin_items
+from jetface.runtimes.cuda import Cuda, CudaError, Stream
+from jetface.runtimes.gpu_buffers import Bucket, GpuBackend, InputBuffer, OutputBuffers, PinnedPool, Shape
 from jetface.runtimes.onnx import open_session
 from jetface.runtimes.providers import CPU, CUDA, CudaOptions, provider_options
 
@@ -173,8 +162,6 @@ class _Passing(AbstractContextManager[None]):
 
 _log = structlog.get_logger(__name__)
 
-Shape: TypeAlias = tuple[int, ...]
-
 NO_GRAPH = "-1"
 """Number of a CUDA graph that is neither captured nor launched."""
 
@@ -192,7 +179,7 @@ _LONGEST_HOLD_UP_S = 0.05
 """How long other models' runs are held up for a capture that waits for its turn; else it is tried the next time."""
 
 
-class BoundBucket:
+class BoundBucket(Bucket):
     """Input and outputs of one shape at fixed addresses, and the number of the CUDA graph that works on them.
 
     The first run allocates, the second captures, those after that only copy and launch. One thread.
@@ -205,7 +192,7 @@ class BoundBucket:
         dtype: np.dtype[Any],
         *,
         device: str,
-        cuda: CudaRuntime,
+        cuda: Cuda,
         stream: Stream,
         gate: CaptureGate,
         graph: str,
@@ -330,7 +317,7 @@ def run_options(graph: str, *, waits: bool = False) -> Any:
 class CudaSetup:
     """What all models on the CUDA provider share. Made once a process."""
 
-    cuda: CudaRuntime
+    cuda: Cuda
     gate: CaptureGate = field(default_factory=CaptureGate)
     memory_limit_bytes: int = 0
     """Most memory of the device for a model, its input and output buffers aside; 0: no limit."""
@@ -345,19 +332,66 @@ class CudaSetup:
         return CUDA if self.device == "cuda" else CPU
 
 
-class SessionOpener(Protocol):
-    """What `open_session` does."""
+_SHAPE_OPERATORS = frozenset(
+    {"Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Constant", "Add", "Sub", "Mul"}
+    | {"Div", "Floor", "ReduceProd", "Reshape", "Range", "ConstantOfShape"}
+)
+"""What computes sizes from sizes: ONNX Runtime keeps those on the CPU on purpose, as their answers are needed there."""
 
-    def __call__(
-        self,
-        model: bytes | Path,
-        providers: Sequence[tuple[str, Mapping[str, Any]]],
-        *,
-        num_threads: int,
-        profile_prefix: Path | None,
-    ) -> Any:
-        """Open a session."""
-        ...
+
+def can_tell() -> bool:
+    """Whether this ONNX Runtime says where nodes went; before 1.24 only a profile tells."""
+    import onnxruntime  # noqa: PLC0415 - it is slow to load, and on some devices must never be
+
+    return hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+
+
+def nodes_elsewhere(session: Any, provider: str) -> tuple[str, ...]:
+    """Return the nodes that another provider runs, such as `Shape Shape_12`, as often as there are.
+
+    Args:
+        session: An open `onnxruntime.InferenceSession`, its options with `RECORD_ENTRY`.
+        provider: Full name of the one that was meant to run all.
+    """
+    return _sorted(
+        f"{node.op_type} {node.name}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    )
+
+
+def nodes_in_profile(profile: Path, provider: str) -> tuple[str, ...]:
+    """Return what `nodes_elsewhere` does, from the file that a session's `end_profiling` names.
+
+    Args:
+        profile: Events of at least one run.
+        provider: Full name of the one that was meant to run all.
+    """
+    seen: dict[str, str] = {}
+    for event in json.loads(profile.read_bytes()):
+        arguments = event.get("args", {})
+        ran_on = arguments.get("provider", "")
+        if event.get("cat") == "Node" and ran_on and ran_on != provider:
+            name = event["name"].removesuffix("_kernel_time")
+            seen[name] = f"{arguments['op_name']} {name}"
+    return _sorted(seen.values())
+
+
+def report(nodes: Sequence[str], provider: str, model: str) -> None:
+    """Say in the log which nodes of a model run elsewhere: a warning where that costs time, by operator."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        operator = node.split(" ", 1)[0]
+        counts[operator] = counts.get(operator, 0) + 1
+    if counts.keys() - _SHAPE_OPERATORS:
+        _log.warning("part of the model runs on the CPU", model=model, provider=provider, operators=counts)
+    elif counts:
+        _log.info("sizes are computed on the CPU", model=model, provider=provider, operators=counts)
+
+
+def _sorted(nodes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(node.strip() for node in nodes))
 
 
 _FREE_SIDE_PX = 64
@@ -372,7 +406,7 @@ _MOST_NODES_TOLD = 20
 
 
 def open_cuda_backend(
-    model: bytes | Path, *, setup: CudaSetup, max_batch_size: int = 1, open_session: SessionOpener = open_session
+    model: bytes | Path, *, setup: CudaSetup, max_batch_size: int = 1, open_session: Callable[..., Any] = open_session
 ) -> OnnxCudaBackend:
     """Open a model on the CUDA provider, with CUDA graphs where the model allows them.
 
@@ -466,8 +500,8 @@ def _profile_one_run(session: Any) -> Path:
     return Path(session.end_profiling())
 
 
-class OnnxCudaBackend:
-    """A model on the CUDA provider: a session and its buffers for each shape. One thread owns it until `close`.
+class OnnxCudaBackend(GpuBackend):
+    """A model on the CUDA provider: a session and its buffers for each shape.
 
     A session for each, because a convolution of ONNX Runtime keeps cuDNN's plan for the last shape alone: with another
     one it plans anew, for seconds, and what the former plan had loaded is gone from under the CUDA graphs that were
@@ -496,101 +530,34 @@ class OnnxCudaBackend:
             cpu_nodes: Nodes that run on the CPU.
             uses_graphs: Whether runs are captured.
         """
+        super().__init__(setup.cuda, max_batch_size=max_batch_size)
         self._opened = [session]
         """Sessions that no shape has yet."""
         self._open_session = open_session
         self._setup = setup
         self._stream = stream
-        self._max_batch_size = max_batch_size
-        self._buckets: Kept[Shape, BoundBucket] = Kept(most_kept(max_batch_size))
         self._graph = ONLY_GRAPH if uses_graphs else NO_GRAPH
-        self._without_room: set[Shape] = set()
-        """Shapes for which the device had no room, and of which there is a larger one."""
-        self._is_closed = False
         value = session.get_inputs()[0]
         self._dtype = np.dtype(DTYPES[value.type])
         self._lengths = [length if isinstance(length, int) else None for length in value.shape[1:]]
         self.cpu_nodes = tuple(cpu_nodes)
         """Nodes that run on the CPU although the GPU was asked for, `operator name`."""
 
-    @property
-    def max_batch_size(self) -> int:
-        """Most items one run takes."""
-        return self._max_batch_size
-
-    @property
-    def num_shared(self) -> int:
-        """Shapes that share the buffers of a larger one, as the device has no room for their own."""
-        return len(self._without_room)
-
-    def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Run the graph once, as `Backend.run` says; float32 outputs are views of its buffers.
-
-        A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
-        where that is memory of `pin_items`. The first run of a shape allocates, the second captures, those after that
-        only copy and launch. Where the device's memory does not suffice the batch is run in halves, once; where that
-        fails too, all sessions are closed, and the next run opens one anew.
-        """
-        return run_within_memory(self._run, batch, reopen=self._let_go)
-
-    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
-        shape = self._padded(batch)
-        is_new = shape not in self._buckets
-        try:
-            bucket = self._buckets.get(shape, lambda: self._make(shape))
-            return bucket.run(batch)
-        # ONNX Runtime's classes derive from Exception alone, and importing them here would load it.
-        except Exception as cause:
-            # What state it is in is anybody's guess; the next run starts with new buffers.
-            self._buckets.drop(shape)
-            if not is_new or not self._has_larger(shape):
-                raise InferenceError("The model could not be run.") from cause
-            # A small device may have no room for one more: what there is serves, at the cost of rows that are empty.
-            self._without_room.add(shape)
-            _log.warning("batch size shares the buffers of a larger one", shape=shape, reason=str(cause))
-        return self._run(batch)
-
-    def _let_go(self) -> None:
-        """Give back all memory of the device but the stream's."""
-        self._buckets.close()
-        self._opened.clear()
-        self._without_room.clear()
-
     def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
-        """Pin memory for items, as `PinsItems.pin_items` says."""
+        """Return a pool of pinned memory for items, as `GpuBackend.pin_items` says."""
         with self._setup.gate.opening():
-            return pin_items(self._setup.cuda, item_bytes, num_items)
+            return super().pin_items(item_bytes, num_items)
 
-    def close(self) -> None:
-        """Free all memory on the device; a second call does nothing."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._let_go()
-            self._stream.close()
-
-    def _padded(self, batch: Batch) -> Shape:
-        if self._is_closed:
-            raise InferenceError("The model is closed.")
-        if not 1 <= len(batch) <= self._max_batch_size:
-            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
-        shape, dtype = layout_of(batch)
-        padded = (bucket_of(len(batch), self._max_batch_size), *shape[1:])
-        while padded in self._without_room:
-            padded = (min(2 * padded[0], self._max_batch_size), *shape[1:])
+    def _check(self, shape: Shape, dtype: np.dtype[Any]) -> None:
         # What there are buffers for was looked at when they were made.
-        fits = padded in self._buckets or (
+        fits = shape in self._buckets or (
             len(shape) == len(self._lengths) + 1
             and all(wanted in (None, length) for wanted, length in zip(self._lengths, shape[1:], strict=True))
         )
         if not fits or dtype != self._dtype:
             raise InferenceError(f"The model does not take a batch of {list(shape)} {dtype}.")
-        return padded
 
-    def _has_larger(self, shape: Shape) -> bool:
-        buckets = buckets_up_to(self._max_batch_size)
-        return any(bucket > shape[0] and (bucket, *shape[1:]) in self._buckets for bucket in buckets)
-
-    def _make(self, shape: Shape) -> BoundBucket:
+    def _make(self, shape: Shape) -> Bucket:
         setup = self._setup
         with setup.gate.opening():
             session = self._opened.pop() if self._opened else self._open_session()
@@ -598,3 +565,10 @@ class OnnxCudaBackend:
                 session, shape, self._dtype, device=setup.device, cuda=setup.cuda, stream=self._stream,
                 gate=setup.gate, graph=self._graph,
             )  # fmt: skip
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._opened.clear()
+
+    def _free(self) -> None:
+        self._stream.close()

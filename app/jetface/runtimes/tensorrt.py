@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import structlog
@@ -24,9 +24,8 @@ import structlog
 from jetface.device.faults import Fault, explain
 from jetface.domain import Batch, Tensor
 from jetface.errors import BackendUnavailableError, EngineLoadError, InferenceError
-from jetface.runtimes.backend import Kept, bucket_of, layout_of, most_kept, run_within_memory
-from jetface.runtimes.cuda import CudaError, CudaRuntime, Graph, Stream
-from jetface.runtimes.gpu_buffers import DeviceBuffer, InputBuffer, OutputBuffers, PinnedPool, pin_items
+from jetface.runtimes.cuda import Cuda, CudaError, Graph, Stream
+from jetface.runtimes.gpu_buffers import Bucket, DeviceBuffer, GpuBackend, InputBuffer, OutputBuffers, Shape
 
 _log = structlog.get_logger(__name__)
 
@@ -117,13 +116,10 @@ class Relay:
         return Logger()
 
 
-Shape: TypeAlias = tuple[int, ...]
-
-
 class LoadedEngine:
     """What all buckets of an engine share: the engine itself, a stream and scratch memory."""
 
-    def __init__(self, trt: Any, runtime: Any, engine: Any, cuda: CudaRuntime) -> None:
+    def __init__(self, trt: Any, runtime: Any, engine: Any, cuda: Cuda) -> None:
         """Own an engine.
 
         Args:
@@ -150,7 +146,7 @@ class LoadedEngine:
         self.max_batch_size = max(most[0] for _, most in self._profiles)
         self._trt = trt
         self._runtime = runtime  # has to outlive the engine
-        self._engine: Any | None = engine
+        self._engine: Any = engine
         self.cuda = cuda
         self.is_integrated = cuda.properties().is_integrated
         self.stream = Stream(cuda)
@@ -179,8 +175,6 @@ class LoadedEngine:
         Raises:
             InferenceError: TensorRT refuses.
         """
-        if self._engine is None:
-            raise InferenceError("The model is closed.")
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         if context is None:
@@ -315,7 +309,7 @@ def open_engine(
     plan: bytes,
     *,
     max_batch_size: int,
-    cuda: CudaRuntime,
+    cuda: Cuda,
     dla_core: int = -1,
     logger: Any = None,
 ) -> TensorrtBackend:
@@ -364,7 +358,7 @@ def _use_accelerator(runtime: Any, core: int) -> None:
         )
 
 
-class _Bucket:
+class _EngineBucket(Bucket):
     """A context at one shape: buffers, and the graph of its kernels once they have run."""
 
     def __init__(self, engine: LoadedEngine, shape: Shape) -> None:
@@ -438,70 +432,22 @@ class _Bucket:
             )
 
 
-class TensorrtBackend:
-    """An engine and its buffers. One thread owns it from the first run to `close`."""
+class TensorrtBackend(GpuBackend):
+    """An engine and its buffers."""
 
     def __init__(self, engine: LoadedEngine, *, max_batch_size: int) -> None:
         """Own an engine; `open_engine` makes one."""
-        self._engine: LoadedEngine | None = engine
-        self._max_batch_size = max_batch_size
-        self._buckets: Kept[Shape, _Bucket] = Kept(most_kept(max_batch_size))
+        super().__init__(engine.cuda, max_batch_size=max_batch_size)
+        self._engine = engine
 
-    @property
-    def max_batch_size(self) -> int:
-        """Most items one run takes."""
-        return self._max_batch_size
-
-    def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Run the engine once, as `Backend.run` says; float32 outputs are views of its buffers.
-
-        A batch is padded to the next bucket on the device, and only its own rows are copied there; from where they are,
-        where that is memory of `pin_items`.
-
-        Args:
-            batch: As the engine wants it: (N, C, H, W) float32, or (N, H, W, C) uint8 where the graph begins with
-                pixels; or its items.
-
-        Raises:
-            DeviceMemoryError: The device has no memory for it, nor for its halves; all contexts are let go.
-            InferenceError: The run failed, or the engine takes no such batch.
-        """
-        return run_within_memory(self._run, batch, reopen=self._buckets.close)
-
-    def _run(self, batch: Batch) -> tuple[Tensor, ...]:
-        if self._engine is None:
-            raise InferenceError("The model is closed.")
-        engine, shape = self._engine, self._padded(self._engine, batch)
-        try:
-            bucket = self._buckets.get(shape, lambda: _Bucket(engine, shape))
-            return bucket.run(batch)
-        except (CudaError, InferenceError) as cause:
-            # What state its context is in is anybody's guess; the next run starts with a new one.
-            self._buckets.drop(shape)
-            if isinstance(cause, InferenceError):
-                raise
-            raise InferenceError("The model could not be run.") from cause
-
-    def pin_items(self, item_bytes: int, num_items: int) -> PinnedPool | None:
-        """Pin memory for items, as `PinsItems.pin_items` says."""
-        return None if self._engine is None else pin_items(self._engine.cuda, item_bytes, num_items)
-
-    def close(self) -> None:
-        """Free all memory on the device; a second call does nothing."""
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
-            self._buckets.close()
-            engine.close()
-
-    def _padded(self, engine: LoadedEngine, batch: Batch) -> Shape:
-        """Return the shape a batch is padded to."""
-        if not 1 <= len(batch) <= self._max_batch_size:
-            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
-        (_, *item_shape), dtype = layout_of(batch)
-        shape = (bucket_of(len(batch), self._max_batch_size), *item_shape)
-        if dtype != engine.input_dtype:
-            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {engine.input_dtype}.")
+    def _check(self, shape: Shape, dtype: np.dtype[Any]) -> None:
+        if dtype != self._engine.input_dtype:
+            raise InferenceError(f"The engine does not take a batch of {dtype}, but of {self._engine.input_dtype}.")
         if shape not in self._buckets:
-            # Before there is a bucket for it: that would take the place of another one.
-            engine.profile_of(shape)
-        return shape
+            self._engine.profile_of(shape)
+
+    def _make(self, shape: Shape) -> Bucket:
+        return _EngineBucket(self._engine, shape)
+
+    def _free(self) -> None:
+        self._engine.close()

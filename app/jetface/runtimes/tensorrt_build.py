@@ -16,7 +16,7 @@ from jetface.device.limits import free_memory_bytes
 from jetface.device.machine import Jetson
 from jetface.errors import EngineBuildError, EngineLoadError
 from jetface.runtimes.backend import Backend
-from jetface.runtimes.cuda import CudaRuntime
+from jetface.runtimes.cuda import Cuda
 from jetface.runtimes.engine_kit import Announce, BuiltEngine, EngineRecipe
 from jetface.runtimes.tensorrt import Messages, Toolkit, open_engine
 
@@ -286,7 +286,7 @@ class TensorrtKit:
     toolkit: Toolkit
     device: Mapping[str, str] = field(default_factory=dict)
     """What plans are tied to besides the toolkit: GPU, compute capability, module, driver."""
-    cuda: CudaRuntime | None = None
+    cuda: Cuda | None = None
     """CUDA, for engines to run with; None only where nothing is opened."""
     read_free_bytes: Callable[[], float] = free_memory_bytes
     """What this process can still take of the machine's memory; infinite: not known."""
@@ -340,7 +340,7 @@ class TensorrtKit:
         )
 
 
-def device_facts(cuda: CudaRuntime, jetson: Jetson | None) -> dict[str, str]:
+def device_facts(cuda: Cuda, jetson: Jetson | None) -> dict[str, str]:
     """Return what a plan is tied to besides TensorRT.
 
     Raises:

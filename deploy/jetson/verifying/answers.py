@@ -17,7 +17,7 @@ from jetface.errors import BackendUnavailableError, ServiceError
 from jetface.geometry.boxes import iou_matrix
 from jetface.imaging.sources import EncodedPicture
 from jetface.judging.agreement import SAME_FACE_IOU, SCORE_MARGIN, compare_detections, compare_embeddings
-from jetface.runtimes.choose import Probes
+from jetface.runtimes.choose import Host
 from jetface.service import open_service
 from jetface.settings import Settings
 from verifying.caller import Target, answered
@@ -28,7 +28,7 @@ _PATIENCE_S = 600.0
 
 
 def compare_answers(
-    target: Target, settings: Settings, folder: Path | None, *, probes: Probes | None = None
+    target: Target, settings: Settings, folder: Path | None, *, host: Host | None = None
 ) -> dict[str, Any]:
     """Compare the service with ONNX Runtime on the CPU, which runs the same models in this process.
 
@@ -36,14 +36,14 @@ def compare_answers(
         target: The service.
         settings: Its own; models and thresholds are taken from them.
         folder: An owner's pictures, with what faces they show in `golden.json` if there is one; None: drawn ones.
-        probes: What is asked of this machine; others in tests.
+        host: What is asked of this machine; others in tests.
 
     Raises:
         click.ClickException: ONNX Runtime cannot be had here and no golden file judges in its place, or the service
             answers with an error.
     """
     golden_file = folder / GOLDEN_FILE if folder is not None and (folder / GOLDEN_FILE).is_file() else None
-    fault = (probes or Probes()).cores_fault()
+    fault = (host or Host()).cores_fault()
     if fault and golden_file is None:
         raise click.ClickException(f"{fault.what}: {fault.why}. {fault.cure}")
     pictures = pictures_of(folder)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jetface.cli.pictures import find_pictures
 from jetface.domain import Image
-from jetface.judging.drawings import PEOPLE, draw_portrait, draw_probes
+from jetface.judging.drawings import PEOPLE, draw_pictures, draw_portrait
 
 CROWD_ROWS, CROWD_COLUMNS = 4, 8
 _CROWD_HW = (240, 192)
@@ -31,7 +31,7 @@ class Named:
 
 def portrait() -> bytes:
     """Return one person, 384x480 pixels, as JPEG."""
-    return _encode(draw_probes().pictures[0])
+    return _encode(draw_pictures().pictures[0])
 
 
 def crowd() -> bytes:
@@ -49,7 +49,7 @@ def pictures_of(folder: Path | None) -> Sequence[Named]:
         click.ClickException: The folder has no pictures.
     """
     if folder is None:
-        return [Named(f"drawn {number}", _encode(image)) for number, image in enumerate(draw_probes().pictures, 1)]
+        return [Named(f"drawn {number}", _encode(image)) for number, image in enumerate(draw_pictures().pictures, 1)]
     found = [Named(str(each.relative), each.path.read_bytes()) for each in find_pictures([folder])]
     if not found:
         raise click.ClickException(f"no pictures in {folder}")

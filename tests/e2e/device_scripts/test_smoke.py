@@ -90,7 +90,7 @@ def test_rewrites_are_compared_and_each_row_is_told_at_once(recognizer: Path, de
     assert result.exit_code == 0
     rows = rows_of(result)
     assert rows["detector 64x64, batch 2: none, NCHW"] > 0
-    assert rows["detector 64x64, batch 2: fix_upsampling + merge_siblings, NHWC in a CUDA graph"] > 0
+    assert rows["detector 64x64, batch 2: fix_sizes + merge_siblings, NHWC in a CUDA graph"] > 0
     assert rows["recognizer 112x112, batch 2: split_prelu, NHWC"] > 0
     assert "detector 64x64, batch 2: none, NCHW: " in result.stderr
 

@@ -50,11 +50,11 @@ print(provider_fault("CUDAExecutionProvider"))
 """
 SELECT = """
 from pathlib import Path
-from jetface.runtimes.choose import Probes
+from jetface.runtimes.choose import Host
 from jetface.runtimes.choose import select_backend
 from jetface.errors import BackendUnavailableError
 try:
-    selection = select_backend({backend!r}, providers={providers!r}, probes=Probes(root=Path({root!r})))
+    selection = select_backend({backend!r}, providers={providers!r}, host=Host(root=Path({root!r})))
     print(selection.name, *(attempt.outcome for attempt in selection.attempts), selection.is_fallback, sep="|")
 except BackendUnavailableError as error:
     print(error.message)

@@ -17,7 +17,7 @@ from click import ClickException
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.runtimes.choose import Probes
+from jetface.runtimes.choose import Host
 from jetface.settings import Settings
 from tests.support.machines import ORIN_30W, plant
 from tests.support.server import Server, free_port, running_server
@@ -220,9 +220,9 @@ class TestAnswers:
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("jetface.runtimes.choose.runtime_version", lambda: (1, 23, 0))
-        probes = Probes(root=plant(tmp_path, ORIN_30W), machine="aarch64")
+        host = Host(root=plant(tmp_path, ORIN_30W), machine="aarch64")
         with pytest.raises(ClickException, match="ONNX Runtime may crash"):
-            compare_answers(target, Settings(), None, probes=probes)
+            compare_answers(target, Settings(), None, host=host)
 
     def test_without_onnx_runtime_golden_boxes_judge_alone(
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -235,8 +235,8 @@ class TestAnswers:
             boxes = [{"bbox": face["box"]} for face in caller.detect(portrait())["faces"]]
         (folder / GOLDEN_FILE).write_text(json.dumps({"images": {"one.jpg": {"faces": boxes}}}))
         monkeypatch.setattr("jetface.runtimes.choose.runtime_version", lambda: (1, 23, 0))
-        probes = Probes(root=plant(tmp_path / "root", ORIN_30W), machine="aarch64")
-        facts = compare_answers(target, Settings(), folder, probes=probes)
+        host = Host(root=plant(tmp_path / "root", ORIN_30W), machine="aarch64")
+        facts = compare_answers(target, Settings(), folder, host=host)
         assert facts["golden"]["is_met"]
         assert "worst_iou" not in facts
 

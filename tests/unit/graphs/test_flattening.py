@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from jetface.graphs.parts import GraphParts, take_apart
 from jetface.graphs.prepare import prepare_graph
-from jetface.graphs.rewrite import FIX_FLATTENING, fix_flattening
+from jetface.graphs.rewrite import FIX_SIZES, fix_sizes
 from jetface.registry import default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.tiny_onnx import model
@@ -57,8 +57,8 @@ def target_of(parts: GraphParts) -> list[int]:
 def test_a_real_model_asks_for_no_shape_and_answers_the_same(name: str, shared_models: Path) -> None:
     spec = read_registry([default_registry_dir()])[name]
     path = shared_models / f"{name}.onnx"
-    before, after = prepare_graph(path, spec), prepare_graph(path, spec, rewrites=[FIX_FLATTENING])
-    assert after.rewrites == ("fix_flattening",)
+    before, after = prepare_graph(path, spec), prepare_graph(path, spec, rewrites=[FIX_SIZES])
+    assert after.rewrites == ("fix_sizes",)
     assert isinstance(after.model, bytes)
     parts = take_apart(after.model)
     types = parts.infer_types()
@@ -82,7 +82,7 @@ def test_a_length_that_is_kept_is_zero_and_one_that_never_changes_itself(
     target: Sequence[str], shape: Sequence[int | str], constants: list[int]
 ) -> None:
     parts = graph(view(*target), shape=shape, zero=0, rest=[-1], three=[3])
-    fixed = fix_flattening(parts)
+    fixed = fix_sizes(parts)
     assert target_of(fixed) == constants
     assert len(fixed.weights) == 1
     before, after = (changed.assemble() for changed in (parts, fixed))
@@ -119,7 +119,7 @@ STAYS: Mapping[str, GraphParts] = {
 
 @pytest.mark.parametrize("name", STAYS)
 def test_what_is_neither_kept_nor_constant_stays_as_it_is(name: str) -> None:
-    assert fix_flattening(STAYS[name]) is STAYS[name]
+    assert fix_sizes(STAYS[name]) is STAYS[name]
 
 
 def test_a_graph_within_a_graph_may_read_anything_and_stays() -> None:
@@ -129,4 +129,4 @@ def test_a_graph_within_a_graph_may_read_anything_and_stays() -> None:
     )  # fmt: skip
     branch = make("If", ["yes"], ["again"], then_branch=inner, else_branch=inner)
     parts = graph([*view("rest"), branch], zero=0, rest=[-1])
-    assert fix_flattening(parts) is parts
+    assert fix_sizes(parts) is parts

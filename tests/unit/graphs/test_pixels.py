@@ -15,7 +15,7 @@ from jetface.graphs.parts import take_apart
 from jetface.graphs.pixels import take_pixels, to_batch
 from jetface.graphs.prepare import PreparedGraph, prepare_graph
 from jetface.heads.families import FAMILIES
-from jetface.judging.drawings import draw_probes
+from jetface.judging.drawings import draw_pictures
 from jetface.registry import InputSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.tiny_onnx import arcface_model, arcface_spec, model, scrfd_model, scrfd_spec, yunet_model
@@ -93,7 +93,7 @@ def both(path: Path, name: str) -> list[PreparedGraph]:
 
 def test_real_detector_finds_the_same_faces(shared_models: Path) -> None:
     spec = read_registry([default_registry_dir()])["det_500m"]
-    picture = draw_probes().pictures[-1]
+    picture = draw_pictures().pictures[-1]
     canvas = np.ascontiguousarray(picture[:192, :608])
     outputs = []
     for graph in both(shared_models / "det_500m.onnx", "det_500m"):
@@ -106,7 +106,7 @@ def test_real_detector_finds_the_same_faces(shared_models: Path) -> None:
 
 def test_real_recognizer_gives_the_same_embeddings(shared_models: Path) -> None:
     spec = read_registry([default_registry_dir()])["w600k_mbf_dequantized"]
-    crops = draw_probes().crops[:3]
+    crops = draw_pictures().crops[:3]
     answers = []
     for graph in both(shared_models / spec.file_name, spec.name):
         (backend,) = open_onnx_backends(graph.model, max_batch_size=2)

@@ -84,7 +84,7 @@ def test_the_graph_that_is_rewritten_stays_as_it_was() -> None:
 def test_rewrites_are_applied_where_they_were_measured_to_win() -> None:
     cpu = "CPUExecutionProvider"
     new = [rewrite.name for rewrite in choose_rewrites(cpu, PRELU_IS_SLOW_FROM)]
-    everywhere = ["fix_upsampling", "fix_flattening"]
+    everywhere = ["fix_sizes"]
     assert new == [*everywhere, "merge_siblings", "widen_groups", "split_prelu"]
     assert [rewrite.name for rewrite in choose_rewrites(cpu, (1, 24, 4))] == [*everywhere, "merge_siblings"]
     openvino = [rewrite.name for rewrite in choose_rewrites("OpenVINO", PRELU_IS_SLOW_FROM)]

@@ -18,7 +18,7 @@ from jetface.graphs.free_batch import free_batch
 from jetface.graphs.half import to_half
 from jetface.graphs.parts import GraphParts, take_apart
 from jetface.graphs.prepare import prepare_graph
-from jetface.graphs.rewrite import FIX_UPSAMPLING, fix_upsampling
+from jetface.graphs.rewrite import FIX_SIZES, fix_sizes
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.tiny_onnx import model, scrfd_model, scrfd_spec
@@ -102,8 +102,8 @@ def test_a_real_detector_computes_no_sizes_and_answers_the_same(
 ) -> None:
     path, spec = shared_models / f"{name}.onnx", registry[name]
     before = prepare_graph(path, spec, pixels=pixels)
-    after = prepare_graph(path, spec, pixels=pixels, rewrites=[FIX_UPSAMPLING])
-    assert after.rewrites == ("fix_upsampling",)
+    after = prepare_graph(path, spec, pixels=pixels, rewrites=[FIX_SIZES])
+    assert after.rewrites == ("fix_sizes",)
     assert after.is_batch_free
     assert isinstance(after.model, bytes)
     parts = take_apart(after.model)
@@ -118,7 +118,7 @@ def test_a_real_detector_computes_no_sizes_and_answers_the_same(
 def test_a_detector_as_it_was_published_is_changed_too(name: str, shared_models: Path) -> None:
     """With its batch of one still in it."""
     published = (shared_models / f"{name}.onnx").read_bytes()
-    fixed = fix_upsampling(take_apart(published))
+    fixed = fix_sizes(take_apart(published))
     assert "Shape" not in kinds(fixed)
     for canvas_hw in [(96, 64), (32, 160)]:
         assert equal(published, fixed.assemble().SerializeToString(), pictures(1, canvas_hw))
@@ -126,7 +126,7 @@ def test_a_detector_as_it_was_published_is_changed_too(name: str, shared_models:
 
 def test_a_detector_cast_to_half_is_changed_too(shared_models: Path) -> None:
     half = to_half(take_apart((shared_models / "det_500m.onnx").read_bytes()))
-    fixed = fix_upsampling(half)
+    fixed = fix_sizes(half)
     assert "Shape" not in kinds(fixed)
     before, after = (parts.assemble().SerializeToString() for parts in (half, fixed))
     assert equal(before, after, pictures(1, (96, 64)))
@@ -140,7 +140,7 @@ def test_a_detector_cast_to_half_is_changed_too(shared_models: Path) -> None:
 def test_every_export_of_scrfd_answers_the_same(perm: tuple[int, ...], count: int, steps: tuple[int, int]) -> None:
     freed = free_batch(take_apart(scrfd_model(perm=perm, batch="N")))
     assert freed is not None
-    fixed = fix_upsampling(freed)
+    fixed = fix_sizes(freed)
     assert set(kinds(freed)) - set(kinds(fixed)) == {"Shape", "Gather", "Unsqueeze", "Slice", "Concat"}
     assert {"two", "three", "from", "to"}.isdisjoint(fixed.weights)
     before, after = (parts.assemble() for parts in (freed, fixed))
@@ -156,7 +156,7 @@ def test_every_export_of_scrfd_answers_the_same(perm: tuple[int, ...], count: in
 def test_every_mode_that_knows_no_region_answers_the_same(opset: int, coordinates: str, mode: str, factor: int) -> None:
     upsampling = resize_like(mode=mode, coordinate_transformation_mode=coordinates, nearest_mode="round_prefer_floor")
     parts = graph([pool(factor), *upsampling], opset=opset)
-    fixed = fix_upsampling(parts)
+    fixed = fix_sizes(parts)
     assert kinds(fixed) == ["MaxPool", "Resize"]
     factors = fixed.constant(fixed.nodes[1].input[2])
     assert factors is not None
@@ -180,7 +180,7 @@ def test_one_upsampling_on_another_is_followed() -> None:
     longer = parts.replace(
         nodes=[*parts.nodes, *second], new_weights={"four": np.array([4])}, outputs=[*parts.outputs, end]
     )
-    fixed = fix_upsampling(longer)
+    fixed = fix_sizes(longer)
     assert "Shape" not in kinds(fixed)
     scales = [fixed.constant(node.input[2]) for node in fixed.nodes if node.op_type == "Resize"]
     assert [None if scale is None else scale.tolist() for scale in scales] == [[1, 1, 2, 2], [1, 1, 8, 8]]
@@ -190,10 +190,10 @@ def test_a_canvas_that_is_fixed_is_the_only_one_asked() -> None:
     """17 pixels pool to 8: a factor of 2 there alone, where the height is 16."""
     upsampling = [make("Shape", ["small"], ["s"]), make("Mul", ["s", "two"], ["sizes"]),
                   make("Resize", ["small", "none", "none", "sizes"], ["y"], mode="nearest")]  # fmt: skip
-    fixed = fix_upsampling(graph([pool(2), *upsampling], shape=("N", 3, 16, 17)))
+    fixed = fix_sizes(graph([pool(2), *upsampling], shape=("N", 3, 16, 17)))
     assert kinds(fixed) == ["MaxPool", "Resize"]
     stays = graph([pool(2), *resize_like()], shape=("N", 3, 16, 17))
-    assert fix_upsampling(stays) is stays
+    assert fix_sizes(stays) is stays
 
 
 def test_sizes_may_be_computed_in_any_way() -> None:
@@ -206,7 +206,7 @@ def test_sizes_may_be_computed_in_any_way() -> None:
         make("Cast", ["r"], ["sizes"], to=TensorProto.INT64),
         make("Resize", ["x", "none", "none", "sizes"], ["y"], mode="nearest"),
     ]
-    fixed = fix_upsampling(graph(nodes, k=np.array([1, 1, 2, 2], np.float32)))
+    fixed = fix_sizes(graph(nodes, k=np.array([1, 1, 2, 2], np.float32)))
     assert kinds(fixed) == ["Resize"]
 
 
@@ -216,13 +216,13 @@ def test_parts_of_a_shape_are_read_as_the_operator_says() -> None:
         make("Shape", ["small"], ["nc"], start=0, end=2), make("Shape", ["x"], ["sides"], start=2),
         make("Concat", ["nc", "sides"], ["sizes"], axis=0), make("Resize", ["small", "", "", "sizes"], ["y"]),
     ]  # fmt: skip
-    assert kinds(fix_upsampling(graph([pool(2), *nodes], opset=15))) == ["MaxPool", "Resize"]
+    assert kinds(fix_sizes(graph([pool(2), *nodes], opset=15))) == ["MaxPool", "Resize"]
 
 
 def test_the_shape_of_a_map_alone_is_a_factor_of_one() -> None:
     nodes = [make("Shape", ["x"], ["sizes"]), make("Resize", ["small", "none", "none", "sizes"], ["y"])]
     relu = make("Relu", ["x"], ["small"])
-    fixed = fix_upsampling(graph([relu, *nodes]))
+    fixed = fix_sizes(graph([relu, *nodes]))
     factors = fixed.constant(fixed.nodes[1].input[2])
     assert factors is not None
     assert factors.tolist() == [1, 1, 1, 1]
@@ -232,7 +232,7 @@ def test_what_others_read_is_kept() -> None:
     """A shape that an output is made of stays, though its other reader is gone."""
     parts = graph([pool(2), *resize_like(), make("Cast", ["large_shape"], ["told"], to=TensorProto.FLOAT)])
     told = helper.make_tensor_value_info("told", TensorProto.FLOAT, [4])
-    fixed = fix_upsampling(parts.replace(outputs=[*parts.outputs, told]))
+    fixed = fix_sizes(parts.replace(outputs=[*parts.outputs, told]))
     assert kinds(fixed) == ["MaxPool", "Shape", "Resize", "Cast"]
 
 
@@ -296,7 +296,7 @@ STAYS: Mapping[str, GraphParts] = {
 
 @pytest.mark.parametrize("name", STAYS)
 def test_what_is_no_whole_factor_everywhere_stays_as_it_is(name: str) -> None:
-    assert fix_upsampling(STAYS[name]) is STAYS[name]
+    assert fix_sizes(STAYS[name]) is STAYS[name]
 
 
 def test_a_graph_within_a_graph_may_read_anything_and_stays() -> None:
@@ -307,13 +307,13 @@ def test_a_graph_within_a_graph_may_read_anything_and_stays() -> None:
     )  # fmt: skip
     branch = make("If", ["yes"], ["sizes_again"], then_branch=inner, else_branch=inner)
     parts = parts.replace(nodes=[*parts.nodes, branch], new_weights={"yes": np.array(True)})
-    assert fix_upsampling(parts) is parts
+    assert fix_sizes(parts) is parts
 
 
 def test_a_detector_of_one_fixed_canvas_keeps_the_sizes_it_was_exported_with(tmp_path: Path) -> None:
     path = tmp_path / "det.onnx"
     path.write_bytes(scrfd_model(fixed_upsample=True, canvas_hw=(64, 64)))
-    prepared = prepare_graph(path, scrfd_spec(), rewrites=[FIX_UPSAMPLING])
+    prepared = prepare_graph(path, scrfd_spec(), rewrites=[FIX_SIZES])
     assert prepared.rewrites == ()
     assert equal(path, prepared.model, pictures(1, (64, 64)))
 
@@ -321,5 +321,5 @@ def test_a_detector_of_one_fixed_canvas_keeps_the_sizes_it_was_exported_with(tmp
 def test_the_graph_that_is_rewritten_stays_as_it_was() -> None:
     parts = take_apart(scrfd_model())
     before = parts.assemble().SerializeToString()
-    assert fix_upsampling(parts) is not parts
+    assert fix_sizes(parts) is not parts
     assert parts.assemble().SerializeToString() == before

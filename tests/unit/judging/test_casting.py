@@ -13,7 +13,7 @@ from jetface.graphs.prepare import prepare_graph
 from jetface.heads.families import FAMILIES
 from jetface.judging.agreement import DetectionAgreement, EmbeddingAgreement, Pictures
 from jetface.judging.casting import Cast, Caster, find_faces
-from jetface.judging.drawings import Probes, draw_probes
+from jetface.judging.drawings import Drawings, draw_pictures
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.fragile_onnx import offset_model, overflowing_detector, overflowing_model
@@ -22,8 +22,8 @@ from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 
 
 @pytest.fixture(scope="module")
-def probes() -> Probes:
-    return draw_probes()
+def drawings() -> Drawings:
+    return draw_pictures()
 
 
 def halves(path: Path, spec: ModelSpec, pictures: Pictures) -> list[Cast]:
@@ -80,52 +80,52 @@ def test_recognizers_stay_within_the_limits(
 
 
 def test_what_was_converted_is_weights_for_an_entry_of_its_own(
-    tmp_path: Path, registry: dict[str, ModelSpec], probes: Probes
+    tmp_path: Path, registry: dict[str, ModelSpec], drawings: Drawings
 ) -> None:
     """It opens by the same code as any file, several crops at once, and its own answers are near those of FP32."""
     spec = registry["starter_rec"]
     source = default_registry_dir() / spec.file_name
-    (cast,) = halves(source, spec, lambda: probes.crops[:2])
+    (cast,) = halves(source, spec, lambda: drawings.crops[:2])
     answers = []
     for path in (source, stored(tmp_path, cast.model)):
         graph = prepare_graph(path, spec)
         assert graph.is_batch_free
         (backend,) = open_onnx_backends(graph.model, max_batch_size=4)
         head = FAMILIES[spec.family](spec, backend, graph.input_hw).head
-        answers.append(np.stack([embedding.vector for embedding in head.run(backend, probes.crops[:3])]))
+        answers.append(np.stack([embedding.vector for embedding in head.run(backend, drawings.crops[:3])]))
     assert (np.einsum("nl,nl->n", *answers) > 0.999).all()
 
 
-def test_values_that_overflow_half_precision_are_refused(tmp_path: Path, probes: Probes) -> None:
+def test_values_that_overflow_half_precision_are_refused(tmp_path: Path, drawings: Drawings) -> None:
     """FP32 has room for them: such a graph would answer on a CPU, and with nonsense on a GPU."""
     path = stored(tmp_path, overflowing_model())
-    casts = halves(path, arcface_spec(), lambda: probes.crops[:4])
+    casts = halves(path, arcface_spec(), lambda: drawings.crops[:4])
     assert [cast.name for cast in casts] == [ALL_HALF.name, FULL_SUMS.name]
     for cast in casts:
         assert cast.agreement is None
         assert cast.fault == "its answers are not finite: values overflow half precision"
 
 
-def test_a_detector_that_overflows_is_refused(tmp_path: Path, probes: Probes) -> None:
+def test_a_detector_that_overflows_is_refused(tmp_path: Path, drawings: Drawings) -> None:
     path = stored(tmp_path, overflowing_detector())
-    for cast in halves(path, scrfd_spec(), lambda: probes.pictures[:1]):
+    for cast in halves(path, scrfd_spec(), lambda: drawings.pictures[:1]):
         assert cast.agreement is None
         assert "overflow" in str(cast.fault)
 
 
-def test_sums_stay_in_fp32_where_the_limits_demand_it(tmp_path: Path, probes: Probes) -> None:
+def test_sums_stay_in_fp32_where_the_limits_demand_it(tmp_path: Path, drawings: Drawings) -> None:
     """Near 60000 halves are 32 apart: what is added to it is lost, unless the sum is FP32."""
     path = stored(tmp_path, offset_model(60000))
-    casts = halves(path, arcface_spec(), lambda: probes.crops[:4])
+    casts = halves(path, arcface_spec(), lambda: drawings.crops[:4])
     assert [bool(cast.fault) for cast in casts] == [True, False]
     assert casts[-1].name == FULL_SUMS.name
     careful = arcface_spec().model_copy(update={"fp32_sums": True})
-    assert [cast.name for cast in halves(path, careful, lambda: probes.crops[:4])] == [FULL_SUMS.name]
+    assert [cast.name for cast in halves(path, careful, lambda: drawings.crops[:4])] == [FULL_SUMS.name]
 
 
-def test_answers_that_are_only_less_exact_are_told_by_how_much(tmp_path: Path, probes: Probes) -> None:
+def test_answers_that_are_only_less_exact_are_told_by_how_much(tmp_path: Path, drawings: Drawings) -> None:
     path = stored(tmp_path, offset_model(6000))
-    first = halves(path, arcface_spec(), lambda: probes.crops[:4])[0]
+    first = halves(path, arcface_spec(), lambda: drawings.crops[:4])[0]
     assert isinstance(first.agreement, EmbeddingAgreement)
     assert first.fault is not None
     assert first.fault.startswith("an embedding has a cosine of 0.")
@@ -138,10 +138,10 @@ def test_no_face_is_no_verdict(registry: dict[str, ModelSpec]) -> None:
     assert casts[-1].fault == "there was no face to compare boxes of"
 
 
-def test_a_graph_in_half_already_is_refused(tmp_path: Path, probes: Probes) -> None:
-    (first,) = halves(stored(tmp_path, arcface_model()), arcface_spec(), lambda: probes.crops[:4])
+def test_a_graph_in_half_already_is_refused(tmp_path: Path, drawings: Drawings) -> None:
+    (first,) = halves(stored(tmp_path, arcface_model()), arcface_spec(), lambda: drawings.crops[:4])
     with pytest.raises(ModelContractError, match="in half precision already"):
-        halves(stored(tmp_path, first.model), arcface_spec(), lambda: probes.crops[:4])
+        halves(stored(tmp_path, first.model), arcface_spec(), lambda: drawings.crops[:4])
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

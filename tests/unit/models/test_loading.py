@@ -63,7 +63,6 @@ class SlowedOpener:
     opened: list[SlowedBackend] = field(default_factory=list)
     provider: str = "OpenVINO"
     is_on_cpu: bool = True
-    wants_pixels: bool = False
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1

@@ -18,7 +18,7 @@ from jetface.runtimes.choose import (
     AVAILABLE,
     Attempt,
     BackendName,
-    Probes,
+    Host,
     Selection,
     cuda_fault,
     gpu_fault,
@@ -65,12 +65,12 @@ def importing(text: str) -> Callable[[], Toolkit]:
 
 @dataclass(frozen=True)
 class Machine:
-    """Makes probes of machines that have all that GPUs need, less what a test takes away."""
+    """Makes host of machines that have all that GPUs need, less what a test takes away."""
 
     folder: Path
 
-    def probes(self, files: Mapping[str, str], **others: Any) -> Probes:
-        probes = Probes(
+    def host(self, files: Mapping[str, str], **others: Any) -> Host:
+        host = Host(
             root=plant(self.folder, files),
             find_toolkit=rtx,
             open_cuda=FakeCuda,
@@ -79,7 +79,7 @@ class Machine:
             read_kernels=lambda: None,
             machine="x86_64",
         )
-        return replace(probes, **others)
+        return replace(host, **others)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def outcomes(selection: Selection) -> dict[str, str]:
 
 class TestAuto:
     def test_takes_tensorrt_first_and_onnx_runtime_until_engines_are_built(self, machine: Machine) -> None:
-        selection = select_backend("auto", probes=machine.probes(SERVER))
+        selection = select_backend("auto", host=machine.host(SERVER))
         assert isinstance(selection.engines, TensorrtKit)
         assert selection.onnx is not None
         assert outcomes(selection)["tensorrt"] == AVAILABLE
@@ -106,13 +106,13 @@ class TestAuto:
         self, machine: Machine, files: Mapping[str, str]
     ) -> None:
         for others in ({}, {"is_installed": lambda _name: False}):
-            selection = select_backend("auto", probes=machine.probes(files, machine="aarch64", **others))
+            selection = select_backend("auto", host=machine.host(files, machine="aarch64", **others))
             assert isinstance(selection.engines, TensorrtKit)
             assert not selection.is_on_cpu
 
     def test_says_nothing_worse_than_info_on_a_machine_without_gpu(self, machine: Machine) -> None:
         with capture_logs() as logs:
-            selection = select_backend("auto", probes=machine.probes(PLAIN, find_toolkit=raising(AssertionError())))
+            selection = select_backend("auto", host=machine.host(PLAIN, find_toolkit=raising(AssertionError())))
         assert selection.is_on_cpu
         assert not selection.is_fallback
         assert {line["log_level"] for line in logs} == {"info"}
@@ -123,9 +123,9 @@ class TestAuto:
         ]  # fmt: skip
 
     def test_warns_where_a_gpu_is_left_idle(self, machine: Machine) -> None:
-        probes = machine.probes(SERVER, find_toolkit=importing("No module named 'tensorrt'"))
+        host = machine.host(SERVER, find_toolkit=importing("No module named 'tensorrt'"))
         with capture_logs() as logs:
-            selection = select_backend("auto", probes=replace(probes, is_installed=lambda _name: False))
+            selection = select_backend("auto", host=replace(host, is_installed=lambda _name: False))
         assert selection.is_fallback
         warnings = [line for line in logs if line["log_level"] == "warning"]
         assert [line.get("backend") for line in warnings] == ["tensorrt", "onnxruntime-cuda", None]
@@ -133,24 +133,24 @@ class TestAuto:
         assert all(line["cure"] for line in warnings[:-1])
 
     def test_asks_nothing_of_the_gpu_where_a_provider_is_named(self, machine: Machine) -> None:
-        probes = machine.probes(SERVER, find_toolkit=raising(AssertionError()))
-        selection = select_backend("auto", providers=("cpu",), probes=probes)
+        host = machine.host(SERVER, find_toolkit=raising(AssertionError()))
+        selection = select_backend("auto", providers=("cpu",), host=host)
         assert selection.attempts == ()
         assert not selection.is_fallback
 
     @pytest.mark.parametrize("providers", [("auto",), ()])
     def test_is_the_same_as_naming_no_provider(self, machine: Machine, providers: tuple[str, ...]) -> None:
-        assert select_backend("auto", providers=providers, probes=machine.probes(SERVER)).engines is not None
+        assert select_backend("auto", providers=providers, host=machine.host(SERVER)).engines is not None
 
 
 class TestByName:
     @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
     def test_another_backend_has_no_engines(self, machine: Machine, backend: BackendName) -> None:
-        probes = machine.probes(SERVER, find_toolkit=raising(AssertionError()))
-        assert select_backend(backend, probes=probes).engines is None
+        host = machine.host(SERVER, find_toolkit=raising(AssertionError()))
+        assert select_backend(backend, host=host).engines is None
 
     def test_tensorrt_builds_engines_and_lets_onnx_runtime_answer_meanwhile(self, machine: Machine) -> None:
-        selection = select_backend("tensorrt", probes=machine.probes(ORIN))
+        selection = select_backend("tensorrt", host=machine.host(ORIN))
         assert selection.engines is not None
         assert selection.engines.facts()["module"] == "NVIDIA Jetson AGX Orin Developer Kit"
         assert [opener.name for opener in selection.candidates(keeps_bf16=True)] == ["onnxruntime-cpu"]
@@ -184,7 +184,7 @@ class TestByName:
         self, machine: Machine, files: Mapping[str, str], changes: Mapping[str, Any], told: list[str]
     ) -> None:
         with pytest.raises(BackendUnavailableError) as caught:
-            select_backend("tensorrt", probes=machine.probes(files, **changes))
+            select_backend("tensorrt", host=machine.host(files, **changes))
         message = caught.value.message
         assert message.startswith("BACKEND=tensorrt cannot be had.")
         assert message.endswith("set BACKEND=auto, which takes what there is.")
@@ -193,8 +193,8 @@ class TestByName:
             assert words in message
 
     def test_the_same_causes_are_told_by_auto_which_goes_on(self, machine: Machine) -> None:
-        probes = machine.probes(SERVER, open_cuda=raising(CudaError(TOO_OLD)))
-        selection = select_backend("auto", probes=probes)
+        host = machine.host(SERVER, open_cuda=raising(CudaError(TOO_OLD)))
+        selection = select_backend("auto", host=host)
         attempt = selection.attempts[0]
         assert (attempt.name, attempt.is_available) == ("tensorrt", False)
         assert "older than the CUDA libraries" in attempt.outcome
@@ -202,39 +202,39 @@ class TestByName:
 
     def test_a_provider_for_gpus_is_refused_where_it_would_not_start(self, machine: Machine) -> None:
         with pytest.raises(BackendUnavailableError, match=r"asks for cuda"):
-            select_backend("onnxruntime", providers=("cuda",), probes=machine.probes(SERVER))
+            select_backend("onnxruntime", providers=("cuda",), host=machine.host(SERVER))
 
 
 class TestCuda:
     """ONNX Runtime on the GPU. What its builds offer cannot be had here, so it is an argument."""
 
     def test_runs_where_a_graph_of_one_node_does(self, machine: Machine) -> None:
-        assert cuda_fault(machine.probes(SERVER), cuda_is_offered=True) is None
+        assert cuda_fault(machine.host(SERVER), cuda_is_offered=True) is None
 
     def test_tells_what_the_provider_misses(self, machine: Machine) -> None:
-        fault = cuda_fault(machine.probes(SERVER, provider_fault=lambda _name: MISSES_CUDNN), cuda_is_offered=True)
+        fault = cuda_fault(machine.host(SERVER, provider_fault=lambda _name: MISSES_CUDNN), cuda_is_offered=True)
         assert fault is not None
         assert "libraries is not found" in fault.why
         assert "cuDNN" in fault.cure
 
     def test_tells_for_which_gpus_the_wheel_has_kernels(self, machine: Machine) -> None:
         """CUDA says which GPU this is; where it cannot be asked, the files of a Jetson do."""
-        probes = machine.probes(
+        host = machine.host(
             ORIN, provider_fault=lambda _name: MISSES_CUDNN, read_kernels=lambda: Kernels(frozenset({89, 90, 120}))
         )
-        fault = cuda_fault(probes, cuda_is_offered=True)
+        fault = cuda_fault(host, cuda_is_offered=True)
         assert fault is not None
         assert fault.why == "this wheel has kernels for 89/90/120, this GPU is 8.7"
         assert "linux_aarch64.whl" in fault.cure
-        assert cuda_fault(replace(probes, open_cuda=raising(CudaError(TOO_OLD))), cuda_is_offered=True) == fault
+        assert cuda_fault(replace(host, open_cuda=raising(CudaError(TOO_OLD))), cuda_is_offered=True) == fault
 
     def test_tells_that_there_are_no_kernels_where_the_library_has_no_list(self, machine: Machine) -> None:
-        probes = machine.probes(
+        host = machine.host(
             SERVER,
             provider_fault=lambda _name: "CUDA failure 209: no kernel image is available",
             open_cuda=raising(CudaError(TOO_OLD)),
         )
-        fault = cuda_fault(probes, cuda_is_offered=True)
+        fault = cuda_fault(host, cuda_is_offered=True)
         assert fault is not None
         assert fault.what == "ONNX Runtime does not run on the GPU"
         assert "no kernels for its generation" in fault.why
@@ -252,21 +252,21 @@ class TestCuda:
     def test_tells_which_build_is_installed_where_it_offers_no_cuda(
         self, machine: Machine, installed: set[str], told: str
     ) -> None:
-        fault = cuda_fault(machine.probes(SERVER, is_installed=installed.__contains__), cuda_is_offered=False)
+        fault = cuda_fault(machine.host(SERVER, is_installed=installed.__contains__), cuda_is_offered=False)
         assert fault is not None
         assert told in fault.why
         assert "pip install" in fault.cure
 
     def test_what_files_tell_comes_before_what_the_provider_says(self, machine: Machine) -> None:
-        probes = machine.probes(SERVER_WITHOUT_TOOLKIT, provider_fault=lambda _name: "CUDA failure 100")
-        assert cuda_fault(probes, cuda_is_offered=True) == gpu_fault(find_gpu(probes.root))
+        host = machine.host(SERVER_WITHOUT_TOOLKIT, provider_fault=lambda _name: "CUDA failure 100")
+        assert cuda_fault(host, cuda_is_offered=True) == gpu_fault(find_gpu(host.root))
 
     def test_runs_where_it_starts_though_no_file_tells_of_a_gpu(self, machine: Machine) -> None:
-        assert cuda_fault(machine.probes(PLAIN), cuda_is_offered=True) is None
+        assert cuda_fault(machine.host(PLAIN), cuda_is_offered=True) is None
 
     def test_installed_distributions_are_asked_for_by_name(self) -> None:
-        assert Probes().is_installed("onnxruntime")
-        assert not Probes().is_installed("no-such-distribution")
+        assert Host().is_installed("onnxruntime")
+        assert not Host().is_installed("no-such-distribution")
 
 
 class TestJetsonWithCoresSwitchedOff:
@@ -280,7 +280,7 @@ class TestJetsonWithCoresSwitchedOff:
         self, machine: Machine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("jetface.runtimes.choose.available_providers", raising(AssertionError()))
-        selection = select_backend("auto", probes=machine.probes(ORIN_30W, machine="aarch64"))
+        selection = select_backend("auto", host=machine.host(ORIN_30W, machine="aarch64"))
         assert selection.onnx is None
         assert selection.candidates(keeps_bf16=True) == ()
         assert selection.engines is not None
@@ -290,7 +290,7 @@ class TestJetsonWithCoresSwitchedOff:
 
     def test_it_is_used_with_a_warning_where_there_is_nothing_else(self, machine: Machine) -> None:
         with capture_logs() as logs:
-            selection = select_backend("onnxruntime", probes=machine.probes(ORIN_30W, machine="aarch64"))
+            selection = select_backend("onnxruntime", host=machine.host(ORIN_30W, machine="aarch64"))
         assert selection.onnx is not None
         assert any("may crash" in line["event"] and "nvpmodel" in line["cure"] for line in logs)
 
@@ -298,11 +298,11 @@ class TestJetsonWithCoresSwitchedOff:
     def test_all_cores_or_another_processor_are_no_reason(
         self, machine: Machine, files: Mapping[str, str], architecture: str
     ) -> None:
-        assert machine.probes(files, machine=architecture).cores_fault() is None
+        assert machine.host(files, machine=architecture).cores_fault() is None
 
     def test_nor_is_a_newer_version(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("jetface.runtimes.choose.runtime_version", lambda: (1, 27, 0))
-        assert machine.probes(ORIN_30W, machine="aarch64").cores_fault() is None
+        assert machine.host(ORIN_30W, machine="aarch64").cores_fault() is None
 
 
 def test_engines_do_without_an_onnx_runtime_that_cannot_be_imported(
@@ -310,8 +310,8 @@ def test_engines_do_without_an_onnx_runtime_that_cannot_be_imported(
 ) -> None:
     fault = Fault("ONNX Runtime cannot be imported", "it was built for NumPy 1", "Install numpy<2.")
     monkeypatch.setattr("jetface.runtimes.choose.available_providers", raising(unavailable(fault)))
-    selection = select_backend("tensorrt", probes=machine.probes(SERVER))
+    selection = select_backend("tensorrt", host=machine.host(SERVER))
     assert (selection.onnx, selection.name) == (None, "tensorrt_rtx")
     assert selection.attempts[-1] == Attempt.failed("onnxruntime", fault)
     with pytest.raises(BackendUnavailableError):
-        select_backend("auto", probes=machine.probes(SERVER, open_cuda=raising(CudaError(TOO_OLD))))
+        select_backend("auto", host=machine.host(SERVER, open_cuda=raising(CudaError(TOO_OLD))))

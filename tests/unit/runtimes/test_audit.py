@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.runtimes.backend import can_tell, nodes_elsewhere, nodes_in_profile, report
 from jetface.runtimes.onnx import open_session
+from jetface.runtimes.onnx_cuda import can_tell, nodes_elsewhere, nodes_in_profile, report
 from tests.support.tiny_onnx import arcface_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -1,4 +1,4 @@
-"""Batch sizes, and what is kept for them."""
+"""Batch sizes, and warming them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.runtimes.backend import Kept, bucket_of, buckets_up_to, layout_of, warm
+from jetface.runtimes.backend import bucket_of, buckets_up_to, layout_of, warm
 from tests.support.function_backend import FunctionBackend
 
 sizes = st.integers(1, 2048)
@@ -49,43 +49,3 @@ def test_warming_can_run_each_bucket_twice_on_pixels() -> None:
     warm(backend, [(8, 8, 3)], np.uint8, num_runs=2)
     layouts = [layout_of(batch) for batch in backend.batches]
     assert layouts == [((size, 8, 8, 3), np.dtype(np.uint8)) for size in (2, 2, 1, 1)]
-
-
-class Held:
-    def __init__(self) -> None:
-        self.times_closed = 0
-
-    def close(self) -> None:
-        self.times_closed += 1
-
-
-@given(keys=st.lists(st.integers(0, 6), max_size=40), most=st.integers(1, 4))
-def test_the_last_used_are_kept_all_others_closed_once(keys: list[int], most: int) -> None:
-    made: list[Held] = []
-
-    def make() -> Held:
-        made.append(Held())
-        return made[-1]
-
-    kept: Kept[int, Held] = Kept(most)
-    for key in keys:
-        assert kept.get(key, make).times_closed == 0
-        assert len(kept) <= most
-        assert sum(not held.times_closed for held in made) == len(kept)
-    num_made = len(made)
-    for key in list(dict.fromkeys(reversed(keys)))[:most]:
-        kept.get(key, make)
-    assert len(made) == num_made
-    kept.close()
-    kept.close()
-    assert all(held.times_closed == 1 for held in made)
-    assert len(kept) == 0
-
-
-def test_what_is_dropped_is_closed_and_made_anew() -> None:
-    kept: Kept[str, Held] = Kept(2)
-    first = kept.get("a", Held)
-    kept.drop("a")
-    kept.drop("a")
-    assert first.times_closed == 1
-    assert kept.get("a", Held) is not first

@@ -17,9 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from structlog.testing import capture_logs
 
 from jetface.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, ModelFileError
-from jetface.runtimes.backend import can_tell, most_kept
 from jetface.runtimes.onnx import open_session
-from jetface.runtimes.onnx_cuda import CudaSetup, OnnxCudaBackend, may_prefer_nhwc, open_cuda_backend
+from jetface.runtimes.onnx_cuda import CudaSetup, OnnxCudaBackend, can_tell, may_prefer_nhwc, open_cuda_backend
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, model
 
@@ -308,7 +307,7 @@ def test_shapes_come_and_go_within_bounds_and_late_ones_are_captured_too(cuda: F
     backend = open_cuda_backend(
         relu_model(), setup=CudaSetup(cuda=cuda, device="cpu"), max_batch_size=2, open_session=opening
     )
-    most = most_kept(2)
+    most = 16
     for side in range(1, most + 4):
         blob = np.full((1, 3, side, side), -1, np.float32)
         blob[0, 0] = side

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from jetface.errors import BackendUnavailableError
 from jetface.runtimes.choose import OnnxOpener, with_cuda_buffers
-from jetface.runtimes.cuda import CudaError, CudaRuntime
+from jetface.runtimes.cuda import Cuda, CudaError
 from jetface.runtimes.onnx_cuda import CudaSetup, OnnxCudaBackend
 from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model
@@ -18,8 +18,8 @@ from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def raising(error: Exception) -> Callable[[], CudaRuntime]:
-    def fail() -> CudaRuntime:
+def raising(error: Exception) -> Callable[[], Cuda]:
+    def fail() -> Cuda:
         raise error
 
     return fail

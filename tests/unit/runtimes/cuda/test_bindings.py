@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from jetface.errors import BackendUnavailableError
-from jetface.runtimes import cuda_bindings as bindings
-from jetface.runtimes.cuda import CudaError, CudaRuntime
-from jetface.runtimes.cuda_bindings import CudaBindings, import_cudart, open_cuda
+from jetface.runtimes import cuda as bindings
+from jetface.runtimes.cuda import Cuda, CudaError, import_cudart, open_cuda
 
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed here")
 
@@ -39,15 +38,6 @@ class Answering:
 
         function.__name__ = name
         return function
-
-
-def methods_of(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
-
-
-def test_the_protocol_is_implemented_with_the_same_arguments() -> None:
-    for name in methods_of(CudaRuntime):
-        assert inspect.signature(getattr(CudaBindings, name)) == inspect.signature(getattr(CudaRuntime, name)), name
 
 
 def test_every_name_that_is_used_exists() -> None:
@@ -78,11 +68,6 @@ def test_every_name_that_is_used_exists() -> None:
         (lambda cuda: cuda.stream_create(), "cudaStreamCreateWithFlags", (cudart.cudaStream_t(7),), 7),
         (lambda cuda: cuda.stream_synchronize(7), "cudaStreamSynchronize", (), None),
         (lambda cuda: cuda.stream_destroy(7), "cudaStreamDestroy", (), None),
-        (lambda cuda: cuda.event_create(), "cudaEventCreateWithFlags", (cudart.cudaEvent_t(7),), 7),
-        (lambda cuda: cuda.event_record(7, 8), "cudaEventRecord", (), None),
-        (lambda cuda: cuda.event_synchronize(7), "cudaEventSynchronize", (), None),
-        (lambda cuda: cuda.event_elapsed_ms(7, 8), "cudaEventElapsedTime", (1.5,), 1.5),
-        (lambda cuda: cuda.event_destroy(7), "cudaEventDestroy", (), None),
         (lambda cuda: cuda.capture_begin(7), "cudaStreamBeginCapture", (), None),
         (lambda cuda: cuda.capture_end(7), "cudaStreamEndCapture", (cudart.cudaGraph_t(9),), 9),
         (lambda cuda: cuda.graph_instantiate(9), "cudaGraphInstantiate", (cudart.cudaGraphExec_t(10),), 10),
@@ -95,16 +80,16 @@ def test_every_name_that_is_used_exists() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_answers_are_plain_numbers(
-    call: Callable[[CudaBindings], Any], function: str, answer: tuple[Any, ...], result: object
+    call: Callable[[Cuda], Any], function: str, answer: tuple[Any, ...], result: object
 ) -> None:
     module = Answering({function: (cudart.cudaError_t.cudaSuccess, *answer)})
-    assert call(CudaBindings(module)) == result
+    assert call(Cuda(module)) == result
     assert module.calls[0][0] == function
 
 
 def test_mapped_memory_and_the_way_of_a_copy_are_asked_for() -> None:
     module = Answering({"cudaHostAlloc": (cudart.cudaError_t.cudaSuccess, 1)})
-    cuda = CudaBindings(module)
+    cuda = Cuda(module)
     cuda.host_alloc(8, is_mapped=True)
     cuda.host_alloc(8, is_mapped=False)
     cuda.copy_to_device(1, 2, 3, 4)
@@ -122,7 +107,7 @@ def test_pieces_leave_in_one_call_where_cuda_has_one() -> None:
     """Which it has since 12.8, in this form since 13."""
     success, pieces = cudart.cudaError_t.cudaSuccess, [(1, 2, 3), (4, 5, 6)]
     module = Answering({"cudaRuntimeGetVersion": (success, 13000)})
-    CudaBindings(module).copy_pieces_to_device(pieces, 7)
+    Cuda(module).copy_pieces_to_device(pieces, 7)
     (_, (name, targets, sources, sizes, count, attributes, first, num_attributes, stream)) = module.calls
     assert (name, targets, sources, sizes, count, stream) == ("cudaMemcpyBatchAsync", [1, 4], [2, 5], [3, 6], 2, 7)
     assert (len(attributes), first, num_attributes) == (1, [0], 1)
@@ -130,7 +115,7 @@ def test_pieces_leave_in_one_call_where_cuda_has_one() -> None:
     assert attributes[0].srcAccessOrder == order
     for version, several in ((12060, pieces), (13000, pieces[:1])):
         module = Answering({"cudaRuntimeGetVersion": (success, version)})
-        CudaBindings(module).copy_pieces_to_device(several, 7)
+        Cuda(module).copy_pieces_to_device(several, 7)
         assert [call[0] for call in module.calls[1:]] == ["cudaMemcpyAsync"] * len(several)
 
 
@@ -138,7 +123,7 @@ def test_the_device_tells_what_it_is() -> None:
     found = cudart.cudaDeviceProp()
     found.name, found.major, found.minor, found.integrated = b"Orin".ljust(256, b"\0"), 8, 7, 1
     success = cudart.cudaError_t.cudaSuccess
-    cuda = CudaBindings(Answering({"cudaGetDeviceProperties": (success, found), "cudaMemGetInfo": (success, 3, 4)}))
+    cuda = Cuda(Answering({"cudaGetDeviceProperties": (success, found), "cudaMemGetInfo": (success, 3, 4)}))
     properties = cuda.properties()
     assert (properties.name, properties.compute_capability, properties.is_integrated) == ("Orin", (8, 7), True)
     assert (properties.free_bytes, properties.total_bytes) == (3, 4)
@@ -147,7 +132,7 @@ def test_the_device_tells_what_it_is() -> None:
 def test_an_error_has_name_and_text_and_is_not_left_for_others_to_find() -> None:
     module = Answering({"cudaMalloc": (cudart.cudaError_t.cudaErrorMemoryAllocation, None)})
     with pytest.raises(CudaError, match="cudaMalloc: cudaErrorMemoryAllocation, out of memory"):
-        CudaBindings(module).malloc(8)
+        Cuda(module).malloc(8)
     assert ("cudaGetLastError",) in module.calls
 
 
@@ -158,18 +143,18 @@ def test_a_function_that_raises_is_an_error_too() -> None:
     module = Answering()
     vars(module)["cudaFree"] = cudaFree
     with pytest.raises(CudaError, match="cudaFree: Failed to dlopen libcuda"):
-        CudaBindings(module).free(1)
+        Cuda(module).free(1)
 
 
 def test_threads_are_let_sleep_unless_another_has_decided() -> None:
     module = Answering()
-    CudaBindings(module).sleep_while_waiting()
+    Cuda(module).sleep_while_waiting()
     assert module.calls == [("cudaSetDeviceFlags", cudart.cudaDeviceScheduleBlockingSync)]
     taken = cudart.cudaError_t.cudaErrorSetOnActiveProcess
-    CudaBindings(Answering({"cudaSetDeviceFlags": (taken,)})).sleep_while_waiting()
+    Cuda(Answering({"cudaSetDeviceFlags": (taken,)})).sleep_while_waiting()
     missing = cudart.cudaError_t.cudaErrorNoDevice
     with pytest.raises(CudaError, match="cudaErrorNoDevice"):
-        CudaBindings(Answering({"cudaSetDeviceFlags": (missing,)})).sleep_while_waiting()
+        Cuda(Answering({"cudaSetDeviceFlags": (missing,)})).sleep_while_waiting()
 
 
 def test_a_device_that_answers_is_open() -> None:
@@ -200,7 +185,7 @@ def test_until_12_6_the_module_was_elsewhere(monkeypatch: pytest.MonkeyPatch) ->
 
 def has_gpu() -> bool:
     try:
-        return CudaBindings(import_cudart()).properties() is not None
+        return Cuda(import_cudart()).properties() is not None
     except CudaError:
         return False
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from jetface.runtimes.cuda import CudaError, CudaRuntime, Event, Graph, Stream
+from jetface.runtimes.cuda import Cuda, CudaError, Graph, Stream
 from jetface.runtimes.gpu_buffers import DeviceBuffer, HostBuffer, PairedBuffer
 from tests.support.fake_cuda import FakeCuda
 
@@ -26,12 +26,11 @@ def cuda() -> FakeCuda:
         (lambda cuda: HostBuffer(cuda, 16, is_mapped=False), "host"),
         (lambda cuda: HostBuffer(cuda, 16, is_mapped=True), "mapped"),
         (Stream, "stream"),
-        (Event, "event"),
     ],
-    ids=["device", "host", "mapped", "stream", "event"],
+    ids=["device", "host", "mapped", "stream"],
 )
 def test_what_is_closed_is_given_back_once_and_refuses_use(
-    cuda: FakeCuda, make: Callable[[CudaRuntime], DeviceBuffer | HostBuffer | Stream | Event], kind: str
+    cuda: FakeCuda, make: Callable[[Cuda], DeviceBuffer | HostBuffer | Stream], kind: str
 ) -> None:
     held = make(cuda)
     assert cuda.held == {kind: 1}
@@ -111,11 +110,3 @@ def test_a_capture_that_cannot_even_be_ended_tells_the_first_error(cuda: FakeCud
 
     with pytest.raises(RuntimeError, match="first"):
         Graph.capture(cuda, stream, fail)
-
-
-def test_events_tell_the_time_between_them(cuda: FakeCuda) -> None:
-    stream, start, end = Stream(cuda), Event(cuda), Event(cuda)
-    start.record(stream)
-    end.record(stream)
-    end.synchronize()
-    assert end.ms_since(start) == 1.0

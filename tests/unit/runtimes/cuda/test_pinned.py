@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
 
 from jetface.runtimes.cuda import CudaError
-from jetface.runtimes.gpu_buffers import PinnedPool, block_of, pin_items
+from jetface.runtimes.gpu_buffers import PinnedPool, block_of
 from tests.support.fake_cuda import FakeCuda
 
 SHAPE = (32, 32, 3)
@@ -132,14 +131,6 @@ def test_a_pool_that_finds_no_memory_is_an_error(cuda: FakeCuda) -> None:
     cuda.failing = {"host_alloc"}
     with pytest.raises(CudaError):
         PinnedPool(cuda, ITEM_BYTES, 1)
-
-
-def test_nothing_is_pinned_where_memory_is_shared_and_no_memory_is_told(cuda: FakeCuda) -> None:
-    assert pin_items(FakeCuda(is_integrated=True), ITEM_BYTES, 2) is None
-    cuda.failing = {"host_alloc"}
-    with capture_logs() as logs:
-        assert pin_items(cuda, ITEM_BYTES, 2) is None
-    assert [entry["log_level"] for entry in logs] == ["warning"]
 
 
 def test_threads_take_and_give_back_while_the_pool_closes(cuda: FakeCuda) -> None:

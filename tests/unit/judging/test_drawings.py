@@ -8,19 +8,19 @@ from jetface.geometry.letterbox import Letterbox
 from jetface.graphs.prepare import prepare_graph
 from jetface.heads.canvases import DetectorItem
 from jetface.heads.scrfd import Scrfd
-from jetface.judging.drawings import draw_probes
+from jetface.judging.drawings import draw_pictures
 from jetface.registry import default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 
 
 def test_they_are_the_same_each_time() -> None:
-    first, second = draw_probes(), draw_probes()
+    first, second = draw_pictures(), draw_pictures()
     for one, other in zip((*first.pictures, *first.crops), (*second.pictures, *second.crops), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_crops_are_crops_and_differ() -> None:
-    crops = draw_probes().crops
+    crops = draw_pictures().crops
     assert {(crop.shape, crop.dtype) for crop in crops} == {((112, 112, 3), np.dtype(np.uint8))}
     assert len({crop.tobytes() for crop in crops}) == len(crops)
 
@@ -31,7 +31,7 @@ def test_a_detector_finds_every_face_where_it_was_drawn() -> None:
     backend = open_onnx_backends(prepare_graph(registry_dir / spec.file_name, spec).model)[0]
     head = Scrfd.probe(spec, backend, (128, 128))
     counts = []
-    for picture in draw_probes().pictures:
+    for picture in draw_pictures().pictures:
         letterbox = Letterbox.fit((picture.shape[0], picture.shape[1]), (640, 640), rectangular=True)
         (found,) = head.run(backend, [DetectorItem(letterbox.apply(picture), 0.6)])
         counts.append(len(found))
