@@ -35,6 +35,22 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def sidecar_of(path: Path) -> Path:
+    """Return the file beside `path` that says what it is."""
+    return path.with_suffix(".json")
+
+
+def write_with_sidecar(path: Path, content: bytes, sidecar: bytes) -> None:
+    """Write a file and then its sidecar; each appears whole.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    for target, data in ((path, content), (sidecar_of(path), sidecar)):
+        with whole_file(target) as file:
+            file.write(data)
+
+
 @contextlib.contextmanager
 def scratch_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing and reading that is gone after the block; named so that `remove_parts(path)` finds it."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jetface import __version__
-from jetface.atomic import whole_file
+from jetface.atomic import write_with_sidecar
 from jetface.cli.evaluate import count_pairs
 from jetface.cli.pictures import Picture, find_pictures
 from jetface.device.limits import usable_cores
@@ -321,8 +321,6 @@ def _megabytes(num_bytes: int) -> str:
 
 def _write(out: Path, model: bytes, verdict: Mapping[str, Any]) -> None:
     try:
-        for path, content in ((out, model), (out.with_suffix(".json"), json.dumps(verdict, indent=2).encode())):
-            with whole_file(path) as file:
-                file.write(content)
+        write_with_sidecar(out, model, json.dumps(verdict, indent=2).encode())
     except OSError as cause:
         raise click.ClickException(f"{out} cannot be written: {cause.strerror}") from cause

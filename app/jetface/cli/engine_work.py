@@ -42,15 +42,12 @@ def check_engines(names: Sequence[str], source: EngineSource | None) -> None:
 
 def list_plans(source: EngineSource | None) -> None:
     """Print a line for each plan."""
-    plans = _plans()
-    judge = _Judge(source)
+    plans, judge = _plans(), _judge(source)
     for entry in plans.entries():
-        record, reason = entry.record, judge.misfit(entry)
+        record, reason = entry.record, _fault(entry) or (judge and judge(entry))
         age = f"{(time.time() - entry.changed_at) / _DAY_S:.1f} days"
         fit = "fits" if reason is None else f"does not fit: {reason}"
-        click.echo(
-            f"{entry.path.name}  {entry.size_bytes / 2**20:.1f} MiB  {age}  {fit if judge.is_able else 'unjudged'}"
-        )
+        click.echo(f"{entry.path.name}  {entry.size_bytes / 2**20:.1f} MiB  {age}  {fit if judge else 'unjudged'}")
         if record is not None:
             click.echo(f"  built in {record.build_s:.0f} s; check: {record.verdict}")
         for note in record.notes if record else ():
@@ -59,15 +56,14 @@ def list_plans(source: EngineSource | None) -> None:
         click.echo(
             f"No engines in {plans.folder}." if plans.folder else "Engines are not kept: TRT_ENGINE_CACHE_ENABLE=0."
         )
-    judge.say_why_not()
 
 
 def prune_plans(source: EngineSource | None, *, older_than_days: float | None, is_meant: bool) -> None:
     """Remove, or only name, the plans that are of no use."""
-    plans, judge = _plans(), _Judge(source)
+    plans, judge = _plans(), _judge(source)
     num_failed = 0
     for entry in plans.entries():
-        reason = judge.misfit(entry)
+        reason = _fault(entry) or (judge and judge(entry))
         if reason is None and older_than_days is not None and time.time() - entry.changed_at > older_than_days * _DAY_S:
             reason = f"older than {older_than_days:g} days"
         if reason is None:
@@ -79,37 +75,25 @@ def prune_plans(source: EngineSource | None, *, older_than_days: float | None, i
             except OSError as cause:
                 num_failed += 1
                 click.echo(f"{entry.path.name} cannot be removed: {cause.strerror}", err=True)
-    judge.say_why_not()
     if num_failed:
         raise click.ClickException(f"{num_failed} could not be removed")
 
 
-class _Judge:
-    """Says which plans fit this machine; without TensorRT it can tell only which are unreadable."""
+def _judge(source: EngineSource | None) -> Callable[[PlanEntry], str | None] | None:
+    """Return what says why a plan is of no use here; None, and say so, where TensorRT cannot be asked."""
+    try:
+        facts = (source.kit if source else open_kit()).facts()
+    except BackendUnavailableError as error:
+        click.echo(f"Whether engines fit this machine cannot be told. {error.message}", err=True)
+        return None
+    return lambda entry: None if entry.record is None else entry.record.recipe.misfit(facts)
 
-    def __init__(self, source: EngineSource | None) -> None:
-        self._facts = None
-        self._why_not = ""
-        try:
-            self._facts = (source.kit if source else open_kit()).facts()
-        except BackendUnavailableError as error:
-            self._why_not = error.message
 
-    @property
-    def is_able(self) -> bool:
-        return self._facts is not None
-
-    def misfit(self, entry: PlanEntry) -> str | None:
-        """Return why a plan is of no use here; None when nothing is known against it."""
-        if entry.record is None:
-            return "no readable sidecar says what it is"
-        if entry.record.plan_bytes != entry.size_bytes:
-            return "it is cut off"
-        return None if self._facts is None else entry.record.recipe.misfit(self._facts)
-
-    def say_why_not(self) -> None:
-        if self._why_not:
-            click.echo(f"Whether engines fit this machine cannot be told. {self._why_not}", err=True)
+def _fault(entry: PlanEntry) -> str | None:
+    """Return why a plan is of no use on any machine."""
+    if entry.record is None:
+        return "no readable sidecar says what it is"
+    return "it is cut off" if entry.record.plan_bytes != entry.size_bytes else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -40,35 +41,22 @@ END_S = 10.0
 """How long a process may take to end that has said all it had to say, or has closed its stream as the dying do."""
 
 
+@dataclass
 class EngineChild:
     """One build. `run` blocks; `stop` may be called from any thread, before, during and after."""
 
-    def __init__(
-        self,
-        job: EngineJob,
-        on_step: Callable[[Step], object],
-        *,
-        command: Sequence[str] = BUILD_COMMAND,
-        deadline_s: float = DEADLINE_S,
-        end_s: float = END_S,
-    ) -> None:
-        """Create a build.
-
-        Args:
-            job: What to build.
-            on_step: Called on the thread of `run`, for each step.
-            command: Program and arguments; the path of the job file and the parent's number follow.
-            deadline_s: Longest it may take, seconds.
-            end_s: Longest a process may take to end that says nothing more, seconds.
-        """
-        self.job = job
-        self.on_step = on_step
-        self.command = command
-        self.deadline_s = deadline_s
-        self.end_s = end_s
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped_why: str | None = None
+    job: EngineJob
+    on_step: Callable[[Step], object]
+    """Called on the thread of `run`, for each step."""
+    command: Sequence[str] = BUILD_COMMAND
+    """Program and arguments; the path of the job file and the number of this process follow."""
+    deadline_s: float = DEADLINE_S
+    """Longest it may take, seconds."""
+    end_s: float = END_S
+    """Longest a process may take to end that says nothing more, seconds."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _stopped_why: str | None = field(default=None, init=False)
 
     def run(self) -> KeptPlan:
         """Build, check and keep the engine.

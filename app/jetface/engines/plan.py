@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from jetface.atomic import remove_parts, whole_file
+from jetface.atomic import remove_parts, sidecar_of, write_with_sidecar
 from jetface.runtimes.engine_kit import PLAN_SUFFIX, EngineRecipe
 
 _log = structlog.get_logger(__name__)
@@ -117,16 +117,14 @@ class PlanFolder:
         if self.folder is None:
             return False
         path = self.folder / record.recipe.file_name
-        sidecar = _sidecar(path)
+        sidecar = sidecar_of(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for target in (path, sidecar):
                 remove_parts(target)
             # A sidecar that is here is that of a plan found damaged: it must not speak for the new one half way.
             sidecar.unlink(missing_ok=True)
-            for target, content in ((path, plan), (sidecar, _RECORD.dump_json(record, indent=2))):
-                with whole_file(target) as file:
-                    file.write(content)
+            write_with_sidecar(path, plan, _RECORD.dump_json(record, indent=2))
         except OSError as cause:
             _log.warning("engine is not kept: it will be built again at the next start",
                          model=record.recipe.model, folder=str(self.folder), reason=cause.strerror)  # fmt: skip
@@ -174,17 +172,13 @@ def _entries(paths: list[Path]) -> Iterator[PlanEntry]:
 
 
 def _remove(path: Path) -> None:
-    _sidecar(path).unlink(missing_ok=True)
+    sidecar_of(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _read_record(path: Path) -> PlanRecord | None:
     try:
-        return _RECORD.validate_json(_sidecar(path).read_bytes())
+        return _RECORD.validate_json(sidecar_of(path).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as cause:

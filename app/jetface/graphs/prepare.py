@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import structlog
 
-from jetface.atomic import whole_file
+from jetface.atomic import sidecar_of, write_with_sidecar
 from jetface.errors import ModelContractError, ModelFileError
 from jetface.graphs.free_batch import answers_apart, free_batch
 from jetface.graphs.half import Precision, policy_of, to_half
@@ -42,17 +42,16 @@ class PreparedFiles:
 
     def load(self, name: str, key: Sequence[str]) -> tuple[Path, Mapping[str, Any]] | None:
         """Return the file kept under `key` and its facts; None when there is none that can be trusted."""
-        return next(filter(None, (_load(name, *_paths(folder, name, key)) for folder in self.folders)), None)
+        return next(filter(None, (_load(name, _path(folder, name, key)) for folder in self.folders)), None)
 
     def store(self, name: str, key: Sequence[str], serialized: bytes, facts: Mapping[str, Any]) -> Path | None:
         """Keep a graph; None when no folder can be written, which is logged and no failure."""
         sha256 = hashlib.sha256(serialized).hexdigest()
         for folder in self.folders:
-            model, sidecar = _paths(folder, name, key)
+            model = _path(folder, name, key)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _write(model, serialized)
-                _write(sidecar, json.dumps({**facts, "sha256": sha256}, indent=2).encode())
+                write_with_sidecar(model, serialized, json.dumps({**facts, "sha256": sha256}, indent=2).encode())
             except OSError as cause:
                 _log.info(
                     "prepared graph is not kept: the folder cannot be written",
@@ -63,9 +62,9 @@ class PreparedFiles:
         return None
 
 
-def _load(name: str, model: Path, sidecar: Path) -> tuple[Path, Mapping[str, Any]] | None:
+def _load(name: str, model: Path) -> tuple[Path, Mapping[str, Any]] | None:
     try:
-        facts = json.loads(sidecar.read_bytes())
+        facts = json.loads(sidecar_of(model).read_bytes())
         is_intact = facts["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
@@ -78,14 +77,9 @@ def _load(name: str, model: Path, sidecar: Path) -> tuple[Path, Mapping[str, Any
     return model, facts
 
 
-def _paths(folder: Path, name: str, key: Sequence[str]) -> tuple[Path, Path]:
+def _path(folder: Path, name: str, key: Sequence[str]) -> Path:
     digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:_KEY_DIGITS]
-    return folder / f"{name}-{digest}.onnx", folder / f"{name}-{digest}.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
-        file.write(content)
+    return folder / f"{name}-{digest}.onnx"
 
 
 _DETECTION_OUTPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType({"scrfd": (6, 9), "yunet": (12,)})
@@ -191,31 +185,17 @@ _TRIAL_CANVAS_HW = (128, 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputInfo:
-    """One output of a graph, as its operators say it is."""
-
-    name: str
-    shape: Shape | None
-    """Length of each axis, None where free; None altogether when not even the rank can be told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedGraph:
     """What a backend opens."""
 
     model: bytes | Path
     """A serialized ONNX model, or the file that holds it."""
-    input_name: str
     input_hw: tuple[int, int] | None
     """Height and width the graph is fixed to, pixels; None when it takes any canvas."""
-    outputs: tuple[OutputInfo, ...]
-    """In the graph's order."""
     is_batch_free: bool
     """Whether a run takes several items, each answered as if alone; else one at a time."""
     takes_pixels: bool
     """Whether a batch is (N, H, W, 3) uint8 BGR; else a blob, (N, 3, H, W) float32."""
-    precision: Precision
-    """What it computes in; outputs are float32 either way, and so is a blob."""
     rewrites: tuple[str, ...]
     """Names of the speed-ups that changed it."""
     source_sha256: str
@@ -290,12 +270,9 @@ def prepare_graph(
     parts = parts.replace(outputs=[_value(end, shapes.get(end.name)) for end in parts.outputs])
     facts = {
         "model_name": spec.name,
-        "input_name": parts.inputs[0].name,
         "input_hw": (height_px, width_px) if height_px and width_px else None,
-        "outputs": [(end.name, shapes.get(end.name)) for end in parts.outputs],
         "is_batch_free": is_batch_free,
         "takes_pixels": pixels,
-        "precision": precision,
         "rewrites": applied,
         "source_sha256": source_sha256,
     }
@@ -383,12 +360,9 @@ def _from_facts(facts: Mapping[str, Any], model: bytes | Path) -> PreparedGraph:
     """Build the result from facts as they are, or as they come back from a file."""
     return PreparedGraph(
         model=model,
-        input_name=facts["input_name"],
         input_hw=facts["input_hw"] and tuple(facts["input_hw"]),
-        outputs=tuple(OutputInfo(name=name, shape=shape and tuple(shape)) for name, shape in facts["outputs"]),
         is_batch_free=facts["is_batch_free"],
         takes_pixels=facts["takes_pixels"],
-        precision=facts["precision"],
         rewrites=tuple(facts["rewrites"]),
         source_sha256=facts["source_sha256"],
     )

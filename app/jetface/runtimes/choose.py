@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import structlog
 
@@ -292,21 +292,14 @@ class OpenVinoOpener:
     core: Any
     """From `load_runtime`."""
     precision: Precision
+    provider: ClassVar[str] = "OpenVINO"
+    """A name of its own: what is rewritten for ONNX Runtime gains nothing here."""
+    is_on_cpu: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """`openvino-` and the precision."""
         return f"openvino-{self.precision}"
-
-    @property
-    def provider(self) -> str:
-        """A name of its own: what is rewritten for ONNX Runtime gains nothing here."""
-        return "OpenVINO"
-
-    @property
-    def is_on_cpu(self) -> bool:
-        """Always: it is opened for the CPU only."""
-        return True
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1

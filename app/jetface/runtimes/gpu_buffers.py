@@ -478,7 +478,8 @@ class GpuBackend(ABC):
             max_batch_size: Most items per run.
         """
         self._cuda = cuda
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
+        """Most items one run takes."""
         # Every bucket of five item shapes, and 16 at least: a detector sees up to four canvas sizes, and one more when
         # it is probed.
         self._most_buckets = max(16, 5 * len(buckets_up_to(max_batch_size)))
@@ -499,11 +500,6 @@ class GpuBackend(ABC):
     @abstractmethod
     def _free(self) -> None:
         """Give back what is left on the device once all buckets are closed; it is called once."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most items one run takes."""
-        return self._max_batch_size
 
     @property
     def num_shared(self) -> int:
@@ -580,12 +576,12 @@ class GpuBackend(ABC):
     def _padded(self, batch: Batch) -> Shape:
         if self._is_closed:
             raise InferenceError("The model is closed.")
-        if not 1 <= len(batch) <= self._max_batch_size:
-            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        if not 1 <= len(batch) <= self.max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self.max_batch_size} items, not {len(batch)}.")
         (_, *item_shape), dtype = layout_of(batch)
-        padded = (bucket_of(len(batch), self._max_batch_size), *item_shape)
+        padded = (bucket_of(len(batch), self.max_batch_size), *item_shape)
         while padded in self._without_room:
-            padded = (min(2 * padded[0], self._max_batch_size), *item_shape)
+            padded = (min(2 * padded[0], self.max_batch_size), *item_shape)
         self._check(padded, dtype)
         return padded
 

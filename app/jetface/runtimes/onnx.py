@@ -74,13 +74,9 @@ class OnnxRuntimeBackend:
         self._reopen = reopen
         self._is_closed = False
         self._input_name: str = session.get_inputs()[0].name
-        self._max_batch_size = max_batch_size
-        self.provider: str = session.get_providers()[0]
-
-    @property
-    def max_batch_size(self) -> int:
+        self.max_batch_size = max_batch_size
         """Most items one run takes."""
-        return self._max_batch_size
+        self.provider: str = session.get_providers()[0]
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once, as `Backend.run` says; in halves where the device's memory does not suffice."""
@@ -91,8 +87,8 @@ class OnnxRuntimeBackend:
             self._session = self._reopen()
         if self._session is None:
             raise InferenceError("The model is closed.")
-        if not 1 <= len(batch) <= self._max_batch_size:
-            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        if not 1 <= len(batch) <= self.max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self.max_batch_size} items, not {len(batch)}.")
         values = stacked(batch)
         try:
             outputs = self._session.run(None, {self._input_name: values})

@@ -141,12 +141,8 @@ class OpenVinoBackend:
         self._graphs: Graphs | None = graphs
         self._dtype = dtype
         self._lengths = lengths
-        self._max_batch_size = max_batch_size
-
-    @property
-    def max_batch_size(self) -> int:
+        self.max_batch_size = max_batch_size
         """Most items one run takes."""
-        return self._max_batch_size
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run the graph once, as `Backend.run` says."""
@@ -167,8 +163,8 @@ class OpenVinoBackend:
 
     def _check(self, batch: NDArray[Any]) -> None:
         """OpenVINO would convert other types in silence, and recompute the graph for other shapes."""
-        if not 1 <= len(batch) <= self._max_batch_size:
-            raise InferenceError(f"A run takes 1 to {self._max_batch_size} items, not {len(batch)}.")
+        if not 1 <= len(batch) <= self.max_batch_size:
+            raise InferenceError(f"A run takes 1 to {self.max_batch_size} items, not {len(batch)}.")
         fits = len(batch.shape) == len(self._lengths) + 1 and all(
             wanted in (None, length) for wanted, length in zip(self._lengths, batch.shape[1:], strict=True)
         )

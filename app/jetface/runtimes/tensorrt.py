@@ -38,12 +38,14 @@ _HARMLESS = ("Empty initializer",)
 
 
 class Messages:
-    """Collects what one piece of work has to say."""
+    """What TensorRT says while one piece of work is done.
+
+    All of it is logged as warnings: whether the work fails is told by whoever does it.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._seen: set[str] = set()
-        self._num_left_out = 0
         self.errors: list[str] = []
         """Texts of the errors, in order, each on one line."""
 
@@ -53,21 +55,19 @@ class Messages:
         return "; ".join(dict.fromkeys(self.errors))
 
     def add(self, text: str, *, is_error: bool) -> None:
-        """Take in a message. Errors are logged as warnings: whether the work fails is told by whoever does it."""
+        """Take in a message."""
         if is_error:
             self.errors.append(text)
-        if text in self._seen:
-            return
-        self._seen.add(text)
-        if len(self._seen) > _MOST_LINES:
-            self._num_left_out += 1
-            return
-        _log.warning("TensorRT says", model=self._model, text=text, is_error=is_error)
+        if text not in self._seen:
+            self._seen.add(text)
+            if len(self._seen) <= _MOST_LINES:
+                _log.warning("TensorRT says", model=self._model, text=text, is_error=is_error)
 
     def close(self) -> None:
         """Say how many lines were left out."""
-        if self._num_left_out:
-            _log.warning("TensorRT says more", model=self._model, num_lines_left_out=self._num_left_out)
+        if len(self._seen) > _MOST_LINES:
+            num_left_out = len(self._seen) - _MOST_LINES
+            _log.warning("TensorRT says more", model=self._model, num_lines_left_out=num_left_out)
 
 
 class Relay:

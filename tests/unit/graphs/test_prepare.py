@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
 from jetface.errors import ModelContractError, ModelFileError
-from jetface.graphs.parts import take_apart
+from jetface.graphs.parts import Shape, shape_of, take_apart
 from jetface.graphs.prepare import PreparedFiles, PreparedGraph, prepare_graph
 from jetface.graphs.rewrite import choose_rewrites
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
@@ -28,6 +28,12 @@ def prepare(tmp_path: Path, serialized: bytes, spec: ModelSpec, cache: PreparedF
     path = tmp_path / "model.onnx"
     path.write_bytes(serialized)
     return prepare_graph(path, spec, rewrites=FAST, cache=cache)
+
+
+def outputs_of(prepared: PreparedGraph) -> list[Shape | None]:
+    """Return the shapes that outputs are annotated with."""
+    assert isinstance(prepared.model, bytes)
+    return [shape_of(value) for value in onnx.load_model_from_string(prepared.model).graph.output]
 
 
 def run(model: bytes | Path, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -76,10 +82,9 @@ def test_every_export_of_scrfd_gets_a_free_batch(
     serialized = scrfd_model(perm=perm, rows=rows, batch=batch)
     prepared = prepare(tmp_path, serialized, scrfd_spec())
     assert prepared.is_batch_free
-    assert [output.shape for output in prepared.outputs] == [(None, None, c) for c in (1, 1, 1, 4, 4, 4, 10, 10, 10)]
+    assert outputs_of(prepared) == [(None, None, c) for c in (1, 1, 1, 4, 4, 4, 10, 10, 10)]
     items = noise(3, 3, 64, 96)
-    for together, name in zip(run(prepared.model, items), prepared.outputs, strict=True):
-        assert len(together) == 3, name
+    assert {len(together) for together in run(prepared.model, items)} == {3}
     for item in range(3):
         original = run(serialized, items[item : item + 1])
         for together, alone in zip(run(prepared.model, items), original, strict=True):
@@ -101,7 +106,7 @@ def test_a_graph_that_may_mix_pictures_runs_one_at_a_time(tmp_path: Path) -> Non
 def test_a_recognizer_exported_for_one_face_takes_many(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, arcface_model(batch=1), arcface_spec())
     assert prepared.is_batch_free
-    assert prepared.outputs[0].shape == (None, 4)
+    assert outputs_of(prepared) == [(None, 4)]
     assert prepared.input_hw == (112, 112)
     assert prepared.rewrites == ("split_prelu",)
     faces = noise(3, 3, 112, 112)
