@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
-.PHONY: help run test check lint bench house chaos soak audit lock lock-images docs clean
+.PHONY: help run test test-quick check lint bench house chaos soak audit lock lock-images docs clean
 
 
 help: ## list the targets
@@ -53,6 +53,11 @@ test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every
 	@$(BIN)/coverage erase
 	$(BIN)/python -m pytest $(if $(ARGS),--no-cov $(ARGS),--cov --cov-report=term-missing:skip-covered) \
 	  -n 2 --dist loadfile --max-worker-restart 0
+
+# tests/unit/conftest.py holds these tests to one process and marks what needs weights.
+test-quick: $(VENV)/.dev ## unit tests that need no weights, within a minute; ARGS='-k box': of those
+	FUZZ=0.1 $(BIN)/python -m pytest --no-cov -q -n 2 --dist worksteal --hypothesis-profile=quick \
+	  -m 'not weights' tests/unit $(ARGS)
 
 lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling, scripts, images
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from tests.support.shared import require_shared
 
 # A busy machine is no counter-example: pytest's own timeout bounds a test.
 hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.register_profile("quick", deadline=None, max_examples=20)
 hypothesis_settings.load_profile("tests")
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.answers import check_answer
-from tests.support.fuzzing import EFFORT, fuzz
+from tests.support.fuzzing import effort, fuzz
 from tests.support.mutations import mutate, whole_pictures
 from tests.support.server import Server, running_server
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0
 MAX_PIXELS = 4_000_000
 WHOLE = whole_pictures()
 
-NUM_REQUESTS = 200 * EFFORT
+NUM_REQUESTS = effort(200)
 LARGE_HW = (900, 1200)
 MAX_GROWTH_BYTES = 64 * 2**20
 """What the later requests may add to the memory of the first quarter.

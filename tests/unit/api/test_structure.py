@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import gc
 import json
-import tracemalloc
 from typing import Any
 
 import httpx
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from jetface.api.requests import MAX_ITEMS, Cut, Structure, parse_json, parse_msgpack
 from jetface.errors import RequestError
 from jetface.imaging.sources import Base64Picture, EncodedPicture, decode_base64
-from tests.bench.bombs import BOMBS, send
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz
 
@@ -185,19 +182,3 @@ async def test_too_many_values_are_told_with_their_limit(client: httpx.AsyncClie
     answer = await client.post("/extract", json={"images": {"data": [1] * 30_000}})
     assert answer.status_code == 422
     assert answer.json()["error"]["details"]["max_items"] == MAX_ITEMS + 2 * 128
-
-
-@pytest.mark.parametrize("name", BOMBS)
-async def test_what_costs_more_than_its_size_is_refused_for_little_memory(name: str) -> None:
-    """What it costs in time: `python -m tests.bench.bombs`."""
-    harness, bomb = Harness(), BOMBS[name]
-    body = bomb.make(2**19)
-    await send(harness, bomb, b"{}")
-    gc.collect()
-    tracemalloc.start()
-    status = await send(harness, bomb, body)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    harness.pool.close()
-    assert 400 <= status < 500
-    assert peak_bytes <= 2**22 + 4 * (len(body) + len(bomb.query))

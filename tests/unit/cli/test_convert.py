@@ -17,6 +17,8 @@ from tests.support.fragile_onnx import offset_model, overflowing_model
 from tests.support.tiny_onnx import arcface_model
 from tests.support.weights import add_recognizer
 
+pytestmark = pytest.mark.weights  # the starter models
+
 
 def run(*arguments: str) -> Result:
     """Run `jetface models convert`."""

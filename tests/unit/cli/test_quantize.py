@@ -26,6 +26,8 @@ from tests.support.rtx_toolkit import rtx_toolkit
 from tests.support.tiny_onnx import arcface_model
 from tests.support.weights import add_recognizer
 
+pytestmark = pytest.mark.weights  # the starter models
+
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
 
 

@@ -264,6 +264,7 @@ class TestFunctions:
         with pytest.raises(ModelFileError, match=said):
             prepare_graph(path, arcface_spec())
 
+    @pytest.mark.weights
     def test_the_published_case_opens(self) -> None:
         """And answers as ONNX Runtime does, which writes functions out itself."""
         path = require_shared("cases", "graphs", "rec_functions.onnx")

@@ -20,6 +20,8 @@ from tests.support.fragile_onnx import offset_model, overflowing_detector, overf
 from tests.support.pictures import read_image
 from tests.support.tiny_onnx import arcface_model, arcface_spec, scrfd_spec
 
+pytestmark = pytest.mark.weights  # the starter models
+
 
 @pytest.fixture(scope="module")
 def drawings() -> Drawings:

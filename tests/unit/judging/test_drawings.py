@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from jetface.geometry.letterbox import Letterbox
 from jetface.graphs.prepare import prepare_graph
@@ -11,6 +12,8 @@ from jetface.heads.scrfd import Scrfd
 from jetface.judging.drawings import draw_pictures
 from jetface.registry import default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
+
+pytestmark = pytest.mark.weights  # the starter models
 
 
 def test_they_are_the_same_each_time() -> None:

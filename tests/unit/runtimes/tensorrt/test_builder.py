@@ -101,6 +101,7 @@ def build_as_served(
     return build_engine(toolkit, *request, quiet).plan
 
 
+@pytest.mark.weights
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["starter_det", "starter_rec"])
 def test_the_starter_models_are_built_as_they_are_served(
