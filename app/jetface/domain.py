@@ -6,9 +6,9 @@ belongs to, `x` before `y`, origin at the top-left corner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,24 @@ Vector: TypeAlias = NDArray[np.float32]
 
 Rotations: TypeAlias = Literal["none", "auto"]
 """Which turns of a picture the detector looks at: as it is; or all quarter turns where that shows no sure face."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldAs:
+    """Marks a value of numpy with the plain type that callers get, so that one type builds an answer and describes it.
+
+    Serialisers write numpy's values themselves: float32 short, and arrays without a loop in Python.
+    """
+
+    kind: Any
+
+    def __get_pydantic_core_schema__(self, _source: Any, handler: Any) -> Any:
+        """Let pydantic describe `kind`."""
+        return handler.generate_schema(self.kind)
+
+
+Float: TypeAlias = Annotated[np.float32, ToldAs(float)]
+"""A number of an answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,37 +126,6 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
-class GenderAge:
-    """What a model takes a face for."""
-
-    is_male: bool
-    age_years: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """Whether a face wears a mask."""
-
-    probability: float
-    """Of a mask, [0, 1]."""
-
-    @property
-    def is_worn(self) -> bool:
-        """Whether a mask is more likely than none."""
-        return self.probability > 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Liveness:
-    """Whether a face is a person's before the camera and not a picture of one."""
-
-    probability: float
-    """Of a live face, [0, 1]."""
-    is_live: bool
-    """Whether that is more likely than each kind of picture."""
-
-
-@dataclass(frozen=True, slots=True)
 class HeadPose:
     """Where a head is turned to, degrees; 0, 0, 0 looks into the camera."""
 
@@ -182,10 +169,9 @@ class Face:
     """Share of the aligned crop that lies within the picture, [0, 1]; the rest of it is black."""
     crop: Crop | None = None
     embedding: Embedding | None = None
-    gender_age: GenderAge | None = None
-    mask: Mask | None = None
-    liveness: Liveness | None = None
     quality: Quality | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What models tell of it, by attribute: the answer that its family describes, None where it cannot be told."""
 
 
 STAGES = ("decode", "load", "queue", "detect", "align", "recognize", "attributes")
@@ -244,10 +230,9 @@ class ExtractOptions:
     rotations: Rotations = "none"
     with_embedding: bool = True
     with_crop: bool = False
-    with_gender_age: bool = False
-    with_mask: bool = False
-    with_liveness: bool = False
     with_quality: bool = False
+    attributes: frozenset[str] = frozenset()
+    """Which attributes are told, of those that have a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

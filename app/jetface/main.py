@@ -16,7 +16,8 @@ from fastapi import FastAPI
 
 from jetface import __version__
 from jetface.api.app import create_api
-from jetface.api.services import ApiOptions, RequestDefaults, RequestLimits, ServiceInfo
+from jetface.api.requests import RequestDefaults, RequestLimits
+from jetface.api.services import ServiceInfo, Services
 from jetface.api.status import StoreView
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.device.limits import usable_cores
@@ -134,19 +135,55 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
     if worker is not None:
         worker.on_order = models.follow
     return create_api(
-        byte_budget=service.loader.byte_budget,
-        extractor=service.extractor,
-        models=models,
-        loader=service.loader,
-        pool=service.pool,
-        metrics=service.metrics,
+        Services(
+            extractor=service.extractor,
+            models=models,
+            loader=service.loader,
+            pool=service.pool,
+            metrics=service.metrics,
+            byte_budget=service.loader.byte_budget,
+            info=ServiceInfo(
+                version=__version__,
+                log_level=settings.log_level,
+                max_size=settings.max_size,
+                inference_backend=_backend_word(service.backend),
+                det_batch_size=settings.det_batch_size,
+                rec_batch_size=settings.rec_batch_size,
+                force_fp16=settings.force_fp16,
+                tensorrt_version=_tensorrt_version(service),
+                attempts=service.backend.attempts,
+                notice=service.notice,
+                device=service.telemetry.status,
+            ),
+            defaults=RequestDefaults(
+                det_thresh=service.score_threshold,
+                extract_embedding=settings.def_extract_embedding,
+                return_face_data=settings.def_return_face_data,
+                return_landmarks=settings.def_return_landmarks,
+                extract_ga=settings.def_extract_ga,
+                detect_masks=settings.def_detect_masks,
+            ),
+            limits=RequestLimits(
+                max_body_bytes=settings.max_body_bytes,
+                max_images=settings.max_images,
+                max_faces=settings.max_faces,
+                timeout_s=settings.request_timeout_s,
+            ),
+            access=_access(settings),
+            root_path=settings.root_path,
+            attributes={
+                attribute: [service.store.spec(name) for name in names]
+                for attribute, names in service.chosen.attributes.items()
+            },
+            match_threshold=lambda: service.match_threshold,
+            exposition=worker.exposition if worker else None,
+            people=people,
+            compreface_collection=settings.compreface_collection,
+        ),
         drain=drain,
         places=places,
-        options=_api_options(service),
-        exposition=worker.exposition if worker else None,
         lifespan=lifespan,
         connections=connections,
-        people=people,
     )
 
 
@@ -161,43 +198,6 @@ async def _opened(people: People | None) -> AsyncIterator[None]:
         yield
     finally:
         await people.gallery.close()
-
-
-def _api_options(service: Service) -> ApiOptions:
-    settings = service.settings
-    return ApiOptions(
-        info=ServiceInfo(
-            version=__version__,
-            log_level=settings.log_level,
-            max_size=settings.max_size,
-            inference_backend=_backend_word(service.backend),
-            det_batch_size=settings.det_batch_size,
-            rec_batch_size=settings.rec_batch_size,
-            force_fp16=settings.force_fp16,
-            tensorrt_version=_tensorrt_version(service),
-            attempts=service.backend.attempts,
-            notice=service.notice,
-            device=service.telemetry.status,
-        ),
-        defaults=RequestDefaults(
-            det_thresh=service.score_threshold,
-            extract_embedding=settings.def_extract_embedding,
-            return_face_data=settings.def_return_face_data,
-            return_landmarks=settings.def_return_landmarks,
-            extract_ga=settings.def_extract_ga,
-            detect_masks=settings.def_detect_masks,
-        ),
-        limits=RequestLimits(
-            max_body_bytes=settings.max_body_bytes,
-            max_images=settings.max_images,
-            max_faces=settings.max_faces,
-            timeout_s=settings.request_timeout_s,
-        ),
-        access=_access(settings),
-        root_path=settings.root_path,
-        compreface_collection=settings.compreface_collection,
-        match_threshold=lambda: service.match_threshold,
-    )
 
 
 def _backend_word(backend: Selection) -> str:

@@ -31,6 +31,8 @@ from jetface.gallery.protocol import Gallery
 from jetface.gallery.records import ModelPin
 from jetface.geometry.letterbox import scaled_canvas
 from jetface.graphs.parts import num_bytes
+from jetface.heads.families import FAMILIES, read_known
+from jetface.heads.family import ATTRIBUTE_VARIABLE
 from jetface.imaging.budget import ByteBudget
 from jetface.imaging.decode import Decoder
 from jetface.imaging.loader import PictureLoader
@@ -42,12 +44,12 @@ from jetface.models.loading import LoadOptions, ModelLoader
 from jetface.models.precision import VARIABLES, Precisions
 from jetface.models.store import ModelStore
 from jetface.models.weights import Mirror, WeightsFolder
-from jetface.pipeline.attributes import AttributeModels, Attributes
+from jetface.pipeline.attributes import Attributes
 from jetface.pipeline.describer import CROPS_AT_ONCE, Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import ChosenModels, Extractor
 from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
-from jetface.registry import Registry, default_registry_dir, read_registry
+from jetface.registry import DEFAULT_MATCH_THRESHOLD, Registry, default_registry_dir
 from jetface.runtimes.choose import Host, Selection, select_backend
 from jetface.runtimes.engine_kit import EngineKit
 from jetface.runtimes.providers import TensorrtOptions
@@ -62,15 +64,23 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     Raises:
         RegistryError: One is named that is not in the registry or does something else.
     """
-    liveness_models = (chooser.choose("LIVENESS_MODEL", name, "liveness") for name in settings.liveness_model)
+    attributes: dict[str, tuple[str, ...]] = {}
+    attribute_families = [family for family in FAMILIES.values() if family.answer is not None]
+    for family in attribute_families:
+        if not family.is_named:
+            wanted = getattr(settings, family.variable.lower())
+            names = (wanted,) if isinstance(wanted, str) else wanted
+            chosen = tuple(filter(None, (chooser.choose(family.variable, name, family.task) for name in names)))
+            if chosen:
+                attributes[family.task] = chosen
+    named_tasks = dict.fromkeys(family.task for family in attribute_families if family.is_named)
+    for name in settings.attribute_models:
+        if model := chooser.choose(ATTRIBUTE_VARIABLE, name, *named_tasks):
+            attributes[model] = (model,)
     return ChosenModels(
         detector=chooser.require("DET_MODEL", settings.det_model, "detection"),
         recognizer=chooser.choose("REC_MODEL", settings.rec_model, "recognition"),
-        attributes=AttributeModels(
-            gender_age=chooser.choose("GA_MODEL", settings.ga_model, "gender_age"),
-            mask=chooser.choose("MASK_MODEL", settings.mask_model, "mask"),
-            liveness=tuple(filter(None, liveness_models)),
-        ),
+        attributes=attributes,
     )
 
 
@@ -207,11 +217,6 @@ def engine_loader(
 
 _log = structlog.get_logger("jetface")
 
-DEFAULT_SCORE_THRESHOLD = 0.6
-"""Least detector score where neither request, settings nor registry entry name one; as InsightFace-REST has it."""
-DEFAULT_MATCH_THRESHOLD = 0.35
-"""Least similarity of one person for a recognizer whose registry entry names none: above what the recognizers that were
-measured need for one false match in 10,000 at 512 numbers a face (docs/models.md); not measured for any other."""
 _LEAST_SWEEP_S, _MOST_SWEEP_S = 0.1, 30.0
 """Between two looks for idle models: a quarter of `MODEL_TTL_S` within these."""
 
@@ -241,14 +246,13 @@ class Service:
         """Least detector score where a request names none: what the settings say, else what suits the detector."""
         if self.settings.def_det_thresh is not None:
             return self.settings.def_det_thresh
-        own = self.store.spec(self.chosen.detector).score_threshold
-        return DEFAULT_SCORE_THRESHOLD if own is None else own
+        return self.store.spec(self.chosen.detector).least_score
 
     @property
     def match_threshold(self) -> float:
         """Least similarity of one person where a request names none: what suits the recognizer."""
-        own = self.store.spec(self.chosen.recognizer).match_threshold if self.chosen.recognizer else None
-        return DEFAULT_MATCH_THRESHOLD if own is None else own
+        recognizer = self.chosen.recognizer
+        return self.store.spec(recognizer).least_similarity if recognizer else DEFAULT_MATCH_THRESHOLD
 
     @property
     def notice(self) -> str | None:
@@ -261,7 +265,7 @@ def open_registry(settings: Settings) -> Registry:
 
     An entry that cannot be read is logged, and an error for who asks for it.
     """
-    registry = read_registry((default_registry_dir(), settings.models_dir))
+    registry = read_known((default_registry_dir(), settings.models_dir))
     for error in registry.unreadable.values():
         _log.warning("registry entry cannot be read and is left out", reason=str(error))
     return registry

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         allowed="one or two registry names, comma between them, or none",
         meaning="Liveness: one or two registry names, whose opinions are averaged, or `none`.",
     )  # fmt: skip
+    attribute_models: Annotated[tuple[ModelName, ...], NoDecode] = _env(
+        "ATTRIBUTE_MODELS", default=("none",), min_length=1, max_length=16,
+        allowed="comma list of up to 16 registry names, or none",
+        meaning="Other attributes of faces, told under `attributes` by the names of their models, or `none`.",
+    )  # fmt: skip
 
     # Detection
     max_size: Annotated[tuple[int, int], NoDecode] = _env(
@@ -383,10 +388,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "liveness_model", "max_size", "det_scales", "ort_providers", "gpu_device_ids", "url_allow_hosts", "api_keys",
-        "read_api_keys",
-        "cors_origins",
-        "forwarded_allow_ips",
+        "liveness_model", "attribute_models", "max_size", "det_scales", "ort_providers", "gpu_device_ids",
+        "url_allow_hosts", "api_keys", "read_api_keys", "cors_origins", "forwarded_allow_ips",
         mode="before",
     )  # fmt: skip
     @classmethod

@@ -22,7 +22,7 @@ import click
 import ormsgpack
 import structlog
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from tests.support.asgi import RawRequest
 from tests.support.fakes import Harness
 

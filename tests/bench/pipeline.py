@@ -30,7 +30,7 @@ from jetface.metrics import Metrics
 from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.loading import item_key
 from jetface.models.store import ModelStore
-from jetface.pipeline.attributes import AttributeModels, Attributes
+from jetface.pipeline.attributes import Attributes
 from jetface.pipeline.describer import Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import Extractor
@@ -91,7 +91,7 @@ def build(metrics: Metrics, pool: WorkPool, *, real_decoder: bool, run_s: float 
     return Extractor(
         loader,
         Detector(store, _DETECTOR, DetectorOptions(rectangular=False), pool),
-        Describer(Recognizer(store, _RECOGNIZER), Attributes(store, AttributeModels(), pool), pool),
+        Describer(Recognizer(store, _RECOGNIZER), Attributes(store, {}, pool), pool),
         pool,
         metrics,
         store=store,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 import httpx
 import pytest
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from jetface.errors import InferenceError, ModelFileError, QueueFullError, ServiceError
 from jetface.server.limits import Access
 from tests.support.fakes import Harness, jpeg_of
@@ -34,7 +35,9 @@ def routes() -> list[tuple[str, str]]:
     """Return every method and path there is."""
     paths = Harness().app.openapi()["paths"]
     described = [
-        (method.upper(), path.format(name="det_500m")) for path, methods in paths.items() for method in methods
+        (method.upper(), path.format_map(defaultdict(lambda: "any", name="det_500m")))
+        for path, methods in paths.items()
+        for method in methods
     ]
     assert ("POST", "/extract") in described
     return [*described, ("GET", "/"), ("HEAD", "/")]

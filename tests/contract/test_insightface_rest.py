@@ -12,12 +12,12 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from jetface.api.services import ModelFacts, RequestDefaults
+from jetface.api.requests import RequestDefaults
 from jetface.errors import InferenceError
 from jetface.imaging.sources import Base64Picture, EncodedPicture, RemotePicture
 from jetface.server.limits import Access
 from tests.contract.insightface_rest_shapes import FIXTURE, misfits
-from tests.support.fakes import Harness, jpeg_of
+from tests.support.fakes import Harness, jpeg_of, model_answer
 from tests.support.pictures import decode_image
 
 PICTURE = base64.b64encode(jpeg_of()).decode()
@@ -108,8 +108,9 @@ class TestRequest:
 
     async def test_the_services_defaults_hold_where_a_request_says_nothing(self) -> None:
         defaults = RequestDefaults(
-            det_thresh=0.1, extract_embedding=False, return_face_data=True, return_landmarks=True, detect_masks=True
-        )
+            det_thresh=0.1, extract_embedding=False, return_face_data=True, return_landmarks=True, extract_ga=False,
+            detect_masks=True,
+        )  # fmt: skip
         harness = Harness(defaults=defaults)
         async with harness.client() as client:
             face = await first_face(client)
@@ -270,16 +271,15 @@ class TestAnswer:
         faces = (await extract(client, extract_ga=True))["data"][0]["faces"]
         assert [(face["gender"], face["age"]) for face in faces] == [(0, 31), (1, 32)]
 
-    @pytest.mark.parametrize("flag", ["extract_ga", "detect_masks"])
+    @pytest.mark.parametrize(("flag", "told"), [("extract_ga", "gender_age"), ("detect_masks", "mask")])
     async def test_attributes_are_computed_only_when_asked_for(
-        self, client: httpx.AsyncClient, harness: Harness, flag: str
+        self, client: httpx.AsyncClient, harness: Harness, flag: str, told: str
     ) -> None:
         for wanted in (False, True):
             await extract(client, **{flag: wanted})
             options = harness.extractor.options
             assert options is not None
-            assert options.with_gender_age == (wanted and flag == "extract_ga")
-            assert options.with_mask == (wanted and flag == "detect_masks")
+            assert options.attributes == ({told} if wanted else set())
 
     async def test_a_failed_picture_keeps_its_place(self, client: httpx.AsyncClient) -> None:
         data = (await extract(client, images={"data": [PICTURE, "%%%", PICTURE]}))["data"]
@@ -313,7 +313,7 @@ class TestEmbedOnly:
         assert (face["gender"], face["age"], face["mask"], face["vec"]) == (0, 31, True, None)
         options = harness.extractor.crop_options
         assert options is not None
-        assert (options.with_embedding, options.with_gender_age, options.with_mask) == (False, True, True)
+        assert (options.with_embedding, {*options.attributes}) == (False, {"gender_age", "mask"})
 
     async def test_crops_are_embedded_when_nothing_is_asked_for(self, client: httpx.AsyncClient) -> None:
         found = await extract(client, embed_only=True, extract_embedding=False)
@@ -368,8 +368,8 @@ class TestOursInAddition:
         assert face[field] is not None
         options = harness.extractor.options
         assert options is not None
-        stages = ("embedding", "gender_age", "mask", "liveness", "quality", "crop")
-        assert [stage for stage in stages if getattr(options, f"with_{stage}")] == [flag]
+        stages = [stage for stage in ("embedding", "quality", "crop") if getattr(options, f"with_{stage}")]
+        assert [*stages, *options.attributes] == [flag]
 
     async def test_liveness_is_there_when_asked_for(self, client: httpx.AsyncClient) -> None:
         assert not {"live", "is_live"} & (await first_face(client)).keys()
@@ -396,9 +396,7 @@ class TestOursInAddition:
         named = (await client.get("/info")).json()["models"]
         assert (named["ga_name"], named["mask_detector"], named["liveness"]) == (None, None, [])
         harness.models.others = tuple(
-            ModelFacts(
-                name=name, task=task, family="any", license="any", source="any", state="unloaded", is_active=is_active
-            )
+            model_answer(name, task, is_active=is_active)
             for name, task, is_active in (
                 ("ga", "gender_age", True), ("ga2", "gender_age", False), ("mask", "mask", True),
                 ("near", "liveness", True), ("far", "liveness", True),

@@ -99,7 +99,7 @@ def detector(report: Report, setup: CudaSetup, options: Mapping[str, Any], folde
     graph = prepare_graph(calm, spec, rewrites=rewrites, pixels=True)
     write_model(plain.model, folder / "det.onnx")
     backend = open_cuda_backend(graph.model, setup=setup, max_batch_size=batch)
-    looks = FAMILIES["scrfd"](spec, backend, (side, side), takes_pixels=graph.takes_pixels).head
+    looks = FAMILIES["scrfd"].probe(spec, backend, (side, side), takes_pixels=graph.takes_pixels).head
     if not isinstance(looks, LooksHead) or not isinstance(looks.detector, CanvasHead):
         raise click.ClickException("the detector is not of family scrfd")
     head = looks.detector

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from tests.support.answers import check_answer
 from tests.support.fakes import Harness, jpeg_of
 from tests.support.fuzzing import fuzz

@@ -34,7 +34,9 @@ def portraits(shared_faces: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def upright(service: Any, portraits: list[np.ndarray]) -> list[PictureResult]:
     """What is found of them as they are."""
-    results: list[PictureResult] = service.extract([encoded(picture) for picture in portraits], with_liveness=True)
+    results: list[PictureResult] = service.extract(
+        [encoded(picture) for picture in portraits], attributes=frozenset({"liveness"})
+    )
     return results
 
 
@@ -74,11 +76,11 @@ def test_turned_portraits_are_answered_as_upright_ones(
 ) -> None:
     """At least 99 of 100 faces, embeddings at cosine 0.99, and nearly the same liveness."""
     pictures = [encoded(picture, clockwise) for picture in portraits]
-    results = service.extract(pictures, rotations="auto", with_liveness=True)
+    results = service.extract(pictures, rotations="auto", attributes=frozenset({"liveness"}))
     found = [pair for one, other in zip(upright, results, strict=True) for pair in pairs(one, other, clockwise)]
     assert len(found) >= 0.99 * sum(len(result.faces) for result in upright)
     assert min(float(vector_of(a) @ vector_of(b)) for a, b in found) >= 0.99
-    live = np.array([[face.liveness.probability for face in pair if face.liveness is not None] for pair in found])
+    live = np.array([[face.attributes["liveness"]["live"] for face in pair] for pair in found])
     assert live.shape == (len(found), 2)
     assert np.abs(live[:, 0] - live[:, 1]).mean() < 0.03
     assert np.mean([result.rotation == (360 - clockwise) % 360 for result in results]) >= 0.99

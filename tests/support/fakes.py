@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,41 +15,42 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from jetface.api.answers import EngineAnswer, ModelAnswer
 from jetface.api.app import create_api
-from jetface.api.services import (
-    ApiOptions,
-    EngineFacts,
-    ModelFacts,
-    RequestDefaults,
-    RequestLimits,
-    ServiceInfo,
-    Verdict,
-)
+from jetface.api.requests import RequestDefaults, RequestLimits
+from jetface.api.services import ServiceInfo, Services, Verdict
 from jetface.domain import (
     Embedding,
     ExtractOptions,
     Face,
-    GenderAge,
     HeadPose,
     Image,
     KnownFaces,
-    Liveness,
-    Mask,
     PictureResult,
     Quality,
     StageTimes,
 )
 from jetface.errors import ImageDecodeError, NotFoundError, ServiceError
 from jetface.gallery.people import People
+from jetface.heads.classifier import Classification
+from jetface.heads.genderage import GenderAge
+from jetface.heads.minifasnet import Liveness
+from jetface.heads.seeta_mask import Mask
 from jetface.imaging.budget import ByteBudget
 from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource, RemotePicture
 from jetface.metrics import Metrics
+from jetface.models.store import ModelState
 from jetface.pipeline.pictures import WorkPool
+from jetface.registry import ModelSpec
 from jetface.server.drain import Drain
 from jetface.server.limits import Access, Places
 from jetface.server.protocol import Connections
 
 EMBEDDING_LENGTH = 512
+DEFAULTS = RequestDefaults(
+    det_thresh=0.6, extract_embedding=True, return_face_data=False, return_landmarks=False, extract_ga=False,
+    detect_masks=False,
+)  # fmt: skip
 INFO = ServiceInfo(
     version="0.0.0", log_level="INFO", max_size=(640, 640), inference_backend="onnx",
     det_batch_size=4, rec_batch_size=32, force_fp16=True,
@@ -70,12 +71,15 @@ def face_number(number: int, image_index: int, *, scale: float = 1.0) -> Face:
         visible=1.0,
         crop=np.full((112, 112, 3), 40 * number % 256, np.uint8),
         embedding=Embedding(vector, 26.68),
-        gender_age=GenderAge(is_male=number % 2 == 1, age_years=31 + number),
-        mask=Mask(0.75),
-        liveness=Liveness(probability=0.625, is_live=True),
         quality=Quality(
             score=0.5, sharpness=25.0, brightness=0.5, size_px=57.9, pose=HeadPose(yaw=-8.5, pitch=4.25, roll=1.5)
         ),
+        attributes={
+            "gender_age": GenderAge(gender=number % 2, age=31 + number),
+            "mask": Mask(mask=True, mask_probs={"mask": np.float32(0.75), "no_mask": np.float32(0.25)}),
+            "liveness": Liveness(live=np.float32(0.625), is_live=True),
+            "emotion": Classification(label="glad", score=np.float32(0.75), scores={"glad": np.float32(0.75)}),
+        },
     )
 
 
@@ -85,10 +89,8 @@ def with_what_is_wanted(face: Face, options: ExtractOptions) -> Face:
         face,
         crop=face.crop if options.with_crop else None,
         embedding=face.embedding if options.with_embedding else None,
-        gender_age=face.gender_age if options.with_gender_age else None,
-        mask=face.mask if options.with_mask else None,
-        liveness=face.liveness if options.with_liveness else None,
         quality=face.quality if options.with_quality else None,
+        attributes={name: value for name, value in face.attributes.items() if name in options.attributes},
     )
 
 
@@ -225,6 +227,17 @@ class FakeLoader:
         yield FakePicture(np.asarray(pixels, np.uint8))
 
 
+def model_answer(name: str, task: str, family: str = "any", **known: Any) -> ModelAnswer:
+    """Return what is told of a model in use that is not loaded yet; `known` says what is otherwise."""
+    answer = ModelAnswer(
+        name=name, task=task, family=family, license="research", source="insightface", state=ModelState.UNLOADED,
+        is_active=True, reason=None, backend=None, engine=None, is_batch_free=None, sha256=None, cpu_nodes=(),
+        input_hw=None, embedding_length=None, match_threshold=None, false_match_rate=None,
+    )  # fmt: skip
+    answer.update(known)  # type: ignore[typeddict-item]  # keys of the answer
+    return answer
+
+
 class FakeModels:
     """Two models in use and one that is not; others and verdicts that a test can set."""
 
@@ -232,27 +245,22 @@ class FakeModels:
         self.ready = Verdict(is_ok=True)
         self.live = Verdict(is_ok=True)
         self.checked = Verdict(is_ok=True)
-        self.others: tuple[ModelFacts, ...] = ()
+        self.others: tuple[ModelAnswer, ...] = ()
         self.changes: list[str] = []
         """Models that were loaded or unloaded."""
 
-    def models(self) -> Sequence[ModelFacts]:
+    def models(self) -> Sequence[ModelAnswer]:
         """Return the three, and those that a test adds."""
         return [
             *self.others,
-            ModelFacts(
-                name="det_500m", task="detection", family="scrfd", license="research", source="insightface",
-                state="serving", is_active=True, backend="onnxruntime-cpu",
+            model_answer("det_500m", "detection", "scrfd", state=ModelState.SERVING, backend="onnxruntime-cpu"),
+            model_answer(
+                "glintr100", "recognition", "arcface", state=ModelState.FAILED, is_active=False,
+                reason="The file is missing.", input_hw=(112, 112), embedding_length=512,
             ),
-            ModelFacts(
-                name="glintr100", task="recognition", family="arcface", license="research", source="insightface",
-                state="failed", is_active=False, reason="The file is missing.", input_hw=(112, 112),
-                embedding_length=512,
-            ),
-            ModelFacts(
-                name="w600k_mbf", task="recognition", family="arcface", license="research", source="insightface",
-                state="unloaded", is_active=True, input_hw=(112, 112), embedding_length=512,
-                engine=EngineFacts(state="building", phase="Building engine", elapsed_s=95.0),
+            model_answer(
+                "w600k_mbf", "recognition", "arcface", input_hw=(112, 112), embedding_length=512,
+                engine=EngineAnswer(state="building", phase="Building engine", elapsed_s=95.0, reason=None),
             ),
         ]  # fmt: skip
 
@@ -264,20 +272,20 @@ class FakeModels:
         """Return what the test set."""
         return self.live
 
-    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+    async def load(self, name: str, *, deadline: float) -> ModelAnswer:
         """Return one of them."""
         del deadline
         for facts in self.models():
-            if facts.name == name:
+            if facts["name"] == name:
                 self.changes.append(name)
                 return facts
         raise NotFoundError("No model of that name is in the registry.")
 
-    async def unload(self, name: str) -> ModelFacts:
+    async def unload(self, name: str) -> ModelAnswer:
         """Return one of them."""
         return await self.load(name, deadline=0)
 
-    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+    async def reload(self, name: str, *, deadline: float) -> ModelAnswer:
         """Return one of them."""
         return await self.load(name, deadline=deadline)
 
@@ -304,6 +312,7 @@ class Harness:
         extractor: FakeExtractor | None = None,
         body_budget_bytes: int = 2**30,
         people: People | None = None,
+        attributes: Mapping[str, Sequence[ModelSpec]] | None = None,
     ) -> None:
         self.extractor = extractor or FakeExtractor()
         self.models = FakeModels()
@@ -312,24 +321,25 @@ class Harness:
         self.places = Places(max_in_flight)
         self.drain = Drain(grace_s, on_expiry=self.places.abandon)
         self.app: FastAPI = create_api(
-            extractor=self.extractor,
-            models=self.models,
-            loader=FakeLoader(),
-            pool=self.pool,
-            metrics=self.metrics,
-            drain=self.drain,
-            places=self.places,
-            byte_budget=ByteBudget(body_budget_bytes),
-            connections=connections,
-            people=people,
-            options=ApiOptions(
+            Services(
+                extractor=self.extractor,
+                models=self.models,
+                loader=FakeLoader(),
+                pool=self.pool,
+                metrics=self.metrics,
+                byte_budget=ByteBudget(body_budget_bytes),
                 info=INFO,
+                defaults=defaults or DEFAULTS,
                 limits=limits or RequestLimits(),
                 access=access or Access(),
-                defaults=defaults or RequestDefaults(),
-                match_threshold=lambda: match_threshold,
                 root_path=root_path,
+                people=people,
+                attributes=attributes or {},
+                match_threshold=lambda: match_threshold,
             ),
+            drain=self.drain,
+            places=self.places,
+            connections=connections,
         )
 
     @contextlib.asynccontextmanager

@@ -81,7 +81,7 @@ def test_without_a_floor_the_kernel_decides(settings: Settings, tmp_path: Path) 
     async def load(service: Service) -> Any:
         return await service.store.get(service.chosen.detector)
 
-    assert in_service(unguarded, root, load).spec.task == "detection"
+    assert in_service(unguarded, root, load).spec.is_detector
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", "1"), ("0", "0"), (None, None)])

@@ -1,4 +1,4 @@
-"""Results to answers: the shapes of `wire.md`, and their description for OpenAPI.
+"""Results to answers: the shapes of `wire.md`. What builds an answer is what describes it for OpenAPI.
 
 Numbers stay numpy's: the serialisers write float32 short, and no embedding passes through a Python loop.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, Union, cast
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
-from jetface.api.requests import ExtractFields
-from jetface.api.services import RequestDefaults
-from jetface.domain import Crop, ExtractOptions, Face, PictureResult, Quality, Vector
+from jetface.api.requests import CROP_KEYS, RECOGNITION_KEYS, ExtractWish
+from jetface.domain import Crop, Face, Float, PictureResult, Quality, ToldAs, Vector
+from jetface.engines.plan import EngineState
 from jetface.geometry.alignment import CROP_SIDE_PX
+from jetface.heads.families import NAMED_ANSWERS
+from jetface.heads.genderage import GenderAge
+from jetface.heads.minifasnet import Liveness
+from jetface.heads.seeta_mask import Mask
+from jetface.models.store import ModelState
 
 Status = Literal["ok", "failed"]
 Rotation = Annotated[
@@ -27,7 +33,7 @@ Rotation = Annotated[
         "stand upright."
     ),
 ]
-Millis = Annotated[float, Field(description="Milliseconds.")]
+Millis = Annotated[Float, Field(description="Milliseconds.")]
 LandmarksFrom = Annotated[
     Literal["detector", "given", "box"],
     Field(
@@ -36,192 +42,199 @@ LandmarksFrom = Annotated[
     ),
 ]
 Visible = Annotated[
-    float, Field(ge=0, le=1, description="Share of the aligned face that lies within the picture; the rest is black.")
+    Float,
+    Field(ge=0, le=1, description="Share of the aligned face that lies within the picture; the rest is black."),
 ]
-Embedding = Annotated[list[float] | str, Field(description="Numbers, or base64 of little-endian float32.")]
+Embedding = Annotated[
+    Vector | str, ToldAs(list[float] | str), Field(description="Numbers, or base64 of little-endian float32.")
+]
+Box = Annotated[NDArray[np.float32], ToldAs(list[float])]
+Points = Annotated[NDArray[Any], ToldAs(list[list[float]])]
+NamedAnswer: TypeAlias = Annotated[Mapping[str, Any], ToldAs(Union[NAMED_ANSWERS])]  # noqa: UP007 - of a tuple
+"""What a model of a family that is answered by name tells of a face."""
+State = Annotated[ModelState, ToldAs(Literal[tuple(state.value for state in ModelState)])]
 
 
-class _Answer(BaseModel):
-    """Fields serialise by name; `model_` is no reserved prefix here."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class ErrorDetail(_Answer):
+class ErrorDetail(TypedDict):
     """What went wrong."""
 
     code: str
     message: str
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: NotRequired[dict[str, Any]]
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(TypedDict):
     """Every answer that is not a success."""
 
     error: ErrorDetail
     request_id: str
 
 
-class FacePose(_Answer):
+class FacePose(TypedDict):
     """Where a head is turned, degrees, estimated from the landmarks."""
 
-    yaw: float = Field(description="Positive to the right edge of the picture.")
-    pitch: float = Field(description="Positive to the upper edge.")
-    roll: float = Field(description="Positive clockwise.")
+    yaw: Annotated[Float, Field(description="Positive to the right edge of the picture.")]
+    pitch: Annotated[Float, Field(description="Positive to the upper edge.")]
+    roll: Annotated[Float, Field(description="Positive clockwise.")]
 
 
-class FaceQuality(_Answer):
+class FaceQuality(TypedDict):
     """How well a face can be recognized, from its pixels and landmarks alone."""
 
-    score: float = Field(description="The worst of the others, each from 0 to 1, times `visible` of the face.")
-    sharpness: float = Field(
-        description="Variance of the Laplacian of what the crop shows of the picture; 25 counts half."
-    )
-    brightness: float = Field(description="Of what the crop shows of the picture, 0 black to 1 white.")
-    size: float = Field(description="Shorter side of the box, source pixels; 80 and more count full.")
+    score: Annotated[
+        Float, Field(description="The worst of the others, each from 0 to 1, times `visible` of the face.")
+    ]
+    sharpness: Annotated[
+        Float,
+        Field(description="Variance of the Laplacian of what the crop shows of the picture; 25 counts half."),
+    ]
+    brightness: Annotated[Float, Field(description="Of what the crop shows of the picture, 0 black to 1 white.")]
+    size: Annotated[Float, Field(description="Shorter side of the box, source pixels; 80 and more count full.")]
     pose: FacePose
 
 
-class ExtractFace(_Answer):
+class ExtractFace(GenderAge, Mask, Liveness, total=False):
     """A face of `/extract`; which keys are there depends on the request."""
 
-    bbox: list[int] | None = None
-    prob: float | None = None
-    num_det: int | None = None
-    scale: float | None = None
-    size: int | None = None
-    norm: float | None = None
-    vec: Embedding | None = None
-    gender: int | None = Field(default=None, description="0 female, 1 male; null where unknown.")
-    age: int | None = Field(default=None, description="Years; null where unknown.")
-    mask: bool | None = None
-    mask_probs: dict[str, float] | None = Field(default=None, description="Of `mask` and `no_mask`.")
-    live: float | None = Field(default=None, description="Probability of a live face; null where unknown.")
-    is_live: bool | None = Field(default=None, description="Whether that is more likely than any kind of picture.")
-    quality: FaceQuality | None = None
-    landmarks: list[list[float]] | None = Field(
-        default=None, description="Whole numbers, rounded; floats with `landmarks_precise`."
-    )
-    landmarks_from: LandmarksFrom | None = Field(
-        default=None, description="With `landmarks`, and always where it is `box`."
-    )
-    visible: Visible | None = Field(default=None, description="With `quality`, and always below 0.95.")
-    facedata: str | None = Field(default=None, description="The aligned 112x112 crop as base64 JPEG, quality 95.")
+    status: Annotated[Literal["ok"], Field(description="With `embed_only`.")]
+    bbox: Annotated[NDArray[np.int32], ToldAs(list[int])] | None
+    prob: Float | None
+    num_det: int | None
+    scale: Float | None
+    size: int | None
+    norm: Float | None
+    vec: Embedding | None
+    quality: FaceQuality | None
+    landmarks: Annotated[Points | None, Field(description="Whole numbers, rounded; floats with `landmarks_precise`.")]
+    landmarks_from: Annotated[
+        LandmarksFrom | None, Field(description="With `landmarks`, and always where it is `box`.")
+    ]
+    visible: Annotated[Visible | None, Field(description="With `quality`, and always below 0.95.")]
+    facedata: Annotated[str | None, Field(description="The aligned 112x112 crop as base64 JPEG, quality 95.")]
+    attributes: Annotated[
+        dict[str, NamedAnswer | None],
+        Field(description="What the models named in `attributes` tell; null where one needs more than a crop."),
+    ]
 
 
-class ExtractPicture(_Answer):
+class ExtractPicture(TypedDict):
     """One picture of `/extract`."""
 
     status: Status
     took_ms: Millis
-    rotation: Rotation = None
+    rotation: NotRequired[Rotation]
     faces: list[ExtractFace]
-    traceback: str | None = Field(default=None, description="Inherited name: one sentence why the picture failed.")
+    traceback: NotRequired[
+        Annotated[str | None, Field(description="Inherited name: one sentence why the picture failed.")]
+    ]
 
 
-class Took(_Answer):
+class Took(TypedDict):
     """Timings of `/extract`; the last two with `verbose_timings`."""
 
     total_ms: Millis
-    read_imgs_ms: Millis | None = None
-    embed_all_ms: Millis | None = None
+    read_imgs_ms: NotRequired[Millis | None]
+    embed_all_ms: NotRequired[Millis | None]
 
 
-class ExtractAnswer(_Answer):
+class ExtractAnswer(TypedDict):
     """Answer of `/extract`; with `embed_only` it has `took_ms` and `status` instead of `took`."""
 
-    took: Took | None = None
-    took_ms: Millis | None = None
-    status: Literal["ok"] | None = None
+    took: NotRequired[Took | None]
+    took_ms: NotRequired[Millis | None]
+    status: NotRequired[Literal["ok"] | None]
     data: list[ExtractPicture]
 
 
-class SlotError(_Answer):
+class SlotError(TypedDict):
     """Why one picture failed."""
 
     code: str
     message: str
 
 
-class DetectFace(_Answer):
+class DetectFace(TypedDict, total=False):
     """A face of `/detect`, source pixels."""
 
-    box: list[float] | None = None
-    score: float | None = None
-    landmarks: list[list[float]] | None = None
-    landmarks_from: LandmarksFrom | None = None
-    visible: Visible | None = None
+    box: Box | None
+    score: Float | None
+    landmarks: Points | None
+    landmarks_from: LandmarksFrom | None
+    visible: Visible | None
+    norm: Annotated[Float, Field(description="Of `/compare`: how long the embedding was; low for a poor face.")]
 
 
-class DetectPicture(_Answer):
+class DetectPicture(TypedDict):
     """One picture of `/detect`."""
 
     status: Status
     took_ms: Millis
     image_hw: tuple[int, int] | None
-    rotation: Rotation = None
+    rotation: NotRequired[Rotation]
     faces: list[DetectFace]
-    error: SlotError | None = None
+    error: NotRequired[SlotError | None]
 
 
-class DetectAnswer(_Answer):
+class DetectAnswer(TypedDict):
     """Answer of `/detect`."""
 
     took_ms: Millis
     pictures: list[DetectPicture]
 
 
-class RecognizeFace(_Answer):
+class RecognizeFace(TypedDict, total=False):
     """A face of `/recognize`."""
 
-    embedding: Embedding | None = None
-    norm: float | None = None
-    box: list[float] | None = None
-    landmarks_from: LandmarksFrom | None = Field(default=None, description="Not of pictures that are aligned crops.")
-    visible: Visible | None = Field(default=None, description="Not of pictures that are aligned crops.")
+    embedding: Embedding | None
+    norm: Float | None
+    box: Box | None
+    landmarks_from: Annotated[LandmarksFrom | None, Field(description="Not of pictures that are aligned crops.")]
+    visible: Annotated[Visible | None, Field(description="Not of pictures that are aligned crops.")]
 
 
-class RecognizePicture(_Answer):
+class RecognizePicture(TypedDict):
     """One picture of `/recognize`."""
 
     status: Status
     took_ms: Millis
     image_hw: tuple[int, int] | None
-    rotation: Rotation = None
+    rotation: NotRequired[Rotation]
     faces: list[RecognizeFace]
-    error: SlotError | None = None
+    error: NotRequired[SlotError | None]
 
 
-class RecognizeAnswer(_Answer):
+class RecognizeAnswer(TypedDict):
     """Answer of `/recognize`."""
 
     took_ms: Millis
     pictures: list[RecognizePicture]
 
 
-class CompareAnswer(_Answer):
+class CompareAnswer(TypedDict):
     """Answer of `/compare`; the plural keys when `others` were given."""
 
     took_ms: Millis
-    threshold: float
-    similarity: float | None = Field(default=None, description="Cosine in [-1, 1]; null where a face is missing.")
-    is_match: bool | None = None
-    similarities: list[list[float | None]] | None = None
-    matches: list[list[bool]] | None = None
+    threshold: Float
+    similarity: NotRequired[
+        Annotated[Float | None, Field(description="Cosine in [-1, 1]; null where a face is missing.")]
+    ]
+    is_match: NotRequired[bool | None]
+    similarities: NotRequired[list[list[Float | None]] | None]
+    matches: NotRequired[list[list[bool]] | None]
     pictures: list[DetectPicture]
-    others: list[DetectPicture] | None = None
+    others: NotRequired[list[DetectPicture] | None]
 
 
-class EngineAnswer(_Answer):
+class EngineAnswer(TypedDict):
     """The engine of a model: the model compiled for this machine's GPU."""
 
-    state: Literal["absent", "building", "checking", "serving", "rejected"]
-    phase: str | None = Field(default=None, description="What its build is doing, in TensorRT's words.")
-    elapsed_s: float | None = Field(default=None, description="Seconds since its build began.")
-    reason: str | None = Field(default=None, description="Why it was rejected.")
+    state: EngineState
+    phase: NotRequired[Annotated[str | None, Field(description="What its build is doing, in TensorRT's words.")]]
+    elapsed_s: NotRequired[Annotated[float | None, Field(description="Seconds since its build began.")]]
+    reason: NotRequired[Annotated[str | None, Field(description="Why it was rejected.")]]
 
 
-class ModelAnswer(_Answer):
+class ModelAnswer(TypedDict):
     """One registry entry and what has become of it."""
 
     name: str
@@ -229,50 +242,64 @@ class ModelAnswer(_Answer):
     family: str
     license: str
     source: str
-    state: Literal["unloaded", "loading", "building", "serving", "failed"]
-    is_active: bool = Field(description="Whether the settings chose it for a stage.")
-    reason: str | None = None
-    backend: str | None = None
-    engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
-    is_batch_free: bool | None = Field(
-        default=None,
-        description="Whether a run may take several items. False: its graph may mix them, so each is run alone. Null: "
-        "not loaded yet.",
-    )
-    sha256: str | None = Field(default=None, description="Of the file that serves; null where none does.")
-    cpu_nodes: list[str] = Field(
-        default_factory=list, description="Nodes that run on the CPU although a GPU was asked for: operator and name."
-    )
-    input_hw: tuple[int, int] | None = None
-    embedding_length: int | None = None
-    match_threshold: float | None = Field(
-        default=None, description="Least cosine similarity of one person; null where the entry names none."
-    )
-    false_match_rate: float | None = Field(
-        default=None, description="Share of the pairs of two people that reach `match_threshold`; null: not known."
-    )
+    state: State
+    is_active: Annotated[bool, Field(description="Whether the settings chose it for a stage.")]
+    reason: NotRequired[str | None]
+    backend: NotRequired[str | None]
+    engine: NotRequired[Annotated[EngineAnswer | None, Field(description="Null where no engines can be built.")]]
+    is_batch_free: NotRequired[
+        Annotated[
+            bool | None,
+            Field(
+                description="Whether a run may take several items. False: its graph may mix them, so each is run "
+                "alone. Null: not loaded yet."
+            ),
+        ]
+    ]
+    sha256: NotRequired[Annotated[str | None, Field(description="Of the file that serves; null where none does.")]]
+    cpu_nodes: NotRequired[
+        Annotated[
+            Sequence[str],
+            ToldAs(list[str]),
+            Field(description="Nodes that run on the CPU although a GPU was asked for: operator and name."),
+        ]
+    ]
+    input_hw: NotRequired[tuple[int, int] | None]
+    embedding_length: NotRequired[int | None]
+    match_threshold: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="Least cosine similarity of one person; null where the entry names none."),
+        ]
+    ]
+    false_match_rate: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="Share of the pairs of two people that reach `match_threshold`; null: not known."),
+        ]
+    ]
 
 
-class ModelsAnswer(_Answer):
+class ModelsAnswer(TypedDict):
     """Answer of `/models`."""
 
-    models: list[ModelAnswer]
+    models: Sequence[ModelAnswer]
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(TypedDict):
     """Answer of the health routes; 503 when `status` is not the good one."""
 
     status: Literal["ok", "ready", "alive", "failed"]
-    reason: str | None = None
+    reason: NotRequired[str | None]
 
 
-class ModelHealth(_Answer):
+class ModelHealth(TypedDict):
     """State of one model in use."""
 
-    state: Literal["unloaded", "loading", "building", "serving", "failed"]
-    backend: str | None = None
-    reason: str | None = None
-    engine: EngineAnswer | None = Field(default=None, description="Null where no engines can be built.")
+    state: State
+    backend: NotRequired[str | None]
+    reason: NotRequired[str | None]
+    engine: NotRequired[Annotated[EngineAnswer | None, Field(description="Null where no engines can be built.")]]
 
 
 class ReadyAnswer(HealthAnswer):
@@ -287,212 +314,168 @@ FACEDATA_QUALITY = 95
 MOSTLY_VISIBLE = 0.95
 """Share of a crop within the picture below which `/extract` says so unasked."""
 
-_ALWAYS = frozenset({"bbox", "prob", "num_det", "scale", "size"})
-_EMBEDDING = frozenset({"norm", "vec"})
-_GENDER_AGE = frozenset({"gender", "age"})
-_MASK = frozenset({"mask", "mask_probs"})
-_LIVENESS = frozenset({"live", "is_live"})
-_RECOGNITION = _EMBEDDING | _GENDER_AGE | _MASK
-"""These come together, null where one of them was not asked for."""
-_CROP_ONLY = _RECOGNITION | {"bbox", "size", "prob"}
 
-
-@dataclass(frozen=True, slots=True)
-class ExtractWish:
-    """What a request to `/extract` wants: the keys of a face, and what has to be computed for them."""
-
-    keys: frozenset[str]
-    options: ExtractOptions
-    is_base64: bool
-    with_warnings: bool
-    """Whether what a caller should know of a face is told though nobody asked."""
-    with_precise_landmarks: bool
-
-
-def extract_wish(fields: ExtractFields, defaults: RequestDefaults) -> ExtractWish:
-    """Fill in the service's defaults and decide what is computed and returned."""
-    if fields.fields is not None:
-        keys = computed = frozenset[str](fields.fields)
-    else:
-        computed = _computed_keys(fields, defaults)
-        keys = _ALWAYS | computed | (_RECOGNITION if computed & _RECOGNITION else frozenset())
-    return ExtractWish(
-        keys=keys,
-        options=ExtractOptions(
-            score_threshold=_or_default(fields.threshold, defaults.det_thresh),
-            limit_faces=fields.limit_faces,
-            min_face_width_px=fields.min_face_size,
-            min_quality=fields.min_quality,
-            rotations=fields.rotations,
-            with_embedding=bool(computed & _EMBEDDING),
-            with_crop="facedata" in computed,
-            with_gender_age=bool(computed & _GENDER_AGE),
-            with_mask=bool(computed & _MASK),
-            with_liveness=bool(computed & _LIVENESS),
-            with_quality="quality" in computed,
-        ),
-        is_base64=fields.embedding_format == "base64",
-        with_warnings=fields.fields is None,
-        with_precise_landmarks=fields.landmarks_precise,
-    )
-
-
-def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozenset[str]:
-    """Return the keys the flags of a request ask for, beyond those that are always there."""
-    flags = (
-        (_or_default(fields.extract_embedding, defaults.extract_embedding), _EMBEDDING),
-        (_or_default(fields.extract_ga, defaults.extract_ga), _GENDER_AGE),
-        (_or_default(fields.detect_masks, defaults.detect_masks), _MASK),
-        (fields.detect_liveness, _LIVENESS),
-        (fields.return_quality, {"quality", "visible"}),
-        (
-            fields.landmarks_precise or _or_default(fields.return_landmarks, defaults.return_landmarks),
-            {"landmarks", "landmarks_from"},
-        ),
-        (_or_default(fields.return_face_data, defaults.return_face_data), {"facedata"}),
-    )
-    return frozenset(key for is_wanted, keys in flags if is_wanted for key in keys)
-
-
-def crop_options(wish: ExtractWish) -> ExtractOptions:
-    """Return what `embed_only` computes: what is asked for, embeddings where nothing is."""
-    return wish.options if wish.keys & _RECOGNITION else replace(wish.options, with_embedding=True)
-
-
-def _or_default(given: Any, default: Any) -> Any:
-    return default if given is None else given
-
-
-def extract_picture(result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
+def extract_picture(result: PictureResult, wish: ExtractWish) -> ExtractPicture:
     """Return the slot of one picture in `/extract`. Encodes crops: run it in the pool when they are wanted."""
     if result.error is not None:
         return _failed(result)
     faces = [_extract_face(number, face, result, wish) for number, face in enumerate(result.faces)]
-    return {"status": "ok", "took_ms": milliseconds(result.took_s), **_rotation(result), "faces": faces}
-
-
-def _rotation(result: PictureResult) -> dict[str, int]:
-    """Return what is said of a picture whose turns were asked for; others know nothing of it."""
-    return {} if result.rotation is None else {"rotation": result.rotation}
-
-
-def extract_crop(result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
-    """Return the slot of one picture in `/extract` with `embed_only`: a face without the keys of detection."""
-    if result.error is not None:
-        return _failed(result)
-    whole = np.array([0, 0, CROP_SIDE_PX, CROP_SIDE_PX], np.int32)
-    fixed = {"bbox": whole, "size": CROP_SIDE_PX, "prob": np.float32(1)}
-    keys = wish.keys & _CROP_ONLY if wish.keys & _RECOGNITION else _CROP_ONLY
-    faces = [_pick({**_recognition(face, wish), **fixed}, keys) | {"status": "ok"} for face in result.faces]
-    return {"status": "ok", "took_ms": milliseconds(result.took_s), "faces": faces}
-
-
-def _failed(result: PictureResult) -> dict[str, Any]:
-    """The field's name is inherited; it holds one sentence for the caller, never a traceback."""
-    message = "" if result.error is None else result.error.message
-    return {"status": "failed", "took_ms": milliseconds(result.took_s), "faces": [], "traceback": message}
-
-
-def _extract_face(number: int, face: Face, result: PictureResult, wish: ExtractWish) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "bbox": np.rint(face.box).astype(np.int32),
-        "prob": np.float32(face.score),
-        "num_det": number,
-        "scale": np.float32(result.detection_scale),
-        "size": int(face.box[2] - face.box[0]),
-        **_recognition(face, wish),
-    }
-    if wish.keys & _LIVENESS:
-        described["live"] = None if face.liveness is None else np.float32(face.liveness.probability)
-        described["is_live"] = None if face.liveness is None else face.liveness.is_live
-    if "quality" in wish.keys:
-        described["quality"] = None if face.quality is None else _quality(face.quality)
-    if "landmarks" in wish.keys:
-        points = face.landmarks if wish.with_precise_landmarks else np.rint(face.landmarks).astype(np.int32)
-        described["landmarks"] = np.ascontiguousarray(points)
-    if "facedata" in wish.keys and face.crop is not None:
-        described["facedata"] = crop_as_base64_jpeg(face.crop)
-    described["landmarks_from"] = face.landmarks_from
-    described["visible"] = None if face.visible is None else np.float32(face.visible)
-    return _pick(described, wish.keys | _warnings(face) if wish.with_warnings else wish.keys)
-
-
-def _warnings(face: Face) -> frozenset[str]:
-    """Return the keys that say why an embedding is worth less."""
-    keys = {"landmarks_from"} if face.landmarks_from == "box" else set()
-    if face.visible is not None and face.visible < MOSTLY_VISIBLE:
-        keys.add("visible")
-    return frozenset(keys)
-
-
-def _recognition(face: Face, wish: ExtractWish) -> dict[str, Any]:
-    known, gender_age, mask = face.embedding, face.gender_age, face.mask
-    return {
-        "norm": None if known is None else np.float32(known.norm),
-        "vec": None if known is None else embedding_value(known.vector, is_base64=wish.is_base64),
-        "gender": None if gender_age is None else int(gender_age.is_male),
-        "age": None if gender_age is None else gender_age.age_years,
-        "mask": None if mask is None else mask.is_worn,
-        "mask_probs": None if mask is None else _mask_probs(mask.probability),
-    }
-
-
-def _mask_probs(probability: float) -> dict[str, np.float32]:
-    return {"mask": np.float32(probability), "no_mask": np.float32(1 - probability)}
-
-
-def _quality(quality: Quality) -> dict[str, Any]:
-    pose = quality.pose
-    return {
-        "score": np.float32(quality.score),
-        "sharpness": np.float32(quality.sharpness),
-        "brightness": np.float32(quality.brightness),
-        "size": np.float32(quality.size_px),
-        "pose": {"yaw": np.float32(pose.yaw), "pitch": np.float32(pose.pitch), "roll": np.float32(pose.roll)},
-    }
-
-
-def _pick(described: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
-    return {key: value for key, value in described.items() if key in keys}
-
-
-def described_picture(result: PictureResult, keys: frozenset[str], *, is_base64: bool = False) -> dict[str, Any]:
-    """Return the slot of one picture on our own routes: source pixels as floats, an error as in the envelope.
-
-    Args:
-        result: What came of the picture.
-        keys: Of `box`, `score`, `landmarks`, `landmarks_from`, `visible`, `embedding`, `norm`: those a face has.
-        is_base64: Embeddings as text instead of numbers.
-    """
-    slot: dict[str, Any] = {
-        "status": "ok" if result.error is None else "failed",
-        "took_ms": milliseconds(result.took_s),
-        "image_hw": result.image_hw,
-        **_rotation(result),
-        "faces": [_described_face(face, keys, is_base64=is_base64) for face in result.faces],
-    }
-    if result.error is not None:
-        slot["error"] = {"code": result.error.code, "message": result.error.message}
+    slot = ExtractPicture(status="ok", took_ms=milliseconds(result.took_s), faces=faces)
+    if result.rotation is not None:
+        slot["rotation"] = cast("Rotation", result.rotation)
     return slot
 
 
-def _described_face(face: Face, keys: frozenset[str], *, is_base64: bool) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    if "box" in keys:
-        described["box"] = np.ascontiguousarray(face.box)
-    if "score" in keys:
-        described["score"] = np.float32(face.score)
+def extract_crop(result: PictureResult, wish: ExtractWish) -> ExtractPicture:
+    """Return the slot of one picture in `/extract` with `embed_only`: a face without the keys of detection."""
+    if result.error is not None:
+        return _failed(result)
+    keys = wish.keys & CROP_KEYS if wish.keys & (RECOGNITION_KEYS | {"attributes"}) else CROP_KEYS
+    faces = []
+    for face in result.faces:
+        told: ExtractFace = {}
+        _tell_models(told, face, wish, keys)
+        if "bbox" in keys:
+            told["bbox"] = np.array([0, 0, CROP_SIDE_PX, CROP_SIDE_PX], np.int32)
+        if "size" in keys:
+            told["size"] = CROP_SIDE_PX
+        if "prob" in keys:
+            told["prob"] = np.float32(1)
+        told["status"] = "ok"
+        faces.append(told)
+    return ExtractPicture(status="ok", took_ms=milliseconds(result.took_s), faces=faces)
+
+
+def _failed(result: PictureResult) -> ExtractPicture:
+    """The field's name is inherited; it holds one sentence for the caller, never a traceback."""
+    message = "" if result.error is None else result.error.message
+    return ExtractPicture(status="failed", took_ms=milliseconds(result.took_s), faces=[], traceback=message)
+
+
+def _extract_face(  # noqa: C901 - a step for each key
+    number: int, face: Face, result: PictureResult, wish: ExtractWish
+) -> ExtractFace:
+    keys, visible = wish.keys, face.visible
+    told: ExtractFace = {}
+    if "bbox" in keys:
+        told["bbox"] = np.rint(face.box).astype(np.int32)
+    if "prob" in keys:
+        told["prob"] = np.float32(face.score)
+    if "num_det" in keys:
+        told["num_det"] = number
+    if "scale" in keys:
+        told["scale"] = np.float32(result.detection_scale)
+    if "size" in keys:
+        told["size"] = int(face.box[2] - face.box[0])
+    _tell_models(told, face, wish, keys)
+    if "quality" in keys:
+        told["quality"] = None if face.quality is None else _quality(face.quality)
     if "landmarks" in keys:
-        described["landmarks"] = np.ascontiguousarray(face.landmarks)
+        points = face.landmarks if wish.with_precise_landmarks else np.rint(face.landmarks).astype(np.int32)
+        told["landmarks"] = np.ascontiguousarray(points)
+    if "facedata" in keys and face.crop is not None:
+        told["facedata"] = crop_as_base64_jpeg(face.crop)
+    # Why an embedding is worth less is told unasked.
+    if "landmarks_from" in keys or (wish.with_warnings and face.landmarks_from == "box"):
+        told["landmarks_from"] = face.landmarks_from
+    if "visible" in keys or (wish.with_warnings and visible is not None and visible < MOSTLY_VISIBLE):
+        told["visible"] = None if visible is None else np.float32(visible)
+    return told
+
+
+def _tell_models(told: ExtractFace, face: Face, wish: ExtractWish, keys: frozenset[str]) -> None:
+    """Add what recognizer and attribute models say of a face; null where one was not asked or cannot know."""
+    known = face.embedding
+    if "norm" in keys:
+        told["norm"] = None if known is None else np.float32(known.norm)
+    if "vec" in keys:
+        told["vec"] = None if known is None else embedding_value(known.vector, is_base64=wish.is_base64)
+    for task, own_keys in wish.own_keys:
+        answer = face.attributes.get(task)
+        for key in own_keys:
+            if key in keys:
+                told[key] = None if answer is None else answer[key]  # type: ignore[literal-required]  # those of a base
+    if "attributes" in keys:
+        told["attributes"] = {name: face.attributes.get(name) for name in wish.named}
+
+
+def _quality(quality: Quality) -> FaceQuality:
+    pose = quality.pose
+    return FaceQuality(
+        score=np.float32(quality.score),
+        sharpness=np.float32(quality.sharpness),
+        brightness=np.float32(quality.brightness),
+        size=np.float32(quality.size_px),
+        pose=FacePose(yaw=np.float32(pose.yaw), pitch=np.float32(pose.pitch), roll=np.float32(pose.roll)),
+    )
+
+
+def detect_picture(result: PictureResult, keys: frozenset[str]) -> DetectPicture:
+    """Return the slot of one picture on `/detect` and `/compare`: source pixels as floats.
+
+    Args:
+        result: What came of the picture.
+        keys: Of `DetectFace`: those a face has.
+    """
+    faces = [_detect_face(face, keys) for face in result.faces]
+    slot = DetectPicture(status="ok", took_ms=milliseconds(result.took_s), image_hw=result.image_hw, faces=faces)
+    _tell_outcome(slot, result)
+    return slot
+
+
+def recognize_picture(result: PictureResult, keys: frozenset[str], *, is_base64: bool) -> RecognizePicture:
+    """Return the slot of one picture on `/recognize`.
+
+    Args:
+        result: What came of the picture.
+        keys: Of `RecognizeFace`: those a face has.
+        is_base64: Embeddings as text instead of numbers.
+    """
+    faces = [_recognize_face(face, keys, is_base64=is_base64) for face in result.faces]
+    slot = RecognizePicture(status="ok", took_ms=milliseconds(result.took_s), image_hw=result.image_hw, faces=faces)
+    _tell_outcome(slot, result)
+    return slot
+
+
+def _tell_outcome(slot: DetectPicture | RecognizePicture, result: PictureResult) -> None:
+    """Add what not every picture has: how its faces stand, where that was asked, and an error as in the envelope."""
+    if result.rotation is not None:
+        slot["rotation"] = cast("Rotation", result.rotation)
+    if result.error is not None:
+        slot["status"] = "failed"
+        slot["error"] = SlotError(code=result.error.code, message=result.error.message)
+
+
+def _detect_face(face: Face, keys: frozenset[str]) -> DetectFace:
+    told: DetectFace = {}
+    if "box" in keys:
+        told["box"] = np.ascontiguousarray(face.box)
+    if "score" in keys:
+        told["score"] = np.float32(face.score)
+    if "landmarks" in keys:
+        told["landmarks"] = np.ascontiguousarray(face.landmarks)
     if "landmarks_from" in keys and face.landmarks_from is not None:
-        described["landmarks_from"] = face.landmarks_from
+        told["landmarks_from"] = face.landmarks_from
     if "visible" in keys and face.visible is not None:
-        described["visible"] = np.float32(face.visible)
-    if "embedding" in keys and face.embedding is not None:
-        described["embedding"] = embedding_value(face.embedding.vector, is_base64=is_base64)
+        told["visible"] = np.float32(face.visible)
     if "norm" in keys and face.embedding is not None:
-        described["norm"] = np.float32(face.embedding.norm)
-    return described
+        told["norm"] = np.float32(face.embedding.norm)
+    return told
+
+
+def _recognize_face(face: Face, keys: frozenset[str], *, is_base64: bool) -> RecognizeFace:
+    told: RecognizeFace = {}
+    if "box" in keys:
+        told["box"] = np.ascontiguousarray(face.box)
+    if "landmarks_from" in keys and face.landmarks_from is not None:
+        told["landmarks_from"] = face.landmarks_from
+    if "visible" in keys and face.visible is not None:
+        told["visible"] = np.float32(face.visible)
+    if "embedding" in keys and face.embedding is not None:
+        told["embedding"] = embedding_value(face.embedding.vector, is_base64=is_base64)
+    if "norm" in keys and face.embedding is not None:
+        told["norm"] = np.float32(face.embedding.norm)
+    return told
 
 
 def embedding_value(vector: Vector, *, is_base64: bool) -> Vector | str:

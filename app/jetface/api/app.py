@@ -9,26 +9,20 @@ from typing import Any, NoReturn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jetface.api.bodies import Bodies
 from jetface.api.collections import collections_router
 from jetface.api.compreface import compreface_router
 from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
 from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
-from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits, Services
-from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader
+from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits
+from jetface.api.services import Services
 from jetface.api.status import health_router, info_router, metrics_router, models_router
-from jetface.gallery.people import People
-from jetface.imaging.budget import ByteBudget
-from jetface.metrics import Metrics
-from jetface.pipeline.pictures import WorkPool
 from jetface.server.drain import Drain
-from jetface.server.encoding import Answers, from_http_exception
+from jetface.server.encoding import from_http_exception
 from jetface.server.limits import Door, Places, QuickRefusals
 from jetface.server.middleware import (
     NO_SNIFFING,
@@ -44,55 +38,27 @@ from jetface.server.protocol import Connections
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
+def create_api(
+    services: Services,
     *,
-    extractor: Extractor,
-    models: ModelsView,
-    loader: PictureLoader,
-    pool: WorkPool,
-    metrics: Metrics,
     drain: Drain,
     places: Places,
-    byte_budget: ByteBudget,
-    options: ApiOptions,
-    exposition: Callable[[], bytes] | None = None,
     lifespan: Lifespan | None = None,
     connections: Connections | None = None,
-    people: People | None = None,
 ) -> FastAPI:
     """Build the application. Starts nothing; `lifespan` does.
 
     Args:
-        extractor: Does the work.
-        models: What health and information routes see of the models.
-        loader: Decodes the picture that `/draw_detections` draws on.
-        pool: For parsing, encoding and serialising what is large.
-        metrics: Request metrics are counted here; `/metrics` shows all of it.
+        services: What the routes are made of.
         drain: Knows when the process is about to end.
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
-        byte_budget: The bytes of bodies and fetched files that are kept.
-        options: Defaults, limits and access.
-        exposition: What `/metrics` answers; None for `metrics` alone.
-        connections: Told how to refuse at once.
-        people: The gallery; None where it is off.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
+        connections: Told how to refuse at once.
     """
-    bodies = Bodies(options.limits, pool, byte_budget)
-    services = Services(
-        extractor=extractor,
-        models=models,
-        loader=loader,
-        pool=pool,
-        metrics=metrics,
-        exposition=exposition or (lambda: generate_latest(metrics.registry)),
-        options=options,
-        bodies=bodies,
-        answers=Answers(pool),
-        people=people,
-    )
+    metrics, limits, access, root_path = services.metrics, services.limits, services.access, services.root_path
     app = FastAPIOffline(
         title="jetface",
-        version=options.info.version,
+        version=services.info.version,
         description="Pictures in; faces out: boxes, landmarks, embeddings.",
         lifespan=lifespan,
         redirect_slashes=False,
@@ -107,16 +73,15 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
         draw_router(services),
     )
     health = health_router(services, drain)
-    access = options.access
     routers = (
         *pictures,
         info_router(services),
         health,
         models_router(services),
         collections_router(services),
-        compreface_router(services, options.compreface_collection, keys=(*access.api_keys, *access.read_api_keys)),
+        compreface_router(services, services.compreface_collection, keys=(*access.api_keys, *access.read_api_keys)),
         metrics_router(services),
-        page_router(read_page(options.root_path)),
+        page_router(read_page(root_path)),
     )
     for router in routers:
         app.include_router(router)
@@ -127,21 +92,21 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
     metrics.watch(metrics.in_flight, lambda: places.num_taken)
     metrics.watch(metrics.aside, lambda: places.num_aside)
     metrics.watch(metrics.received, lambda: places.num_received)
-    metrics.watch(metrics.ready, lambda: not drain.is_draining and models.readiness().is_ok)
-    metrics.watch(metrics.body_bytes, lambda: byte_budget.held)
-    metrics.body_bytes_limit.set(byte_budget.capacity)
+    metrics.watch(metrics.ready, lambda: not drain.is_draining and services.models.readiness().is_ok)
+    metrics.watch(metrics.body_bytes, lambda: services.byte_budget.held)
+    metrics.body_bytes_limit.set(services.byte_budget.capacity)
     metrics.in_flight_limit.set(places.limit)
-    metrics.request_timeout.set(options.limits.timeout_s)
+    metrics.request_timeout.set(limits.timeout_s)
     errors = ErrorAnswers(metrics)
     # Around all of the framework: what is refused here, or served directly, costs none of it.
     stack: ASGIApp = app.build_middleware_stack()
-    if options.root_path:
-        stack = BelowRootPath(stack, root_path=options.root_path)
+    if root_path:
+        stack = BelowRootPath(stack, root_path=root_path)
     stack = GuardDocuments(stack)
     stack = HeadAsGet(stack)
     stack = DirectRoutes(stack, _routes((*pictures, health)))
-    stack = ServeWithinLimits(stack, drain=drain, places=places, limits=options.limits, errors=errors)
-    stack = door = Door(stack, access=options.access, max_body_bytes=options.limits.max_body_bytes)
+    stack = ServeWithinLimits(stack, drain=drain, places=places, limits=limits, errors=errors)
+    stack = door = Door(stack, access=access, max_body_bytes=limits.max_body_bytes)
     if connections is not None:
         connections.refuse = QuickRefusals(
             door,
@@ -149,18 +114,18 @@ def create_api(  # noqa: PLR0913 - the composition root's list of parts, by name
             drain=drain,
             metrics=metrics,
             routes=[route.path for route in _routes(pictures)],
-            root_path=options.root_path,
-            has_cors=bool(options.access.cors_origins),
+            root_path=root_path,
+            has_cors=bool(access.cors_origins),
         ).answer
     paths = [route.path for route in _routes(routers)]
     stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
-    stack = OwnPath(stack, root_path=options.root_path, paths=paths)
-    if options.access.cors_origins:
+    stack = OwnPath(stack, root_path=root_path, paths=paths)
+    if access.cors_origins:
         # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
         # No credentials: a key travels in a header that the page sets, and there are no cookies.
         stack = CORSMiddleware(
             stack,
-            allow_origins=options.access.cors_origins,
+            allow_origins=access.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "PUT", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
             expose_headers=["retry-after", "server-timing", "x-ignored", "x-request-id"],

@@ -23,12 +23,12 @@ from jetface.api.requests import (
     Images,
     Model,
     PicturesBody,
+    RequestLimits,
     Structure,
     parse_json,
     parse_msgpack,
     validate,
 )
-from jetface.api.services import RequestLimits
 from jetface.errors import BodyTooLargeError, RequestError, UnsupportedMediaError
 from jetface.imaging.budget import UNCOUNTED_BYTES, ByteBudget, Share, too_slow
 from jetface.imaging.formats import is_picture

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from jetface.api.answers import described_picture, milliseconds, num_faces
+from jetface.api.answers import detect_picture, milliseconds, num_faces
 from jetface.api.collection_schemas import (
     CollectionAnswer,
     CollectionBody,
@@ -33,7 +33,7 @@ from jetface.api.collection_schemas import (
     SearchFields,
 )
 from jetface.api.openapi import documented, documented_fields, documented_image, documented_list
-from jetface.api.routes import Services
+from jetface.api.services import Services
 from jetface.domain import ExtractOptions, PictureResult
 from jetface.errors import ForbiddenError, NotFoundError, RequestError
 from jetface.gallery.people import Enrolled, EnrolWish, Identity, People
@@ -79,7 +79,7 @@ def search_options(services: Services, fields: IdentifyFields) -> ExtractOptions
     """Return how the faces of a picture are found that are searched for."""
     score = fields.detection_threshold
     return ExtractOptions(
-        score_threshold=services.options.defaults.det_thresh if score is None else score,
+        score_threshold=services.defaults["det_thresh"] if score is None else score,
         limit_faces=fields.limit_faces,
         min_face_width_px=fields.min_face_size,
         min_quality=fields.min_quality,
@@ -221,7 +221,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         else:
             score = fields.detection_threshold
             options = ExtractOptions(
-                score_threshold=services.options.defaults.det_thresh if score is None else score,
+                score_threshold=services.defaults["det_thresh"] if score is None else score,
                 rotations=fields.rotations,
                 with_quality=True,
                 with_crop=people.keeps_crops,
@@ -344,7 +344,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
             value["vectors"] = [shaped(identity) for identity in identities]
         else:
             found = iter(identities)
-            value["pictures"] = [described_picture(result, _KEYS) for result in results]
+            value["pictures"] = [detect_picture(result, _KEYS) for result in results]
             for picture in value["pictures"]:
                 for face in picture["faces"]:
                     face.update(shaped(next(found)))

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field
 from jetface.api.collections import check_may_write, count_outcomes, note, people_of
 from jetface.api.openapi import documented_bare
 from jetface.api.requests import AnswerFormat, CompareFields, Images, PicturesBody, Score, comma_list
-from jetface.api.routes import Services
+from jetface.api.services import Services
 from jetface.domain import ExtractOptions, Face, PictureResult
 from jetface.errors import NoFaceError, NotFoundError, RequestError, ServiceError, UnauthorizedError
 from jetface.gallery.people import EnrolWish, People
@@ -85,6 +85,9 @@ class ListFields(AnswerFormat):
     subject: Subject = ""
 
 
+_ATTRIBUTE_BY_PLUGIN = {"age": "gender_age", "gender": "gender_age", "mask": "mask"}
+
+
 def similarity_of(cosine: float, threshold: float) -> float:
     """Return what CompreFace's clients take for similarity: a sigmoid of the cosine, 0 to 1.
 
@@ -110,18 +113,17 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
     digests = [hashlib.sha256(key.strip().encode()).digest() for key in keys]
 
     def similar(cosine: float) -> float:
-        return round(similarity_of(cosine, services.options.match_threshold()), 5)
+        return round(similarity_of(cosine, services.match_threshold()), 5)
 
     def options_of(fields: FaceFields, *, with_embedding: bool = True, with_crop: bool = False) -> ExtractOptions:
         score = fields.det_prob_threshold
         return ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if score is None else score,
+            score_threshold=services.defaults["det_thresh"] if score is None else score,
             limit_faces=fields.limit,
             with_embedding=with_embedding or "calculator" in fields.face_plugins,
-            with_gender_age=bool(fields.face_plugins & {"age", "gender"}),
-            with_mask="mask" in fields.face_plugins,
             with_quality=with_crop or "pose" in fields.face_plugins,
             with_crop=with_crop,
+            attributes=frozenset(_ATTRIBUTE_BY_PLUGIN[name] for name in fields.face_plugins & {*_ATTRIBUTE_BY_PLUGIN}),
         )
 
     async def found_in(request: Request, fields: FaceFields, options: ExtractOptions) -> PictureResult:
@@ -424,15 +426,14 @@ def _described(face: Face, fields: FaceFields, result: PictureResult) -> dict[st
     box = {"probability": round(face.score, 5), "x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
     described: dict[str, Any] = {"box": box}
     plugins = fields.face_plugins
-    known = face.gender_age
+    known, mask = face.attributes.get("gender_age"), face.attributes.get("mask")
     if "age" in plugins and known is not None:
-        described["age"] = {"probability": None, "low": known.age_years, "high": known.age_years}
+        described["age"] = {"probability": None, "low": known["age"], "high": known["age"]}
     if "gender" in plugins and known is not None:
-        described["gender"] = {"probability": None, "value": "male" if known.is_male else "female"}
-    if "mask" in plugins and face.mask is not None:
-        worn, probability = face.mask.is_worn, face.mask.probability
-        value = "with_mask" if worn else "without_mask"
-        described["mask"] = {"probability": round(probability if worn else 1 - probability, 5), "value": value}
+        described["gender"] = {"probability": None, "value": "male" if known["gender"] else "female"}
+    if "mask" in plugins and mask is not None:
+        value, told = ("with_mask", "mask") if mask["mask"] else ("without_mask", "no_mask")
+        described["mask"] = {"probability": round(float(mask["mask_probs"][told]), 5), "value": value}
     if "landmarks" in plugins:
         described["landmarks"] = face.landmarks.round().astype(int).tolist()
     if "calculator" in plugins and face.embedding is not None:
@@ -452,5 +453,5 @@ def _described(face: Face, fields: FaceFields, result: PictureResult) -> dict[st
 def _versions(services: Services, fields: FaceFields) -> dict[str, Any]:
     if not fields.status:
         return {}
-    names = {facts.task: facts.name for facts in services.models.models() if facts.is_active}
+    names = {facts["task"]: facts["name"] for facts in services.models.models() if facts["is_active"]}
     return {"plugins_versions": {"detector": names.get("detection"), "calculator": names.get("recognition")}}

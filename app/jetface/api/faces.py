@@ -12,15 +12,14 @@ from jetface.api.answers import (
     CompareAnswer,
     DetectAnswer,
     ExtractAnswer,
-    ExtractWish,
     RecognizeAnswer,
-    crop_options,
-    described_picture,
+    Took,
+    detect_picture,
     extract_crop,
     extract_picture,
-    extract_wish,
     milliseconds,
     num_faces,
+    recognize_picture,
 )
 from jetface.api.openapi import documented, documented_picture
 from jetface.api.requests import (
@@ -34,10 +33,12 @@ from jetface.api.requests import (
     ExtractFields,
     RecognizeBody,
     RecognizeFields,
+    crop_options,
+    extract_wish,
     to_array,
 )
-from jetface.api.routes import Services
-from jetface.domain import ExtractOptions, Face, Image, KnownFaces, PictureResult
+from jetface.api.services import Services
+from jetface.domain import ExtractOptions, Face, Image, KnownFaces
 from jetface.errors import RequestError
 from jetface.imaging.draw import DrawOptions, draw_faces, encode_jpeg
 from jetface.pipeline.describer import leading_vector, similarities
@@ -57,7 +58,7 @@ def detect_router(services: Services) -> APIRouter:
         asked = await services.bodies.read(request, DetectFields, DetectBody)
         fields = asked.options
         options = ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if fields.threshold is None else fields.threshold,
+            score_threshold=services.defaults["det_thresh"] if fields.threshold is None else fields.threshold,
             limit_faces=fields.limit_faces,
             min_face_width_px=fields.min_face_size,
             rotations=fields.rotations,
@@ -66,8 +67,8 @@ def detect_router(services: Services) -> APIRouter:
         results = await services.extractor.extract(asked.pictures, options, deadline=context.deadline)
         context.add_results(results)
         keys = _DETECT_KEYS if fields.fields is None else frozenset[str](fields.fields)
-        pictures = [described_picture(result, keys) for result in results]
-        value = {"took_ms": milliseconds(context.took_s), "pictures": pictures}
+        pictures = [detect_picture(result, keys) for result in results]
+        value = DetectAnswer(took_ms=milliseconds(context.took_s), pictures=pictures)
         return await services.answers.write(context, value, num_faces=num_faces(results))
 
     return router
@@ -83,7 +84,7 @@ def extract_router(services: Services) -> APIRouter:
         context = context_of(request)
         asked = await services.bodies.read(request, ExtractFields, ExtractBody)
         read_s = context.took_s
-        wish = extract_wish(asked.options, services.options.defaults)
+        wish = extract_wish(asked.options, services.defaults, services.named_attributes)
         started = time.perf_counter()
         if asked.options.embed_only:
             results = await services.extractor.embed_crops(
@@ -94,27 +95,20 @@ def extract_router(services: Services) -> APIRouter:
         context.add_results(results)
         embed_s = time.perf_counter() - started
         if asked.options.embed_only:
-            value: dict[str, Any] = {
-                "took_ms": milliseconds(context.took_s),
-                "status": "ok",
-                "data": [extract_crop(result, wish) for result in results],
-            }
+            slots = [extract_crop(result, wish) for result in results]
+            value = ExtractAnswer(took_ms=milliseconds(context.took_s), status="ok", data=slots)
         else:
-            slots = await _slots(services, results, wish)
-            took = {"total_ms": milliseconds(context.took_s)}
+            if wish.options.with_crop:  # they are encoded
+                slots = await services.pool.run(lambda: [extract_picture(result, wish) for result in results])
+            else:
+                slots = [extract_picture(result, wish) for result in results]
+            took = Took(total_ms=milliseconds(context.took_s))
             if asked.options.verbose_timings:
-                took |= {"read_imgs_ms": milliseconds(read_s), "embed_all_ms": milliseconds(embed_s)}
-            value = {"took": took, "data": slots}
+                took["read_imgs_ms"], took["embed_all_ms"] = milliseconds(read_s), milliseconds(embed_s)
+            value = ExtractAnswer(took=took, data=slots)
         return await services.answers.write(context, value, num_faces=num_faces(results))
 
     return router
-
-
-async def _slots(services: Services, results: list[PictureResult], wish: ExtractWish) -> list[dict[str, Any]]:
-    """Shape the answer; crops are encoded in the pool."""
-    if wish.options.with_crop:
-        return await services.pool.run(lambda: [extract_picture(result, wish) for result in results])
-    return [extract_picture(result, wish) for result in results]
 
 
 _RECOGNIZE_KEYS = frozenset({"embedding", "norm", "landmarks_from", "visible"})
@@ -130,7 +124,7 @@ def recognize_router(services: Services) -> APIRouter:
         context = context_of(request)
         asked = await services.bodies.read(request, RecognizeFields, RecognizeBody)
         fields = asked.options
-        known = known_faces(fields, len(asked.pictures), max_faces=services.options.limits.max_faces)
+        known = known_faces(fields, len(asked.pictures), max_faces=services.limits.max_faces)
         if known is None:
             results = await services.extractor.embed_crops(asked.pictures, deadline=context.deadline)
         else:
@@ -138,8 +132,8 @@ def recognize_router(services: Services) -> APIRouter:
         context.add_results(results)
         keys = _RECOGNIZE_KEYS if fields.fields is None else frozenset[str](fields.fields)
         is_base64 = fields.embedding_format == "base64"
-        pictures = [described_picture(result, keys, is_base64=is_base64) for result in results]
-        value = {"took_ms": milliseconds(context.took_s), "pictures": pictures}
+        pictures = [recognize_picture(result, keys, is_base64=is_base64) for result in results]
+        value = RecognizeAnswer(took_ms=milliseconds(context.took_s), pictures=pictures)
         return await services.answers.write(context, value, num_faces=num_faces(results))
 
     return router
@@ -187,10 +181,10 @@ def compare_router(services: Services) -> APIRouter:
         fields = asked.options
         if asked.others is None and len(asked.pictures) != 2:
             raise RequestError("images: two pictures are compared, or those of images with those of others.")
-        threshold = services.options.match_threshold() if fields.threshold is None else fields.threshold
+        threshold = services.match_threshold() if fields.threshold is None else fields.threshold
         score = fields.detection_threshold
         options = ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if score is None else score,
+            score_threshold=services.defaults["det_thresh"] if score is None else score,
             limit_faces=1,
             rotations=fields.rotations,
         )
@@ -201,23 +195,16 @@ def compare_router(services: Services) -> APIRouter:
         num_first = 1 if asked.others is None else len(asked.pictures)
         vectors = [leading_vector(result) for result in results]
         matrix = similarities(vectors[:num_first], vectors[num_first:])
-        pictures = [described_picture(result, _COMPARE_KEYS) for result in results]
+        pictures = [detect_picture(result, _COMPARE_KEYS) for result in results]
+        value = CompareAnswer(took_ms=milliseconds(context.took_s), threshold=np.float32(threshold), pictures=pictures)
         if asked.others is None:
             known = not np.isnan(matrix[0, 0])
-            verdict: dict[str, Any] = {
-                "similarity": matrix[0, 0] if known else None,
-                "is_match": bool(matrix[0, 0] >= threshold) if known else None,
-            }
-            described = {"pictures": pictures}
+            value["similarity"] = matrix[0, 0] if known else None
+            value["is_match"] = bool(matrix[0, 0] >= threshold) if known else None
         else:
-            verdict = {"similarities": _null_for_nan(matrix), "matches": (matrix >= threshold).tolist()}
-            described = {"pictures": pictures[:num_first], "others": pictures[num_first:]}
-        value = {
-            "took_ms": milliseconds(context.took_s),
-            "threshold": np.float32(threshold),
-            **verdict,
-            **described,
-        }
+            value["similarities"] = _null_for_nan(matrix)
+            value["matches"] = (matrix >= threshold).tolist()
+            value["pictures"], value["others"] = pictures[:num_first], pictures[num_first:]
         return await services.answers.write(context, value, num_faces=len(results))
 
     return router
@@ -240,7 +227,7 @@ def draw_router(services: Services) -> APIRouter:
             raise RequestError("images: a picture is needed.")
         source, fields = asked.pictures[0], asked.options
         options = ExtractOptions(
-            score_threshold=services.options.defaults.det_thresh if fields.threshold is None else fields.threshold,
+            score_threshold=services.defaults["det_thresh"] if fields.threshold is None else fields.threshold,
             limit_faces=fields.limit_faces,
             min_face_width_px=fields.min_face_size,
             rotations=fields.rotations,

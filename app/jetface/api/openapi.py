@@ -66,7 +66,7 @@ _CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def documented(body: type[BaseModel], options: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
+def documented(body: type[BaseModel], options: type[BaseModel], answer: type[Any]) -> dict[str, Any]:
     """Return the arguments of `router.post` that describe a route of pictures."""
     return {
         "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **_ERRORS},

@@ -12,7 +12,8 @@ which adds the pictures. A number or flag that is null counts as not given.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,9 +31,13 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
 
-from jetface.domain import Rotations
+from jetface.domain import ExtractOptions, Rotations
 from jetface.errors import RequestError
+from jetface.heads.families import FAMILIES
+from jetface.heads.genderage import GenderAge
+from jetface.heads.seeta_mask import Mask
 
 MAX_ITEMS = 20_000
 """Most values of a body beside its pictures, lists and keys included: landmarks of 1,249 faces, boxes of 3,999."""
@@ -304,6 +309,32 @@ _LENGTHS: dict[int, tuple[int, int, int]] = {
 _SIZES, _INSIDE = _sizes_of_msgpack()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much one request may ask for."""
+
+    max_body_bytes: int = 64 * 2**20
+    max_images: int = 128
+    max_faces: int = 1024
+    timeout_s: float = 30.0
+    """Deadline of a request; a client may shorten it."""
+    stall_s: float = 10.0
+    """Longest silence within a body, and how long nearly nothing may come of it."""
+    min_bytes_per_s: float = 1024.0
+    """Slowest that a body may come in the long run: half a minute for a small photograph."""
+
+
+class RequestDefaults(TypedDict):
+    """What a request means that does not say; named as in InsightFace-REST's `/info`."""
+
+    det_thresh: float
+    extract_embedding: bool
+    return_face_data: bool
+    return_landmarks: bool
+    extract_ga: bool
+    detect_masks: bool
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 _INT32 = 2**31 - 1
@@ -322,6 +353,7 @@ TurnsLookedAt = Annotated[
 ]
 Url = Annotated[str, MaxLen(8192)]
 HeaderName = Annotated[str, Field(max_length=128, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+AttributeName = Annotated[str, MaxLen(64)]
 _MAX_HEADERS = 64
 HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\t -~]*$")]
 
@@ -412,7 +444,7 @@ class FaceSelection(AnswerFormat):
 
 ExtractField = Literal[
     "bbox", "prob", "num_det", "scale", "size", "norm", "vec", "gender", "age", "mask", "mask_probs", "landmarks",
-    "facedata", "live", "is_live", "quality", "landmarks_from", "visible",
+    "facedata", "live", "is_live", "quality", "landmarks_from", "visible", "attributes",
 ]  # fmt: skip
 
 
@@ -433,6 +465,10 @@ class ExtractFields(FaceSelection):
     detect_liveness: bool = Field(
         default=False, description="Add `live` and `is_live`; null when no model is configured. Not with `embed_only`."
     )
+    attributes: Annotated[
+        Annotated[tuple[AttributeName, ...], _FIRST_FAULT_ENDS, BeforeValidator(comma_list)],
+        Field(description="Add what these models tell, by their names in `/info`, under `attributes`."),
+    ] = ()
     return_quality: bool = Field(default=False, description="Add `quality` and `visible`. Not with `embed_only`.")
     min_quality: Score = Field(
         default=0.0,
@@ -450,6 +486,106 @@ class ExtractFields(FaceSelection):
 
 class ExtractBody(PicturesBody, ExtractFields):
     """Body of `/extract`."""
+
+
+_ALWAYS = frozenset({"bbox", "prob", "num_det", "scale", "size"})
+_EMBEDDING = frozenset({"norm", "vec"})
+RECOGNITION_KEYS = _EMBEDDING | GenderAge.__annotations__.keys() | Mask.__annotations__.keys()
+"""These come together, null where one of them was not asked for."""
+CROP_KEYS = RECOGNITION_KEYS | {"bbox", "size", "prob", "attributes"}
+"""What a face may have of which there is only its crop."""
+
+_OWN_OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
+    (family.option, family.task, tuple(family.answer.__annotations__))
+    for family in FAMILIES.values()
+    if family.answer is not None and not family.is_named
+)
+"""Attributes with an option of their own: that, the attribute, and its keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractWish:
+    """What a request to `/extract` wants: the keys of a face, and what has to be computed for them."""
+
+    keys: frozenset[str]
+    options: ExtractOptions
+    own_keys: tuple[tuple[str, tuple[str, ...]], ...]
+    """Attributes whose keys stand beside the face's others, and those of them that are wanted."""
+    named: tuple[str, ...]
+    """Attributes that are told under `attributes`."""
+    is_base64: bool
+    with_warnings: bool
+    """Whether what a caller should know of a face is told though nobody asked."""
+    with_precise_landmarks: bool
+
+
+def extract_wish(fields: ExtractFields, defaults: RequestDefaults, served: Sequence[str]) -> ExtractWish:
+    """Fill in the service's defaults and decide what is computed and returned.
+
+    Args:
+        fields: The request's options.
+        defaults: Of those that are null.
+        served: Names of the attributes that are told by name here.
+
+    Raises:
+        RequestError: An attribute is asked for that is not among them.
+    """
+    for name in fields.attributes:
+        if name not in served:
+            known = ", ".join(served) or "none"
+            raise RequestError(f"attributes: one that is not served is asked for; there are: {known}.")
+    if fields.fields is not None:
+        keys = computed = frozenset[str](fields.fields)
+    else:
+        computed = _computed_keys(fields, defaults)
+        keys = _ALWAYS | computed | (RECOGNITION_KEYS if computed & RECOGNITION_KEYS else frozenset())
+    named = (fields.attributes or tuple(served)) if "attributes" in keys else ()
+    own = ((task, tuple(key for key in own_keys if key in keys)) for _, task, own_keys in _OWN_OPTIONS)
+    return ExtractWish(
+        keys=keys,
+        options=ExtractOptions(
+            score_threshold=defaults["det_thresh"] if fields.threshold is None else fields.threshold,
+            limit_faces=fields.limit_faces,
+            min_face_width_px=fields.min_face_size,
+            min_quality=fields.min_quality,
+            rotations=fields.rotations,
+            with_embedding=bool(computed & _EMBEDDING),
+            with_crop="facedata" in computed,
+            with_quality="quality" in computed,
+            attributes=frozenset({*named, *(task for _, task, own_keys in _OWN_OPTIONS if computed & {*own_keys})}),
+        ),
+        own_keys=tuple((task, own_keys) for task, own_keys in own if own_keys),
+        named=named,
+        is_base64=fields.embedding_format == "base64",
+        with_warnings=fields.fields is None,
+        with_precise_landmarks=fields.landmarks_precise,
+    )
+
+
+def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozenset[str]:
+    """Return the keys the flags of a request ask for, beyond those that are always there."""
+    flags: tuple[tuple[str, tuple[str, ...] | frozenset[str]], ...] = (
+        ("extract_embedding", _EMBEDDING),
+        *((option, keys) for option, _, keys in _OWN_OPTIONS),
+        ("attributes", ("attributes",)),
+        ("return_quality", ("quality", "visible")),
+        ("landmarks_precise", ("landmarks", "landmarks_from")),
+        ("return_landmarks", ("landmarks", "landmarks_from")),
+        ("return_face_data", ("facedata",)),
+    )
+    keys: set[str] = set()
+    for flag, of_flag in flags:
+        given = getattr(fields, flag)
+        if defaults.get(flag, False) if given is None else given:
+            keys.update(of_flag)
+    return frozenset(keys)
+
+
+def crop_options(wish: ExtractWish) -> ExtractOptions:
+    """Return what `embed_only` computes: what is asked for, embeddings where nothing is."""
+    if wish.keys & (RECOGNITION_KEYS | {"attributes"}):
+        return wish.options
+    return replace(wish.options, with_embedding=True)
 
 
 class DrawFields(FaceSelection):

@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jetface.api.bodies import Bodies
-from jetface.api.services import ApiOptions, Extractor, ModelsView, PictureLoader, RequestLimits
+from jetface.api.requests import RequestLimits
 from jetface.errors import DeadlineExceededError, RequestError, RequestTimeoutError
-from jetface.gallery.people import People
-from jetface.metrics import Metrics
 from jetface.models.store import STEP_ASIDE
-from jetface.pipeline.pictures import WorkPool
 from jetface.server.context import RequestContext, context_in
 from jetface.server.drain import Drain
-from jetface.server.encoding import Answers
 from jetface.server.limits import Places
 from jetface.server.middleware import ErrorAnswers
 from jetface.server.protocol import WHEN_GONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What `jetface.main` hands in, and what the routes make of it."""
-
-    extractor: Extractor
-    models: ModelsView
-    loader: PictureLoader
-    pool: WorkPool
-    metrics: Metrics
-    exposition: Callable[[], bytes]
-    """Returns what `/metrics` shows."""
-    options: ApiOptions
-    bodies: Bodies
-    answers: Answers
-    people: People | None = None
-    """The gallery; None where it is off."""
-
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Header by which a client shortens its deadline."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
+from jetface.api.answers import ModelAnswer
+from jetface.api.bodies import Bodies
+from jetface.api.requests import RequestDefaults, RequestLimits
 from jetface.device.telemetry import DeviceStatus
 from jetface.domain import ExtractOptions, Image, KnownFaces, PictureResult
+from jetface.gallery.people import People
+from jetface.heads.families import FAMILIES
+from jetface.imaging.budget import ByteBudget
 from jetface.imaging.sources import PictureSource
+from jetface.metrics import Metrics
+from jetface.pipeline.pictures import WorkPool
+from jetface.registry import ModelSpec
 from jetface.runtimes.choose import Attempt
+from jetface.server.encoding import Answers
 from jetface.server.limits import Access
-
-ModelState = Literal["unloaded", "loading", "building", "serving", "failed"]
-"""Where a model is in its life."""
 
 
 class Extractor(Protocol):
@@ -63,55 +70,6 @@ class PictureLoader(Protocol):
         ...
 
 
-EngineState = Literal["absent", "building", "checking", "serving", "rejected"]
-"""Where an engine is in its life."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What an operator can know of a model's engine."""
-
-    state: EngineState
-    phase: str | None = None
-    """What its build is doing; None unless it is built now."""
-    elapsed_s: float | None = None
-    """Seconds since its build began; None unless it is built now."""
-    reason: str | None = None
-    """Why it was rejected, one sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What an operator can know of one registry entry."""
-
-    name: str
-    task: str
-    family: str
-    license: str
-    source: str
-    state: ModelState
-    is_active: bool
-    """Whether the settings chose it for a stage."""
-    reason: str | None = None
-    """Why its last load failed, or how far the one under way is."""
-    backend: str | None = None
-    engine: EngineFacts | None = None
-    """None where no engines can be built."""
-    is_batch_free: bool | None = None
-    sha256: str | None = None
-    """Of the file that serves; None where it is not loaded."""
-    """Whether a run may take several items; False where the graph may mix them; None before it is loaded."""
-    cpu_nodes: Sequence[str] = ()
-    """Nodes that run on the CPU although a GPU was asked for, `operator name`."""
-    input_hw: tuple[int, int] | None = None
-    """Height and width of the input; None when it takes any multiple of 32."""
-    embedding_length: int | None = None
-    match_threshold: float | None = None
-    """Least similarity of one person, as the entry has it; None where it names none."""
-    false_match_rate: float | None = None
-    """Share of the pairs of two people that reach it; None where it is not known."""
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Yes, or no with one sentence that says why."""
@@ -123,7 +81,7 @@ class Verdict:
 class ModelsView(Protocol):
     """What the health and information routes see of the models. Calls return at once unless they are awaited."""
 
-    def models(self) -> Sequence[ModelFacts]:
+    def models(self) -> Sequence[ModelAnswer]:
         """Every registry entry, by name."""
         ...
 
@@ -135,7 +93,7 @@ class ModelsView(Protocol):
         """Whether no run of a model has been stuck for longer than the watchdog allows."""
         ...
 
-    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+    async def load(self, name: str, *, deadline: float) -> ModelAnswer:
         """Load a model.
 
         Raises:
@@ -145,44 +103,17 @@ class ModelsView(Protocol):
         """
         ...
 
-    async def unload(self, name: str) -> ModelFacts:
+    async def unload(self, name: str) -> ModelAnswer:
         """Give a model's memory back; raises NotFoundError where there is no such entry."""
         ...
 
-    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+    async def reload(self, name: str, *, deadline: float) -> ModelAnswer:
         """Load a model anew, by its file and the registry as they are now; errors are those of `load`."""
         ...
 
     async def self_check(self, *, deadline: float) -> Verdict:
         """Try what is loaded for real; loads nothing."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestDefaults:
-    """What a request means that does not say; named as in InsightFace-REST's `/info`."""
-
-    det_thresh: float = 0.6
-    extract_embedding: bool = True
-    return_face_data: bool = False
-    return_landmarks: bool = False
-    extract_ga: bool = False
-    detect_masks: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """How much one request may ask for."""
-
-    max_body_bytes: int = 64 * 2**20
-    max_images: int = 128
-    max_faces: int = 1024
-    timeout_s: float = 30.0
-    """Deadline of a request; a client may shorten it."""
-    stall_s: float = 10.0
-    """Longest silence within a body, and how long nearly nothing may come of it."""
-    min_bytes_per_s: float = 1024.0
-    """Slowest that a body may come in the long run: half a minute for a small photograph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,16 +139,43 @@ class ServiceInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiOptions:
-    """The values the routes need."""
+class Services:
+    """What the routes are made of, as `jetface.main` puts it together."""
 
+    extractor: Extractor
+    models: ModelsView
+    loader: PictureLoader
+    """Decodes the picture that `/draw_detections` draws on."""
+    pool: WorkPool
+    """For parsing, encoding and serialising what is large."""
+    metrics: Metrics
+    """Where requests are counted."""
+    byte_budget: ByteBudget
+    """The bytes of bodies and fetched files that are kept."""
     info: ServiceInfo
-    defaults: RequestDefaults = field(default_factory=RequestDefaults)
+    defaults: RequestDefaults
+    match_threshold: Callable[[], float]
+    """Returns the least similarity of one person where a request names none; a model loaded anew may change it."""
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
+    people: People | None = None
+    """The gallery; None where it is off."""
     compreface_collection: str = "compreface"
     """Where the subjects of CompreFace's clients live."""
     root_path: str = ""
     """Path below which a proxy serves the service, without a slash at its end; empty: none."""
-    match_threshold: Callable[[], float] = lambda: 0.35
-    """Returns the least similarity of one person where a request names none; a model loaded anew may change it."""
+    attributes: Mapping[str, Sequence[ModelSpec]] = field(default_factory=dict)
+    """The models that tell it, by attribute."""
+    exposition: Callable[[], bytes] | None = None
+    """Returns what `/metrics` shows; None for `metrics` alone."""
+    bodies: Bodies = field(init=False)
+    answers: Answers = field(init=False)
+    named_attributes: tuple[str, ...] = field(init=False)
+    """Those of the attributes that a request asks for, and is answered, by their names."""
+
+    def __post_init__(self) -> None:
+        """Make of the parts what all routes share."""
+        object.__setattr__(self, "bodies", Bodies(self.limits, self.pool, self.byte_budget))
+        object.__setattr__(self, "answers", Answers(self.pool))
+        named = (attribute for attribute, specs in self.attributes.items() if FAMILIES[specs[0].family].is_named)
+        object.__setattr__(self, "named_attributes", tuple(named))

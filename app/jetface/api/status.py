@@ -6,21 +6,30 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Field
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from jetface.api.answers import ErrorAnswer, HealthAnswer, ModelAnswer, ModelsAnswer, ReadyAnswer
+from jetface.api.answers import (
+    EngineAnswer,
+    ErrorAnswer,
+    HealthAnswer,
+    ModelAnswer,
+    ModelHealth,
+    ModelsAnswer,
+    ReadyAnswer,
+)
 from jetface.api.collections import check_may_write
-from jetface.api.routes import Services
-from jetface.api.services import EngineFacts, ModelFacts, Verdict
+from jetface.api.requests import RequestDefaults
+from jetface.api.services import Services, Verdict
 from jetface.engines.plan import EngineStatus
 from jetface.errors import DeadlineExceededError, ModelContractError, NotFoundError, ServiceError
+from jetface.heads.families import FAMILIES
 from jetface.models.store import ModelState, ModelStatus, ModelStore
 from jetface.registry import ModelSpec, RegistryError
 from jetface.server.context import context_of
@@ -37,12 +46,16 @@ def health_router(services: Services, drain: Drain) -> APIRouter:
     """Return the routes. None takes a place in flight or waits for a queue of requests."""
     router = APIRouter(prefix="/health", tags=["service"])
 
-    def write(request: Request, good: str, verdict: Verdict, **more: object) -> Response:
-        value: dict[str, object] = {"status": good if verdict.is_ok else "failed"}
+    def told(good: Literal["ok", "ready", "alive"], verdict: Verdict) -> HealthAnswer:
+        value = HealthAnswer(status=good if verdict.is_ok else "failed")
         if verdict.reason is not None:
             value["reason"] = verdict.reason
-        status = HTTPStatus.OK if verdict.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
-        return small_answer(context_of(request), {**value, **more}, status=int(status))
+        return value
+
+    def write(request: Request, value: HealthAnswer) -> Response:
+        failed = value["status"] == "failed"
+        status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
+        return small_answer(context_of(request), value, status=int(status))
 
     @router.get("", responses={200: {"model": HealthAnswer}, 503: {"model": HealthAnswer}}, response_model=None)
     async def health(request: Request) -> Response:
@@ -53,97 +66,126 @@ def health_router(services: Services, drain: Drain) -> APIRouter:
         if verdict.is_ok:
             deadline = asyncio.get_running_loop().time() + SELF_CHECK_S
             verdict = await services.models.self_check(deadline=deadline)
-        return write(request, "ok", verdict)
+        return write(request, told("ok", verdict))
 
     @router.get("/live", responses={200: {"model": HealthAnswer}, 503: {"model": HealthAnswer}}, response_model=None)
     async def live(request: Request) -> Response:
         """Tell whether the process should go on: its loop answers, and no run of a model is stuck."""
-        return write(request, "alive", services.models.liveness())
+        return write(request, told("alive", services.models.liveness()))
 
     @router.get("/ready", responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}}, response_model=None)
     async def ready(request: Request) -> Response:
         """Tell whether requests can be served now; a model that loads on its first request is ready."""
         verdict = _DRAINING if drain.is_draining else services.models.readiness()
         models = {
-            facts.name: {
-                "state": facts.state,
-                "backend": facts.backend,
-                "reason": facts.reason,
-                "engine": None if facts.engine is None else asdict(facts.engine),
-            }
+            facts["name"]: ModelHealth(
+                state=facts["state"],
+                backend=facts.get("backend"),
+                reason=facts.get("reason"),
+                engine=facts.get("engine"),
+            )
             for facts in services.models.models()
-            if facts.is_active
+            if facts["is_active"]
         }
-        return write(request, "ready", verdict, models=models)
+        return write(request, ReadyAnswer(**told("ready", verdict), models=models))
 
     return router
 
 
-class InfoAttempt(BaseModel):
+class InfoAttempt(TypedDict):
     """Part of `/info`: a backend that was tried when the service started."""
 
     backend: str
-    outcome: str = Field(description="`available`, or why it is not.")
-    cure: str = Field(description="What mends it; empty where nothing is to be done.")
+    outcome: Annotated[str, Field(description="`available`, or why it is not.")]
+    cure: Annotated[str, Field(description="What mends it; empty where nothing is to be done.")]
 
 
-class InfoModels(BaseModel):
+class InfoAttribute(TypedDict):
+    """Part of `/info`: something that models tell of faces when they are asked."""
+
+    name: str
+    models: Annotated[list[str], Field(description="What tells it; what several say is merged.")]
+    option: Annotated[
+        str,
+        Field(
+            description="Of `/extract`: `attributes` takes the name and answers under `attributes`; another is a flag, "
+            "whose answer stands beside the face's other keys."
+        ),
+    ]
+    shown: Annotated[list[str], Field(description="Keys of its answer that a person wants to see first.")]
+
+
+class InfoModels(TypedDict):
     """Part of `/info`: names as in InsightFace-REST; null where a stage has no model."""
 
-    inference_backend: str = Field(
-        description="`trt` where TensorRT engines are built, else `onnx`; `openvino` where that alone may run models."
-    )
+    inference_backend: Annotated[
+        str,
+        Field(
+            description="`trt` where TensorRT engines are built, else `onnx`; `openvino` where that alone may run "
+            "models."
+        ),
+    ]
     det_name: str | None
     rec_name: str | None
-    match_threshold: float | None = Field(
-        description="Ours: least similarity of one person where a request of `/compare` names none."
-    )
-    false_match_rate: float | None = Field(
-        description="Ours: share of the pairs of two people that reach the recognizer's own `match_threshold`; null "
-        "where it names none, or the rate is not known."
-    )
+    match_threshold: Annotated[
+        float | None,
+        Field(description="Ours: least similarity of one person where a request of `/compare` names none."),
+    ]
+    false_match_rate: Annotated[
+        float | None,
+        Field(
+            description="Ours: share of the pairs of two people that reach the recognizer's own `match_threshold`; "
+            "null where it names none, or the rate is not known."
+        ),
+    ]
     ga_name: str | None
     mask_detector: str | None
-    liveness: list[str] = Field(description="Ours: none, one or two.")
+    liveness: Annotated[list[str], Field(description="Ours: none, one or two.")]
+    attributes: Annotated[list[InfoAttribute], Field(description="Ours: all that models tell of faces here.")]
     max_size: tuple[int, int]
-    rec_batch_size: int = Field(description="The setting; on a CPU it does not matter, nor does the next.")
+    rec_batch_size: Annotated[int, Field(description="The setting; on a CPU it does not matter, nor does the next.")]
     det_batch_size: int
     force_fp16: bool
-    triton_uri: None = Field(description="Inherited; Triton is not served.")
-    tried: list[InfoAttempt] = Field(description="Backends tried at start, the best first; none where one was named.")
-    backends: dict[str, str | None] = Field(description="What each model in use runs on; null before it is loaded.")
+    triton_uri: Annotated[None, Field(description="Inherited; Triton is not served.")]
+    tried: Annotated[
+        list[InfoAttempt], Field(description="Backends tried at start, the best first; none where one was named.")
+    ]
+    backends: Annotated[
+        dict[str, str | None], Field(description="What each model in use runs on; null before it is loaded.")
+    ]
 
 
-class InfoDefaults(BaseModel):
+class InfoDefaults(RequestDefaults):
     """Part of `/info`: what a request means that does not say."""
 
-    det_thresh: float
-    extract_embedding: bool
-    return_face_data: bool
-    return_landmarks: bool
-    extract_ga: bool
-    detect_masks: bool
-    img_req_headers: dict[str, str] = Field(description="Inherited and empty: headers come with each request alone.")
-    sslv3_hack: Literal[False] = Field(description="Inherited: certificates are verified, always.")
+    img_req_headers: Annotated[
+        dict[str, str], Field(description="Inherited and empty: headers come with each request alone.")
+    ]
+    sslv3_hack: Annotated[Literal[False], Field(description="Inherited: certificates are verified, always.")]
 
 
-class InfoDevice(BaseModel):
+class InfoDevice(TypedDict):
     """Part of `/info`: what the machine is and how it fares; null where it does not say."""
 
-    module: str | None = Field(description="Of a Jetson, its name.")
+    module: Annotated[str | None, Field(description="Of a Jetson, its name.")]
     l4t_release: str | None
     power_mode: str | None
-    gpu: str | None = Field(description="`integrated`, `discrete`, or `unreachable`: here, but not given to us.")
+    gpu: Annotated[
+        str | None, Field(description="`integrated`, `discrete`, or `unreachable`: here, but not given to us.")
+    ]
     gpu_driver: str | None
     cores_present: int | None
-    telemetry: str = Field(description="`on`, `off`, `starting` or `nothing readable`.")
-    readings: dict[str, dict[str, float]] = Field(
-        description="By quantity, then by GPU, clock, zone, rail or cause; an empty name where there is one only."
-    )
-    unreadable: dict[str, str] = Field(description="Why a quantity is not among the readings.")
+    telemetry: Annotated[str, Field(description="`on`, `off`, `starting` or `nothing readable`.")]
+    readings: Annotated[
+        Mapping[str, Mapping[str, float]],
+        Field(
+            description="By quantity, then by GPU, clock, zone, rail or cause; an empty name where there is one only."
+        ),
+    ]
+    unreadable: Annotated[Mapping[str, str], Field(description="Why a quantity is not among the readings.")]
 
 
-class InfoAnswer(BaseModel):
+class InfoAnswer(TypedDict):
     """Answer of `/info`."""
 
     version: str
@@ -167,7 +209,8 @@ def metrics_router(services: Services) -> APIRouter:
     )
     async def metrics() -> Response:
         """Return every metric in Prometheus's text format."""
-        return Response(services.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+        exposed = services.exposition() if services.exposition else generate_latest(services.metrics.registry)
+        return Response(exposed, headers={"content-type": CONTENT_TYPE_LATEST})
 
     return router
 
@@ -179,17 +222,17 @@ def models_router(services: Services) -> APIRouter:
     @router.get("", responses={200: {"model": ModelsAnswer}}, response_model=None)
     async def models(request: Request) -> Response:
         """List every model of the registry: licence, source, state, backend."""
-        return small_answer(context_of(request), {"models": [asdict(facts) for facts in services.models.models()]})
+        return small_answer(context_of(request), ModelsAnswer(models=services.models.models()))
 
     @router.get("/{name}", responses={200: {"model": ModelAnswer}, 404: {"model": ErrorAnswer}}, response_model=None)
     async def model(request: Request, name: str) -> Response:
         """Tell of one model of the registry."""
         for facts in services.models.models():
-            if facts.name == name:
-                return small_answer(context_of(request), asdict(facts))
+            if facts["name"] == name:
+                return small_answer(context_of(request), facts)
         raise NotFoundError("No model of that name is in the registry.")
 
-    def change(action: str, act: Callable[[str, float], Awaitable[ModelFacts]], meaning: str) -> None:
+    def change(action: str, act: Callable[[str, float], Awaitable[ModelAnswer]], meaning: str) -> None:
         @router.post(
             f"/{{name}}/{action}",
             responses={200: {"model": ModelAnswer}, **_FAILURES},
@@ -200,7 +243,7 @@ def models_router(services: Services) -> APIRouter:
         async def changed(request: Request, name: str) -> Response:
             check_may_write(context_of(request))
             facts = await act(name, context_of(request).deadline)
-            return small_answer(context_of(request), asdict(facts))
+            return small_answer(context_of(request), facts)
 
     change(
         "load", lambda name, deadline: services.models.load(name, deadline=deadline),
@@ -268,7 +311,7 @@ class StoreView:
         self._background: set[asyncio.Task[Any]] = set()
         self._retried_at = 0.0
 
-    def models(self) -> Sequence[ModelFacts]:
+    def models(self) -> Sequence[ModelAnswer]:
         """Every registry entry, by name."""
         return [self._facts(status) for status in self._store.statuses()]
 
@@ -306,18 +349,18 @@ class StoreView:
                 return Verdict(is_ok=False, reason=f"{model.spec.name}: a run is stuck.")
         return Verdict(is_ok=True)
 
-    async def load(self, name: str, *, deadline: float) -> ModelFacts:
+    async def load(self, name: str, *, deadline: float) -> ModelAnswer:
         """Load a model that is not loaded yet, here and in all workers.
 
         One that the registry does not know is looked for in its files.
         """
         return await self._change("load", name, self._load(name, deadline=deadline))
 
-    async def unload(self, name: str) -> ModelFacts:
+    async def unload(self, name: str) -> ModelAnswer:
         """Give a model's memory back, here and in all workers."""
         return await self._change("unload", name, self._unload(name))
 
-    async def reload(self, name: str, *, deadline: float) -> ModelFacts:
+    async def reload(self, name: str, *, deadline: float) -> ModelAnswer:
         """Load a model anew by its file and its registry entry as they are now, here and in all workers.
 
         It goes on when its caller is late.
@@ -336,7 +379,7 @@ class StoreView:
             _log.info("another worker changed a model: this one follows", action=action, model=name)
             self._start(acts[action]())
 
-    async def _change(self, action: str, name: str, act: Coroutine[Any, Any, ModelFacts]) -> ModelFacts:
+    async def _change(self, action: str, name: str, act: Coroutine[Any, Any, ModelAnswer]) -> ModelAnswer:
         """Act here first: what fails here is not ordered elsewhere."""
         try:
             facts = await act
@@ -350,7 +393,7 @@ class StoreView:
         if self._order is not None:
             self._order(f"{action} {name}")
 
-    async def _load(self, name: str, *, deadline: float) -> ModelFacts:
+    async def _load(self, name: str, *, deadline: float) -> ModelAnswer:
         try:
             self._store.spec(name)
         except (NotFoundError, ModelContractError):
@@ -358,11 +401,11 @@ class StoreView:
         await self._store.get(name, deadline=deadline)
         return self._facts(self._store.status(name))
 
-    async def _unload(self, name: str) -> ModelFacts:
+    async def _unload(self, name: str) -> ModelAnswer:
         await self._store.unload(name, reason="An operator unloaded it; the next request loads it again.")
         return self._facts(self._store.status(name))
 
-    async def _reload(self, name: str, *, deadline: float) -> ModelFacts:
+    async def _reload(self, name: str, *, deadline: float) -> ModelAnswer:
         registry: Mapping[str, ModelSpec] = {}
         if self._read_registry is not None:
             registry = await asyncio.to_thread(self._read_registry)
@@ -394,15 +437,15 @@ class StoreView:
                 return Verdict(is_ok=False, reason=f"{model.spec.name}: the last run failed.")
         return self.readiness()
 
-    def _facts(self, status: ModelStatus) -> ModelFacts:
+    def _facts(self, status: ModelStatus) -> ModelAnswer:
         spec = status.spec
-        return ModelFacts(
+        return ModelAnswer(
             name=spec.name,
             task=spec.task,
             family=spec.family,
             license=spec.license,
             source=spec.source,
-            state=status.state.value,
+            state=status.state,
             is_active=spec.name in self._active,
             reason=status.progress.words if status.progress else status.reason,
             backend=status.backend,
@@ -416,12 +459,12 @@ class StoreView:
             false_match_rate=spec.false_match_rate,
         )
 
-    def _engine(self, name: str) -> EngineFacts | None:
+    def _engine(self, name: str) -> EngineAnswer | None:
         if self._engine_status is None:
             return None
         status = self._engine_status(name)
         elapsed_s = None if status.elapsed_s is None else round(status.elapsed_s, 1)
-        return EngineFacts(state=status.state, phase=status.phase, elapsed_s=elapsed_s, reason=status.reason)
+        return EngineAnswer(state=status.state, phase=status.phase, elapsed_s=elapsed_s, reason=status.reason)
 
     def _retry(self, failed: Sequence[ModelStatus]) -> None:
         if time.monotonic() - self._retried_at < RETRY_AFTER_S:
@@ -451,45 +494,66 @@ def _was_unloaded(status: ModelStatus) -> bool:
 def info_router(services: Services) -> APIRouter:
     """Return the route."""
     router = APIRouter(tags=["service"])
+    attributes = [
+        InfoAttribute(
+            name=attribute,
+            models=[spec.name for spec in specs],
+            option=FAMILIES[specs[0].family].option,
+            shown=list(FAMILIES[specs[0].family].shown),
+        )
+        for attribute, specs in services.attributes.items()
+    ]
 
     @router.get("/info", responses={200: {"model": InfoAnswer}}, response_model=None)
     async def info(request: Request) -> Response:
         """Tell the version, the models in use and the defaults of requests."""
-        about = services.options.info
-        active = [facts for facts in services.models.models() if facts.is_active]
-        recognizer = next((facts for facts in active if facts.task == "recognition"), None)
-        value = {
-            "version": about.version,
-            "tensorrt_version": about.tensorrt_version,
-            "log_level": about.log_level,
-            "models": {
-                "inference_backend": about.inference_backend,
-                "det_name": _name_of(active, "detection"),
-                "rec_name": recognizer.name if recognizer else None,
-                "match_threshold": services.options.match_threshold() if recognizer else None,
-                "false_match_rate": recognizer.false_match_rate if recognizer else None,
-                "ga_name": _name_of(active, "gender_age"),
-                "mask_detector": _name_of(active, "mask"),
-                "liveness": [facts.name for facts in active if facts.task == "liveness"],
-                "max_size": about.max_size,
-                "rec_batch_size": about.rec_batch_size,
-                "det_batch_size": about.det_batch_size,
-                "force_fp16": about.force_fp16,
-                "triton_uri": None,
-                "tried": [
-                    {"backend": tried.name, "outcome": tried.outcome, "cure": tried.cure} for tried in about.attempts
+        about = services.info
+        active = [facts for facts in services.models.models() if facts["is_active"]]
+        recognizer = next((facts for facts in active if facts["task"] == "recognition"), None)
+        device = about.device()
+        value = InfoAnswer(
+            version=about.version,
+            tensorrt_version=about.tensorrt_version,
+            log_level=about.log_level,
+            models=InfoModels(
+                inference_backend=about.inference_backend,
+                det_name=_name_of(active, "detection"),
+                rec_name=recognizer["name"] if recognizer else None,
+                match_threshold=services.match_threshold() if recognizer else None,
+                false_match_rate=recognizer.get("false_match_rate") if recognizer else None,
+                ga_name=_name_of(active, "gender_age"),
+                mask_detector=_name_of(active, "mask"),
+                liveness=[facts["name"] for facts in active if facts["task"] == "liveness"],
+                attributes=attributes,
+                max_size=about.max_size,
+                rec_batch_size=about.rec_batch_size,
+                det_batch_size=about.det_batch_size,
+                force_fp16=about.force_fp16,
+                triton_uri=None,
+                tried=[
+                    InfoAttempt(backend=tried.name, outcome=tried.outcome, cure=tried.cure) for tried in about.attempts
                 ],
-                "backends": {facts.name: facts.backend for facts in active},
-            },
-            "defaults": {**asdict(services.options.defaults), "img_req_headers": {}, "sslv3_hack": False},
-            "notice": about.notice,
-            "gallery": services.people is not None,
-            "device": asdict(about.device()),
-        }
+                backends={facts["name"]: facts.get("backend") for facts in active},
+            ),
+            defaults=InfoDefaults(**services.defaults, img_req_headers={}, sslv3_hack=False),
+            notice=about.notice,
+            gallery=services.people is not None,
+            device=InfoDevice(
+                module=device.module,
+                l4t_release=device.l4t_release,
+                power_mode=device.power_mode,
+                gpu=device.gpu,
+                gpu_driver=device.gpu_driver,
+                cores_present=device.cores_present,
+                telemetry=device.telemetry,
+                readings=device.readings,
+                unreadable=device.unreadable,
+            ),
+        )
         return small_answer(context_of(request), value)
 
     return router
 
 
-def _name_of(active: Sequence[ModelFacts], task: str) -> str | None:
-    return next((facts.name for facts in active if facts.task == task), None)
+def _name_of(active: Sequence[ModelAnswer], task: str) -> str | None:
+    return next((facts["name"] for facts in active if facts["task"] == task), None)

@@ -89,7 +89,7 @@ def convert_model(settings: Settings, name: str, out: Path, folder: Path | None)
     click.echo("\n".join(_aligned(_half_table(caster, casts))))
     if last.fault:
         raise click.ClickException(f"{name} is not converted: {last.fault}")
-    is_detector = spec.task == "detection"
+    is_detector = spec.is_detector
     _write(out, last.model, {
         **_about(caster, last, judged_by),
         "agreement": asdict(last.agreement) if last.agreement else None,
@@ -218,7 +218,7 @@ def _pictures_of_people(
 ) -> tuple[Pictures, NDArray[np.int64]]:
     """Return what a model is judged by, and of crops whom each shows: by the folder its picture lies in."""
     pictures = FolderPictures(folder, settings.max_image_pixels)
-    if spec.task == "detection":
+    if spec.is_detector:
         return pictures, np.zeros(0, np.int64)
     found = [next(iter(crops), None) for crops in _faces(settings, registry, weights, pictures)]
     names = [path.relative.parts[:-1] for path in pictures.readable()]
@@ -275,10 +275,10 @@ def _pictures(
     """Return what a model is judged by: pictures for a detector, crops for all else."""
     if folder is None:
         drawings = draw_pictures()
-        drawn = drawings.pictures if spec.task == "detection" else drawings.crops
+        drawn = drawings.pictures if spec.is_detector else drawings.crops
         return lambda: drawn
     pictures = FolderPictures(folder, settings.max_image_pixels)
-    if spec.task == "detection":
+    if spec.is_detector:
         return pictures
     crops = [crop for faces in _faces(settings, registry, weights, pictures) for crop in faces]
     return lambda: crops
@@ -286,7 +286,7 @@ def _pictures(
 
 def _half_table(caster: Caster, casts: Sequence[Cast]) -> Iterator[Row]:
     """Yield the lines of the table, heading first: what was cast, how near it was, and what it had to reach."""
-    if caster.spec.task == "detection":
+    if caster.spec.is_detector:
         yield ("", "found by both", "by one only", "worst IoU", "MB", "")
         limits: Row = ("limits", "", "0", f">= {FP16.least_iou}", "", "")
     else:

@@ -30,8 +30,9 @@ from jetface.device.checks import (
 )
 from jetface.device.limits import free_memory_bytes, memory_limit_bytes, usable_cores
 from jetface.device.machine import find_gpu, find_jetson, online_cores, present_cores, read_text, total_memory_bytes
+from jetface.heads.families import read_known
 from jetface.logs import configure_logs, masked
-from jetface.registry import RegistryError, default_registry_dir, read_registry
+from jetface.registry import RegistryError, default_registry_dir
 from jetface.settings import Settings, misspelt_variables, read_settings
 
 _SHOWN_PACKAGES = (
@@ -169,7 +170,7 @@ def examine(settings: Settings, root: Path) -> Examination:
 
 
 def _registry_faults(settings: Settings) -> Iterator[Finding]:
-    registry = read_registry((default_registry_dir(), settings.models_dir))
+    registry = read_known((default_registry_dir(), settings.models_dir))
     for name, error in registry.unreadable.items():
         yield Finding(
             name="registry-entry",

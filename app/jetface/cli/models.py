@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
@@ -23,50 +22,19 @@ from jetface.cli.quiet import configure_quiet_logs
 from jetface.errors import ModelFileError, ServiceError
 from jetface.graphs.parts import GraphError, GraphParts, data_files, read_data, shape_of, take_apart
 from jetface.graphs.prepare import prepare_graph
-from jetface.heads.families import FAMILIES
+from jetface.heads.families import FAMILIES, entry_fault
 from jetface.models.download import Fetcher
 from jetface.models.weights import LicenseRecord, WeightsFolder, expand, packs_of
 from jetface.registry import (
     DATA_FILE_PATTERN,
     NAME_PATTERN,
-    TASK_BY_FAMILY,
-    Family,
     ModelSpec,
     Registry,
     RegistryError,
-    Task,
 )
 from jetface.runtimes.onnx import open_onnx_backends
 from jetface.service import open_weights
 from jetface.settings import Settings, read_settings
-
-_SCALES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
-    {
-        "scrfd": (127.5, 128.0, "rgb"),
-        "yunet": (0.0, 1.0, "bgr"),
-        "arcface": (127.5, 127.5, "rgb"),
-        "sface": (0.0, 1.0, "rgb"),
-        "genderage": (0.0, 1.0, "rgb"),
-        "seeta_mask": (0.0, 1.0, "bgr"),
-        "minifasnet": (0.0, 1.0, "bgr"),
-    }
-)
-"""Mean, standard deviation and channel order that graphs of a family are usually trained for: those of our entries."""
-
-_USUAL_SIDE_PX: Mapping[Task, int] = MappingProxyType(
-    {"detection": 0, "recognition": 112, "gender_age": 112, "mask": 112, "liveness": 80}
-)
-"""Side of the input where the graph leaves it open; 0 leaves it open."""
-
-_VARIABLES: Mapping[Task, str] = MappingProxyType(
-    {
-        "detection": "DET_MODEL",
-        "recognition": "REC_MODEL",
-        "gender_age": "GA_MODEL",
-        "mask": "MASK_MODEL",
-        "liveness": "LIVENESS_MODEL",
-    }
-)
 
 _PROBE_SIDE_PX = 128
 """Side of the canvas on which a detector of free size is tried."""
@@ -76,7 +44,7 @@ _PROBE_SIDE_PX = 128
 class Wanted:
     """What the caller says of a model; None where the graph or the family's habit says it."""
 
-    family: Family | None
+    family: str | None
     name: str | None
     license: str
     non_commercial: bool
@@ -87,6 +55,9 @@ class Wanted:
     box_enlargement: float | None
     score_threshold: float | None
     match_threshold: float | None
+    labels: str | None
+    """Commas between them."""
+    activation: str | None
 
 
 def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
@@ -153,32 +124,36 @@ def _name_faults(name: str, registry: Registry, folder: Path) -> Iterator[str]:
 
 def _family_faults(wanted: Wanted) -> Iterator[str]:
     if wanted.family is None:
-        yield f"--family: which kind of model it is; one of {', '.join(get_args(Family))}"
+        yield f"--family: which kind of model it is; one of {', '.join(FAMILIES)}"
 
 
-def _describe(
-    entry: dict[str, Any], wanted: Wanted, family: Family, parts: GraphParts, outputs: list[str]
-) -> Iterator[str]:
+def _describe(entry: dict[str, Any], wanted: Wanted, name: str, parts: GraphParts, outputs: list[str]) -> Iterator[str]:
     """Add to an entry what the graph and the family say, and to `outputs` what it answers; yield what is missing."""
-    task = TASK_BY_FAMILY[family]
+    family = FAMILIES[name]
+    usual = family.usual_input
     shape = shape_of(parts.inputs[0]) if len(parts.inputs) == 1 else None
-    sides_px = [length or _USUAL_SIDE_PX[task] for length in shape[2:]] if shape and len(shape) == 4 else [0, 0]
-    mean, std, channel_order = _SCALES[family]
+    sides_px = [usual.height_px, usual.width_px]
+    if shape and len(shape) == 4:
+        sides_px = [length or side for length, side in zip(shape[2:], sides_px, strict=True)]
     entry |= {
-        "task": task,
-        "family": family,
+        "task": family.task,
+        "family": name,
         "input": {
             "height_px": sides_px[0],
             "width_px": sides_px[1],
-            "mean": mean if wanted.mean is None else wanted.mean,
-            "std": std if wanted.std is None else wanted.std,
-            "channel_order": wanted.channel_order or channel_order,
+            "mean": usual.mean if wanted.mean is None else wanted.mean,
+            "std": usual.std if wanted.std is None else wanted.std,
+            "channel_order": wanted.channel_order or usual.channel_order,
         },
         "box_enlargement": wanted.box_enlargement,
         "score_threshold": wanted.score_threshold,
         "match_threshold": wanted.match_threshold,
+        "labels": tuple(label.strip() for label in wanted.labels.split(",")) if wanted.labels else None,
+        "activation": wanted.activation,
     }
-    if task == "liveness" and wanted.box_enlargement is None:
+    if "labels" in family.needs and not wanted.labels:
+        yield "--labels: the classes its numbers stand for, in their order, comma between them"
+    if "box_enlargement" in family.needs and wanted.box_enlargement is None:
         yield "--box-enlargement: how many times as wide and high as the box the picture is that it wants"
         entry["box_enlargement"] = 1.0  # so that the graph can be looked at all the same
     try:
@@ -186,10 +161,10 @@ def _describe(
     except ServiceError:
         # What is wrong with its input or outputs is said by `_fit_faults`, in words of the entry.
         answers = []
-        if task == "recognition":
+        if "embedding_length" in family.needs:
             entry["embedding_length"] = 1
     outputs += [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
-    if task == "recognition" and answers:
+    if "embedding_length" in family.needs and answers:
         entry["embedding_length"] = answers[0][1] if len(answers[0]) > 1 else 1
 
 
@@ -213,10 +188,14 @@ def _fit_faults(entry: Mapping[str, Any], file: Path) -> Iterator[str]:
         for fault in cause.errors():
             yield f"{'.'.join(map(str, fault['loc'])) or 'entry'}: {fault['msg']}"
         return
+    misfit = entry_fault(spec)
+    if misfit is not None:
+        yield misfit
+        return
     try:
         graph = prepare_graph(file, spec)
         with closing(open_onnx_backends(graph.model)[0]) as backend:
-            FAMILIES[spec.family](spec, backend, graph.input_hw)
+            FAMILIES[spec.family].probe(spec, backend, graph.input_hw)
     except ServiceError as error:
         yield error.message
 
@@ -269,7 +248,7 @@ def _tell(spec: ModelSpec, wanted: Wanted, outputs: Sequence[str], folder: Path)
     click.echo(f"answers {', '.join(outputs)}")
     if assumed:
         click.echo(f"As is usual for {spec.family}, where the graph does not tell: {', '.join(assumed)}.")
-    click.echo(f"Serve it: {_VARIABLES[spec.task]}={spec.name} jetface serve")
+    click.echo(f"Serve it: {FAMILIES[spec.family].variable}={spec.name} jetface serve")
 
 
 @click.group()
@@ -297,7 +276,7 @@ def list_models() -> None:
 
 @models.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.onnx")
-@click.option("--family", type=click.Choice(get_args(Family)), help="Which kind of model it is.")
+@click.option("--family", type=click.Choice(tuple(FAMILIES)), help="Which kind of model it is.")
 @click.option("--name", help="Default: that of the file.")
 @click.option("--license", default="Not stated", show_default=True, help="What its makers allow.")
 @click.option("--non-commercial", is_flag=True, help="They forbid commercial use.")
@@ -305,9 +284,11 @@ def list_models() -> None:
 @click.option("--mean", type=float, help="Subtracted from pixels; default: as usual for the family.")
 @click.option("--std", type=float, help="Pixels are divided by it; default: as usual for the family.")
 @click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="Default: as usual for the family.")
-@click.option("--box-enlargement", type=float, help="Of a liveness model: its picture by the box.")
+@click.option("--box-enlargement", type=float, help="Of one that sees no aligned crop: its picture by the box.")
 @click.option("--score-threshold", type=float, help="Of a detector: its default threshold.")
 @click.option("--match-threshold", type=float, help="Of a recognizer: least similarity of one person.")
+@click.option("--labels", help="Of a classifier: its classes in the order of its numbers, comma between them.")
+@click.option("--activation", type=click.Choice(["softmax", "none"]), help="Of a classifier: none for probabilities.")
 def add(file: Path, **options: Any) -> None:
     """Add a model of yours: write its registry entry into MODELS_DIR, and copy the file there.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from jetface.heads.families import read_known
 from jetface.logs import configure_logs
-from jetface.registry import default_registry_dir, read_registry
+from jetface.registry import default_registry_dir
 from jetface.settings import Settings
 
 
@@ -17,5 +18,5 @@ def configure_quiet_logs(settings: Settings) -> None:
     is_asked_for = "log_level" in settings.model_fields_set
     configure_logs(settings.log_level if is_asked_for else "CRITICAL", settings.log_format)
     if not is_asked_for:
-        for error in read_registry((default_registry_dir(), settings.models_dir)).unreadable.values():
+        for error in read_known((default_registry_dir(), settings.models_dir)).unreadable.values():
             click.echo(f"Warning: {error}; the entry is left out.", err=True)

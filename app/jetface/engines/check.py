@@ -44,7 +44,7 @@ def check_engine(job: EngineJob, kit: EngineKit, plan: bytes, scratch: Path) -> 
 def compare(job: EngineJob, engine: Backend, reference: Backend) -> Agreement:
     """Compare an engine with its reference; both are owned by the calling thread."""
     drawings = draw_pictures()
-    pictures = drawings.pictures if job.spec.task == "detection" else drawings.crops
+    pictures = drawings.pictures if job.spec.is_detector else drawings.crops
     trial = Trial(job.spec, lambda: pictures, job.canvases_hw)
     return trial.compare(trial.answers(reference), trial.answers(engine, takes_pixels=True))
 

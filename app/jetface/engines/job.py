@@ -62,7 +62,7 @@ class EngineJob:
     @property
     def canvases_hw(self) -> tuple[tuple[int, int], ...]:
         """Heights and widths a detector is run at, the largest first; empty for other models."""
-        if self.spec.task != "detection":
+        if not self.spec.is_detector:
             return ()
         return tuple((shape[0], shape[1]) for shape in self.recipe.item_shapes)
 
@@ -173,7 +173,7 @@ class EngineJobs:
             has_onnxruntime=self.reference == "onnxruntime",
         )
         file = self._file(graph, spec).absolute()
-        most = self.det_batch_size if spec.task == "detection" else self.rec_batch_size
+        most = self.det_batch_size if spec.is_detector else self.rec_batch_size
         sizes_hw: Sequence[tuple[int, int]] = [graph.input_hw] if graph.input_hw else self.canvases_hw
         recipe = EngineRecipe(
             model=spec.name,

@@ -29,7 +29,8 @@ from jetface.errors import (
     ServiceError,
     ShuttingDownError,
 )
-from jetface.heads.families import FAMILIES, probe_item
+from jetface.heads.families import FAMILIES
+from jetface.heads.family import probe_item
 from jetface.heads.lanes import Head
 from jetface.metrics import Metrics
 from jetface.models.items import ItemMemory
@@ -187,9 +188,9 @@ class EngineLane:
         # The device has its own copy now.
         self._plan = None
         warm(self._backend, shapes, np.uint8)
-        if spec.task == "detection":
+        if spec.is_detector:
             self._items.pin(spec.name, self._backend, shapes)
-        self._head = FAMILIES[spec.family](spec, self._backend, self._canvas_hw, takes_pixels=True).head
+        self._head = FAMILIES[spec.family].probe(spec, self._backend, self._canvas_hw, takes_pixels=True).head
 
     def _run(self, items: Sequence[Any]) -> Sequence[Any]:
         if self._head is None or self._backend is None:

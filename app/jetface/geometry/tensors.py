@@ -66,6 +66,20 @@ def normalize_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDAr
     return unit.astype(np.float32), norms.astype(np.float32)
 
 
+def softmax_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn logits into probabilities.
+
+    Args:
+        rows: (N, L) float32, finite, L at least 1; large ones do not overflow.
+
+    Returns:
+        (N, L) float32; each row sums up to 1.
+    """
+    weights = np.exp(rows - rows.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def cosine_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of every pair of unit rows.
 

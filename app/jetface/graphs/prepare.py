@@ -83,7 +83,8 @@ def _path(folder: Path, name: str, key: Sequence[str]) -> Path:
 
 
 _DETECTION_OUTPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType({"scrfd": (6, 9), "yunet": (12,)})
-"""By family: scores and distances of three strides, without or with landmarks; YuNet has two scores."""
+"""By family, where it is told before a graph is run: scores and distances of three strides, without or with landmarks;
+YuNet has two scores."""
 
 _CHANNELS = 3
 
@@ -131,17 +132,18 @@ def check_outputs(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str, Shape
     if any(end.type.tensor_type.elem_type != onnx.TensorProto.FLOAT for end in parts.outputs):
         raise ModelContractError(f"Model {spec.name} should answer in float32; found {found}.")
     ranks = {len(shapes[end.name]) for end in parts.outputs if end.name in shapes}
-    if spec.task == "detection":
-        numbers = _DETECTION_OUTPUTS[spec.family]
-        if len(parts.outputs) not in numbers or not ranks <= {2, 3}:
-            wanted = " or ".join(map(str, numbers))
+    if spec.is_detector:
+        numbers = _DETECTION_OUTPUTS.get(spec.family, ())
+        if (numbers and len(parts.outputs) not in numbers) or not ranks <= {2, 3}:
+            wanted = " or ".join(map(str, numbers)) or "only"
             raise ModelContractError(
                 f"Model {spec.name} should have {wanted} outputs [anchors, C] or [N, anchors, C]; found {found}."
             )
         return
-    is_row = all(_is_row(shapes[end.name], spec.row_length) for end in parts.outputs if end.name in shapes)
+    length = spec.embedding_length or len(spec.labels) or None
+    is_row = all(_is_row(shapes[end.name], length) for end in parts.outputs if end.name in shapes)
     if len(parts.outputs) != 1 or not is_row:
-        raise ModelContractError(f"Model {spec.name} should have one output [N, {spec.row_length}]; found {found}.")
+        raise ModelContractError(f"Model {spec.name} should have one output [N, {length or 'L'}]; found {found}.")
 
 
 def declares_free_batch(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str, Shape]) -> bool:
@@ -155,13 +157,15 @@ def declares_free_batch(parts: GraphParts, spec: ModelSpec, shapes: Mapping[str,
     if (shape_of(parts.inputs[0]) or (1,))[0] is not None:
         return False
     # A detector that answers [anchors, C] lists the anchors of all pictures in an order only it knows.
-    least_rank = 3 if spec.task == "detection" else 2
+    least_rank = 3 if spec.is_detector else 2
     outputs = [shapes.get(end.name, ()) for end in parts.outputs]
     return all(len(shape) >= least_rank and shape[0] is None for shape in outputs)
 
 
 def _is_row(shape: Shape, length: int | None) -> bool:
-    """Whether (N, length) is meant; some exports keep trailing axes of length 1."""
+    """Whether (N, length) is meant, any row where that is None; some exports keep trailing axes of length 1."""
+    if length is None:
+        return len(shape) >= 2
     return len(shape) >= 2 and shape[1] in {length, None} and all(axis in {1, None} for axis in shape[2:])
 
 

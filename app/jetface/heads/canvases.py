@@ -88,6 +88,12 @@ class CanvasHead(ABC):
         return cls.learn(spec, outputs, canvas_hw, takes_pixels=takes_pixels)
 
     @classmethod
+    def fault(cls, spec: ModelSpec) -> str | None:
+        """Say why an entry cannot be one of a detector of this kind; None where it can."""
+        del spec
+        return None
+
+    @classmethod
     @abstractmethod
     def learn(
         cls, spec: ModelSpec, outputs: Sequence[Tensor], canvas_hw: tuple[int, int], *, takes_pixels: bool

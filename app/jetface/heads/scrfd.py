@@ -13,7 +13,8 @@ from jetface.domain import Boxes, Detections, Landmarks, Tensor
 from jetface.errors import InferenceError, ModelContractError
 from jetface.geometry.anchors import anchor_centers, decode_boxes, decode_landmarks
 from jetface.heads.canvases import STRIDES_PX, Candidates, CanvasHead, passing
-from jetface.registry import ModelSpec
+from jetface.heads.family import Family
+from jetface.registry import InputSpec, ModelSpec
 
 LANDMARKS_IN_BOX = np.array([[0.29, 0.37], [0.74, 0.37], [0.53, 0.57], [0.34, 0.74], [0.70, 0.74]], np.float32)
 """(5, 2) where landmarks lie in a box, as fractions of its sides. Measured: middle of mean and median over 137 faces
@@ -147,3 +148,12 @@ def place_landmarks(boxes: Boxes) -> Landmarks:
     sides = boxes[:, 2:] - boxes[:, :2]
     landmarks: Landmarks = boxes[:, None, :2] + LANDMARKS_IN_BOX * sides[:, None, :]
     return landmarks
+
+
+FAMILY = Family(
+    task="detection",
+    head=Scrfd,
+    usual_input=InputSpec(height_px=0, width_px=0, mean=127.5, std=128.0),
+    takes=frozenset({"score_threshold"}),
+    variable="DET_MODEL",
+)

@@ -13,7 +13,8 @@ from jetface.domain import Detections, Tensor
 from jetface.errors import InferenceError, ModelContractError
 from jetface.geometry.anchors import anchor_centers, decode_centered_boxes, decode_landmarks
 from jetface.heads.canvases import STRIDES_PX, Candidates, CanvasHead, passing
-from jetface.registry import ModelSpec
+from jetface.heads.family import Family
+from jetface.registry import InputSpec, ModelSpec
 
 _SCORE, _BOX, _LANDMARKS = 1, 4, 10
 
@@ -111,3 +112,14 @@ class Yunet(CanvasHead):
         boxes = decode_centered_boxes(centers, passed.of(outputs[level.boxes]), stride_px=stride_px)
         landmarks = decode_landmarks(centers, passed.of(outputs[level.landmarks]), stride_px=stride_px)
         return Candidates(passed.items, Detections(boxes, passed.scores, landmarks))
+
+
+FAMILY = Family(
+    task="detection",
+    head=Yunet,
+    usual_input=InputSpec(height_px=0, width_px=0, mean=0, std=1, channel_order="bgr"),
+    is_input_fixed=True,
+    takes=frozenset({"score_threshold"}),
+    variable="DET_MODEL",
+)
+"""Its graphs scale pixels themselves. Source: `FaceDetectorYN` of OpenCV 5."""

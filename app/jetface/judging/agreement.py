@@ -212,9 +212,6 @@ def _pairs(overlaps: NDArray[np.float32]) -> list[tuple[int, int]]:
 CANVAS_HW = (640, 640)
 """What pictures are fitted into for a detector that takes any canvas."""
 
-SCORE_THRESHOLD = 0.5
-"""Least score of a face that counts, where the registry entry names none."""
-
 Pictures: TypeAlias = Callable[[], Iterable[Image]]
 """Yields the same pictures at each call: they need not all be in memory at once."""
 
@@ -234,7 +231,7 @@ class Trial:
     @property
     def score_threshold(self) -> float:
         """Least score of a face that counts."""
-        return SCORE_THRESHOLD if self.spec.score_threshold is None else self.spec.score_threshold
+        return self.spec.least_score
 
     def answers(self, backend: Backend, *, takes_pixels: bool = False) -> Any:
         """Run a model on every picture.
@@ -251,12 +248,12 @@ class Trial:
             InferenceError: A run failed, or a detector's answer is not finite.
             ModelContractError: The outputs are not those of the model's family.
         """
-        if self.spec.task != "detection":
+        if not self.spec.is_detector:
             return self._rows(backend, takes_pixels=takes_pixels)
         threshold = max(0.0, self.score_threshold - SCORE_MARGIN)
         found: list[Detections] = []
         for canvas_hw in self.canvases_hw or (None,):
-            head = FAMILIES[self.spec.family](self.spec, backend, canvas_hw, takes_pixels=takes_pixels).head
+            head = FAMILIES[self.spec.family].probe(self.spec, backend, canvas_hw, takes_pixels=takes_pixels).head
             for chunk in _chunks(self.pictures(), backend.max_batch_size if canvas_hw else 1):
                 items = [DetectorItem(letterbox_of(image, canvas_hw).apply(image), threshold) for image in chunk]
                 found += _detector(head).candidates(backend, items)
@@ -264,7 +261,7 @@ class Trial:
 
     def compare(self, reference: Any, other: Any) -> Agreement:
         """Return how near what `answers` returned is to what it returned of the reference."""
-        if self.spec.task == "detection":
+        if self.spec.is_detector:
             return compare_detections(reference, other, score_threshold=self.score_threshold)
         return compare_embeddings(reference, other)
 
@@ -276,7 +273,7 @@ class Trial:
             (output, *_) = backend.run(to_batch(crops, self.spec.input, takes_pixels=takes_pixels))
             # The next run may write where this one's answer lies.
             rows.append(output.reshape(len(chunk), -1).copy())
-        answers = np.concatenate(rows) if rows else np.zeros((0, self.spec.row_length or 0), np.float32)
+        answers = np.concatenate(rows) if rows else np.zeros((0, self.spec.embedding_length or 1), np.float32)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             unit: NDArray[np.float32] = answers / np.linalg.norm(answers, axis=1, keepdims=True)
         return unit

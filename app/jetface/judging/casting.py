@@ -177,7 +177,7 @@ class Caster:
             answers = self._answers(parts, self._trial)
         except (InferenceError, ModelContractError):
             return None
-        if self.spec.task != "detection" and not np.isfinite(answers).all():
+        if not self.spec.is_detector and not np.isfinite(answers).all():
             return None
         return self._trial.compare(self._reference, answers)
 
@@ -193,7 +193,7 @@ class Caster:
 
     def _batch(self, picture: Any) -> Batch:
         """Return a picture as the graph is fed it, (1, 3, H, W) float32."""
-        if self.spec.task == "detection":
+        if self.spec.is_detector:
             picture = letterbox_of(picture, next(iter(self._trial.canvases_hw), None)).apply(picture)
         return to_batch([picture], self.spec.input, takes_pixels=False)
 
@@ -232,7 +232,7 @@ def serialized(graph: PreparedGraph) -> bytes:
 
 
 def _trial(graph: PreparedGraph, spec: ModelSpec, pictures: Pictures) -> Trial:
-    is_fixed = spec.task == "detection" and graph.input_hw is not None
+    is_fixed = spec.is_detector and graph.input_hw is not None
     return Trial(spec, pictures, (graph.input_hw,) if is_fixed and graph.input_hw else ())
 
 

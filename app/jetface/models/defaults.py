@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from jetface.registry import ModelSpec, RegistryError, Task
+from jetface.registry import ModelSpec, RegistryError
 
-PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
+PREFERENCE: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "detection": (
             *("scrfd_10g_bnkps", "det_10g", "det_500m", "scrfd_2.5g_bnkps", "det_2.5g"),
@@ -23,11 +23,11 @@ PREFERENCE: Mapping[Task, Sequence[str]] = MappingProxyType(
 """Best first, except that det_500m stands before the 2.5g detectors: on a CPU it answers four times as fast and finds
 the same faces of the golden set. What we have not verified stands last."""
 
-STARTERS: Mapping[Task, str] = MappingProxyType({"detection": "starter_det", "recognition": "starter_rec"})
+STARTERS: Mapping[str, str] = MappingProxyType({"detection": "starter_det", "recognition": "starter_rec"})
 """What serves when nothing better is at hand: small models that come with jetface."""
 
 
-_WORDS: Mapping[Task, Sequence[str]] = MappingProxyType({"detection": ("auto",), "recognition": ("auto", "none")})
+_WORDS: Mapping[str, Sequence[str]] = MappingProxyType({"detection": ("auto",), "recognition": ("auto", "none")})
 """What settings may say instead of a name; for every other task `none`."""
 
 
@@ -39,35 +39,35 @@ class ModelChooser:
     is_at_hand: Callable[[ModelSpec], bool]
     """Whether an entry's weights can be had without a download."""
 
-    def choose(self, variable: str, name: str, task: Task) -> str | None:
+    def choose(self, variable: str, name: str, *tasks: str) -> str | None:
         """Return the registry name that is meant; None for `none`.
 
         Args:
             variable: The setting, for the error.
             name: Its value.
-            task: What the model is to do.
+            tasks: What the model is to do, one of these.
 
         Raises:
-            RegistryError: The entry cannot be read; or none of that name does this task: the line lists those that do.
+            RegistryError: The entry cannot be read; or none of that name does such a task: the line lists which do.
         """
-        words = _WORDS.get(task, ("none",))
+        words = _WORDS.get(tasks[0], ("none",))
         if name in words:
-            return self._best(task) if name == "auto" else None
+            return self._best(tasks[0]) if name == "auto" else None
         spec = self.registry.get(name)
-        if spec is None or spec.task != task:
-            able = sorted(known for known, spec in self.registry.items() if spec.task == task)
-            allowed = f"{', '.join(words)} or one of {', '.join(able)}"
+        if spec is None or spec.task not in tasks:
+            able = sorted(known for known, spec in self.registry.items() if spec.task in tasks)
+            allowed = f"{', '.join(words)}" + (f" or one of {', '.join(able)}" if able else "")
             raise RegistryError(f"{variable}={name!r} is not allowed: {allowed}")
         return name
 
-    def require(self, variable: str, name: str, task: Task) -> str:
+    def require(self, variable: str, name: str, task: str) -> str:
         """Return the registry name that is meant; errors are those of `choose`, also for a task left out."""
         chosen = self.choose(variable, name, task)
         if chosen is None:  # pragma: no cover - no setting that is required allows `none`
             raise RegistryError(f"{variable}={name!r} is not allowed: a model is needed")
         return chosen
 
-    def _best(self, task: Task) -> str:
+    def _best(self, task: str) -> str:
         """Of the weights at hand the most preferred, else the starter model."""
         for name in PREFERENCE[task]:
             if name in self.registry and self.is_at_hand(self.registry[name]):

@@ -286,9 +286,9 @@ class ModelLoader:
             runner = self._faster(runner, *way, spec)
         first = runner.backends[0]
         items = ItemMemory(self._options.most_canvases)
-        probed = FAMILIES[spec.family](spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
+        probed = FAMILIES[spec.family].probe(spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
         lanes = self._lanes(probed.head, runner, spec)
-        if spec.task == "detection" and runner.graph.takes_pixels:
+        if spec.is_detector and runner.graph.takes_pixels:
             items.pin(spec.name, first, self._item_shapes(runner.graph, spec))
         return _Opened(
             backend=runner.name,
@@ -346,7 +346,7 @@ class ModelLoader:
         # On a CPU a batch takes as long as its items one by one, and keeps the other cores waiting for its last item.
         if opener.is_on_cpu or not graph.is_batch_free:
             return 1
-        return self._options.det_batch_size if spec.task == "detection" else self._options.rec_batch_size
+        return self._options.det_batch_size if spec.is_detector else self._options.rec_batch_size
 
     def _lanes(self, head: Any, runner: _Runner, spec: ModelSpec) -> list[Lane[Any, Any]]:
         num_cores = self._options.num_cores

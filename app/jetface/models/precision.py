@@ -87,7 +87,7 @@ class Precisions:
     def _why_not(self, spec: ModelSpec, verdict: Mapping[str, Any]) -> str | None:
         """Return which limit of the operator's a quantized graph misses; that there is none is a reason, too."""
         found = verdict.get("agreement") or {}
-        if spec.task == "detection":
+        if spec.is_detector:
             checks = [("INT8_LEAST_IOU", self.least_iou, found.get("mean_iou"), 1)]
         else:
             checks = [

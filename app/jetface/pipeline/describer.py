@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +151,7 @@ class Describer:
     def models(self, options: ExtractOptions) -> list[str]:
         """Return the names of the models that what is wanted of faces may need."""
         recognizer = self._recognizer.model_name if options.with_embedding and self._recognizer else None
-        return [*([recognizer] if recognizer else []), *self._attributes.wanted(options)]
+        return [*([recognizer] if recognizer else []), *self._attributes.models(options.attributes)]
 
     async def describe(
         self, job: PictureJob, picture: LoadedPicture, detections: Detections, options: ExtractOptions
@@ -198,7 +199,10 @@ class Describer:
 
     def _needs_crops(self, options: ExtractOptions) -> bool:
         return (
-            options.with_embedding or options.with_crop or options.with_quality or self._attributes.needs_crops(options)
+            options.with_embedding
+            or options.with_crop
+            or options.with_quality
+            or (bool(options.attributes) and self._attributes.needs_crops(options.attributes))
         )
 
     async def _describe(
@@ -221,10 +225,13 @@ class Describer:
             if options.with_quality:
                 qualities = await self._measure(job, picture, found, crops)
         embeddings = await self._recognize(job, crops) if options.with_embedding else unknown
-        attributes = await self._attributes.read(
-            found.boxes, crops, picture, options, group=job.group, deadline=job.deadline
-        )
-        job.add(attributes_s=attributes.took_s, queue_s=attributes.queued_s)
+        told: dict[str, list[Any]] = {}
+        if options.attributes:
+            outcome = await self._attributes.read(
+                found.boxes, crops, picture, options.attributes, group=job.group, deadline=job.deadline
+            )
+            job.add(attributes_s=outcome.took_s, queue_s=outcome.queued_s)
+            told = outcome.values
         # Each is made once, with all that is known: a face costs more to copy than to make.
         columns = zip(
             found.boxes,
@@ -234,18 +241,16 @@ class Describer:
             visible,
             crops if options.with_crop else unknown,
             embeddings,
-            attributes.gender_ages or unknown,
-            attributes.masks or unknown,
-            attributes.liveness or unknown,
             qualities,
+            [dict(zip(told, values, strict=True)) for values in zip(*told.values(), strict=True)] if told else unknown,
             strict=True,
         )
         return [
             Face(
                 image_index=job.index, box=box, score=score, landmarks=landmarks, landmarks_from=origin, visible=share,
-                crop=crop, embedding=embedding, gender_age=gender_age, mask=mask, liveness=liveness, quality=quality,
+                crop=crop, embedding=embedding, quality=quality, attributes=attributes or {},
             )
-            for box, score, landmarks, origin, share, crop, embedding, gender_age, mask, liveness, quality in columns
+            for box, score, landmarks, origin, share, crop, embedding, quality, attributes in columns
         ]  # fmt: skip
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:

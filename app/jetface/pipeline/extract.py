@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,6 @@ from jetface.imaging.loader import LoadedPicture, PictureLoader
 from jetface.imaging.sources import PictureSource
 from jetface.metrics import Metrics
 from jetface.models.store import ModelStore, NotLoaded
-from jetface.pipeline.attributes import AttributeModels
 from jetface.pipeline.describer import EMBEDDING_ONLY, Describer
 from jetface.pipeline.detector import Canvases, Detector, DetectorOutcome
 from jetface.pipeline.pictures import PictureJob, Work, WorkPool, each_picture
@@ -196,12 +195,14 @@ class ChosenModels:
 
     detector: str
     recognizer: str | None
-    attributes: AttributeModels
+    attributes: Mapping[str, tuple[str, ...]]
+    """By attribute; what several models say of one is merged."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them, detector first."""
-        return tuple(name for name in (self.detector, self.recognizer, *self.attributes.names) if name)
+        of_attributes = (name for names in self.attributes.values() for name in names)
+        return (self.detector, *([self.recognizer] if self.recognizer else []), *of_attributes)
 
 
 _log = structlog.get_logger(__name__)

@@ -64,6 +64,7 @@ def _read_extracted_face(face: Mapping[str, Any]) -> Face:
         mask_probability=(face.get("mask_probs") or {}).get("mask"),
         is_live=face.get("is_live"),
         live_probability=face.get("live"),
+        attributes=face.get("attributes", {}),
         quality=_read_quality(face.get("quality")),
         crop_jpeg=None if crop is None else base64.b64decode(crop, validate=True),
     )
@@ -147,6 +148,9 @@ def read_info(answer: Any) -> Info:
         match_threshold=models.get("match_threshold"),
         false_match_rate=models.get("false_match_rate"),
         raw=answer,
+        attributes=tuple(
+            attribute["name"] for attribute in models.get("attributes", ()) if attribute["option"] == "attributes"
+        ),
     )
 
 

@@ -29,6 +29,8 @@ class ExtractOptions:
     """Gender and age; None while the service has no model for them. So with masks and liveness."""
     masks: bool = False
     liveness: bool = False
+    attributes: tuple[str, ...] = ()
+    """What else models tell of a face, by the names that `Info.attributes` has."""
     quality: bool = False
     """How well each face can be recognized; needs no model."""
     crops: bool = False
@@ -48,6 +50,7 @@ class ExtractOptions:
             "extract_ga": self.gender_age,
             "detect_masks": self.masks,
             "detect_liveness": self.liveness,
+            **({"attributes": list(self.attributes)} if self.attributes else {}),
             "return_quality": self.quality,
             "return_face_data": self.crops,
             # Text of 4 bytes for 3: msgpack's numbers take 5 for 4, and each would become an object in Python first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,9 @@ class Face:
     is_live: bool | None = None
     """Whether a live face is more likely than any kind of picture of one."""
     live_probability: float | None = None
+    attributes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    """What each of `ExtractOptions.attributes` is, as the service tells it: of a classifier `label`, `score` and
+    `scores`; None where a crop alone does not show it."""
     quality: Quality | None = None
     crop_jpeg: bytes | None = None
     """The aligned 112x112 crop as JPEG."""
@@ -139,6 +142,8 @@ class Info:
     """Share of the pairs of two people that reach it; None where it is not known."""
     raw: Mapping[str, Any]
     """The whole answer."""
+    attributes: tuple[str, ...] = ()
+    """What can be asked for in `ExtractOptions.attributes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

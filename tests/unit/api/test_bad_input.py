@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from tests.support.fakes import Harness, jpeg_of
 
 PICTURE = base64.b64encode(jpeg_of()).decode()

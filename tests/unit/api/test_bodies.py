@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from jetface.imaging.sources import EncodedPicture
 from jetface.server.limits import Access
 from tests.support.asgi import RawRequest

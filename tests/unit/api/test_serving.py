@@ -11,7 +11,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from tests.support.asgi import RawRequest, chunks
 from tests.support.fakes import Harness, jpeg_of
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jetface.api.services import EngineFacts, Verdict
+from jetface.api.answers import EngineAnswer
+from jetface.api.services import Verdict
 from jetface.api.status import StoreView
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
@@ -97,7 +98,7 @@ async def test_a_model_that_was_never_needed_is_ready(view: StoreView) -> None:
     assert view.liveness().is_ok
     assert (await view.self_check(deadline=asyncio.get_running_loop().time() + 1)).is_ok
     (facts,) = view.models()
-    assert (facts.name, facts.state, facts.is_active, facts.input_hw) == (NAME, "unloaded", True, (64, 96))
+    assert (facts["name"], facts["state"], facts["is_active"], facts["input_hw"]) == (NAME, "unloaded", True, (64, 96))
 
 
 async def test_a_load_that_hangs_fails_liveness(view: StoreView, store: ModelStore, model: Model) -> None:
@@ -111,10 +112,10 @@ async def test_nodes_that_stay_on_the_cpu_are_told_until_another_backend_takes_o
     view: StoreView, store: ModelStore
 ) -> None:
     await store.get(NAME)
-    assert view.models()[0].cpu_nodes == ("PRelu bent",)
+    assert view.models()[0]["cpu_nodes"] == ("PRelu bent",)
     store.note_backend(NAME, "tensorrt-fp16")
     (facts,) = view.models()
-    assert (facts.backend, facts.cpu_nodes) == ("tensorrt-fp16", ())
+    assert (facts["backend"], facts["cpu_nodes"]) == ("tensorrt-fp16", ())
 
 
 async def test_a_failed_load_is_not_ready_and_is_tried_again(view: StoreView, store: ModelStore, model: Model) -> None:
@@ -178,14 +179,16 @@ async def test_a_model_that_waits_for_its_engine_is_not_ready_and_says_how_far_i
     with pytest.raises(ModelBuildingError):
         await store.get(NAME)
     assert view.readiness() == Verdict(is_ok=False, reason="The engine of model tiny is being built, 41 % done.")
-    assert view.models()[0].state == "building"
+    assert view.models()[0]["state"] == "building"
     model.load_error = None
     await store.get(NAME)
     assert view.readiness().is_ok
 
 
 async def test_engines_are_shown_where_they_can_be_built(store: ModelStore) -> None:
-    assert StoreView(store, active=[NAME], watchdog_s=60).models()[0].engine is None
+    assert StoreView(store, active=[NAME], watchdog_s=60).models()[0]["engine"] is None
     status = EngineStatus(state="building", phase="Building engine", elapsed_s=95.123)
     view = StoreView(store, active=[NAME], watchdog_s=60, engine_status={NAME: status}.__getitem__)
-    assert view.models()[0].engine == EngineFacts(state="building", phase="Building engine", elapsed_s=95.1)
+    assert view.models()[0]["engine"] == EngineAnswer(
+        state="building", phase="Building engine", elapsed_s=95.1, reason=None
+    )

@@ -109,7 +109,7 @@ class TestFaults:
         self.check(models_dir, add(path), "--name: 'my model' is no name", "--family: which kind")
         self.check(
             models_dir, add(path, "--family", "minifasnet"),
-            "--name: 'my model'", "--box-enlargement: how many", "one output [N, 3]; found embedding [?, 4]",
+            "--name: 'my model'", "--box-enlargement: how many", "should answer a picture with [1, 3]; found [1, 4]",
         )  # fmt: skip
 
     def test_what_is_not_as_the_family_has_it(self, models_dir: Path, recognizer: Path) -> None:

@@ -110,7 +110,7 @@ def test_real_recognizer_gives_the_same_embeddings(shared_models: Path) -> None:
     answers = []
     for graph in both(shared_models / spec.file_name, spec.name):
         (backend,) = open_onnx_backends(graph.model, max_batch_size=2)
-        head = FAMILIES[spec.family](spec, backend, graph.input_hw, takes_pixels=graph.takes_pixels).head
+        head = FAMILIES[spec.family].probe(spec, backend, graph.input_hw, takes_pixels=graph.takes_pixels).head
         answers.append(np.stack([embedding.vector for embedding in head.run(backend, crops)]))
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
 
@@ -134,5 +134,5 @@ def test_every_kind_of_head_feeds_pixels(tmp_path: Path, family: str) -> None:
     path.write_bytes(serialized)
     graph = prepare_graph(path, spec, pixels=True)
     (backend,) = open_onnx_backends(graph.model, max_batch_size=2)
-    probed = FAMILIES[spec.family](spec, backend, graph.input_hw, takes_pixels=True)
+    probed = FAMILIES[spec.family].probe(spec, backend, graph.input_hw, takes_pixels=True)
     assert len(probed.head.run(backend, [probed.probe_item] * 3)) == 3

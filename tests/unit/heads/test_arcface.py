@@ -9,7 +9,7 @@ import pytest
 
 from jetface.domain import Blob, Tensor
 from jetface.errors import InferenceError, ModelContractError
-from jetface.heads.rows import Arcface
+from jetface.heads.arcface import Arcface
 from jetface.registry import InputSpec, ModelSpec
 from tests.support.function_backend import FunctionBackend
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +11,11 @@ import pytest
 from jetface.errors import InferenceError, ModelContractError
 from jetface.graphs.prepare import prepare_graph
 from jetface.heads.families import FAMILIES
-from jetface.heads.rows import GenderAgeHead, LivenessHead, MaskHead, RowHead, merge_opinions
-from jetface.registry import Family, ModelSpec, default_registry_dir, read_registry
+from jetface.heads.genderage import GenderAgeHead
+from jetface.heads.minifasnet import LivenessHead, merge_opinions
+from jetface.heads.rows import RowHead
+from jetface.heads.seeta_mask import MaskHead
+from jetface.registry import ModelSpec, default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.function_backend import FunctionBackend
 
@@ -40,15 +43,16 @@ def test_gender_is_the_larger_logit_and_age_counts_the_years_passed() -> None:
     rows[1, 2::2] = 1
     rows[2, 2::2] = 1
     found = head_of(GenderAgeHead, "genderage_v1").run(answering(rows), pictures(3))
-    assert [(face.is_male, face.age_years) for face in found] == [(True, 30), (False, 100), (False, 0)]
+    assert found == [{"gender": 1, "age": 30}, {"gender": 0, "age": 100}, {"gender": 0, "age": 0}]
 
 
 def test_a_mask_is_worn_when_it_is_more_likely_than_none() -> None:
     """Outputs keep the height and width of the last map."""
     rows = np.reshape([[0.9, 0.1], [0.2, 0.8]], (2, 2, 1, 1))
     worn, bare = head_of(MaskHead, "mask_detector_seeta").run(answering(rows), pictures(2))
-    assert (worn.is_worn, bare.is_worn) == (True, False)
-    assert (worn.probability, bare.probability) == pytest.approx((0.9, 0.2))
+    assert (worn["mask"], bare["mask"]) == (True, False)
+    assert worn["mask_probs"] == pytest.approx({"mask": 0.9, "no_mask": 0.1})
+    assert bare["mask_probs"] == pytest.approx({"mask": 0.2, "no_mask": 0.8})
 
 
 def test_liveness_is_the_softmax_of_three_kinds() -> None:
@@ -62,16 +66,16 @@ def test_liveness_is_the_softmax_of_three_kinds() -> None:
 def test_opinions_on_liveness_are_averaged() -> None:
     """Live is what is most likely of the three, not what passes a half."""
     both = merge_opinions([np.array([0.1, 0.8, 0.1], np.float32), np.array([0.5, 0.1, 0.4], np.float32)])
-    assert both.probability == pytest.approx(0.45)
-    assert both.is_live
-    assert not merge_opinions([np.array([0.5, 0.45, 0.05], np.float32)]).is_live
+    assert both["live"] == pytest.approx(0.45)
+    assert both["is_live"]
+    assert not merge_opinions([np.array([0.5, 0.45, 0.05], np.float32)])["is_live"]
 
 
 def test_runs_are_as_long_as_the_backend_takes() -> None:
     backend = FunctionBackend(lambda batch: (batch[:, :2, 0, 0],), max_batch_size=2)
     masks = head_of(MaskHead, "mask_detector_seeta").run(backend, pictures(5))
     assert [len(batch) for batch in backend.batches] == [2, 2, 1]
-    assert [mask.probability for mask in masks] == [0, 1, 2, 3, 4]
+    assert [mask["mask_probs"]["mask"] for mask in masks] == [0, 1, 2, 3, 4]
 
 
 def test_no_picture_no_run() -> None:
@@ -95,17 +99,13 @@ def test_a_graph_with_other_rows_is_refused() -> None:
         GenderAgeHead.probe(REGISTRY["genderage_v1"], answering([[1, 2, 3]]))
 
 
-def test_every_family_can_be_probed() -> None:
-    assert set(FAMILIES) == set(get_args(Family))
-
-
 @pytest.mark.parametrize("name", ["genderage_v1", "mask_detector_seeta", "fasnet_2.7", "fasnet_4.0"])
 def test_real_weights_answer_a_batch_as_they_answer_one_by_one(shared_models: Path, name: str) -> None:
     spec: ModelSpec = REGISTRY[name]
     graph = prepare_graph(shared_models / spec.file_name, spec)
     assert graph.is_batch_free
     (backend,) = open_onnx_backends(graph.model, max_batch_size=4)
-    probed = FAMILIES[spec.family](spec, backend, graph.input_hw)
+    probed = FAMILIES[spec.family].probe(spec, backend, graph.input_hw)
     rng = np.random.default_rng(0)
     items = [rng.integers(0, 256, probed.probe_item.shape).astype(np.uint8) for _ in range(3)]
     together = probed.head.run(backend, items)
@@ -115,4 +115,7 @@ def test_real_weights_answer_a_batch_as_they_answer_one_by_one(shared_models: Pa
 
 
 def _numbers(result: Any) -> Any:
-    return result if isinstance(result, np.ndarray) else [getattr(result, slot) for slot in result.__slots__]
+    """Return all numbers of an answer."""
+    if not isinstance(result, dict):
+        return np.ravel(result).tolist()
+    return [number for value in result.values() for number in _numbers(value)]

@@ -49,9 +49,9 @@ def arrays_in(result: Any) -> Iterator[NDArray[Any]]:
 
 
 def items_of(spec: ModelSpec, seed: int) -> list[Any]:
-    hw = CANVAS_HW if spec.task == "detection" else (112, 112)
+    hw = CANVAS_HW if spec.is_detector else (112, 112)
     pictures = np.random.default_rng(seed).integers(0, 256, (NUM_ITEMS, *hw, 3), np.uint8)
-    if spec.task == "detection":
+    if spec.is_detector:
         return [(DetectorItem(canvas=picture, score_threshold=0.3),) for picture in pictures]
     return list(pictures)
 
@@ -64,7 +64,7 @@ def test_results_stay_when_other_runs_follow(name: str, tmp_path: Path) -> None:
     graph = prepare_graph(path, spec)
     (plain,) = open_onnx_backends(graph.model, max_batch_size=MAX_BATCH)
     backend = Forgetful(plain)
-    head = FAMILIES[spec.family](spec, backend, CANVAS_HW if spec.task == "detection" else None).head
+    head = FAMILIES[spec.family].probe(spec, backend, CANVAS_HW if spec.is_detector else None).head
     expected = [array.copy() for array in arrays_in(head.run(plain, items_of(spec, 0)))]
     results = head.run(backend, items_of(spec, 0))
     head.run(backend, items_of(spec, 1))

@@ -103,7 +103,7 @@ def test_several_canvases_share_a_run(tmp_path: Path) -> None:
 def test_the_registry_opens_the_family(tmp_path: Path) -> None:
     spec = spec_of()
     backend = opened(yunet_model(), tmp_path, spec)
-    probed = FAMILIES["yunet"](spec, backend, CANVAS_HW)
+    probed = FAMILIES["yunet"].probe(spec, backend, CANVAS_HW)
     (((look),),) = ((probed.head.run(backend, [probed.probe_item])),)
     assert len(look) == 1
 

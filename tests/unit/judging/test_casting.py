@@ -93,7 +93,7 @@ def test_what_was_converted_is_weights_for_an_entry_of_its_own(
         graph = prepare_graph(path, spec)
         assert graph.is_batch_free
         (backend,) = open_onnx_backends(graph.model, max_batch_size=4)
-        head = FAMILIES[spec.family](spec, backend, graph.input_hw).head
+        head = FAMILIES[spec.family].probe(spec, backend, graph.input_hw).head
         answers.append(np.stack([embedding.vector for embedding in head.run(backend, drawings.crops[:3])]))
     assert (np.einsum("nl,nl->n", *answers) > 0.999).all()
 

@@ -189,7 +189,7 @@ async def test_a_single_candidate_is_not_measured(folder: Path, spec: ModelSpec,
     assert model.backend == "openvino-f32"
     assert not any(line["event"] == "backend chosen" for line in logs)
     item: Any = np.zeros((112, 112, 3), np.uint8)
-    if spec.task == "detection":
+    if spec.is_detector:
         item = (DetectorItem(canvas=np.zeros((64, 96, 3), np.uint8), score_threshold=0.5),)
     outcome = await model.batcher.submit([item], group="g", deadline=asyncio.get_running_loop().time() + 60)
     assert len(outcome.results) == 1

@@ -97,9 +97,9 @@ async def test_every_bucket_is_warm_before_the_model_serves(
 ) -> None:
     model = await loader.load(spec)
     assert (model.backend, model.cpu_nodes) == ("onnxruntime-cuda", ())
-    shapes = 2 if spec.task == "detection" else 1
+    shapes = 2 if spec.is_detector else 1
     # The probe is a shape of its own for a detector, whose bucket of 1 comes on top.
-    assert cuda.held["device"] == (BUCKETS * shapes + (spec.task == "detection")) * INPUT_AND_OUTPUTS
+    assert cuda.held["device"] == (BUCKETS * shapes + (spec.is_detector)) * INPUT_AND_OUTPUTS
     assert f"{spec.name}-0" in cuda.threads
     mallocs = cuda.calls["malloc"]
     outcome = await model.batcher.submit(items_of(spec), group="g", deadline=asyncio.get_running_loop().time() + 60)
@@ -158,10 +158,10 @@ async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
         ((found,), (expected,)) = outcome.results
         np.testing.assert_array_equal(found.boxes, expected.boxes)
     await model.close(grace_s=10)
-    assert cuda.held == ({"host": 1} if spec.task == "detection" else {})
+    assert cuda.held == ({"host": 1} if spec.is_detector else {})
     assert canvas.size
     del canvas
-    if spec.task == "detection":
+    if spec.is_detector:
         del item, outcome
     gc.collect()
     assert not cuda.held

@@ -24,8 +24,8 @@ ALL = {
     "liveness_model": ("fasnet_2.7", "fasnet_4.0"),
 }
 WITH_ALL = ExtractOptions(
-    score_threshold=0.5, with_embedding=False, with_gender_age=True, with_mask=True, with_liveness=True,
-    with_quality=True,
+    score_threshold=0.5, with_embedding=False, with_quality=True,
+    attributes=frozenset({"gender_age", "mask", "liveness"}),
 )  # fmt: skip
 
 
@@ -56,17 +56,14 @@ async def test_every_face_has_every_attribute(service: Service, shared_images: P
     result = await extract(service, (shared_images / "t1.jpg").read_bytes(), WITH_ALL)
     assert len(result.faces) == 6
     for face in result.faces:
-        assert face.gender_age is not None
-        assert 15 < face.gender_age.age_years < 70
-        assert face.mask is not None
-        assert 0 <= face.mask.probability <= 1
-        assert face.liveness is not None
-        assert 0 <= face.liveness.probability <= 1
+        assert 15 < face.attributes["gender_age"]["age"] < 70
+        assert 0 <= face.attributes["mask"]["mask_probs"]["mask"] <= 1
+        assert 0 <= face.attributes["liveness"]["live"] <= 1
         assert face.quality is not None
         assert face.quality.size_px == pytest.approx(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
         assert face.embedding is None
         assert face.crop is None
-    assert sum(face.gender_age is not None and face.gender_age.is_male for face in result.faces) in {1, 2, 3, 4}
+    assert sum(face.attributes["gender_age"]["gender"] for face in result.faces) in {1, 2, 3, 4}
     assert result.times.attributes_s > 0
 
 
@@ -75,9 +72,13 @@ async def test_models_are_loaded_by_the_first_request_that_asks(service: Service
     nothing = ExtractOptions(score_threshold=0.5, with_embedding=False)
     await extract(service, data, nothing)
     assert loaded(service) == {"det_500m"}
-    await extract(service, data, ExtractOptions(score_threshold=0.5, with_embedding=False, with_mask=True))
+    await extract(
+        service, data, ExtractOptions(score_threshold=0.5, with_embedding=False, attributes=frozenset({"mask"}))
+    )
     assert loaded(service) == {"det_500m", "mask_detector_seeta"}
-    await extract(service, data, ExtractOptions(score_threshold=0.5, with_embedding=False, with_liveness=True))
+    await extract(
+        service, data, ExtractOptions(score_threshold=0.5, with_embedding=False, attributes=frozenset({"liveness"}))
+    )
     assert loaded(service) == {"det_500m", "mask_detector_seeta", "fasnet_2.7", "fasnet_4.0"}
 
 
@@ -94,15 +95,14 @@ async def test_stages_without_a_model_leave_their_fields_unknown(
         result = await extract(bare, (shared_images / "t1.jpg").read_bytes(), WITH_ALL)
         assert loaded(bare) == {"det_500m"}
     for face in result.faces:
-        assert (face.gender_age, face.mask, face.liveness) == (None, None, None)
+        assert face.attributes == {}
         assert face.quality is not None
 
 
 async def test_crops_have_attributes_but_no_surroundings(service: Service, shared_images: Path) -> None:
     """The same crop, detected or handed in, is the same age; liveness and quality stay unknown."""
     wanted = ExtractOptions(
-        score_threshold=0.5, limit_faces=1, with_crop=True, with_gender_age=True, with_mask=True, with_liveness=True,
-        with_quality=True,
+        score_threshold=0.5, limit_faces=1, with_crop=True, with_quality=True, attributes=WITH_ALL.attributes,
     )  # fmt: skip
     found = (await extract(service, (shared_images / "t1.jpg").read_bytes(), wanted)).faces[0]
     assert found.crop is not None
@@ -110,10 +110,9 @@ async def test_crops_have_attributes_but_no_surroundings(service: Service, share
     deadline = asyncio.get_running_loop().time() + 60
     (result,) = await service.extractor.embed_crops([source], wanted, deadline=deadline)
     (face,) = result.faces
-    assert face.gender_age == found.gender_age
-    assert face.mask == found.mask
+    assert face.attributes == {name: found.attributes[name] for name in ("gender_age", "mask")}
     assert face.embedding is not None
-    assert (face.liveness, face.quality) == (None, None)
+    assert face.quality is None
 
 
 async def test_poor_faces_are_dropped_before_the_largest_are_counted(service: Service, shared_images: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from jetface.api.services import RequestLimits
+from jetface.api.requests import RequestLimits
 from jetface.server.limits import Access
 from tests.support.asgi import RawRequest, chunks
 from tests.support.fakes import Harness, jpeg_of

@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { cosine } from "./picture.js";
+import { service } from "./service.js";
 
 /**
  * Return the cards of faces.
@@ -49,9 +50,15 @@ export function attributesOf(raw) {
   if (gender || age) words.push([gender, age].filter(Boolean).join(", "));
   if (typeof raw.mask === "boolean") words.push(raw.mask ? "masked" : "no mask");
   if (typeof raw.live === "number") words.push(`${raw.is_live ? "live" : "not live"} ${raw.live.toFixed(2)}`);
+  for (const [name, told] of Object.entries(raw.attributes ?? {})) {
+    const values = told ? (service.shown[name] ?? []).map((key) => told[key]) : [];
+    if (values.length) words.push(`${name}: ${values.map(inWords).join(", ")}`);
+  }
   if (raw.quality) words.push(`quality ${raw.quality.score.toFixed(2)}`);
   return words;
 }
+
+const inWords = (value) => (typeof value === "number" ? String(Number(value.toFixed(2))) : String(value));
 
 /** Return what the quality of a face is made of, in one line; empty when it was not measured. */
 export function qualityOf(raw) {

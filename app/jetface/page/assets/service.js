@@ -7,11 +7,11 @@ const STEADY_MS = 15000;
 const BUSY_MS = 1500;
 const TASKS = {
   detection: "finds faces", recognition: "tells them apart", gender_age: "guesses gender and age",
-  mask: "sees masks", liveness: "tells people from pictures of them",
+  mask: "sees masks", liveness: "tells people from pictures of them", classification: "names a class",
 };
 
 /** What the page knows of the service. */
-export const service = { version: "", stages: { extract_embedding: "true" } };
+export const service = { version: "", stages: { extract_embedding: "true" }, shown: {} };
 
 let wasKeyAsked = false;
 let isSteady = false;
@@ -104,13 +104,11 @@ async function showDetails() {
   const [{ answer: about }, { answer: registry }] = await Promise.all([ask("info"), ask("models")]);
   if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about }));
   service.version = about.version;
-  const { rec_name: recognizer, ga_name: genderAge, mask_detector: mask, liveness } = about.models;
-  service.stages = {
-    extract_embedding: String(recognizer !== null),
-    ...(genderAge && { extract_ga: "true" }),
-    ...(mask && { detect_masks: "true" }),
-    ...(liveness?.length && { detect_liveness: "true" }),
-  };
+  service.stages = { extract_embedding: String(about.models.rec_name !== null) };
+  const named = about.models.attributes.filter(({ option }) => option === "attributes");
+  for (const { option } of about.models.attributes) service.stages[option] = "true";
+  if (named.length) service.stages.attributes = named.map(({ name }) => name).join(",");
+  service.shown = Object.fromEntries(named.map(({ name, shown }) => [name, shown]));
   byId("version").textContent = `jetface ${about.version}`;
   const active = registry.models.filter((model) => model.is_active);
   const others = registry.models.filter((model) => !model.is_active);
