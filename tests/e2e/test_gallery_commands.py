@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
 from jetface.gallery.store import FILE_NAME
+from tests.support.server import running_server
 
 PEOPLE = ("Al_Gore", "Ana_Guevara", "Adrien_Brody")
 
@@ -90,6 +91,29 @@ def test_people_come_from_folders_and_go_through_every_file(
     assert "people: 6 faces embedded anew" in run(changed, "reembed", "people").output
     assert "people: 3 persons, 6 faces of mobilefacenet128" in run(changed, "stats").output
     assert "Ana_Guevara 0." in run(changed, "search", picture).output
+
+
+def test_a_running_service_does_the_same(
+    variables: dict[str, str], folder: Path, shared_faces: Path, tmp_path: Path
+) -> None:
+    """While it has the gallery, no other process does: it is asked, and the files of the gallery can be looked at."""
+    (folder / "Al_Gore" / "empty.jpg").write_bytes(b"")
+    picture = shared_faces / "Ana_Guevara" / "4.jpg"
+    with running_server(tmp_path, variables) as server:
+        done = run(variables, "enrol", folder, "--url", server.url, code=1)
+        assert "people: 3 persons, 6 faces; 6 are new" in done.output
+        assert "1 of 7 pictures refused" in done.output
+        assert "0 are new" in run(variables, "enrol", folder, "--url", server.url, code=1).output
+        assert "Ana_Guevara 0." in run(variables, "search", picture, "--url", server.url).output
+        (line,) = run(variables, "search", picture, "--json", "--url", server.url).output.splitlines()
+        assert json.loads(line)["faces"][0]["matches"][0]["person"] == "Ana_Guevara"
+        assert "Another process" in run(variables, "search", picture, code=1).output
+        assert "people: 3 persons, 6 faces" in run(variables, "stats").output
+        run(variables, "backup", tmp_path / "while.sqlite3")
+        assert (
+            "a process uses the gallery"
+            in run(variables, "restore", tmp_path / "while.sqlite3", "--force", code=1).output
+        )
 
 
 def test_a_damaged_gallery_and_a_damaged_backup_are_told(

@@ -16,6 +16,13 @@ _collection = click.option(
     "--collection", default=DEFAULT_COLLECTION, show_default=True, help="Collection of the gallery."
 )
 
+_url = click.option(
+    "--url", help="A running service to ask, such as http://localhost:18080; else this process does it."
+)
+_api_key = click.option(
+    "--api-key", envvar="JETFACE_API_KEY", help="Of the service at --url; or the variable JETFACE_API_KEY."
+)
+
 
 def _settings() -> Settings:
     """Return the settings.
@@ -56,15 +63,22 @@ def gallery() -> None:
 @_collection
 @click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Refuse faces of less quality.")
 @click.option("--one-face", is_flag=True, help="Refuse pictures that show several faces; else the largest is meant.")
-def enrol(*, folder: Path, collection: str, min_quality: float, one_face: bool) -> None:
+@_url
+@_api_key
+def enrol(
+    *, folder: Path, collection: str, min_quality: float, one_face: bool, url: str | None, api_key: str | None
+) -> None:
     """Enrol people: each folder in FOLDER is a person, its name the person's, the pictures in and below it the faces.
 
     A second run adds what is new: a face is known by its picture's path. Exit code 1 where a picture was refused.
     """
-    from jetface.cli.gallery_work import enrol_folder  # noqa: PLC0415 - what `jetface --help` need not wait for
+    from jetface.cli.gallery_work import by_server, enrol_folder, in_process  # noqa: PLC0415 - see below
 
+    # `jetface --help` need not wait for what does the work.
+    settings = read_settings()
+    desk = by_server(url, api_key) if url else in_process(_settings())
     summary = asyncio.run(
-        enrol_folder(_settings(), folder, collection, min_quality=min_quality, takes_largest=not one_face)
+        enrol_folder(settings, desk, folder, collection, min_quality=min_quality, takes_largest=not one_face)
     )
     click.echo(f"{collection}: {summary.num_persons} persons, {summary.num_faces} faces; {summary.num_new} are new")
     if summary.num_refused:
@@ -77,12 +91,25 @@ def enrol(*, folder: Path, collection: str, min_quality: float, one_face: bool) 
 @click.option("--top", type=click.IntRange(1, 100), default=1, show_default=True, help="Most persons a face.")
 @click.option("--threshold", type=click.FloatRange(-1, 1), help="Least similarity; default: the recognizer's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a picture.")
-def search(*, paths: tuple[Path, ...], collection: str, top: int, threshold: float | None, as_json: bool) -> None:
+@_url
+@_api_key
+def search(
+    *,
+    paths: tuple[Path, ...],
+    collection: str,
+    top: int,
+    threshold: float | None,
+    as_json: bool,
+    url: str | None,
+    api_key: str | None,
+) -> None:
     """Say who is on pictures: every face of each, with the persons most alike."""
-    from jetface.cli.gallery_work import search_pictures  # noqa: PLC0415 - as above
+    from jetface.cli.gallery_work import by_server, in_process, search_pictures  # noqa: PLC0415 - as above
 
+    settings = read_settings()
+    desk = by_server(url, api_key) if url else in_process(_settings())
     num_failed = asyncio.run(
-        search_pictures(_settings(), paths, collection, top_k=top, threshold=threshold, as_json=as_json)
+        search_pictures(settings, desk, paths, collection, top_k=top, threshold=threshold, as_json=as_json)
     )
     if num_failed:
         raise click.ClickException(f"{num_failed} pictures failed")

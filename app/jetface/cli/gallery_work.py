@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import click
@@ -21,18 +21,23 @@ import orjson
 from tqdm import tqdm
 
 from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name
-from jetface.domain import ExtractOptions, PictureResult
+from jetface.domain import ExtractOptions
 from jetface.errors import StorageError
 from jetface.gallery.local import LOCK_NAME
-from jetface.gallery.people import EnrolWish, Identity, People
-from jetface.gallery.records import check_id
+from jetface.gallery.people import EnrolWish, People
+from jetface.gallery.records import Match, check_id
 from jetface.gallery.store import FILE_NAME, Store
 from jetface.gallery.transfer import export_collection, import_collection, move_collection
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, build_people, open_service
 from jetface.settings import Settings
 
+if TYPE_CHECKING:
+    import jetface_client
+
 _AT_ONCE = 64
+_AT_ONCE_BY_SERVER = 8
+_PATIENCE_BY_SERVER_S = 300.0
 _PATIENCE_S = 3600.0
 
 
@@ -62,8 +67,167 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Service, People]]:
             await people.gallery.close()
 
 
+class Desk(Protocol):
+    """Who enrols and searches: this process, or a running service."""
+
+    async def known_faces(self, collection: str) -> set[str]:
+        """Make a collection where it is missing; return the ids of its faces."""
+        ...
+
+    async def enrol(
+        self, collection: str, person_id: str, pictures: Sequence[Picture], wish: EnrolWish
+    ) -> Sequence[str | None]:
+        """Enrol pictures of a person, each under its `face_id`; return why each was refused, None where it was not."""
+        ...
+
+    async def search(
+        self, collection: str, pictures: Sequence[Picture], *, top_k: int, threshold: float | None
+    ) -> Sequence[Found]:
+        """Say who is on pictures."""
+        ...
+
+    async def count(self, collection: str) -> tuple[int, int]:
+        """Return how many persons and faces there are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Who is on a picture."""
+
+    faces: Sequence[tuple[Sequence[float], Sequence[Match], float | None]] = ()
+    """Of each face the box, the persons most alike, and the margin."""
+    error: str | None = None
+
+
+class _InProcess:
+    """This process, with the gallery to itself."""
+
+    def __init__(self, service: Service, people: People) -> None:
+        self._service = service
+        self._people = people
+
+    async def known_faces(self, collection: str) -> set[str]:
+        """See `Desk.known_faces`."""
+        await self._people.create_collection(collection, {})
+        return await _known_faces(self._people, collection)
+
+    async def enrol(
+        self, collection: str, person_id: str, pictures: Sequence[Picture], wish: EnrolWish
+    ) -> Sequence[str | None]:
+        """See `Desk.enrol`."""
+        options = ExtractOptions(
+            score_threshold=self._service.score_threshold, with_quality=True, with_crop=self._people.keeps_crops
+        )
+        results = [result async for _, result in extract_each(self._service, pictures, options)]
+        face_ids = [_face_id(picture) for picture in pictures]
+        outcomes = await self._people.enrol(collection, person_id, results, wish, face_ids=face_ids)
+        return [None if outcome.error is None else outcome.error.message for outcome in outcomes]
+
+    async def search(
+        self, collection: str, pictures: Sequence[Picture], *, top_k: int, threshold: float | None
+    ) -> Sequence[Found]:
+        """See `Desk.search`."""
+        await self._people.collection(collection)
+        options = ExtractOptions(score_threshold=self._service.score_threshold)
+        answers = []
+        async for _, result in extract_each(self._service, pictures, options):
+            vectors = [face.embedding.vector for face in result.faces if face.embedding is not None]
+            found = await self._people.identify(collection, vectors, top_k=top_k, threshold=threshold)
+            faces = [
+                (face.box.tolist(), identity.matches, identity.margin)
+                for face, identity in zip(result.faces, found, strict=True)
+            ]
+            answers.append(Found(faces=faces, error=None if result.error is None else result.error.message))
+        return answers
+
+    async def count(self, collection: str) -> tuple[int, int]:
+        """See `Desk.count`."""
+        there = await self._people.gallery.collection(collection)
+        return there.num_persons, there.num_faces
+
+
+class _ByServer:
+    """A running service, through its client."""
+
+    def __init__(self, client: jetface_client.AsyncClient, remote: Any) -> None:
+        self._client = client
+        self._remote = remote
+
+    async def known_faces(self, collection: str) -> set[str]:
+        """See `Desk.known_faces`."""
+        there = await self._client.collections.create(collection)
+        return {face.id async for person in there.persons() async for face in there.faces(person.id)}
+
+    async def enrol(
+        self, collection: str, person_id: str, pictures: Sequence[Picture], wish: EnrolWish
+    ) -> Sequence[str | None]:
+        """See `Desk.enrol`."""
+        options = self._remote.EnrolOptions(largest=wish.takes_largest, min_quality=wish.min_quality)
+        reasons: list[str | None] = []
+        for start in range(0, len(pictures), _AT_ONCE_BY_SERVER):
+            part = pictures[start : start + _AT_ONCE_BY_SERVER]
+            outcomes = await self._client.collections[collection].enrol(
+                person_id, [picture.path for picture in part], options, face_ids=[_face_id(each) for each in part]
+            )
+            reasons += [None if outcome.failure is None else outcome.failure.message for outcome in outcomes]
+        return reasons
+
+    async def search(
+        self, collection: str, pictures: Sequence[Picture], *, top_k: int, threshold: float | None
+    ) -> Sequence[Found]:
+        """See `Desk.search`."""
+        options = self._remote.SearchOptions(top_k=top_k, threshold=threshold)
+        answers: list[Found] = []
+        for start in range(0, len(pictures), _AT_ONCE_BY_SERVER):
+            paths = [picture.path for picture in pictures[start : start + _AT_ONCE_BY_SERVER]]
+            for found in await self._client.collections[collection].search_many(paths, options):
+                faces = [
+                    ([] if face.box is None else face.box.tolist(), list(map(_match, face.matches)), face.margin)
+                    for face in found.faces
+                ]
+                answers.append(Found(faces=faces, error=None if found.failure is None else found.failure.message))
+        return answers
+
+    async def count(self, collection: str) -> tuple[int, int]:
+        """See `Desk.count`."""
+        there = await self._client.collections[collection].info()
+        return there.num_persons, there.num_faces
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[Desk]:
+    """Open the pipeline and the gallery of the settings."""
+    async with _opened(settings) as (service, people):
+        yield _InProcess(service, people)
+
+
+@asynccontextmanager
+async def by_server(url: str, api_key: str | None) -> AsyncIterator[Desk]:
+    """Open a running service through the client library.
+
+    Raises:
+        click.ClickException: The client library is not installed; or the service answers with an error, or not at all.
+    """
+    try:
+        import jetface_client as remote  # noqa: PLC0415 - a distribution of its own, which not everyone has
+    except ImportError as cause:
+        raise click.ClickException("--url needs the client library: pip install jetface-client") from cause
+    try:
+        async with remote.AsyncClient(url, api_key=api_key, timeout_s=_PATIENCE_BY_SERVER_S) as client:
+            yield _ByServer(client, remote)
+    except (remote.JetfaceError, ValueError) as cause:
+        raise click.ClickException(str(cause)) from cause
+
+
 async def enrol_folder(
-    settings: Settings, folder: Path, collection: str, *, min_quality: float, takes_largest: bool
+    settings: Settings,
+    opening: AbstractAsyncContextManager[Desk],
+    folder: Path,
+    collection: str,
+    *,
+    min_quality: float,
+    takes_largest: bool,
 ) -> Summary:
     """Enrol each folder's pictures as one person's, whom it is named after.
 
@@ -80,23 +244,28 @@ async def enrol_folder(
         raise click.ClickException("no pictures found in folders of FOLDER: each is a person")
     summary = Summary(num_pictures=len(found))
     wish = EnrolWish(min_quality=min_quality, takes_largest=takes_largest)
-    async with _opened(settings) as (service, people):
-        await people.create_collection(collection, {})
-        known = await _known_faces(people, collection)
-        options = ExtractOptions(
-            score_threshold=service.score_threshold, with_quality=True, with_crop=people.keeps_crops
-        )
+    async with opening as desk:
+        known = await desk.known_faces(collection)
         with tqdm(total=len(found), unit="picture", file=sys.stderr, disable=None) as progress:
             for name, of_person in groupby(found, key=lambda picture: readable_name(picture.relative.parts[0])):
                 person_id = check_id("folder", name)
                 new = [picture for picture in of_person if _face_id(picture) not in known]
                 for start in range(0, len(new), _AT_ONCE):
                     part = new[start : start + _AT_ONCE]
-                    results = [result async for _, result in extract_each(service, part, options)]
-                    await _enrol(people, collection, person_id, part, results, wish, summary)
+                    _count(summary, part, await desk.enrol(collection, person_id, part, wish))
                     progress.update(len(part))
-        there = await people.gallery.collection(collection)
-    return replace(summary, num_persons=there.num_persons, num_faces=there.num_faces)
+        summary.num_persons, summary.num_faces = await desk.count(collection)
+    return summary
+
+
+def _count(summary: Summary, pictures: Sequence[Picture], reasons: Sequence[str | None]) -> None:
+    for picture, reason in zip(pictures, reasons, strict=True):
+        if reason is None:
+            summary.num_new += 1
+        else:
+            summary.num_refused += 1
+            with tqdm.external_write_mode(file=sys.stderr):
+                click.echo(f"{readable_name(picture.path)}: refused: {reason}", err=True)
 
 
 async def import_from_compreface(settings: Settings, url: str, api_key: str, collection: str) -> Summary:
@@ -167,26 +336,6 @@ async def _known_faces(people: People, collection: str) -> set[str]:
     return known
 
 
-async def _enrol(
-    people: People,
-    collection: str,
-    person_id: str,
-    pictures: Sequence[Picture],
-    results: Sequence[PictureResult],
-    wish: EnrolWish,
-    summary: Summary,
-) -> None:
-    face_ids = [_face_id(picture) for picture in pictures]
-    outcomes = await people.enrol(collection, person_id, results, wish, face_ids=face_ids)
-    for picture, outcome in zip(pictures, outcomes, strict=True):
-        if outcome.error is None:
-            summary.num_new += 1
-        else:
-            summary.num_refused += 1
-            with tqdm.external_write_mode(file=sys.stderr):
-                click.echo(f"{readable_name(picture.path)}: refused: {outcome.error.message}", err=True)
-
-
 def _face_id(picture: Picture) -> str:
     """Return what a face is known by: the path of its picture, whose slashes an id cannot have."""
     name = readable_name(picture.relative.as_posix()).replace("/", ":")
@@ -195,6 +344,7 @@ def _face_id(picture: Picture) -> str:
 
 async def search_pictures(
     settings: Settings,
+    opening: AbstractAsyncContextManager[Desk],
     paths: Sequence[Path],
     collection: str,
     *,
@@ -205,47 +355,57 @@ async def search_pictures(
     """Print who is on pictures; return how many could not be read."""
     pictures = find_pictures(paths, accept_tiff=settings.accept_tiff)
     num_failed = 0
-    async with _opened(settings) as (service, people):
-        await people.collection(collection)
-        options = ExtractOptions(score_threshold=service.score_threshold)
-        async for picture, result in extract_each(service, pictures, options):
-            vectors = [face.embedding.vector for face in result.faces if face.embedding is not None]
-            found = await people.identify(collection, vectors, top_k=top_k, threshold=threshold)
-            num_failed += result.error is not None
-            if as_json:
-                click.echo(orjson.dumps(_described(picture, result, found), option=orjson.OPT_SERIALIZE_NUMPY))
-            else:
-                click.echo("\n".join(_tabulated(picture, result, found)))
+    async with opening as desk:
+        for start in range(0, len(pictures), _AT_ONCE):
+            part = pictures[start : start + _AT_ONCE]
+            for picture, found in zip(
+                part, await desk.search(collection, part, top_k=top_k, threshold=threshold), strict=True
+            ):
+                num_failed += found.error is not None
+                if as_json:
+                    click.echo(orjson.dumps(_described(picture, found), option=orjson.OPT_SERIALIZE_NUMPY))
+                else:
+                    click.echo("\n".join(_tabulated(picture, found)))
     return num_failed
 
 
-def _described(picture: Picture, result: PictureResult, found: Sequence[Identity]) -> dict[str, Any]:
+def _match(found: jetface_client.Match) -> Match:
+    return Match(
+        person_id=found.person_id,
+        name=found.name,
+        metadata=found.metadata,
+        face_id=found.face_id,
+        similarity=found.similarity,
+    )
+
+
+def _described(picture: Picture, found: Found) -> dict[str, Any]:
     described: dict[str, Any] = {"path": readable_name(picture.path)}
-    if result.error is not None:
-        return {**described, "error": {"code": result.error.code, "message": result.error.message}}
+    if found.error is not None:
+        return {**described, "error": {"message": found.error}}
     faces = [
         {
-            "box": face.box,
-            "margin": identity.margin,
+            "box": box,
+            "margin": margin,
             "matches": [
                 {"person": match.person_id, "name": match.name, "similarity": match.similarity, "face": match.face_id}
-                for match in identity.matches
+                for match in matches
             ],
         }
-        for face, identity in zip(result.faces, found, strict=True)
+        for box, matches, margin in found.faces
     ]
     return {**described, "faces": faces}
 
 
-def _tabulated(picture: Picture, result: PictureResult, found: Sequence[Identity]) -> Iterator[str]:
+def _tabulated(picture: Picture, found: Found) -> Iterator[str]:
     name = readable_name(picture.path)
-    if result.error is not None:
-        yield f"{name}: failed: {result.error.message}"
+    if found.error is not None:
+        yield f"{name}: failed: {found.error}"
         return
-    yield f"{name}: {len(result.faces)} face{'' if len(result.faces) == 1 else 's'}"
-    for number, (face, identity) in enumerate(zip(result.faces, found, strict=True), start=1):
-        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
-        who = ", ".join(f"{match.name} {match.similarity:.3f}" for match in identity.matches) or "nobody"
+    yield f"{name}: {len(found.faces)} face{'' if len(found.faces) == 1 else 's'}"
+    for number, (box, matches, _) in enumerate(found.faces, start=1):
+        x1, y1, x2, y2 = map(round, box)
+        who = ", ".join(f"{match.name} {match.similarity:.3f}" for match in matches) or "nobody"
         yield f"  {number:>3}  {who}  box {x1},{y1} {x2},{y2}"
 
 
