@@ -86,7 +86,7 @@ def test_every_route_has_an_example() -> None:
     # /models/x answers one entry of /models; the last is /multipart/draw_detections under another name.
     of_a_model = {f"/models/{{name}}{action}" for action in ("", "/load", "/unload", "/reload")}
     # Those of the gallery are on a page of their own.
-    missing = {path for path in missing if not path.startswith(("/v1/", "/api/v1/"))}
+    missing = {path for path in missing if not path.startswith("/v1/")}
     assert missing == {*of_a_model, "/draw_detections"}
 
 

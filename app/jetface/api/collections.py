@@ -189,7 +189,9 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         )  # fmt: skip
         return small_answer(context, _person(deleted))
 
-    @router.post("/{collection}/persons/{person}/faces", **documented(EnrolBody, EnrolFields, EnrolAnswer))
+    @router.post(
+        "/{collection}/persons/{person}/faces", **documented(EnrolBody, EnrolFields, EnrolAnswer, in_gallery=True)
+    )
     async def enrol(request: Request, collection: str, person: str) -> Response:
         """Enrol pictures of a person, who is added if new. Each picture is stored or refused by itself.
 
@@ -285,7 +287,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         note(services, context, "read crop", collection)
         return Response(found, media_type="image/jpeg", headers={"cache-control": "private, no-store"})
 
-    @router.post("/{collection}/search", **documented(SearchBody, SearchFields, SearchAnswer))
+    @router.post("/{collection}/search", **documented(SearchBody, SearchFields, SearchAnswer, in_gallery=True))
     async def search(request: Request, collection: str) -> Response:
         """Tell of every face of each picture, or of each vector, who it may be: the persons most alike, best first."""
         asked = await services.bodies.read(request, SearchFields, SearchBody)
@@ -298,7 +300,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
 
         return await _identified(request, collection, asked.pictures, asked.options, asked.options.top_k, shaped)
 
-    @router.post("/{collection}/identify", **documented(IdentifyBody, IdentifyFields, IdentifyAnswer))
+    @router.post("/{collection}/identify", **documented(IdentifyBody, IdentifyFields, IdentifyAnswer, in_gallery=True))
     async def identify(request: Request, collection: str) -> Response:
         """Tell of every face of each picture, or of each vector, who it is: one person, or null."""
         asked = await services.bodies.read(request, IdentifyFields, IdentifyBody)

@@ -19,7 +19,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field
 
 from jetface.api.collections import check_may_write, count_outcomes, note, people_of
-from jetface.api.openapi import documented_bare
 from jetface.api.requests import AnswerFormat, CompareFields, Images, PicturesBody, Score, comma_list
 from jetface.api.services import Services
 from jetface.domain import ExtractOptions, Face, PictureResult
@@ -109,7 +108,8 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         collection: Where subjects live; made when the first one comes.
         keys: Accepted in the path of pictures, which browsers ask for without a header; empty: none is needed.
     """
-    router = APIRouter(prefix="/api/v1", tags=["compreface"])
+    # Described by CompreFace itself.
+    router = APIRouter(prefix="/api/v1", include_in_schema=False)
     digests = [hashlib.sha256(key.strip().encode()).digest() for key in keys]
 
     def similar(cosine: float) -> float:
@@ -162,10 +162,8 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         return answer
 
     def add(method: str, path: str, function: Callable[..., Awaitable[Any]], *, status: int = 200) -> None:
-        summary = (function.__doc__ or "").strip()
         answer = answered(function, status=status)
-        name = f"compreface_{function.__name__}"
-        router.add_api_route(path, answer, methods=[method], name=name, description=summary, **documented_bare())
+        router.add_api_route(path, answer, methods=[method], name=f"compreface_{function.__name__}")
 
     # Subjects
 

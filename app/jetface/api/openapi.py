@@ -66,10 +66,13 @@ _CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def documented(body: type[BaseModel], options: type[BaseModel], answer: type[Any]) -> dict[str, Any]:
+def documented(
+    body: type[BaseModel], options: type[BaseModel], answer: type[Any], *, in_gallery: bool = False
+) -> dict[str, Any]:
     """Return the arguments of `router.post` that describe a route of pictures."""
+    errors = {**_CHANGE_ERRORS, **_ERRORS} if in_gallery else _ERRORS
     return {
-        "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **_ERRORS},
+        "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **errors},
         "openapi_extra": _extra(body, options),
         "response_model": None,
     }
@@ -119,11 +122,6 @@ def documented_list(answer: type[BaseModel], query: type[BaseModel] | None = Non
         },
         "response_model": None,
     }
-
-
-def documented_bare() -> dict[str, Any]:
-    """Return the arguments that describe a route whose bodies and answers are described elsewhere: CompreFace's."""
-    return {"responses": {200: {"description": "As CompreFace answers."}}, "response_model": None}
 
 
 def documented_image() -> dict[str, Any]:
