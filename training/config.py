@@ -103,6 +103,29 @@ class DetectorExport:
     smooth_rank: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlateLoss:
+    """What the plate detector's canvases and loss are made of.
+
+    Attributes:
+        canvas_px: Side of the training canvas.
+        real_share: Share of the canvases that are pictures of real traffic.
+        num_plates: Drawn plates to choose from.
+        num_signs: Drawn signs to choose from.
+        num_vehicles: Drawn vehicles to choose from.
+        cells_a_plate: Most cells that learn to answer for one plate.
+        box_weight: Of the box term; the score term has 1.
+    """
+
+    canvas_px: int
+    real_share: float
+    num_plates: int
+    num_signs: int
+    num_vehicles: int
+    cells_a_plate: int
+    box_weight: float
+
+
 def read_table(path: Path, name: str, kind: type[Table]) -> Table:
     """Read one table of a TOML file into a dataclass.
 

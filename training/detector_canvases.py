@@ -9,77 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from training.face_bank import FaceBank
 from training.photometry import add_noise, change_colours, lose_detail, uniform
+from training.pyramids import Pyramid
 
 FACE_PX = 90.0
 """Usual width of the named face's box in a portrait, pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pyramid:
-    """Square pictures at full, half, quarter and eighth size, one 32-bit word a pixel, all in one line.
-
-    Attributes:
-        words: (pixels,) int32: red + 256 green + 65536 blue.
-        side_px: (4,) int64, of each size.
-        offset: (4,) int64, where each size begins.
-        count: Number of pictures.
-    """
-
-    words: Tensor
-    side_px: Tensor
-    offset: Tensor
-    count: int
-
-    @staticmethod
-    def build(pictures: Tensor) -> "Pyramid":
-        """Pack (N, 3, S, S) uint8 pictures; each size is the mean over 2x2 of the one before."""
-        words, sides, offsets, total = [], [], [], 0
-        for level in range(4):
-            parts = []
-            for chunk in pictures.split(1024):
-                x = functional.avg_pool2d(chunk.float(), 2**level).round().int()
-                parts.append((x[:, 0] + 256 * x[:, 1] + 65536 * x[:, 2]).flatten())
-            side = pictures.shape[2] // 2**level
-            words.append(torch.cat(parts))
-            sides.append(side)
-            offsets.append(total)
-            total += len(words[-1])
-        device = pictures.device
-        return Pyramid(
-            torch.cat(words), torch.tensor(sides, device=device), torch.tensor(offsets, device=device), len(pictures)
-        )
-
-    def sample(self, picture: Tensor, level: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Look up colours, bilinear between the four pixels around; outside, the border goes on.
-
-        Args:
-            picture: (...) int64 index.
-            level: (...) int64, 0 to 3.
-            x: (...) float pixels of the full size.
-            y: As `x`.
-
-        Returns:
-            (3, ...) float, 0 to 255.
-        """
-        side = self.side_px[level]
-        scale = torch.exp2(-level.float())
-        base = self.offset[level] + picture * side * side
-        x, y = ((v + 0.5) * scale - 0.5 for v in (x, y))
-        left, top = x.floor(), y.floor()
-        result = torch.zeros(3, *x.shape, device=x.device)
-        for dy in (0, 1):
-            for dx in (0, 1):
-                column = torch.minimum((left + dx).long().clamp(min=0), side - 1)
-                row = torch.minimum((top + dy).long().clamp(min=0), side - 1)
-                word = self.words[base + row * side + column]
-                weight = (1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs())
-                for channel in range(3):
-                    result[channel] += ((word >> (8 * channel)) & 255) * weight
-        return result
 
 
 def pixels(canvas_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -127,7 +63,7 @@ class CanvasPainter:
         """A piece of a natural picture, mirrored and turned by quarter turns, at a random scale."""
         x, y = pixels(canvas_px, device)
         like = torch.empty(batch, device=device)
-        side = float(self.backgrounds.side_px[0])
+        side = float(self.backgrounds.width_px[0])
         scale = torch.exp(uniform(like, math.log(0.1), 0.0, 1, 1)) * side / canvas_px
         free = side - scale * canvas_px
         u = x * scale + free * uniform(like, 0, 1, 1, 1)

@@ -2,6 +2,7 @@
 
     python -m training.export recognizer --checkpoint .train/recognizer.pt --out models/starter_rec.onnx
     python -m training.export detector --checkpoint .train/detector.pt --out models/starter_det.onnx
+    python -m training.export plates --checkpoint .train/plates.pt --out models/starter_plate.onnx
 
 The averaged weights, batch norms melted into the convolutions, the graph simplified, the large weights stored as FP16
 behind a cast to FP32 that ONNX Runtime folds when it loads the file. Prints the sha256 that belongs into the TOML.
@@ -24,9 +25,11 @@ from training.blocks import fold_batch_norms
 from training.config import DetectorExport, DetectorShape, RecognizerShape, read_table
 from training.detector import CHANNELS, NUM_ANCHORS, DetectorStudent
 from training.low_rank import draw_blob, thin_smoothing
+from training.plate_detector import NUM_VALUES, PlateDetector
 from training.recognizer import RecognizerStudent
 
 OPSET = 17
+PLATE_CANVAS_PX = 640  # the service's usual canvas; one size, so that boxes come out of constants
 SMALLEST_HALF = 64  # values; smaller weights gain nothing from FP16
 DETECTOR_OUTPUTS = [f"{kind}_{stride}" for kind in ("scores", "boxes", "landmarks") for stride in (8, 16, 32)]
 
@@ -37,6 +40,10 @@ def build(kind: str, config: Path) -> tuple[nn.Module, torch.Tensor, list[str], 
         student: nn.Module = RecognizerStudent(read_table(config, "shape", RecognizerShape))
         axes = {"input": {0: "batch"}, "embedding": {0: "batch"}}
         return student, torch.zeros(2, 3, 112, 112), ["embedding"], axes
+    if kind == "plates":
+        student = PlateDetector(read_table(config, "shape", DetectorShape))
+        axes = {"input": {0: "batch"}, "output": {0: "batch"}}
+        return student, torch.zeros(2, 3, PLATE_CANVAS_PX, PLATE_CANVAS_PX), ["output"], axes
     student = DetectorStudent(read_table(config, "shape", DetectorShape))
     axes = {name: {0: "batch", 1: f"anchors_{name.split('_')[1]}"} for name in DETECTOR_OUTPUTS}
     axes["input"] = {0: "batch", 2: "height", 3: "width"}
@@ -58,6 +65,16 @@ def fix_reshapes(graph: onnx.GraphProto) -> None:
             node = node_by_output[node.input[0]]
         node.input[1] = f"{name}_shape"
         graph.initializer.append(numpy_helper.from_array(np.array([0, -1, channels], np.int64), node.input[1]))
+    for output, channels in zip(graph.output, np.repeat(CHANNELS, 3).tolist(), strict=True):
+        output.type.tensor_type.shape.dim[2].dim_value = channels  # which the exporter cannot tell
+
+
+def fix_plate_reshapes(graph: onnx.GraphProto) -> None:
+    """Give the reshapes of the plate detector their constant shape, (0, 5, -1), and its output its known sides."""
+    for index, node in enumerate(n for n in graph.node if n.op_type == "Reshape"):
+        node.input[1] = f"reshape_{index}"
+        graph.initializer.append(numpy_helper.from_array(np.array([0, NUM_VALUES, -1], np.int64), node.input[1]))
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = NUM_VALUES
 
 
 def store_half(graph: onnx.GraphProto) -> None:
@@ -88,10 +105,6 @@ def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         node.name, node.doc_string = "", ""
     for weight in graph.initializer:
         weight.name, weight.doc_string = short.setdefault(weight.name, f"t{len(short)}"), ""
-    for output, channels in zip(graph.output, np.repeat(CHANNELS, 3).tolist(), strict=False):
-        dimensions = output.type.tensor_type.shape.dim
-        if len(dimensions) == 3:  # the exporter cannot tell the last axis of a detector's outputs
-            dimensions[2].dim_value = channels
     del graph.value_info[:], model.metadata_props[:]
     graph.name, graph.doc_string, model.doc_string = name, "", ""
     model.producer_name, model.producer_version = "jetface", ""
@@ -125,6 +138,9 @@ def export(kind: str, config: Path, checkpoint: Path, out: Path, shared: Path, l
     raw = onnx.load_from_string(buffer.getvalue())
     if isinstance(student, DetectorStudent):
         fix_reshapes(raw.graph)
+    elif isinstance(student, PlateDetector):
+        raw = onnxslim.slim(raw)  # the reshapes of what is constant are gone then
+        fix_plate_reshapes(raw.graph)
     model = clean(onnxslim.slim(raw), out.stem)
     store_half(model.graph)
     onnx.checker.check_model(model, full_check=True)
@@ -137,7 +153,7 @@ def export(kind: str, config: Path, checkpoint: Path, out: Path, shared: Path, l
 def main() -> None:
     """Export what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["recognizer", "detector"])
+    parser.add_argument("kind", choices=["recognizer", "detector", "plates"])
     parser.add_argument("--config", type=Path, default=None, help="default: the TOML of that kind beside this file")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

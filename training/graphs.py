@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from training.alignment import CROP_PX, TEMPLATE, similarity
 
 STRIDES: Final = (8, 16, 32)
-ANCHORS_PER_CELL: Final = 2
 IOU_THRESHOLD: Final = 0.4
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -61,12 +60,12 @@ def letterbox(image: Image, canvas_px: int) -> tuple[Image, float]:
     return canvas, scale
 
 
-def anchor_centers(canvas_hw: tuple[int, int], stride: int) -> Floats:
-    """(anchors, 2) x, y of the anchors in pixels: rows first, each cell twice, at the cell's top left corner."""
+def anchor_centers(canvas_hw: tuple[int, int], stride: int, num_anchors: int) -> Floats:
+    """(anchors, 2) x, y of the anchors in pixels: rows first, `num_anchors` a cell, at the cell's top left corner."""
     height, width = canvas_hw[0] // stride, canvas_hw[1] // stride
     ys, xs = np.mgrid[:height, :width]
     centers = np.stack([xs, ys], -1).reshape(-1, 2) * stride
-    return np.repeat(centers, ANCHORS_PER_CELL, 0).astype(np.float32)
+    return np.repeat(centers, num_anchors, 0).astype(np.float32)
 
 
 def suppress_overlaps(boxes: Floats, scores: Floats, iou_threshold: float = IOU_THRESHOLD) -> NDArray[np.intp]:
@@ -121,7 +120,8 @@ def decode(outputs: list[Floats], canvas_hw: tuple[int, int], scale: float, scor
     for level, stride in enumerate(STRIDES):
         score = outputs[level].reshape(-1)
         kept = np.flatnonzero(score >= score_threshold)
-        center = anchor_centers(canvas_hw, stride)[kept]
+        num_anchors = len(score) // (canvas_hw[0] // stride * (canvas_hw[1] // stride))
+        center = anchor_centers(canvas_hw, stride, num_anchors)[kept]
         distance = outputs[3 + level].reshape(-1, 4)[kept] * stride
         boxes.append(np.concatenate([center - distance[:, :2], center + distance[:, 2:]], 1))
         landmarks.append(center[:, None] + outputs[6 + level].reshape(-1, 5, 2)[kept] * stride)

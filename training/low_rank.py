@@ -49,7 +49,7 @@ def factorise(layer: nn.Conv2d, outputs: Tensor, rank: int) -> nn.Sequential:
 @torch.no_grad()
 def thin_smoothing(student: DetectorStudent, blob: Tensor, rank: int) -> None:
     """Factorise the smoothing convolutions of the pyramid, in place; batch norms must be folded."""
-    for stage in student.smooth:
+    for stage in student.body.smooth:
         inner = stage[0]  # type: ignore[index]  # a Sequential of a folded convolution and its activation
         seen: list[Tensor] = []
         hook = inner[0].register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output))

@@ -40,6 +40,12 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def load_average(student: nn.Module, checkpoint: Path) -> None:
+    """Give a student the averaged weights of a checkpoint; weights that the student lacks are dropped."""
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+    student.load_state_dict({name: weights[name] for name in student.state_dict()})
+
+
 def seed_pictures(seed: int, step: int) -> None:
     """Give each process and each leg of a run its own pictures."""
     torch.manual_seed(seed + 1000 * step + rank())

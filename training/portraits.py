@@ -43,10 +43,13 @@ def decode(encoded: bytes) -> Image:
         return np.ascontiguousarray(np.asarray(picture.convert("RGB"), np.uint8)[:, :, ::-1])
 
 
-def read_images(archive: Path, limit: int | None = None) -> Iterator[tuple[str, Image]]:
-    """Yield (member name, BGR picture) of a tar in the order of the names, the first `limit` of them."""
+def read_images(
+    archive: Path, limit: int | None = None, names: frozenset[str] | None = None
+) -> Iterator[tuple[str, Image]]:
+    """Yield (member name, BGR picture) of a tar in the order of the names: the first `limit`, or those of `names`."""
     with tarfile.open(archive) as tar, ThreadPoolExecutor() as threads:
-        members = sorted((m for m in tar.getmembers() if m.isfile()), key=lambda m: m.name)[:limit]
+        files = (m for m in tar.getmembers() if m.isfile() and (names is None or m.name in names))
+        members = sorted(files, key=lambda m: m.name)[:limit]
         encoded = [stream.read() for m in members if (stream := tar.extractfile(m))]
         for member, image in zip(members, threads.map(decode, encoded), strict=True):
             yield member.name, image

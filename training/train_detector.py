@@ -19,22 +19,12 @@ from training.detector import NUM_ANCHORS, DetectorStudent
 from training.detector_canvases import CanvasPainter, worsen
 from training.detector_targets import SEEN_FROM, LevelTarget, make_targets
 from training.face_bank import FaceBank, load_backgrounds
-from training.optimisation import Run, is_time_up, pick_device, place, rank, seed_pictures
+from training.losses import box_loss
+from training.optimisation import Run, is_time_up, load_average, pick_device, place, rank, seed_pictures
 from training.teacher import load_detector
 
 BACKGROUND_PX = 320
 FEWEST_FACES = 4.0  # a stride that sees fewer in a batch is not blown up
-
-
-def box_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - GIoU of boxes given as distances (P, 4) from the same anchors: left, top, right, bottom."""
-    student = student.clamp(min=-16)
-    smaller, larger = torch.minimum(student, teacher), torch.maximum(student, teacher)
-    shared = (smaller[:, :2] + smaller[:, 2:]).clamp(min=0).prod(1)
-    hull = (larger[:, :2] + larger[:, 2:]).clamp(min=0).prod(1) + 1e-6
-    areas = (student[:, :2] + student[:, 2:]).clamp(min=0).prod(1) + (teacher[:, :2] + teacher[:, 2:]).prod(1)
-    union = areas - shared + 1e-6
-    return 1 - shared / union + (hull - union) / hull
 
 
 def level_loss(maps: tuple[Tensor, ...], target: LevelTarget) -> Tensor:
@@ -79,12 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, default=Path(".train/portraits.npz"))
     parser.add_argument("--teachers", type=Path, default=Path("../shared/models"), help="folder of the two detectors")
     parser.add_argument("--out", type=Path, default=Path(".train/detector.pt"), help="checkpoint; resumed if there")
-    parser.add_argument(
-        "--start-from",
-        type=Path,
-        default=None,
-        help="begin with the average of this checkpoint; blocks that the student lacks are dropped",
-    )
+    parser.add_argument("--start-from", type=Path, default=None, help="begin with the average of this checkpoint")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="write the checkpoint and stop")
     parser.add_argument("--limit", type=int, default=None, help="use only so many portraits and backgrounds")
     parser.add_argument("--compile", action="store_true", help="compile the drawing of canvases")
@@ -100,8 +85,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     student = DetectorStudent(read_table(options.config, "shape", DetectorShape))
     if options.start_from:
-        weights_before = torch.load(options.start_from, map_location="cpu", weights_only=True)["average"]
-        student.load_state_dict({name: weights_before[name] for name in student.state_dict()})
+        load_average(student, options.start_from)
     run = Run(place(student, device), config)
     if options.out.exists():
         run.resume(options.out)

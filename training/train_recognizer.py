@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training.config import RecognizerLoss, RecognizerShape, RunConfig, read_table
 from training.face_bank import FaceBank
-from training.optimisation import Run, is_time_up, pick_device, place, rank, seed_pictures
+from training.optimisation import Run, is_time_up, load_average, pick_device, place, rank, seed_pictures
 from training.recognizer import RecognizerStudent
 from training.recognizer_batches import draw_crops
 from training.teacher import load_recognizer
@@ -42,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, default=Path(".train/portraits.npz"))
     parser.add_argument("--teacher", type=Path, default=Path("../shared/models/w600k_mbf_dequantized.onnx"))
     parser.add_argument("--out", type=Path, default=Path(".train/recognizer.pt"), help="checkpoint; resumed if there")
+    parser.add_argument("--start-from", type=Path, default=None, help="begin with the average of this checkpoint")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="write the checkpoint and stop")
     parser.add_argument("--limit", type=int, default=None, help="use only so many portraits")
     return parser.parse_args()
@@ -55,6 +56,8 @@ def main() -> None:
     device = pick_device()
     torch.manual_seed(config.seed)
     student = RecognizerStudent(read_table(options.config, "shape", RecognizerShape))
+    if options.start_from:
+        load_average(student, options.start_from)
     run = Run(place(student, device), config)
     if options.out.exists():
         run.resume(options.out)

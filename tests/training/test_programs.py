@@ -62,6 +62,27 @@ score_offsets = [0.0, 0.0, 0.0]
 smooth_rank = 0
 """
 )
+PLATES = (
+    RUN
+    + """
+[shape]
+stem_widths = [8, 8]
+widths = [16, 16, 16]
+depths = [0, 1, 1, 1]
+neck_width = 16
+head_width = 16
+head_depth = 1
+
+[loss]
+canvas_px = 128
+real_share = 0.5
+num_plates = 8
+num_signs = 4
+num_vehicles = 2
+cells_a_plate = 3
+box_weight = 5.0
+"""
+)
 
 
 def run_program(name: str, *arguments: str | Path) -> str:
@@ -117,6 +138,17 @@ def test_train_resume_and_export(kind: str, config: str, labels: Path, shared: P
     printed = run_program("export", kind, "--config", toml, "--checkpoint", checkpoint, "--out", out)
     assert "sha256" in printed
     assert out.stat().st_size > 0
+
+
+def test_train_and_export_the_plate_detector(shared: Path, tmp_path: Path) -> None:
+    """As above, with drawn plates on real and natural pictures."""
+    toml, checkpoint, out = tmp_path / "tiny.toml", tmp_path / "tiny.pt", tmp_path / "tiny.onnx"
+    toml.write_text(PLATES)
+    material: list[str | Path] = ["--plates", shared / "plates" / "plates_romania_mit.tar", "--limit", "6"]
+    material += ["--backgrounds", shared / "training" / "backgrounds.tar"]
+    assert "step 2 " in run_program("train_plates", "--config", toml, "--out", checkpoint, *material)
+    assert run_program("train_plates", "--config", toml, "--out", checkpoint, *material) == ""
+    assert "sha256" in run_program("export", "plates", "--config", toml, "--checkpoint", checkpoint, "--out", out)
 
 
 def test_teachers_answer_as_their_graphs_do(shared: Path) -> None:
