@@ -122,11 +122,12 @@ lock-images: ## of these, those of the images
 	$(LOCK) $(JETSON7) $(ELSEWHERE) pyproject.toml requirements/jetson7.in -o requirements/jetson7.txt
 	$(LOCK) $(JETSON7) -c requirements/jetson7.txt requirements/jetson7-onnxruntime.in -o requirements/jetson7-onnxruntime.txt
 
-docs: $(VENV)/.dev ## write the generated parts anew: docs/settings.md, deploy/*.env, docs/errors.md
+docs: $(VENV)/.dev ## write the generated parts anew: docs/settings.md, deploy/*.env, docs/errors.md, the client for threads
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \
 	  -e '/<!-- settings:begin -->/r /dev/stdin' docs/settings.md
 	@for target in cpu gpu jetson; do $(BIN)/jetface settings --env $$target > deploy/$$target.env; done
 	@$(BIN)/jetface errors > docs/errors.md
+	@$(BIN)/python clients/python/unasync.py
 
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) .coverage* htmlcov .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -4,8 +4,8 @@
 in pure functions that neither sleep nor send (`calls`, `exchange`). Knows the wire, nothing of the service's code.
 """
 
-from jetface_client.async_client import AsyncClient
-from jetface_client.client import Client
+from jetface_client.async_client import AsyncClient, AsyncCollection, AsyncCollections
+from jetface_client.client import Client, Collection, Collections
 from jetface_client.errors import (
     AnswerError,
     BusyError,
@@ -20,11 +20,7 @@ from jetface_client.errors import (
     UnreachableError,
 )
 from jetface_client.gallery import (
-    AsyncCollection,
-    AsyncCollections,
-    Collection,
     CollectionInfo,
-    Collections,
     Enrolled,
     EnrolOptions,
     FoundFace,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import time
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, TypeVar, final
+from typing import Any, ParamSpec, Protocol, TypeVar, final
 
 import httpx
 from numpy.typing import ArrayLike
@@ -28,7 +27,21 @@ from jetface_client.exchange import (
     Wait,
     exchange,
 )
-from jetface_client.gallery import AsyncCollections
+from jetface_client.flights import AsyncFlights, in_thread, pause
+from jetface_client.gallery import (
+    CollectionCalls,
+    CollectionInfo,
+    Enrolled,
+    EnrolOptions,
+    FoundFace,
+    Person,
+    SearchedPicture,
+    SearchOptions,
+    StoredFace,
+    bound,
+    create_collection_call,
+    list_collections_call,
+)
 from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.retries import RetryPolicy
@@ -36,6 +49,145 @@ from jetface_client.sources import PictureSource, Progress, find_pictures, unrea
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+class Ask(Protocol):
+    """Sends a call and returns its result."""
+
+    async def __call__(self, build: Callable[[], Call[Result]]) -> Result:
+        """Send what `build` returns; reading its files blocks nobody."""
+        ...
+
+
+class AsyncCollections:
+    """The collections of a service: `client.collections["people"]`. Asks nothing before a method is called."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def __getitem__(self, name: str) -> AsyncCollection:
+        """Return a collection by its name, whether or not it is there."""
+        return AsyncCollection(name, self._ask)
+
+    async def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> AsyncCollection:
+        """Make a collection, pinned to the recognizer that serves; one that is there already is returned."""
+        await self._ask(lambda: create_collection_call(name, metadata or {}))
+        return self[name]
+
+    async def list(self) -> list[CollectionInfo]:
+        """List the collections."""
+        return await self._ask(list_collections_call)
+
+
+class AsyncCollection:
+    """The persons of one collection. Methods raise the errors of `jetface_client.errors`."""
+
+    def __init__(self, name: str, ask: Ask) -> None:
+        self.name = name
+        self._ask = ask
+        self._calls = CollectionCalls(name)
+
+    async def info(self) -> CollectionInfo:
+        """Tell what it holds."""
+        return await self._ask(self._calls.info)
+
+    async def delete(self) -> CollectionInfo:
+        """Delete it with all that is in it."""
+        return await self._ask(self._calls.delete)
+
+    async def add_person(
+        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Add a person; one of that id, name and metadata that is there already is returned."""
+        return await self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
+
+    async def person(self, person_id: str) -> Person:
+        """Tell of a person."""
+        return await self._ask(lambda: self._calls.person(person_id))
+
+    async def persons(self) -> AsyncIterator[Person]:
+        """Yield every person, in the order in which they were added."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._ask(bound(self._calls.persons, after))
+            for person in page.items:
+                yield person
+            after = page.next
+
+    async def change_person(
+        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Change what is given of a person."""
+        return await self._ask(lambda: self._calls.change_person(person_id, name, metadata))
+
+    async def delete_person(self, person_id: str) -> Person:
+        """Delete a person and its faces, for good."""
+        return await self._ask(lambda: self._calls.delete_person(person_id))
+
+    async def enrol(
+        self,
+        person_id: str,
+        pictures: Sequence[PictureSource],
+        options: EnrolOptions = EnrolOptions(),  # noqa: B008 - frozen
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol pictures of a person, who is added if new; each is stored or refused by itself."""
+        return await self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
+
+    async def enrol_vectors(
+        self,
+        person_id: str,
+        vectors: ArrayLike,
+        options: EnrolOptions = EnrolOptions(),  # noqa: B008 - frozen
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol (N, L) embeddings of the collection's recognizer."""
+        return await self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
+
+    async def faces(self, person_id: str) -> AsyncIterator[StoredFace]:
+        """Yield the faces of a person, in the order in which they were enrolled."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._ask(bound(self._calls.faces, person_id, after))
+            for face in page.items:
+                yield face
+            after = page.next
+
+    async def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
+        """Delete those faces that are there, for good; return their ids."""
+        return await self._ask(lambda: self._calls.delete_faces(face_ids))
+
+    async def search(
+        self,
+        picture: PictureSource,
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> tuple[FoundFace, ...]:
+        """Tell of every face of a picture who it may be.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return await self._ask(lambda: self._calls.search(picture, options))
+
+    async def search_many(
+        self,
+        pictures: Sequence[PictureSource],
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> list[SearchedPicture]:
+        """Search for the faces of several pictures in one request; one that cannot be read fails in its slot."""
+        return await self._ask(lambda: self._calls.search_many(pictures, options))
+
+    async def search_vectors(
+        self,
+        vectors: ArrayLike,
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> list[FoundFace]:
+        """Search for (N, L) embeddings of the collection's recognizer."""
+        return await self._ask(lambda: self._calls.search_vectors(vectors, options))
 
 
 @final
@@ -67,10 +219,10 @@ class AsyncClient:
             ValueError: `base_url` is no http(s) URL, or `timeout_s` not above 0.
         """
         self._config = Config(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
-        self._owned = (
-            None if http else httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS))
-        )
-        self._http = http or self._owned or httpx.AsyncClient()
+        self._owned: httpx.AsyncClient | None = None
+        if http is None:
+            http = self._owned = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS))
+        self._http = http
 
     async def extract(self, picture: PictureSource, options: ExtractOptions = ExtractOptions()) -> Picture:  # noqa: B008 - frozen
         """Find the faces of a picture, and embed them.
@@ -110,9 +262,9 @@ class AsyncClient:
             The path and what came of it; a picture or file that cannot be read has its `failure`. Who leaves early
             does so inside `contextlib.aclosing`, which ends the requests in flight at once.
         """
-        paths = await asyncio.to_thread(find_pictures, folder, skipped=skipped)
+        paths = await in_thread(find_pictures, folder, skipped=skipped)
         files = self.extract_files(paths, options, concurrency=concurrency, progress=progress)
-        async with contextlib.aclosing(files):
+        async with aclosing(files):
             async for item in files:
                 yield item
 
@@ -127,26 +279,16 @@ class AsyncClient:
         """Yield each of `paths` with its faces, in their order; as `extract_folder`."""
         if concurrency < 1:
             raise ValueError("concurrency is at least 1")
-        in_work: deque[tuple[Path, asyncio.Task[Picture]]] = deque()
         num_done = 0
-        waiting = iter(paths)
-        try:
-            while True:
-                while len(in_work) < concurrency and (path := next(waiting, None)) is not None:
-                    in_work.append((path, asyncio.create_task(self._extract_file(path, options))))
-                if not in_work:
-                    return
-                path, task = in_work[0]
-                picture = await task
-                in_work.popleft()
+        async with AsyncFlights[Picture](concurrency) as flights:
+            for path in paths:
+                if flights.are_full:
+                    num_done += 1
+                    yield await self._landed(flights, num_done, len(paths), progress)
+                flights.start(path, self._extract_file, path, options)
+            while flights:
                 num_done += 1
-                if progress is not None:
-                    progress(num_done, len(paths))
-                yield path, picture
-        finally:
-            for _, task in in_work:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in in_work), return_exceptions=True)
+                yield await self._landed(flights, num_done, len(paths), progress)
 
     async def detect(
         self,
@@ -292,7 +434,7 @@ class AsyncClient:
     async def _ask(
         self, build: Callable[Parameters, Call[Result]], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        steps = exchange(await asyncio.to_thread(build, *args, **kwargs), self._config, now=time.monotonic)
+        steps = exchange(await in_thread(build, *args, **kwargs), self._config, now=time.monotonic)
         outcome: Outcome = None
         while True:
             try:
@@ -304,7 +446,7 @@ class AsyncClient:
 
     async def _take(self, step: Step) -> Outcome:
         if isinstance(step, Wait):
-            await asyncio.sleep(step.delay_s)
+            await pause(step.delay_s)
             return None
         try:
             answer = await self._http.request(
@@ -313,6 +455,15 @@ class AsyncClient:
         except httpx.RequestError as cause:
             return cause
         return Reply(answer.status_code, answer.headers, answer.content)
+
+    async def _landed(
+        self, flights: AsyncFlights[Picture], num_done: int, num_all: int, progress: Progress | None
+    ) -> tuple[Path, Picture]:
+        """Return the picture that was asked for first of those in flight."""
+        landed = await flights.land()
+        if progress is not None:
+            progress(num_done, num_all)
+        return landed
 
     async def _extract_file(self, path: Path, options: ExtractOptions) -> Picture:
         try:

@@ -1,15 +1,15 @@
-"""The client for threads."""
+"""The client for threads. `unasync.py` writes it from `async_client.py`: change that."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, TypeVar, final
+from typing import Any, ParamSpec, Protocol, TypeVar, final
 
 import httpx
 from numpy.typing import ArrayLike
@@ -27,7 +27,21 @@ from jetface_client.exchange import (
     Wait,
     exchange,
 )
-from jetface_client.gallery import Collections
+from jetface_client.flights import Flights, here, wait
+from jetface_client.gallery import (
+    CollectionCalls,
+    CollectionInfo,
+    Enrolled,
+    EnrolOptions,
+    FoundFace,
+    Person,
+    SearchedPicture,
+    SearchOptions,
+    StoredFace,
+    bound,
+    create_collection_call,
+    list_collections_call,
+)
 from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
 from jetface_client.retries import RetryPolicy
@@ -35,6 +49,143 @@ from jetface_client.sources import PictureSource, Progress, find_pictures, unrea
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+class Ask(Protocol):
+    """Sends a call and returns its result."""
+
+    def __call__(self, build: Callable[[], Call[Result]]) -> Result:
+        """Send what `build` returns; reading its files blocks nobody."""
+        ...
+
+
+class Collections:
+    """The collections of a service: `client.collections["people"]`. Asks nothing before a method is called."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def __getitem__(self, name: str) -> Collection:
+        """Return a collection by its name, whether or not it is there."""
+        return Collection(name, self._ask)
+
+    def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> Collection:
+        """Make a collection, pinned to the recognizer that serves; one that is there already is returned."""
+        self._ask(lambda: create_collection_call(name, metadata or {}))
+        return self[name]
+
+    def list(self) -> list[CollectionInfo]:
+        """List the collections."""
+        return self._ask(list_collections_call)
+
+
+class Collection:
+    """The persons of one collection. Methods raise the errors of `jetface_client.errors`."""
+
+    def __init__(self, name: str, ask: Ask) -> None:
+        self.name = name
+        self._ask = ask
+        self._calls = CollectionCalls(name)
+
+    def info(self) -> CollectionInfo:
+        """Tell what it holds."""
+        return self._ask(self._calls.info)
+
+    def delete(self) -> CollectionInfo:
+        """Delete it with all that is in it."""
+        return self._ask(self._calls.delete)
+
+    def add_person(
+        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Add a person; one of that id, name and metadata that is there already is returned."""
+        return self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
+
+    def person(self, person_id: str) -> Person:
+        """Tell of a person."""
+        return self._ask(lambda: self._calls.person(person_id))
+
+    def persons(self) -> Iterator[Person]:
+        """Yield every person, in the order in which they were added."""
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(bound(self._calls.persons, after))
+            yield from page.items
+            after = page.next
+
+    def change_person(
+        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Person:
+        """Change what is given of a person."""
+        return self._ask(lambda: self._calls.change_person(person_id, name, metadata))
+
+    def delete_person(self, person_id: str) -> Person:
+        """Delete a person and its faces, for good."""
+        return self._ask(lambda: self._calls.delete_person(person_id))
+
+    def enrol(
+        self,
+        person_id: str,
+        pictures: Sequence[PictureSource],
+        options: EnrolOptions = EnrolOptions(),  # noqa: B008 - frozen
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol pictures of a person, who is added if new; each is stored or refused by itself."""
+        return self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
+
+    def enrol_vectors(
+        self,
+        person_id: str,
+        vectors: ArrayLike,
+        options: EnrolOptions = EnrolOptions(),  # noqa: B008 - frozen
+        *,
+        name: str | None = None,
+        face_ids: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrol (N, L) embeddings of the collection's recognizer."""
+        return self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
+
+    def faces(self, person_id: str) -> Iterator[StoredFace]:
+        """Yield the faces of a person, in the order in which they were enrolled."""
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(bound(self._calls.faces, person_id, after))
+            yield from page.items
+            after = page.next
+
+    def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
+        """Delete those faces that are there, for good; return their ids."""
+        return self._ask(lambda: self._calls.delete_faces(face_ids))
+
+    def search(
+        self,
+        picture: PictureSource,
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> tuple[FoundFace, ...]:
+        """Tell of every face of a picture who it may be.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+        """
+        return self._ask(lambda: self._calls.search(picture, options))
+
+    def search_many(
+        self,
+        pictures: Sequence[PictureSource],
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> list[SearchedPicture]:
+        """Search for the faces of several pictures in one request; one that cannot be read fails in its slot."""
+        return self._ask(lambda: self._calls.search_many(pictures, options))
+
+    def search_vectors(
+        self,
+        vectors: ArrayLike,
+        options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    ) -> list[FoundFace]:
+        """Search for (N, L) embeddings of the collection's recognizer."""
+        return self._ask(lambda: self._calls.search_vectors(vectors, options))
 
 
 @final
@@ -95,7 +246,7 @@ class Client:
         concurrency: int = 8,
         progress: Progress | None = None,
         skipped: Counter[str] | None = None,
-    ) -> Iterator[tuple[Path, Picture]]:
+    ) -> Generator[tuple[Path, Picture], None, None]:
         """Yield each picture file of a folder and all below it with its faces, in order of name.
 
         Args:
@@ -108,9 +259,10 @@ class Client:
         Yields:
             The path and what came of it; a picture or file that cannot be read has its `failure`.
         """
-        yield from self.extract_files(
-            find_pictures(folder, skipped=skipped), options, concurrency=concurrency, progress=progress
-        )
+        paths = here(find_pictures, folder, skipped=skipped)
+        files = self.extract_files(paths, options, concurrency=concurrency, progress=progress)
+        with closing(files):
+            yield from files
 
     def extract_files(
         self,
@@ -119,29 +271,20 @@ class Client:
         *,
         concurrency: int = 8,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Path, Picture]]:
+    ) -> Generator[tuple[Path, Picture], None, None]:
         """Yield each of `paths` with its faces, in their order; as `extract_folder`."""
         if concurrency < 1:
             raise ValueError("concurrency is at least 1")
-        in_work: deque[tuple[Path, Future[Picture]]] = deque()
         num_done = 0
-        waiting = iter(paths)
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="jetface-client") as pool:
-            try:
-                while True:
-                    while len(in_work) < concurrency and (path := next(waiting, None)) is not None:
-                        in_work.append((path, pool.submit(self._extract_file, path, options)))
-                    if not in_work:
-                        return
-                    path, future = in_work.popleft()
-                    picture = future.result()
+        with Flights[Picture](concurrency) as flights:
+            for path in paths:
+                if flights.are_full:
                     num_done += 1
-                    if progress is not None:
-                        progress(num_done, len(paths))
-                    yield path, picture
-            finally:
-                for _, future in in_work:
-                    future.cancel()
+                    yield self._landed(flights, num_done, len(paths), progress)
+                flights.start(path, self._extract_file, path, options)
+            while flights:
+                num_done += 1
+                yield self._landed(flights, num_done, len(paths), progress)
 
     def detect(
         self,
@@ -285,7 +428,7 @@ class Client:
     def _ask(
         self, build: Callable[Parameters, Call[Result]], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        steps = exchange(build(*args, **kwargs), self._config, now=time.monotonic)
+        steps = exchange(here(build, *args, **kwargs), self._config, now=time.monotonic)
         outcome: Outcome = None
         while True:
             try:
@@ -297,7 +440,7 @@ class Client:
 
     def _take(self, step: Step) -> Outcome:
         if isinstance(step, Wait):
-            time.sleep(step.delay_s)
+            wait(step.delay_s)
             return None
         try:
             answer = self._http.request(
@@ -307,8 +450,17 @@ class Client:
             return cause
         return Reply(answer.status_code, answer.headers, answer.content)
 
+    def _landed(
+        self, flights: Flights[Picture], num_done: int, num_all: int, progress: Progress | None
+    ) -> tuple[Path, Picture]:
+        """Return the picture that was asked for first of those in flight."""
+        landed = flights.land()
+        if progress is not None:
+            progress(num_done, num_all)
+        return landed
+
     def _extract_file(self, path: Path, options: ExtractOptions) -> Picture:
         try:
-            return self.extract_many([path], options)[0]
+            return (self.extract_many([path], options))[0]
         except OSError as cause:
             return unreadable(cause)

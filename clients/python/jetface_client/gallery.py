@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -165,44 +165,53 @@ class _Page(Generic[Item]):
     next: str | None
 
 
-class _Calls:
+class CollectionCalls:
     """The calls about one collection."""
 
     def __init__(self, name: str) -> None:
         self.path = f"{_PATH}/{quote(name, safe='')}"
 
     def info(self) -> Call[CollectionInfo]:
+        """Return the call of `Collection.info`."""
         return Call(path=self.path, parse=_collection)
 
     def delete(self) -> Call[CollectionInfo]:
+        """Return the call of `Collection.delete`."""
         # Not tried again: a second one would find nothing and say so.
         return Call(path=self.path, parse=_collection, method="DELETE", is_repeatable=False)
 
     def add_person(self, person_id: str | None, name: str | None, metadata: Mapping[str, Any]) -> Call[Person]:
+        """Return the call of `Collection.add_person`."""
         # The id is made up here, so that a second attempt means the same person.
         body = _body(id=person_id or str(uuid.uuid4()), name=name, metadata=dict(metadata))
         return Call(path=f"{self.path}/persons", parse=_person, body=body, statuses=_MADE)
 
     def person(self, person_id: str) -> Call[Person]:
+        """Return the call of `Collection.person`."""
         return Call(path=self._person(person_id), parse=_person)
 
     def change_person(self, person_id: str, name: str | None, metadata: Mapping[str, Any] | None) -> Call[Person]:
+        """Return the call of `Collection.change_person`."""
         body = _body(name=name, metadata=None if metadata is None else dict(metadata))
         return Call(path=self._person(person_id), parse=_person, body=body, method="PATCH")
 
     def delete_person(self, person_id: str) -> Call[Person]:
+        """Return the call of `Collection.delete_person`."""
         return Call(path=self._person(person_id), parse=_person, method="DELETE", is_repeatable=False)
 
     def persons(self, after: str) -> Call[_Page[Person]]:
+        """Return the call of `Collection.persons`."""
         query = urlencode({"limit": _PAGE, "after": after})
         return Call(path=f"{self.path}/persons?{query}", parse=lambda answer: _page(answer, "persons", _person))
 
     def faces(self, person_id: str, after: str) -> Call[_Page[StoredFace]]:
+        """Return the call of `Collection.faces`."""
         query = urlencode({"limit": _PAGE, "after": after})
         path = f"{self._person(person_id)}/faces?{query}"
         return Call(path=path, parse=lambda answer: _page(answer, "faces", _face))
 
     def delete_faces(self, face_ids: Sequence[str]) -> Call[list[str]]:
+        """Return the call of `Collection.delete_faces`."""
         return Call(
             path=f"{self.path}/faces/delete",
             body=_body(ids=list(face_ids)),
@@ -217,6 +226,7 @@ class _Calls:
         name: str | None,
         face_ids: Sequence[str] | None,
     ) -> Call[list[Enrolled]]:
+        """Return the call of `Collection.enrol`."""
         return self._enrol(person_id, len(pictures), options, name, face_ids, images=picture_fields(pictures))
 
     def enrol_vectors(
@@ -227,6 +237,7 @@ class _Calls:
         name: str | None,
         face_ids: Sequence[str] | None,
     ) -> Call[list[Enrolled]]:
+        """Return the call of `Collection.enrol_vectors`."""
         texts = _texts(vectors)
         return self._enrol(person_id, len(texts), options, name, face_ids, vectors=texts)
 
@@ -248,6 +259,7 @@ class _Calls:
         )
 
     def search_many(self, pictures: Sequence[PictureSource], options: SearchOptions) -> Call[list[SearchedPicture]]:
+        """Return the call of `Collection.search_many`."""
         return Call(
             path=f"{self.path}/search",
             body=_body(images=picture_fields(pictures), **options.fields()),
@@ -255,10 +267,12 @@ class _Calls:
         )
 
     def search(self, picture: PictureSource, options: SearchOptions) -> Call[tuple[FoundFace, ...]]:
+        """Return the call of `Collection.search`."""
         call = self.search_many([picture], options)
         return Call(path=call.path, body=call.body, parse=lambda answer: _only(call.parse(answer)))
 
     def search_vectors(self, vectors: ArrayLike, options: SearchOptions) -> Call[list[FoundFace]]:
+        """Return the call of `Collection.search_vectors`."""
         return Call(
             path=f"{self.path}/search",
             body=_body(vectors=_texts(vectors), **options.fields()),
@@ -269,287 +283,18 @@ class _Calls:
         return f"{self.path}/persons/{quote(person_id, safe='')}"
 
 
-def _list_call() -> Call[list[CollectionInfo]]:
+def list_collections_call() -> Call[list[CollectionInfo]]:
+    """Return the call of `Collections.list`."""
     return Call(path=_PATH, parse=lambda answer: list(map(_collection, answer["collections"])))
 
 
-def _create_call(name: str, metadata: Mapping[str, Any]) -> Call[CollectionInfo]:
+def create_collection_call(name: str, metadata: Mapping[str, Any]) -> Call[CollectionInfo]:
+    """Return the call of `Collections.create`."""
     return Call(path=_PATH, body=_body(name=name, metadata=dict(metadata)), parse=_collection, statuses=_MADE)
 
 
-class Ask(Protocol):
-    """Sends a call and returns its result."""
-
-    def __call__(self, build: Callable[[], Call[Result]]) -> Result:
-        """Send what `build` returns."""
-        ...
-
-
-class AskAsync(Protocol):
-    """Sends a call and returns its result, on an event loop."""
-
-    def __call__(self, build: Callable[[], Call[Result]]) -> Awaitable[Result]:
-        """Send what `build` returns; it is called on a thread, for it may read files."""
-        ...
-
-
-class Collections:
-    """The collections of a service: `client.collections["people"]`. Asks nothing before a method is called."""
-
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-
-    def __getitem__(self, name: str) -> Collection:
-        """Return a collection by its name, whether or not it is there."""
-        return Collection(name, self._ask)
-
-    def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> Collection:
-        """Make a collection, pinned to the recognizer that serves; one that is there already is returned."""
-        self._ask(lambda: _create_call(name, metadata or {}))
-        return self[name]
-
-    def list(self) -> list[CollectionInfo]:
-        """List the collections."""
-        return self._ask(_list_call)
-
-
-class Collection:
-    """The persons of one collection. Methods raise the errors of `jetface_client.errors`."""
-
-    def __init__(self, name: str, ask: Ask) -> None:
-        self.name = name
-        self._ask = ask
-        self._calls = _Calls(name)
-
-    def info(self) -> CollectionInfo:
-        """Tell what it holds."""
-        return self._ask(self._calls.info)
-
-    def delete(self) -> CollectionInfo:
-        """Delete it with all that is in it."""
-        return self._ask(self._calls.delete)
-
-    def add_person(
-        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> Person:
-        """Add a person; one of that id, name and metadata that is there already is returned."""
-        return self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
-
-    def person(self, person_id: str) -> Person:
-        """Tell of a person."""
-        return self._ask(lambda: self._calls.person(person_id))
-
-    def persons(self) -> Iterator[Person]:
-        """Yield every person, in the order in which they were added."""
-        after: str | None = ""
-        while after is not None:
-            page = self._ask(_bound(self._calls.persons, after))
-            yield from page.items
-            after = page.next
-
-    def change_person(
-        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> Person:
-        """Change what is given of a person."""
-        return self._ask(lambda: self._calls.change_person(person_id, name, metadata))
-
-    def delete_person(self, person_id: str) -> Person:
-        """Delete a person and its faces, for good."""
-        return self._ask(lambda: self._calls.delete_person(person_id))
-
-    def enrol(
-        self,
-        person_id: str,
-        pictures: Sequence[PictureSource],
-        options: EnrolOptions = EnrolOptions(),
-        *,
-        name: str | None = None,
-        face_ids: Sequence[str] | None = None,
-    ) -> list[Enrolled]:
-        """Enrol pictures of a person, who is added if new; each is stored or refused by itself."""
-        return self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
-
-    def enrol_vectors(
-        self,
-        person_id: str,
-        vectors: ArrayLike,
-        options: EnrolOptions = EnrolOptions(),
-        *,
-        name: str | None = None,
-        face_ids: Sequence[str] | None = None,
-    ) -> list[Enrolled]:
-        """Enrol (N, L) embeddings of the collection's recognizer."""
-        return self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
-
-    def faces(self, person_id: str) -> Iterator[StoredFace]:
-        """Yield the faces of a person, in the order in which they were enrolled."""
-        after: str | None = ""
-        while after is not None:
-            page = self._ask(_bound(self._calls.faces, person_id, after))
-            yield from page.items
-            after = page.next
-
-    def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
-        """Delete those faces that are there, for good; return their ids."""
-        return self._ask(lambda: self._calls.delete_faces(face_ids))
-
-    def search(
-        self,
-        picture: PictureSource,
-        options: SearchOptions = SearchOptions(),
-    ) -> tuple[FoundFace, ...]:
-        """Tell of every face of a picture who it may be.
-
-        Raises:
-            PictureError: The service cannot read the picture.
-        """
-        return self._ask(lambda: self._calls.search(picture, options))
-
-    def search_many(
-        self,
-        pictures: Sequence[PictureSource],
-        options: SearchOptions = SearchOptions(),
-    ) -> list[SearchedPicture]:
-        """Search for the faces of several pictures in one request; one that cannot be read fails in its slot."""
-        return self._ask(lambda: self._calls.search_many(pictures, options))
-
-    def search_vectors(
-        self,
-        vectors: ArrayLike,
-        options: SearchOptions = SearchOptions(),
-    ) -> list[FoundFace]:
-        """Search for (N, L) embeddings of the collection's recognizer."""
-        return self._ask(lambda: self._calls.search_vectors(vectors, options))
-
-
-class AsyncCollections:
-    """As `Collections`, for asyncio."""
-
-    def __init__(self, ask: AskAsync) -> None:
-        self._ask = ask
-
-    def __getitem__(self, name: str) -> AsyncCollection:
-        """Return a collection by its name, whether or not it is there."""
-        return AsyncCollection(name, self._ask)
-
-    async def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> AsyncCollection:
-        """See `Collections.create`."""
-        await self._ask(lambda: _create_call(name, metadata or {}))
-        return self[name]
-
-    async def list(self) -> list[CollectionInfo]:
-        """See `Collections.list`."""
-        return await self._ask(_list_call)
-
-
-class AsyncCollection:
-    """As `Collection`, for asyncio."""
-
-    def __init__(self, name: str, ask: AskAsync) -> None:
-        self.name = name
-        self._ask = ask
-        self._calls = _Calls(name)
-
-    async def info(self) -> CollectionInfo:
-        """See `Collection.info`."""
-        return await self._ask(self._calls.info)
-
-    async def delete(self) -> CollectionInfo:
-        """See `Collection.delete`."""
-        return await self._ask(self._calls.delete)
-
-    async def add_person(
-        self, person_id: str | None = None, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> Person:
-        """See `Collection.add_person`."""
-        return await self._ask(lambda: self._calls.add_person(person_id, name, metadata or {}))
-
-    async def person(self, person_id: str) -> Person:
-        """See `Collection.person`."""
-        return await self._ask(lambda: self._calls.person(person_id))
-
-    async def persons(self) -> AsyncIterator[Person]:
-        """See `Collection.persons`."""
-        after: str | None = ""
-        while after is not None:
-            page = await self._ask(_bound(self._calls.persons, after))
-            for person in page.items:
-                yield person
-            after = page.next
-
-    async def change_person(
-        self, person_id: str, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> Person:
-        """See `Collection.change_person`."""
-        return await self._ask(lambda: self._calls.change_person(person_id, name, metadata))
-
-    async def delete_person(self, person_id: str) -> Person:
-        """See `Collection.delete_person`."""
-        return await self._ask(lambda: self._calls.delete_person(person_id))
-
-    async def enrol(
-        self,
-        person_id: str,
-        pictures: Sequence[PictureSource],
-        options: EnrolOptions = EnrolOptions(),
-        *,
-        name: str | None = None,
-        face_ids: Sequence[str] | None = None,
-    ) -> list[Enrolled]:
-        """See `Collection.enrol`."""
-        return await self._ask(lambda: self._calls.enrol(person_id, pictures, options, name, face_ids))
-
-    async def enrol_vectors(
-        self,
-        person_id: str,
-        vectors: ArrayLike,
-        options: EnrolOptions = EnrolOptions(),
-        *,
-        name: str | None = None,
-        face_ids: Sequence[str] | None = None,
-    ) -> list[Enrolled]:
-        """See `Collection.enrol_vectors`."""
-        return await self._ask(lambda: self._calls.enrol_vectors(person_id, vectors, options, name, face_ids))
-
-    async def faces(self, person_id: str) -> AsyncIterator[StoredFace]:
-        """See `Collection.faces`."""
-        after: str | None = ""
-        while after is not None:
-            page = await self._ask(_bound(self._calls.faces, person_id, after))
-            for face in page.items:
-                yield face
-            after = page.next
-
-    async def delete_faces(self, face_ids: Sequence[str]) -> list[str]:
-        """See `Collection.delete_faces`."""
-        return await self._ask(lambda: self._calls.delete_faces(face_ids))
-
-    async def search(
-        self,
-        picture: PictureSource,
-        options: SearchOptions = SearchOptions(),
-    ) -> tuple[FoundFace, ...]:
-        """See `Collection.search`."""
-        return await self._ask(lambda: self._calls.search(picture, options))
-
-    async def search_many(
-        self,
-        pictures: Sequence[PictureSource],
-        options: SearchOptions = SearchOptions(),
-    ) -> list[SearchedPicture]:
-        """See `Collection.search_many`."""
-        return await self._ask(lambda: self._calls.search_many(pictures, options))
-
-    async def search_vectors(
-        self,
-        vectors: ArrayLike,
-        options: SearchOptions = SearchOptions(),
-    ) -> list[FoundFace]:
-        """See `Collection.search_vectors`."""
-        return await self._ask(lambda: self._calls.search_vectors(vectors, options))
-
-
-def _bound(build: Callable[..., Call[Result]], *args: str) -> Callable[[], Call[Result]]:
+def bound(build: Callable[..., Call[Result]], *args: str) -> Callable[[], Call[Result]]:
+    """Return what builds a call with these arguments as they are now."""
     return lambda: build(*args)
 
 
