@@ -25,6 +25,7 @@ def service(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         "REQUEST_TIMEOUT_S": str(TIMEOUT_S),
         # With a threshold of 0 everything is a face: a thousand embeddings take longer than that on a busy machine.
         "MAX_FACES": "16",
+        "GALLERY_DIR": str(tmp_path_factory.mktemp("gallery")),
     }
     with running_server(tmp_path_factory.mktemp("fuzzed"), variables) as started:
         started.wait_until_ready()

@@ -36,6 +36,8 @@ FILE_NAME = "gallery.sqlite3"
 PAGE_BYTES = 8192
 _ROWS_AT_ONCE = 1024
 _BUSY_S = 10.0
+_ERASE_PATIENCE_MS = 500
+"""Longer than a search reads, and no time for who waits behind it while a backup does."""
 _MAPPED_BYTES = 2**36
 """More than any gallery here: what is read is mapped, not copied into a cache of SQLite's own."""
 
@@ -479,7 +481,11 @@ class Store:
             Whether the log is empty; not so while somebody reads, a backup perhaps.
         """
         with _told():
-            is_busy, *_ = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._sql.execute(f"PRAGMA busy_timeout = {_ERASE_PATIENCE_MS}")
+            try:
+                is_busy, *_ = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._sql.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_S)}")
         return not is_busy
 
     def back_up(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,21 @@ def test_an_erased_person_is_nowhere_on_the_disk(store: Store, collection: int, 
     store.delete_persons(collection, "id-of-ada")
     assert store.erase()
     assert not any(each in bytes_on_disk(path) for each in wanted)
+
+
+def test_a_reader_puts_the_last_of_erasing_off_and_holds_nobody_up(store: Store, collection: int, path: Path) -> None:
+    vector = vectors_of(1)[0, 0]
+    store.add_faces(collection, "ada", None, [NewFace(vector=vector)])
+    with Store(path, is_writer=False) as reader:
+        reader._sql.execute("BEGIN")
+        reader._sql.execute("SELECT count(*) FROM faces").fetchone()
+        store.delete_persons(collection, "ada")
+        started = time.monotonic()
+        assert not store.erase()
+        assert time.monotonic() - started < 5
+        reader._sql.execute("COMMIT")
+        assert store.erase()
+    assert vector.astype("<f2").tobytes()[:64] not in bytes_on_disk(path)
 
 
 def test_old_faces_and_persons_without_any_go(store: Store, collection: int) -> None:
