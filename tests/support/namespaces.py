@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -97,6 +99,15 @@ class Lan:
     def mend(self, host: str) -> None:
         """Undo a cut."""
         _ip("-n", self._bridge, "link", "set", host, "up")
+
+    def kill(self, host: str) -> None:
+        """End every process on a host by SIGKILL, as a loss of its power would."""
+        listed = subprocess.run(
+            [_program(), "netns", "pids", self.namespace(host)], check=True, capture_output=True, text=True
+        )
+        for pid in map(int, listed.stdout.split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def command(self, host: str, *command: str) -> list[str]:
         """Return the command line that runs a command on a host."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": "Serve over HTTP.",
     "extract": "Find and embed the faces of pictures.",
     "embed": "Embed the faces of all pictures in a folder and below it.",
+    "bulk": "Embed the faces of millions of pictures, on one machine or many.",
     "gallery": "People and their faces: enrol, search, back up.",
     "models": "What the registry knows, and where its weights are.",
     "engine": "TensorRT engines: built ahead, listed, checked.",

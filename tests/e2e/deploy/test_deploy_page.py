@@ -49,7 +49,14 @@ def test_files_and_settings_named_in_passing_exist(page: Path) -> None:
         known |= set(dockerfile.environment())
         for stage in dockerfile.stages:
             known |= {each.value.partition("=")[0] for each in stage.instructions if each.name == "ARG"}
-    known |= {"VARIANT", "BASE_IMAGE", "CONFIG_IP_NF_RAW", "DOCKER_INSECURE_NO_IPTABLES_RAW", "NVIDIA_DISABLE_REQUIRE"}
+    known |= {
+        "VARIANT",
+        "BASE_IMAGE",
+        "CONFIG_IP_NF_RAW",
+        "RAY_AUTH_MODE",
+        "DOCKER_INSECURE_NO_IPTABLES_RAW",
+        "NVIDIA_DISABLE_REQUIRE",
+    }
     named = set(re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b", text)) - set(re.findall(OURS, text))
     assert named - known == set()
 

@@ -369,6 +369,21 @@ def test_the_weights_job_brings_what_the_pods_ask_for(folder: str) -> None:
         assert name in pulled or (found is not None and pulled & set(re.findall(r'"([^"]+)"', found[1])))
 
 
+def test_the_bulk_job_says_what_the_command_line_and_the_settings_take() -> None:
+    """Its kind has no schema here; what it says to us is held against us."""
+    job = YAML(typ="safe").load(K8S / "bulk/rayjob.yaml")
+    known = {name for field in Settings.model_fields for name in variable_names(field)}
+    assert job["metadata"]["namespace"] == "jetface"
+    for group in (job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]):
+        (only,) = group["template"]["spec"]["containers"]
+        variables = {each["name"] for each in only["env"]}
+        assert {name for name in variables - known if not name.startswith("RAY_")} == set()
+    command = [str(REPOSITORY / "entrypoint.sh"), *job["spec"]["entrypoint"].split()[1:], "--help"]
+    done = subprocess.run(command, env=service_environ({}), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
+
+
 def test_folders_are_all_tested() -> None:
     """No overlay and no Job beside those above; what is in components and settings is part of them."""
     found = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
