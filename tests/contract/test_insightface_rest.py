@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -74,6 +75,37 @@ class TestRequest:
         await extract(client, threshold=threshold)
         assert harness.extractor.options is not None
         assert harness.extractor.options.score_threshold == expected
+
+    @pytest.mark.parametrize(("threshold", "expected"), [(1.5, 1.5), (-1, 0.0), (1e300, 2.0)])
+    async def test_any_number_is_a_threshold(
+        self, client: httpx.AsyncClient, harness: Harness, threshold: float, expected: float
+    ) -> None:
+        """Above 1 nothing is a face; below 0 everything is, as at 0."""
+        await extract(client, threshold=threshold)
+        assert harness.extractor.options is not None
+        assert harness.extractor.options.score_threshold == expected
+
+    @pytest.mark.parametrize("images", [{}, {"data": None, "urls": None}, {"data": []}])
+    async def test_no_picture_is_no_error(self, client: httpx.AsyncClient, images: dict[str, Any]) -> None:
+        for embed_only in (False, True):
+            assert (await extract(client, images=images, embed_only=embed_only))["data"] == []
+
+    @pytest.mark.parametrize("lead", [b"", b"\r\n \t"])
+    async def test_json_may_have_no_content_type(self, client: httpx.AsyncClient, lead: bytes) -> None:
+        body = lead + json.dumps({"images": {"data": [PICTURE]}}).encode()
+        answer = await client.post("/extract", content=body)
+        assert answer.json()["data"][0]["status"] == "ok"
+        drawn = await client.post("/draw_detections", content=body)
+        assert drawn.headers["content-type"] == "image/jpeg"
+
+    async def test_json_without_content_type_may_come_in_pieces(self, client: httpx.AsyncClient) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b" "
+            yield b'\n{"images": {"data": ['
+            yield b'"' + PICTURE.encode() + b'"]}}'
+
+        answer = await client.post("/extract", content=pieces())
+        assert answer.json()["data"][0]["status"] == "ok"
 
     async def test_faces_come_by_score_when_limit_faces_is_0_or_null(
         self, client: httpx.AsyncClient, harness: Harness
@@ -315,14 +347,27 @@ class TestEmbedOnly:
         assert options is not None
         assert (options.with_embedding, {*options.attributes}) == (False, {"gender_age", "mask"})
 
-    async def test_crops_are_embedded_when_nothing_is_asked_for(self, client: httpx.AsyncClient) -> None:
+    async def test_nothing_is_computed_when_nothing_is_asked_for(
+        self, client: httpx.AsyncClient, harness: Harness
+    ) -> None:
+        """All keys are there, and null."""
         found = await extract(client, embed_only=True, extract_embedding=False)
-        assert len(found["data"][0]["faces"][0]["vec"]) == 512
+        (face,) = found["data"][0]["faces"]
+        assert {key: face[key] for key in RECOGNITION_KEYS} == dict.fromkeys(RECOGNITION_KEYS)
+        assert (face["bbox"], face["status"]) == ([0, 0, 112, 112], "ok")
+        options = harness.extractor.crop_options
+        assert options is not None
+        assert (options.with_embedding, {*options.attributes}) == (False, set())
 
-    async def test_a_failed_crop_fails_alone(self, client: httpx.AsyncClient) -> None:
-        data = (await extract(client, embed_only=True, images={"data": ["%", PICTURE]}))["data"]
-        assert [slot["status"] for slot in data] == ["failed", "ok"]
-        assert data[0]["traceback"]
+    async def test_a_failed_crop_is_a_face_that_failed(self, client: httpx.AsyncClient) -> None:
+        """Its slot is ok, as are its neighbors."""
+        broken, whole = (await extract(client, embed_only=True, images={"data": ["%", PICTURE]}))["data"]
+        assert broken == {
+            "status": "ok",
+            "took_ms": 0.4,
+            "faces": [{"status": "failed", "traceback": "The picture is not base64."}],
+        }
+        assert (whole["status"], whole["faces"][0]["status"]) == ("ok", "ok")
 
 
 class TestOursInAddition:
@@ -432,6 +477,10 @@ class TestDraw:
         answer = await client.post("/draw_detections", json={"images": {"data": ["%"]}})
         assert answer.status_code == 422
         assert answer.json()["error"]["code"] == "image_decode"
+
+    async def test_an_error_is_a_sentence_under_detail(self, client: httpx.AsyncClient) -> None:
+        answer = await client.post("/draw_detections", json={"images": {"data": ["%"]}})
+        assert answer.json()["detail"] == answer.json()["error"]["message"]
 
     async def test_no_picture_is_an_error(self, client: httpx.AsyncClient) -> None:
         assert (await client.post("/draw_detections", json={"images": {"data": []}})).status_code == 422

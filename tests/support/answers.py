@@ -25,7 +25,7 @@ def check_answer(answer: httpx.Response) -> None:
         raise AssertionError("no sane request id")
     if answer.status_code >= 400:
         body = _read(answer)
-        if not isinstance(body, dict) or body.keys() != {"error", "request_id"}:
+        if not isinstance(body, dict) or body.keys() != {"error", "detail", "request_id"}:
             raise AssertionError(f"no envelope: {body!r}")
         if found := _INTERNAL.search(str(body)):
             raise AssertionError(f"{found[0]!r} in {body!r}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from jetface.api.requests import CROP_KEYS, RECOGNITION_KEYS, ExtractWish
+from jetface.api.requests import CROP_KEYS, ExtractWish
 from jetface.domain import Crop, Face, Float, PictureResult, Quality, ToldAs, Vector
 from jetface.engines.plan import EngineState
 from jetface.geometry.alignment import CROP_SIDE_PX
@@ -67,6 +67,7 @@ class ErrorAnswer(TypedDict):
     """Every answer that is not a success."""
 
     error: ErrorDetail
+    detail: Annotated[str, Field(description="`error.message` once more, where InsightFace-REST has it.")]
     request_id: str
 
 
@@ -96,7 +97,7 @@ class FaceQuality(TypedDict):
 class ExtractFace(GenderAge, Mask, Liveness, total=False):
     """A face of `/extract`; which keys are there depends on the request."""
 
-    status: Annotated[Literal["ok"], Field(description="With `embed_only`.")]
+    status: Annotated[Status, Field(description="With `embed_only` alone.")]
     bbox: Annotated[NDArray[np.int32], ToldAs(list[int])] | None
     prob: Float | None
     num_det: int | None
@@ -115,6 +116,7 @@ class ExtractFace(GenderAge, Mask, Liveness, total=False):
         dict[str, NamedAnswer | None],
         Field(description="What the models named in `attributes` tell; null where one needs more than a crop."),
     ]
+    traceback: Annotated[str, Field(description="With `embed_only` alone: one sentence why the crop failed.")]
 
 
 class ExtractPicture(TypedDict):
@@ -327,11 +329,12 @@ def extract_picture(result: PictureResult, wish: ExtractWish) -> ExtractPicture:
 
 
 def extract_crop(result: PictureResult, wish: ExtractWish) -> ExtractPicture:
-    """Return the slot of one picture in `/extract` with `embed_only`: a face without the keys of detection."""
-    if result.error is not None:
-        return _failed(result)
-    keys = wish.keys & CROP_KEYS if wish.keys & (RECOGNITION_KEYS | {"attributes"}) else CROP_KEYS
-    faces = []
+    """Return the slot of one picture in `/extract` with `embed_only`: a face without the keys of detection.
+
+    The slot is `ok` whatever comes of the picture: a broken one is a face that failed, as in InsightFace-REST.
+    """
+    keys = wish.keys & CROP_KEYS
+    faces = [] if result.error is None else [ExtractFace(status="failed", traceback=result.error.message)]
     for face in result.faces:
         told: ExtractFace = {}
         _tell_models(told, face, wish, keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any, Generic, TypeVar
@@ -119,15 +119,17 @@ class Bodies:
             body_model: `options_model` and the pictures; filled from JSON or msgpack.
 
         Raises:
-            UnsupportedMediaError: The Content-Type is missing or none of those accepted.
+            UnsupportedMediaError: The Content-Type is none of those accepted; or it is missing, and the body is no
+                object of JSON.
             BodyTooLargeError: More bytes than allowed came.
             RequestError: The body is not what its type says, or a field is wrong.
         """
         context = context_of(request)
         content_type = context.header(b"content-type") or ""
         media_type = self._media_type(context)
-        if media_type == JSON_TYPE:
-            found = await self._read_fields(request, parse_json, options_model, body_model)
+        is_untyped = not content_type.strip()
+        if media_type == JSON_TYPE or is_untyped:
+            found = await self._read_fields(request, parse_json, options_model, body_model, is_untyped=is_untyped)
         elif media_type in MSGPACK_TYPES:
             found = await self._read_fields(request, parse_msgpack, options_model, body_model)
         elif media_type == MULTIPART_TYPE:
@@ -136,9 +138,7 @@ class Bodies:
             body = await self._read_bytes(request)
             found = PictureRequest([EncodedPicture(body)], self._options_of_query(request, options_model))
         else:
-            raise UnsupportedMediaError(
-                f"Send one of these as Content-Type: {', '.join(ACCEPTED_TYPES)}.", accepted=list(ACCEPTED_TYPES)
-            )
+            raise _unsupported(ACCEPTED_TYPES)
         context.wants_msgpack = context.wants_msgpack or found.options.msgpack
         if len(found.pictures) + len(found.others or ()) > self._limits.max_images:
             raise _too_many_pictures(self._limits.max_images)
@@ -170,9 +170,12 @@ class Bodies:
         parse: Callable[..., Structure],
         options_model: type[Options],
         body_model: type[PicturesBody],
+        *,
+        is_untyped: bool = False,
     ) -> PictureRequest[Options]:
         context = context_of(request)
-        body = await self._read_bytes(request, _WITH_BASE64_DECODED if parse is parse_json else 1.0)
+        growth = _WITH_BASE64_DECODED if parse is parse_json else 1.0
+        body = await self._read_bytes(request, growth, is_untyped=is_untyped)
 
         def understand() -> PictureRequest[Options]:
             structure, fields = self._understood(body, parse, body_model, context)
@@ -212,10 +215,7 @@ class Bodies:
         context = context_of(request)
         media_type = self._media_type(context)
         if media_type != JSON_TYPE and media_type not in MSGPACK_TYPES:
-            accepted = (JSON_TYPE, *sorted(MSGPACK_TYPES))
-            raise UnsupportedMediaError(
-                f"Send one of these as Content-Type: {', '.join(accepted)}.", accepted=list(accepted)
-            )
+            raise _unsupported((JSON_TYPE, *sorted(MSGPACK_TYPES)))
         parse = parse_json if media_type == JSON_TYPE else parse_msgpack
 
         def parse_named(body: bytes, *, max_images: int) -> Structure:
@@ -254,8 +254,11 @@ class Bodies:
 
         return await self._pool.run(understand) if len(body) > _LARGE_BODY_BYTES else understand()
 
-    async def _read_bytes(self, request: Request, growth: float = 1.0) -> bytes:
-        """Read a body that takes `growth` times its length until its request is answered."""
+    async def _read_bytes(self, request: Request, growth: float = 1.0, *, is_untyped: bool = False) -> bytes:
+        """Read a body that takes `growth` times its length until its request is answered.
+
+        One that is untyped is refused as soon as it does not begin as an object of JSON.
+        """
         pieces: list[bytes] = []
         num_bytes, has_more = 0, True
         share: Share | None = None
@@ -263,6 +266,10 @@ class Bodies:
             piece, has_more = await self._read_piece(request, num_bytes)
             num_bytes += len(piece)
             pieces.append(piece)
+            if is_untyped and ((begun := piece.lstrip(b" \t\r\n")) or not has_more):
+                if not begun.startswith(b"{"):
+                    raise _unsupported(ACCEPTED_TYPES)
+                is_untyped = False
             if num_bytes > UNCOUNTED_BYTES:
                 context = context_of(request)
                 grown = len(piece)
@@ -547,6 +554,10 @@ def _whole(value: Any, structure: Structure, depth: int = 0) -> Any:
     if isinstance(value, dict):
         return {key: _whole(item, structure, depth + 1) for key, item in value.items()}
     return [_whole(item, structure, depth + 1) for item in value] if isinstance(value, list) else value
+
+
+def _unsupported(accepted: Sequence[str]) -> UnsupportedMediaError:
+    return UnsupportedMediaError(f"Send one of these as Content-Type: {', '.join(accepted)}.", accepted=list(accepted))
 
 
 def _too_many_pictures(max_images: int) -> RequestError:

@@ -33,7 +33,6 @@ from jetface.api.requests import (
     ExtractFields,
     RecognizeBody,
     RecognizeFields,
-    crop_options,
     extract_wish,
     to_array,
 )
@@ -87,9 +86,7 @@ def extract_router(services: Services) -> APIRouter:
         wish = extract_wish(asked.options, services.defaults, services.named_attributes)
         started = time.perf_counter()
         if asked.options.embed_only:
-            results = await services.extractor.embed_crops(
-                asked.pictures, crop_options(wish), deadline=context.deadline
-            )
+            results = await services.extractor.embed_crops(asked.pictures, wish.options, deadline=context.deadline)
         else:
             results = await services.extractor.extract(asked.pictures, wish.options, deadline=context.deadline)
         context.add_results(results)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from pydantic import (
     Field,
     InstanceOf,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
@@ -442,13 +443,22 @@ class FaceSelection(AnswerFormat):
     rotations: TurnsLookedAt = "none"
 
 
+class InheritedSelection(FaceSelection):
+    """Which faces are wanted, as InsightFace-REST takes it: any number is a threshold."""
+
+    threshold: Annotated[
+        Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda given: min(max(given, 0.0), 2.0))] | None,
+        Field(description="Least detector score, null: the service's default; above 1 nothing is a face."),
+    ] = None
+
+
 ExtractField = Literal[
     "bbox", "prob", "num_det", "scale", "size", "norm", "vec", "gender", "age", "mask", "mask_probs", "landmarks",
     "facedata", "live", "is_live", "quality", "landmarks_from", "visible", "attributes",
 ]  # fmt: skip
 
 
-class ExtractFields(FaceSelection):
+class ExtractFields(InheritedSelection):
     """Options of `/extract`. A flag that is null or not given has the service's default."""
 
     embed_only: bool = Field(default=False, description="Pictures are aligned crops; nothing is detected.")
@@ -487,11 +497,18 @@ class ExtractFields(FaceSelection):
 class ExtractBody(PicturesBody, ExtractFields):
     """Body of `/extract`."""
 
+    @field_validator("images", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: object) -> object:
+        """Neither list is no picture, as in InsightFace-REST; with a name that is no list's, it is a mistake."""
+        is_empty = isinstance(value, Mapping) and all(item is None for item in value.values())
+        return {"data": []} if is_empty else value
+
 
 _ALWAYS = frozenset({"bbox", "prob", "num_det", "scale", "size"})
 _EMBEDDING = frozenset({"norm", "vec"})
 RECOGNITION_KEYS = _EMBEDDING | GenderAge.__annotations__.keys() | Mask.__annotations__.keys()
-"""These come together, null where one of them was not asked for."""
+"""These come together, null where one of them was not asked for; with `embed_only` always."""
 CROP_KEYS = RECOGNITION_KEYS | {"bbox", "size", "prob", "attributes"}
 """What a face may have of which there is only its crop."""
 
@@ -538,7 +555,8 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults, served: Seque
         keys = computed = frozenset[str](fields.fields)
     else:
         computed = _computed_keys(fields, defaults)
-        keys = _ALWAYS | computed | (RECOGNITION_KEYS if computed & RECOGNITION_KEYS else frozenset())
+        with_recognition = fields.embed_only or computed & RECOGNITION_KEYS
+        keys = _ALWAYS | computed | (RECOGNITION_KEYS if with_recognition else frozenset())
     named = (fields.attributes or tuple(served)) if "attributes" in keys else ()
     own = ((task, tuple(key for key in own_keys if key in keys)) for _, task, own_keys in _OWN_OPTIONS)
     return ExtractWish(
@@ -581,14 +599,7 @@ def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozense
     return frozenset(keys)
 
 
-def crop_options(wish: ExtractWish) -> ExtractOptions:
-    """Return what `embed_only` computes: what is asked for, embeddings where nothing is."""
-    if wish.keys & (RECOGNITION_KEYS | {"attributes"}):
-        return wish.options
-    return replace(wish.options, with_embedding=True)
-
-
-class DrawFields(FaceSelection):
+class DrawFields(InheritedSelection):
     """Options of `/draw_detections`."""
 
     draw_landmarks: bool = Field(default=True, description="Draw the five points.")

@@ -108,9 +108,10 @@ def status_of(kind: type[ServiceError]) -> HTTPStatus:
 
 
 def envelope(error: ServiceError, request_id: str) -> dict[str, object]:
-    """Return the body every error is answered with."""
+    """Return the body every error is answered with; `detail` is where clients of InsightFace-REST look."""
     return {
         "error": {"code": error.code, "message": error.message, "details": error.details},
+        "detail": error.message,
         "request_id": request_id,
     }
 

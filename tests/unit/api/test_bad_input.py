@@ -24,7 +24,8 @@ MSGPACK = {"content-type": "application/msgpack"}
 def error_of(answer: httpx.Response, status: int = 422) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     body = answer.json()
-    assert body.keys() == {"error", "request_id"}
+    assert body.keys() == {"error", "detail", "request_id"}
+    assert body["detail"] == body["error"]["message"]
     assert body["error"].keys() == {"code", "message", "details"}
     assert body["request_id"] == answer.headers["x-request-id"]
     error: dict[str, Any] = body["error"]
@@ -37,7 +38,7 @@ def error_of(answer: httpx.Response, status: int = 422) -> dict[str, Any]:
         ({}, "images"),
         ({"images": None}, "images"),
         ({"images": 7}, "images"),
-        ({"images": {}}, "images"),
+        ({"images": {"url": []}}, "images"),
         ({"images": {"data": PICTURE}}, "images.data"),
         ({"images": {"data": [7]}}, "images.data.0"),
         ({"images": {"data": [None]}}, "images.data.0"),
@@ -59,7 +60,7 @@ async def test_a_wrong_field_is_named(client: httpx.AsyncClient, fields: dict[st
     ("fields", "named"),
     [
         ({"threshold": "high"}, "threshold"),
-        ({"threshold": 2}, "threshold"),
+        ({"min_quality": 2}, "min_quality"),
         ({"limit_faces": 1.5}, "limit_faces"),
         ({"limit_faces": 2**40}, "limit_faces"),
         ({"min_face_size": []}, "min_face_size"),
@@ -145,7 +146,8 @@ async def test_a_content_type_not_accepted_is_415_with_the_list(
 ) -> None:
     headers = {} if media_type is None else {"content-type": media_type}
     for route in ROUTES:
-        error = error_of(await client.post(route, content=b'{"images": {}}', headers=headers), 415)
+        body = b'["{"]' if media_type is None else b'{"images": {}}'
+        error = error_of(await client.post(route, content=body, headers=headers), 415)
         assert "application/json" in error["message"]
         assert {"image/*", "application/octet-stream"} <= set(error["details"]["accepted"])
 

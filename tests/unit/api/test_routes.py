@@ -64,7 +64,7 @@ class TestBodies:
                 assert harness.extractor.options.score_threshold == float(asked.partition("&")[0][10:])
         headers = {"content-type": "image/jpeg"}
         for _ in range(2):
-            assert (await client.post("/extract?threshold=2", content=jpeg_of(), headers=headers)).status_code == 422
+            assert (await client.post("/extract?min_quality=2", content=jpeg_of(), headers=headers)).status_code == 422
 
     async def test_one_or_many_files_with_options_as_fields(self, client: httpx.AsyncClient, harness: Harness) -> None:
         answer = await client.post(

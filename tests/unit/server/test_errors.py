@@ -43,6 +43,7 @@ def test_the_envelope_holds_code_message_details_and_id() -> None:
     error = errors.QueueFullError("Full.", retry_after_s=1.2, in_flight=3)
     assert envelope(error, "id") == {
         "error": {"code": "queue_full", "message": "Full.", "details": {"in_flight": 3}},
+        "detail": "Full.",
         "request_id": "id",
     }
     assert headers_of(error) == {"retry-after": "2"}
