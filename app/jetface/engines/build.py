@@ -29,10 +29,12 @@ from jetface.engines.check import check_engine
 from jetface.engines.job import JOB, REPORT, Accepted, EngineJob, Rejected, Step, plan_beside
 from jetface.engines.plan import PlanFolder, PlanRecord
 from jetface.errors import BackendUnavailableError, EngineBuildError, ServiceError
+from jetface.logs import configure_logs
 from jetface.runtimes.choose import Host, try_tensorrt
 from jetface.runtimes.engine_kit import EngineKit
 
 _log = structlog.get_logger(__name__)
+
 
 LOCK_NAME = ".build.lock"
 
@@ -99,7 +101,7 @@ def report_stream() -> BinaryIO:
     return stream
 
 
-FACTORY = f"{__name__}:open_kit"
+FACTORY = "jetface.engines.build:open_kit"
 """Import path for a job."""
 
 
@@ -199,3 +201,11 @@ def _make(job: EngineJob, fallback: Path, tell: Tell) -> Accepted | Rejected:
             return Accepted(record=record, is_kept=True)
     fallback.write_bytes(built.plan)
     return Accepted(record=record, is_kept=False)
+
+
+if __name__ == "__main__":
+    configure_logs("WARNING", "text")
+    try:
+        run_job_file(Path(sys.argv[1]), int(sys.argv[2]))
+    except EngineBuildError as error:
+        raise SystemExit(error.message) from error

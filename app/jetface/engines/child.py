@@ -25,8 +25,9 @@ from jetface.errors import EngineBuildError
 
 _log = structlog.get_logger(__name__)
 
-BUILD_COMMAND = (sys.executable, "-m", "jetface.cli", "engine", "build", "--job")
-"""`jetface engine build --job`, by the interpreter that runs this; the job's path follows."""
+
+BUILD_COMMAND = (sys.executable, "-m", "jetface.engines.build")
+"""By the interpreter that runs this; the path of the job file and the number of this process follow."""
 
 DEADLINE_S = 7200.0
 """Longest a build may take, the wait for another process's included: the largest models took a Jetson a quarter of an
@@ -90,7 +91,7 @@ class EngineChild:
             if self._stopped_why:
                 raise EngineBuildError(f"The engine was not built: {self._stopped_why}.")
             process = self._process = subprocess.Popen(  # noqa: S603 - our own program, see `BUILD_COMMAND`
-                [*self.command, str(job_file), "--parent", str(os.getpid())],
+                [*self.command, str(job_file), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

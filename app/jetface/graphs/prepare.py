@@ -25,6 +25,7 @@ from jetface.registry import ModelSpec
 
 _log = structlog.get_logger(__name__)
 
+
 _KEY_DIGITS = 16
 """Hexadecimal digits of the key in a file name: 64 bits tell the few files of a folder apart."""
 

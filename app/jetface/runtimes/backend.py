@@ -13,6 +13,8 @@ from jetface.device.faults import recognize
 from jetface.domain import Batch, Tensor
 from jetface.errors import DeviceMemoryError, InferenceError
 
+_log = structlog.get_logger(__name__)
+
 
 class Backend(Protocol):
     """A loaded graph on one device. Not thread-safe: one thread owns it from the first run to `close`."""
@@ -44,8 +46,6 @@ class Backend(Protocol):
         """Free the device's memory. A second call does nothing; `run` after it raises InferenceError."""
         ...
 
-
-_log = structlog.get_logger(__name__)
 
 _RETRY_AFTER_S = 1.0
 

@@ -36,6 +36,8 @@ from jetface.runtimes.providers import (
 from jetface.runtimes.tensorrt import Toolkit, find_toolkit
 from jetface.runtimes.tensorrt_build import TensorrtKit, device_facts
 
+_log = structlog.get_logger(__name__)
+
 AVAILABLE = "available"
 
 
@@ -191,9 +193,6 @@ def fault_of(error: Exception, what: str) -> Fault:
         details = error.details
         return Fault(str(details["what"]), str(details["why"]), str(details["cure"]))
     return explain(" ".join(str(part) for part in (error, error.__cause__) if part), what=what)
-
-
-_log = structlog.get_logger(__name__)
 
 
 class Opener(Protocol):

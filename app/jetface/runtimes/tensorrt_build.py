@@ -20,6 +20,8 @@ from jetface.runtimes.cuda import Cuda
 from jetface.runtimes.engine_kit import Announce, BuiltEngine, EngineRecipe
 from jetface.runtimes.tensorrt import Messages, Toolkit, open_engine
 
+_log = structlog.get_logger(__name__)
+
 
 class _Watch:
     """Announces a build's phases, and ends it when whoever hears of them raises. Called by TensorRT's threads."""
@@ -58,8 +60,6 @@ class _Watch:
             except BaseException as error:  # noqa: BLE001 - raised again where the build was started
                 self.error = error
 
-
-_log = structlog.get_logger(__name__)
 
 MOST_BYTES = 256 * 2**20
 """A file longer than this is no timing cache; ours have a few megabytes."""

@@ -51,7 +51,7 @@ def test_an_image_for_engines_alone_builds_them_as_its_service_does(
     def missing() -> tuple[str, ...]:
         raise BackendUnavailableError("ONNX Runtime cannot be imported")
 
-    monkeypatch.setattr("jetface.cli.engine_work.available_providers", missing)
+    monkeypatch.setattr("jetface.cli.engine.available_providers", missing)
     assert "by an engine of the same toolkit in FP32" in run("build", NAME).stdout
     assert list(plans_dir.glob("*.plan"))
     checked = run("check", NAME)

@@ -112,7 +112,7 @@ def test_nothing_but_the_check_needs_onnxruntime(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "import jetface.main, jetface.engines.takeover, jetface.cli.engine_work\n"
+        "import jetface.main, jetface.engines.takeover, jetface.cli.engine\n"
         "from tests.support.engine_jobs import tiny_job\n"
         "tiny_job(Path(sys.argv[1]))\n"
         "assert 'onnxruntime' not in sys.modules\n"

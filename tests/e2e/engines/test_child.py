@@ -222,7 +222,7 @@ def test_an_orphan_does_not_even_begin(job: EngineJob, plans: PlanFolder, tmp_pa
     job_file = tmp_path / "job.json"
     job_file.write_bytes(JOB.dump_json(job))
     done = subprocess.run(
-        [sys.executable, "-m", "jetface.cli", "engine", "build", "--job", str(job_file), "--parent", "1"],
+        [sys.executable, "-m", "jetface.engines.build", str(job_file), "1"],
         capture_output=True,
         check=False,
     )
