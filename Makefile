@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
-.PHONY: help run test test-quick check lint bench house chaos soak audit lock lock-images docs clean
+.PHONY: help run test test-quick check lint bench house chaos soak audit lock lock-images dist site docs clean
 
 
 help: ## list the targets
@@ -40,6 +40,7 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
 	@touch $@ $(VENV)/.run
 
 run: $(VENV)/.run ## set up, then serve on PORT (18080) on the CPU
+	@$(BIN)/versioningit --write >/dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" ./entrypoint.sh
 
 $(VENV)/.training: $(VENV)/.dev training/requirements.txt
@@ -112,6 +113,7 @@ lock: lock-images ## resolve the lock files anew (needs uv)
 	$(LOCK) --universal --python-version 3.10 -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
 	$(LOCK) --universal --python-version 3.10 requirements/bench.in -o requirements/bench.txt
 	$(LOCK) --universal --python-version 3.10 requirements/audit.in -o requirements/audit.txt
+	$(LOCK) --universal --python-version 3.10 requirements/site.in -o requirements/site.txt
 
 lock-images: ## of these, those of the images
 	$(LOCK) --universal --python-version 3.10 requirements/builder.in -o requirements/builder.txt
@@ -122,6 +124,18 @@ lock-images: ## of these, those of the images
 	$(LOCK) $(JETSON7) $(ELSEWHERE) pyproject.toml requirements/jetson7.in -o requirements/jetson7.txt
 	$(LOCK) $(JETSON7) -c requirements/jetson7.txt requirements/jetson7-onnxruntime.in -o requirements/jetson7-onnxruntime.txt
 
+dist: $(VENV)/.dev ## build wheels and source distributions, the client's too, into dist/
+	$(BIN)/python -m hatchling build -d dist
+	cd clients/python && $(abspath $(BIN))/python -m hatchling build -d ../../dist
+
+$(VENV)-site/.ready: requirements/site.txt
+	@$(PYTHON) -m venv $(VENV)-site
+	@$(VENV)-site/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+site: $(VENV)-site/.ready ## the documents as a site, in site/; a link that leads nowhere ends it. SERVE=1: serve it on port 8000
+	NO_MKDOCS_2_WARNING=1 $(VENV)-site/bin/mkdocs $(if $(SERVE),serve,build) --strict
+
 docs: $(VENV)/.dev ## write the generated parts anew: docs/settings.md, deploy/*.env, docs/errors.md, the client for threads
 	@$(BIN)/jetface settings --markdown | sed -i -e '/<!-- settings:begin -->/,/<!-- settings:end -->/{//!d}' \
 	  -e '/<!-- settings:begin -->/r /dev/stdin' docs/settings.md
@@ -130,4 +144,4 @@ docs: $(VENV)/.dev ## write the generated parts anew: docs/settings.md, deploy/*
 	@$(BIN)/python clients/python/unasync.py
 
 clean: ## remove what set-up and tests made
-	rm -rf $(VENV) .coverage* htmlcov .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) dist site .coverage* htmlcov .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

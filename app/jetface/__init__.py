@@ -15,4 +15,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # OpenVINO has no switch but a file under HOME, and does without this package where it cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: documented as "not to be found"
 
-__version__ = "0.1.0"
+__all__ = ["__commit__", "__version__"]
+
+try:
+    from jetface._version import __commit__, __version__  # written by what builds, installs or starts a checkout
+except ImportError:
+    __version__, __commit__ = "0.0.0+unknown", "unknown"

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from jetface import __version__
+from jetface import __commit__, __version__
 from jetface.api.app import create_api
 from jetface.api.requests import RequestDefaults, RequestLimits
 from jetface.api.services import ServiceInfo, Services
@@ -144,6 +144,7 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
             byte_budget=service.loader.byte_budget,
             info=ServiceInfo(
                 version=__version__,
+                commit=__commit__,
                 log_level=settings.log_level,
                 max_size=settings.max_size,
                 inference_backend=_backend_word(service.backend),

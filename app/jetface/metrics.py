@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, In
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jetface import __version__
+from jetface import __commit__, __version__
 from jetface.device.telemetry import QUANTITIES, Readings
 from jetface.errors import ServiceError
 
@@ -128,7 +128,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        Info("jetface_build", "What runs here.", registry=registry).info({"version": __version__})
+        Info("jetface_build", "What runs here.", registry=registry).info({"version": __version__, "commit": __commit__})
 
         self.ready = Gauge("jetface_ready", "1 while /health/ready says yes.", registry=registry)
         self.requests = Counter(

@@ -293,7 +293,7 @@ drain() {
 mkdir -p "$work"
 : >"$log"
 : >"$work/pip.log"
-printf 'jetface %s on emulated arm64, %s\n' "$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$repository/app/__init__.py")" \
+printf 'jetface %s on emulated arm64, %s\n' "$(git -C "$repository" describe --tags --always 2>/dev/null || echo 'of no commit')" \
   "$(date -u '+%Y-%m-%d %H:%M UTC')"
 enable_emulation
 build_userland

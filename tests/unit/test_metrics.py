@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jetface import __version__
+from jetface import __commit__, __version__
 from jetface.metrics import Metrics
 from jetface.server.encoding import STATUS
 
@@ -24,7 +24,7 @@ def test_pictures_are_zero_before_the_first(status: str) -> None:
 
 
 def test_the_version_is_there() -> None:
-    assert value(Metrics(), "jetface_build_info", version=__version__) == 1
+    assert value(Metrics(), "jetface_build_info", version=__version__, commit=__commit__) == 1
 
 
 def test_the_process_tells_its_memory() -> None:

@@ -129,6 +129,8 @@ class ServiceInfo:
     det_batch_size: int
     rec_batch_size: int
     force_fp16: bool
+    commit: str = "unknown"
+    """Of git, in full."""
     tensorrt_version: str | None = None
     attempts: tuple[Attempt, ...] = ()
     """What was tried at start to run models."""

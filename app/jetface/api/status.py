@@ -189,6 +189,7 @@ class InfoAnswer(TypedDict):
     """Answer of `/info`."""
 
     version: str
+    commit: Annotated[str, Field(description="The commit of git it was built from, or `unknown`.")]
     tensorrt_version: str | None
     log_level: str
     models: InfoModels
@@ -513,6 +514,7 @@ def info_router(services: Services) -> APIRouter:
         device = about.device()
         value = InfoAnswer(
             version=about.version,
+            commit=about.commit,
             tensorrt_version=about.tensorrt_version,
             log_level=about.log_level,
             models=InfoModels(

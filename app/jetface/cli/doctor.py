@@ -15,7 +15,7 @@ from typing import Any
 import click
 import structlog
 
-from jetface import __version__
+from jetface import __commit__, __version__
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.cli.settings import effective_settings
 from jetface.device.checks import (
@@ -59,6 +59,7 @@ class Examination:
         """Return it by the names it has in JSON."""
         return {
             "jetface": __version__,
+            "commit": __commit__,
             "verdict": verdict(self.findings),
             "would_start": all(each.severity is not Severity.STOP for each in self.findings),
             "findings": [{**asdict(each), "severity": each.severity.value} for each in self.findings],

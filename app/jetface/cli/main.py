@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jetface import __version__
+from jetface import __commit__, __version__
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.errors import ServiceError
 from jetface.logs import masked
@@ -71,7 +71,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="jetface")
+@click.version_option(__version__, message=f"%(prog)s, version %(version)s (commit {__commit__})", prog_name="jetface")
 def main() -> None:
     """Find and recognize faces: a service, and its tools.
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from jetface import __commit__, __version__
 from jetface.cli.main import COMMANDS, main
+from tests.support.shared import REPOSITORY
 
 
-def test_version_is_the_distribution_s() -> None:
-    """One number, from the installed package."""
-    assert CliRunner().invoke(main, ["--version"]).stdout == f"jetface, version {version('jetface')}\n"
+def test_the_version_is_told_with_its_commit() -> None:
+    expected = f"jetface, version {__version__} (commit {__commit__})\n"
+    assert CliRunner().invoke(main, ["--version"]).stdout == expected
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -33,3 +34,8 @@ def test_a_registry_file_that_cannot_be_read_is_a_warning(monkeypatch: pytest.Mo
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: mine.toml: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_every_command_is_on_the_page_of_commands() -> None:
+    page = (REPOSITORY / "docs/cli.md").read_text(encoding="utf-8")
+    assert [command for command in COMMANDS if f"| `jetface {command}" not in page] == []
