@@ -20,6 +20,9 @@ class DetectorStudent(nn.Module):
         super().__init__()
         self.body = FeaturePyramid(shape)
         self.heads = build_heads(shape, NUM_ANCHORS * sum(CHANNELS), NUM_ANCHORS)
+        for head in self.heads:
+            # A stride to each side: a box without area has no gradient of GIoU, and its head can stay shut for good.
+            head[-1].bias.data[NUM_ANCHORS : NUM_ANCHORS * (1 + CHANNELS[1])] = 1.0  # type: ignore[index]  # a Sequential
 
     def head_maps(self, blob: Tensor) -> list[Tensor]:
         """Give the heads' outputs for strides 8, 16, 32, each (N, 30, h, w)."""

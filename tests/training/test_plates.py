@@ -118,3 +118,23 @@ class TestScenes:
         inside = (centers > 44).all(1) & (centers < 56).all(1)
         assert not targets.counts[0, inside].any()
         assert targets.counts[0, ~inside & (centers < 36).all(1)].all()
+
+
+class TestStudents:
+    """What training begins with."""
+
+    def test_every_box_of_an_untaught_detector_is_open_so_that_it_can_learn(self) -> None:
+        torch = pytest.importorskip("torch")
+        from training.config import DetectorShape  # noqa: PLC0415
+        from training.detector import DetectorStudent  # noqa: PLC0415
+        from training.plate_detector import PlateDetector  # noqa: PLC0415
+
+        torch.manual_seed(0)
+        shape = DetectorShape(
+            stem_widths=[8, 8], widths=[16, 16, 16], depths=[0, 1, 1, 1], neck_width=16, head_width=16, head_depth=1
+        )
+        blob = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            distances = [boxes for _, boxes, _ in DetectorStudent(shape).eval().maps(blob)]
+            distances.append(PlateDetector(shape).eval().cells(blob)[:, 1:])
+        assert all((d > 0).all() for d in distances)
