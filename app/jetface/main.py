@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +33,7 @@ from jetface.server.limits import Access, Places
 from jetface.server.protocol import CONNECTIONS_KEY, Connections
 from jetface.server.workers import Worker, share_of
 from jetface.service import Service, build_people, build_service, open_registry, running
-from jetface.settings import Settings, SettingsError, read_settings
+from jetface.settings import Settings, SettingsError, read_settings, remarks
 
 RESERVED_DESCRIPTORS = 256
 """What is left to all but connections: the files of models, pictures that are fetched, and the connections that are
@@ -60,10 +61,15 @@ def create_app(
         SystemExit: The settings cannot be served; the one line an operator needs is on stderr.
     """
     try:
-        settings = settings or read_settings()
+        found = []
+        if settings is None:
+            settings = read_settings()
+            found = remarks(settings, os.environ)
         if worker is not None:
             settings = _of_one_worker(settings, worker.slot)
         configure_logs(settings.log_level, settings.log_format)
+        for remark in found:
+            _log.warning(remark)
         return _application(build_service(settings, root=root, source=source), worker)
     except (SettingsError, RegistryError, ServiceError) as error:
         sys.stderr.write(masked(f"Error: {error}\n"))

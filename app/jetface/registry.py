@@ -96,6 +96,12 @@ class ModelSpec(_Entry):
     packs: tuple[Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)], ...] = Field(
         (), description="Names under which it is pulled together with others."
     )
+    aliases: tuple[Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)], ...] = Field(
+        (), description="Names under which others have the same model; settings and commands take them, too."
+    )
+    nearest_to: tuple[Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)], ...] = Field(
+        (), description="Models of others that are not served: who names one is told of this one."
+    )
     source: str = Field(description="Who made the weights and where they are published.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Of the ONNX file; enforced at load.")
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="Only where the publisher gives no sha256.")
@@ -221,10 +227,11 @@ class Registry(Mapping[str, ModelSpec]):
             unreadable: What is wrong with the others, by the name they would have.
         """
         self._entries = entries
+        self._by_alias = {alias: spec for spec in entries.values() for alias in spec.aliases}
         self.unreadable = unreadable
 
     def __getitem__(self, name: str) -> ModelSpec:
-        """Return an entry.
+        """Return an entry, also by an alias that no entry has for its name.
 
         Raises:
             KeyError: There is none of that name.
@@ -232,7 +239,7 @@ class Registry(Mapping[str, ModelSpec]):
         """
         if name in self.unreadable:
             raise RegistryError(str(self.unreadable[name]))
-        return self._entries[name]
+        return self._entries[name] if name in self._entries else self._by_alias[name]
 
     def __contains__(self, name: object) -> bool:
         """Whether there is an entry of that name which can be read."""

@@ -68,9 +68,10 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     attribute_families = [family for family in FAMILIES.values() if family.answer is not None]
     for family in attribute_families:
         if not family.is_named:
-            wanted = getattr(settings, family.variable.lower())
+            field = family.variable.lower()
+            wanted, variable = getattr(settings, field), settings.variable(field)
             names = (wanted,) if isinstance(wanted, str) else wanted
-            chosen = tuple(filter(None, (chooser.choose(family.variable, name, family.task) for name in names)))
+            chosen = tuple(filter(None, (chooser.choose(variable, name, family.task) for name in names)))
             if chosen:
                 attributes[family.task] = chosen
     named_tasks = dict.fromkeys(family.task for family in attribute_families if family.is_named)
@@ -78,8 +79,8 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
         if model := chooser.choose(ATTRIBUTE_VARIABLE, name, *named_tasks):
             attributes[model] = (model,)
     return ChosenModels(
-        detector=chooser.require("DET_MODEL", settings.det_model, "detection"),
-        recognizer=chooser.choose("REC_MODEL", settings.rec_model, "recognition"),
+        detector=chooser.require(settings.variable("det_model"), settings.det_model, "detection"),
+        recognizer=chooser.choose(settings.variable("rec_model"), settings.rec_model, "recognition"),
         attributes=attributes,
     )
 
@@ -315,6 +316,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
     chosen = choose_models(settings, ModelChooser(registry, weights.is_at_hand))
     backend = select_backend(
         settings.backend,
+        variable=settings.variable("backend"),
         providers=settings.ort_providers,
         openvino_precision=settings.openvino_precision,
         tensorrt=tensorrt_options(settings),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -39,6 +39,12 @@ _LEAST_LIKENESS = 0.85
 
 _OF_OTHERS = frozenset({"PORT", "HOST", "IMAGE", "GPU", "PUBLISH", "DOCKERFILE", "RENDER_GID", "DATA", "VERSION"})
 """What follows JETFACE_ in variables that are not the service's."""
+
+
+_MEANINGLESS = (
+    "COMPOSE_PROJECT_NAME", "DEF_IMG_REQ_HEADERS", "DEF_SSLV3_HACK", "FACE_MODEL_CLASS", "IFR_VERSION", "TRITON_URI",
+)  # fmt: skip
+"""What env files of InsightFace-REST set besides."""
 
 
 class SettingsError(ValueError):
@@ -113,7 +119,7 @@ class Settings(BaseSettings):
     max_size: Annotated[tuple[int, int], NoDecode] = _env(
         "MAX_SIZE",
         default=(640, 640),
-        allowed="width,height, each a multiple of 32 from 32 to 8192",
+        allowed="width,height, from 32 to 8192, rounded down to multiples of 32",
         meaning="Largest detector canvas: width,height in pixels.",
     )
     det_scales: Annotated[tuple[float, ...], NoDecode] = _env(
@@ -380,7 +386,7 @@ class Settings(BaseSettings):
         "MEMORY_TRIM_S", default=30.0, ge=0, le=86400,
         meaning="Seconds after which freed memory is given back to the system, again and again; 0: never.",
     )  # fmt: skip
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env(
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = _env(
         "LOG_LEVEL", default="INFO", meaning="Least severity that is logged."
     )
     log_format: Literal["text", "json"] = _env(
@@ -418,9 +424,10 @@ class Settings(BaseSettings):
     @field_validator("max_size")
     @classmethod
     def _multiples_of_32(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if any(side < 32 or side > 8192 or side % 32 for side in value):
+        width_px, height_px = (side // 32 * 32 for side in value)
+        if min(width_px, height_px) < 32 or max(width_px, height_px) > 8192:
             raise ValueError("sides")
-        return value
+        return width_px, height_px
 
     @field_validator("model_mirror")
     @classmethod
@@ -433,6 +440,17 @@ class Settings(BaseSettings):
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not is_plain:
             raise ValueError("mirror")
         return value
+
+    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Keep by which of their names fields were set."""
+        environ = _set_variables(os.environ)
+        self._variables.update({field: _variable_meant(field, environ) for field in Settings.model_fields})
+
+    def variable(self, field: str) -> str:
+        """Return the variable a field was read from, for messages; where none is set, the documented one."""
+        return self._variables[field]
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show values without the passwords of URLs."""
@@ -487,6 +505,34 @@ def variable_names(field: str) -> tuple[str, ...]:
     return tuple(str(choice) for choice in alias.choices)
 
 
+def _set_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {name.upper(): value for name, value in environ.items() if value}
+
+
+def _is_inert(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether a variable says nothing beside another: InsightFace-REST's files set a GA_MODEL that nothing reads."""
+    return name == "GA_MODEL" and environ.get(name, "").lower() == "none" and "GA_NAME" in environ
+
+
+def _variable_meant(field: str, environ: Mapping[str, str]) -> str:
+    """Return which of a field's variables counts; the documented one where none is set."""
+    names = variable_names(field)
+    return next((name for name in names if name in environ and not _is_inert(name, environ)), names[0])
+
+
+def remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Return what an operator should know of variables that do not mean all they say, one sentence each."""
+    said = _set_variables(environ)
+    found = []
+    sides = [float(side) for side in said.get("MAX_SIZE", "").split(",") if side.strip()]
+    if sides and sides != [*settings.max_size]:
+        width_px, height_px = settings.max_size
+        found.append(f"MAX_SIZE={said['MAX_SIZE']} is rounded down to {width_px},{height_px}: multiples of 32.")
+    if ignored := [name for name in _MEANINGLESS if name in said]:
+        found.append(f"Variables of InsightFace-REST that mean nothing here are ignored: {', '.join(ignored)}.")
+    return found
+
+
 def misspelt_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return variables that are set and mean nothing, but are spelt nearly as one of ours: that one by their names."""
     ours = {name for field in Settings.model_fields for name in variable_names(field)}
@@ -530,8 +576,10 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: A variable of ours has a bad value; one line, even when there are several.
     """
+    environ = _set_variables(os.environ)
+    by_other_name: dict[str, Any] = {"GA_MODEL": environ["GA_NAME"]} if _is_inert("GA_MODEL", environ) else {}
     try:
-        settings = Settings()
+        settings = Settings(**by_other_name)
     except ValidationError as cause:
         field_by_name = {name: field for field in Settings.model_fields for name in variable_names(field)}
         fields = dict.fromkeys(field_by_name[str(error["loc"][0])] for error in cause.errors())
@@ -548,7 +596,7 @@ def read_settings() -> Settings:
 
 def _explain(field: str) -> str:
     """Tell in one line what is wrong with the variable a field was read from; secrets in its value are not repeated."""
-    environ = {name.upper(): value for name, value in os.environ.items() if value}
-    variable = next(name for name in variable_names(field) if name in environ)
+    environ = _set_variables(os.environ)
+    variable = _variable_meant(field, environ)
     value = "'...'" if field in SECRET_FIELDS else masked(repr(re.sub(r":/.*@", "://***@", environ[variable])))
     return f"{variable}={value} is not allowed: {allowed_values(field)}"

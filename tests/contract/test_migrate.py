@@ -8,7 +8,11 @@ import pytest
 
 from jetface.api.answers import ExtractFace, ExtractPicture, Took
 from jetface.api.requests import ExtractBody, Images
-from jetface.settings import Settings, variable_names
+from jetface.models.defaults import ModelChooser
+from jetface.registry import RegistryError, default_registry_dir, read_registry
+from jetface.service import choose_models
+from jetface.settings import Settings, read_settings, variable_names
+from tests.contract.insightface_rest_shapes import FIXTURE
 from tests.support.shared import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "migrate.md").read_text(encoding="utf-8")
@@ -34,6 +38,23 @@ def test_every_variable_has_a_row_that_is_right(variable: str) -> None:
     """A variable said to be understood is one of ours; one said to have no counterpart is not."""
     (row,) = (row for row in VARIABLE_ROWS if f"`{variable}`" in row[0])
     assert (row[1] != "none") == (variable in OURS)
+
+
+def test_an_env_file_needs_one_line_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs names a detector that is not served: the start says which is nearest, and by their variable."""
+    registry = read_registry([default_registry_dir()])
+    chooser = ModelChooser(registry, lambda _: False)
+    for name, value in FIXTURE["env"].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        RegistryError, match=r"^DET_NAME='yolov5l-face' .* nearest that serves: DET_NAME=(\w+)$"
+    ) as caught:
+        choose_models(read_settings(), chooser)
+    monkeypatch.setenv("DET_NAME", str(caught.value).rpartition("=")[2])
+    settings = read_settings()
+    chosen = choose_models(settings, chooser)
+    assert (chosen.detector, chosen.recognizer, dict(chosen.attributes)) == ("scrfd_10g_bnkps", "w600k_r50", {})
+    assert (settings.workers, settings.rec_batch_size, settings.backend) == (6, 64, "onnxruntime")
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ def make_spec(
     member: str | None = None,
     archive_sha256: str | None = None,
     with_md5: bool = False,
+    aliases: tuple[str, ...] = (),
 ) -> ModelSpec:
     """Return an entry whose digest is that of `body`; `url` may be http, which a registry file may not."""
     return ModelSpec(
         name=name,
         task="recognition",
         family="arcface",
+        aliases=aliases,
         license="mine",
         source="me",
         sha256=None if with_md5 else hashlib.sha256(body).hexdigest(),

@@ -153,3 +153,15 @@ def test_an_entry_that_cannot_be_read_is_an_error_for_who_asks_for_it(tmp_path: 
         registry.get(name)
     write(tmp_path / "best", ENTRY.replace('"mine"', f'"{name}"'), "best.toml")
     assert name in read_registry([tmp_path / "shipped", tmp_path / "user", tmp_path / "best"])
+
+
+def test_an_entry_of_a_name_goes_before_an_alias(tmp_path: Path) -> None:
+    write(tmp_path, 'aliases = ["theirs"]' + ENTRY, "mine.toml")
+    assert read_registry([tmp_path])["theirs"].name == "mine"
+    write(tmp_path, ENTRY.replace('"mine"', '"theirs"', 1), "theirs.toml")
+    assert read_registry([tmp_path])["theirs"].name == "theirs"
+
+
+def test_a_name_of_others_leads_to_one_model(shipped: dict[str, ModelSpec]) -> None:
+    names = [name for spec in shipped.values() for name in (*spec.aliases, *spec.nearest_to)]
+    assert len(names) == len({*names, *shipped}) - len(shipped)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from jetface.heads.families import FAMILIES
-from jetface.settings import SECRET_FIELDS, Settings, SettingsError, allowed_values, read_settings, variable_names
+from jetface.settings import (
+    SECRET_FIELDS,
+    Settings,
+    SettingsError,
+    allowed_values,
+    read_settings,
+    remarks,
+    variable_names,
+)
 
 BAD_VALUES = [
     ("MODEL_PRELOAD", "maybe", "0 or 1"),
@@ -19,10 +28,10 @@ BAD_VALUES = [
     ("MASK_DETECTOR", "a/b", "registry name or none"),
     ("LIVENESS_MODEL", "fasnet_2.7,../x", "one or two registry names, comma between them, or none"),
     ("LIVENESS_MODEL", "a,b,c", "one or two registry names, comma between them, or none"),
-    ("MAX_SIZE", "640", "width,height, each a multiple of 32 from 32 to 8192"),
-    ("MAX_SIZE", "640,650", "width,height, each a multiple of 32 from 32 to 8192"),
-    ("MAX_SIZE", "640,640,640", "width,height, each a multiple of 32 from 32 to 8192"),
-    ("MAX_SIZE", "0,640", "width,height, each a multiple of 32 from 32 to 8192"),
+    ("MAX_SIZE", "640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
+    ("MAX_SIZE", "640,8224", "width,height, from 32 to 8192, rounded down to multiples of 32"),
+    ("MAX_SIZE", "640,640,640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
+    ("MAX_SIZE", "31,640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
     ("DET_SCALES", "0.5", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
     ("DET_SCALES", "1,2", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
     ("DET_SCALES", "1,.5,.4,.3,.2", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
@@ -46,7 +55,7 @@ BAD_VALUES = [
     ("HOST", "two words", "address"),
     ("PORT", "http", "integer from 1 to 65535"),
     ("PORT", "70000", "integer from 1 to 65535"),
-    ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING or ERROR"),
+    ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ("LOG_FORMAT", "xml", "text or json"),
 ]
 
@@ -112,6 +121,9 @@ class TestReadSettings:
             # As InsightFace-REST's compose files write them.
             ("INFERENCE_BACKEND", "trt", "backend", "tensorrt"),
             ("INFERENCE_BACKEND", "onnx", "backend", "onnxruntime"),
+            ("MAX_SIZE", "650,490", "max_size", (640, 480)),
+            ("NUM_WORKERS", "6", "workers", 6),
+            ("LOG_LEVEL", "CRITICAL", "log_level", "CRITICAL"),
             ("DET_NAME", "scrfd_10g_gnkps", "det_model", "scrfd_10g_gnkps"),
             ("REC_NAME", "glintr100", "rec_model", "glintr100"),
             ("GA_NAME", "genderage_v1", "ga_model", "genderage_v1"),
@@ -147,6 +159,34 @@ class TestReadSettings:
         monkeypatch.setenv("DET_NAME", "old")
         monkeypatch.setenv("DET_MODEL", "new")
         assert read_settings().det_model == "new"
+
+    @pytest.mark.parametrize(
+        ("variables", "expected", "variable"),
+        [
+            ({"GA_MODEL": "None", "GA_NAME": "genderage_v1"}, "genderage_v1", "GA_NAME"),
+            ({"GA_MODEL": "mine", "GA_NAME": "genderage_v1"}, "mine", "GA_MODEL"),
+            ({"GA_MODEL": "None", "GA_NAME": ""}, "none", "GA_MODEL"),
+            ({"GA_MODEL": "mine", "GA_NAME": "None"}, "mine", "GA_MODEL"),
+            ({}, "none", "GA_MODEL"),
+        ],
+    )
+    def test_a_line_that_nothing_there_read_does_not_win(
+        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str, variable: str
+    ) -> None:
+        """InsightFace-REST's env files say GA_MODEL=None, and its code reads GA_NAME."""
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        settings = read_settings()
+        assert (settings.ga_model, settings.variable("ga_model")) == (expected, variable)
+
+    def test_what_does_not_mean_what_it_says_is_remarked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"MAX_SIZE": "650,640", "IFR_VERSION": "v0.9.5.0", "TRITON_URI": "localhost:8001"}.items():
+            monkeypatch.setenv(name, value)
+        assert remarks(read_settings(), os.environ) == [
+            "MAX_SIZE=650,640 is rounded down to 640,640: multiples of 32.",
+            "Variables of InsightFace-REST that mean nothing here are ignored: IFR_VERSION, TRITON_URI.",
+        ]
+        assert remarks(read_settings(), {"MAX_SIZE": "640, 640"}) == []
 
     def test_keys_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither str nor repr of the settings holds a key."""

@@ -24,7 +24,7 @@ from jetface.cli.doctor import check_start
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.logs import configure_logs, drop_unread_lines
 from jetface.server.drain import SERVER_GRACE_S
-from jetface.settings import Settings, read_settings
+from jetface.settings import Settings, read_settings, remarks
 
 if TYPE_CHECKING:
     from jetface.server.workers import Worker
@@ -87,6 +87,8 @@ def serve(*, dry_run: bool, post: str | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the parent, where a whole group gets it
         worker = Worker(Post.parse(post))
         _run(settings, worker.listeners, worker)
+    for remark in remarks(settings, os.environ):
+        _log.warning(remark)
     check_start(settings, builds=False)  # it is built below, once
     try:
         listeners = _listen(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -57,8 +58,11 @@ class ModelChooser:
         if spec is None or spec.task not in tasks:
             able = sorted(known for known, spec in self.registry.items() if spec.task in tasks)
             allowed = f"{', '.join(words)}" + (f" or one of {', '.join(able)}" if able else "")
-            raise RegistryError(f"{variable}={name!r} is not allowed: {allowed}")
-        return name
+            near = [known for known in able if name in self.registry[known].nearest_to]
+            near = near or difflib.get_close_matches(name, able, n=1)
+            hint = f". The nearest that serves: {variable}={near[0]}" if near else ""
+            raise RegistryError(f"{variable}={name!r} is not allowed: {allowed}{hint}")
+        return spec.name
 
     def require(self, variable: str, name: str, task: str) -> str:
         """Return the registry name that is meant; errors are those of `choose`, also for a task left out."""

@@ -194,8 +194,8 @@ class WeightsFolder:
         A file in `folder` that fails its checksum is put aside, as `NAME.onnx.damaged`.
         """
         for path in self._candidates(spec):
-            if _is_file(path) and all(
-                self._is_sound(path.parent / part.file_name, part) for part in (spec, *spec.data_specs)
+            if self._is_sound(path, spec) and all(
+                self._is_sound(path.parent / part.file_name, part) for part in spec.data_specs
             ):
                 return path
         return None
@@ -265,12 +265,14 @@ class WeightsFolder:
         if not (folder / spec.file_name).exists() and self.is_at_hand(spec):
             source = replace(self, fetcher=None).locate(spec)
             for part in parts:
-                _copy(source.parent / part.file_name, folder / part.file_name)
+                _copy(source if part is spec else source.parent / part.file_name, folder / part.file_name)
         return there.locate(spec)
 
     def _candidates(self, spec: ModelSpec) -> Iterator[Path]:
         folders = (self.folder, self.registry_dir, self.mirror.folder)
         yield from dict.fromkeys(folder / spec.file_name for folder in folders if folder is not None)
+        for name in (spec.name, *spec.aliases):
+            yield self.folder / "onnx" / name / f"{name}.onnx"  # where InsightFace-REST keeps it
 
     def _set_aside(self, path: Path, spec: ModelSpec) -> None:
         """Put a file aside that failed its checksum, unless somebody is at it."""

@@ -356,6 +356,7 @@ class Selection:
 def select_backend(
     backend: BackendName,
     *,
+    variable: str = "BACKEND",
     providers: Sequence[str] = (),
     openvino_precision: OpenVinoPrecision = "auto",
     tensorrt: TensorrtOptions | None = None,
@@ -369,6 +370,7 @@ def select_backend(
 
     Args:
         backend: The setting `BACKEND`.
+        variable: What that was set by, for errors.
         providers: The setting `ORT_PROVIDERS`; empty for the best at hand.
         openvino_precision: The setting `OPENVINO_PRECISION`.
         tensorrt: For ONNX Runtime's TensorRT provider, where `providers` names it.
@@ -385,7 +387,7 @@ def select_backend(
     selection = Selection()
     # A provider that is named is ONNX Runtime's.
     if backend == "tensorrt" or (backend == "auto" and not named):
-        selection = _with_tensorrt(selection, host, is_required=backend == "tensorrt")
+        selection = _with_tensorrt(selection, host, required_by=variable if backend == "tensorrt" else None)
     selection = _with_onnx_if_it_can_be_had(selection, named, tensorrt, host)
     if selection.onnx is not None:
         onnx = with_cuda_buffers(selection.onnx, host.open_cuda, memory_limit_bytes=gpu_memory_limit_bytes)
@@ -401,14 +403,15 @@ def select_backend(
     return selection
 
 
-def _with_tensorrt(selection: Selection, host: Host, *, is_required: bool) -> Selection:
-    found = try_tensorrt(host, is_required=is_required)
+def _with_tensorrt(selection: Selection, host: Host, *, required_by: str | None) -> Selection:
+    found = try_tensorrt(host, is_required=required_by is not None)
     if not isinstance(found, Fault):
         _log.info("TensorRT is available", **found.facts())
         return _tried(replace(selection, engines=found), Attempt("tensorrt", AVAILABLE))
-    if is_required:
+    if required_by is not None:
         raise BackendUnavailableError(
-            f"BACKEND=tensorrt cannot be had. {found.sentence} Or set BACKEND=auto, which takes what there is."
+            f"{required_by}=tensorrt cannot be had. {found.sentence} Or set {required_by}=auto, which takes "
+            "what there is."
         )
     return _tried(selection, Attempt.failed("tensorrt", found), is_quiet=find_gpu(host.root) is None)
 

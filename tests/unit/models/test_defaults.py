@@ -56,3 +56,22 @@ def test_another_name_is_refused_in_one_line(variable: str, name: str, task: str
     with pytest.raises(RegistryError) as caught:
         chooser().choose(variable, name, task)
     assert str(caught.value).startswith(f"{variable}={name!r} is not allowed: {allowed}")
+
+
+def test_an_alias_means_the_model_we_have() -> None:
+    assert chooser().choose("DET_NAME", "scrfd_500m_bnkps", "detection") == "det_500m"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "task", "nearest"),
+    [
+        ("DET_NAME", "yolov5l-face", "detection", "scrfd_10g_bnkps"),
+        ("REC_NAME", "adaface_ir101_webface12m", "recognition", "glintr100"),
+        ("REC_NAME", "arcface_r100_v1", "recognition", "glintr100"),
+        ("MASK_DETECTOR", "mask_detector112", "mask", "mask_detector_seeta"),
+        ("DET_NAME", "scrfd_10g_bnkp", "detection", "scrfd_10g_bnkps"),
+    ],
+)
+def test_a_model_of_others_is_refused_with_the_nearest(variable: str, name: str, task: str, nearest: str) -> None:
+    with pytest.raises(RegistryError, match=rf"^{variable}='{name}' .* The nearest that serves: {variable}={nearest}$"):
+        chooser().choose(variable, name, task)

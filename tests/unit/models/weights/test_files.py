@@ -44,6 +44,24 @@ def test_the_users_folder_is_asked_first(tmp_path: Path, with_md5: bool) -> None
     assert not weights.is_at_hand(make_spec())
 
 
+@pytest.mark.parametrize("name", ["mine", "theirs"])
+def test_the_folders_of_insightface_rest_are_looked_into(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / "onnx" / name, name=f"{name}.onnx")
+    weights = WeightsFolder(folder=tmp_path)
+    spec = make_spec(aliases=("theirs",))
+    assert weights.is_at_hand(spec)
+    assert weights.locate(spec) == path
+    assert weights.export(spec, tmp_path / "there").name == "mine.onnx"
+
+
+def test_another_checksum_there_is_said_and_the_file_stays(tmp_path: Path) -> None:
+    path = put(tmp_path / "onnx" / "mine", b"exported anew")
+    with capture_logs() as logs, pytest.raises(ModelFileError, match="another checksum"):
+        WeightsFolder(folder=tmp_path).locate(make_spec())
+    assert (logs[0]["event"], logs[0]["file"]) == ("file has another checksum and is not used", str(path))
+    assert path.read_bytes() == b"exported anew"
+
+
 def test_a_folder_mirror_is_used_in_place_and_never_written(tmp_path: Path) -> None:
     mirror = put(tmp_path / "mirror")
     weights = WeightsFolder(folder=tmp_path / "models", mirror=Mirror.parse(str(tmp_path / "mirror")))
