@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from jetface.api.requests import CROP_KEYS, ExtractWish
+from jetface.api.requests import CROP_KEYS, OWN_OPTIONS, ExtractWish
 from jetface.domain import Crop, Face, Float, PictureResult, Quality, ToldAs, Vector
 from jetface.engines.plan import EngineState
 from jetface.geometry.alignment import CROP_SIDE_PX
@@ -393,10 +393,10 @@ def _tell_models(told: ExtractFace, face: Face, wish: ExtractWish, keys: frozens
         told["norm"] = None if known is None else np.float32(known.norm)
     if "vec" in keys:
         told["vec"] = None if known is None else embedding_value(known.vector, is_base64=wish.is_base64)
-    for task, own_keys in wish.own_keys:
-        answer = face.attributes.get(task)
+    for _, task, own_keys in OWN_OPTIONS:
         for key in own_keys:
             if key in keys:
+                answer = face.attributes.get(task)
                 told[key] = None if answer is None else answer[key]  # type: ignore[literal-required]  # those of a base
     if "attributes" in keys:
         told["attributes"] = {name: face.attributes.get(name) for name in wish.named}

@@ -512,12 +512,23 @@ RECOGNITION_KEYS = _EMBEDDING | GenderAge.__annotations__.keys() | Mask.__annota
 CROP_KEYS = RECOGNITION_KEYS | {"bbox", "size", "prob", "attributes"}
 """What a face may have of which there is only its crop."""
 
-_OWN_OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
+OWN_OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
     (family.option, family.task, tuple(family.answer.__annotations__))
     for family in FAMILIES.values()
     if family.answer is not None and not family.is_named
 )
 """Attributes with an option of their own: that, the attribute, and its keys."""
+
+_KEYS_BY_FLAG: tuple[tuple[str, frozenset[str]], ...] = (
+    ("extract_embedding", _EMBEDDING),
+    *((option, frozenset(keys)) for option, _, keys in OWN_OPTIONS),
+    ("attributes", frozenset({"attributes"})),
+    ("return_quality", frozenset({"quality", "visible"})),
+    ("landmarks_precise", frozenset({"landmarks", "landmarks_from"})),
+    ("return_landmarks", frozenset({"landmarks", "landmarks_from"})),
+    ("return_face_data", frozenset({"facedata"})),
+)
+"""What an option adds to a face beyond what is always there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,8 +537,6 @@ class ExtractWish:
 
     keys: frozenset[str]
     options: ExtractOptions
-    own_keys: tuple[tuple[str, tuple[str, ...]], ...]
-    """Attributes whose keys stand beside the face's others, and those of them that are wanted."""
     named: tuple[str, ...]
     """Attributes that are told under `attributes`."""
     is_base64: bool
@@ -558,7 +567,7 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults, served: Seque
         with_recognition = fields.embed_only or computed & RECOGNITION_KEYS
         keys = _ALWAYS | computed | (RECOGNITION_KEYS if with_recognition else frozenset())
     named = (fields.attributes or tuple(served)) if "attributes" in keys else ()
-    own = ((task, tuple(key for key in own_keys if key in keys)) for _, task, own_keys in _OWN_OPTIONS)
+    own = [task for _, task, own_keys in OWN_OPTIONS if not computed.isdisjoint(own_keys)]
     return ExtractWish(
         keys=keys,
         options=ExtractOptions(
@@ -570,9 +579,8 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults, served: Seque
             with_embedding=bool(computed & _EMBEDDING),
             with_crop="facedata" in computed,
             with_quality="quality" in computed,
-            attributes=frozenset({*named, *(task for _, task, own_keys in _OWN_OPTIONS if computed & {*own_keys})}),
+            attributes=frozenset([*own, *named]),
         ),
-        own_keys=tuple((task, own_keys) for task, own_keys in own if own_keys),
         named=named,
         is_base64=fields.embedding_format == "base64",
         with_warnings=fields.fields is None,
@@ -582,20 +590,11 @@ def extract_wish(fields: ExtractFields, defaults: RequestDefaults, served: Seque
 
 def _computed_keys(fields: ExtractFields, defaults: RequestDefaults) -> frozenset[str]:
     """Return the keys the flags of a request ask for, beyond those that are always there."""
-    flags: tuple[tuple[str, tuple[str, ...] | frozenset[str]], ...] = (
-        ("extract_embedding", _EMBEDDING),
-        *((option, keys) for option, _, keys in _OWN_OPTIONS),
-        ("attributes", ("attributes",)),
-        ("return_quality", ("quality", "visible")),
-        ("landmarks_precise", ("landmarks", "landmarks_from")),
-        ("return_landmarks", ("landmarks", "landmarks_from")),
-        ("return_face_data", ("facedata",)),
-    )
     keys: set[str] = set()
-    for flag, of_flag in flags:
+    for flag, of_flag in _KEYS_BY_FLAG:
         given = getattr(fields, flag)
-        if defaults.get(flag, False) if given is None else given:
-            keys.update(of_flag)
+        if given or (given is None and defaults.get(flag)):
+            keys |= of_flag
     return frozenset(keys)
 
 
