@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import orjson
+import ormsgpack
 import pytest
 
 from tests.contract.insightface_rest_client import OldAsyncClient, OldClient, OldFace, OldPicture
+from tests.contract.insightface_rest_shapes import FIXTURE, misfits
 from tests.support.file_server import Answer, FileServer, file_server
 from tests.support.pictures import decode_image, read_image
 from tests.support.server import Server, running_server
@@ -43,10 +48,12 @@ def web(pictures: Path) -> Iterator[FileServer]:
 def server(shared_models: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Set up by the names its operator knows from InsightFace-REST; URLs are off until somebody turns them on."""
     variables = {
+        **FIXTURE["env"],
         "MODEL_MIRROR": str(shared_models),
-        "DET_NAME": "det_500m",
+        "DET_NAME": "scrfd_500m_bnkps",
         "REC_NAME": "w600k_mbf_dequantized",
         "DEF_DET_THRESH": "0.5",
+        "NUM_WORKERS": "1",
         "ROOT_IMAGES_DIR": str(pictures),
         "URL_FETCH": "allow-list",
         "URL_ALLOW_HOSTS": "127.0.0.1",
@@ -160,3 +167,36 @@ def test_drawing_information_and_health(server: Server, pictures: Path) -> None:
         assert client.health() == {"status": "ok"}
     finally:
         client.close()
+
+
+def test_what_their_clients_send_is_answered_as_they_read_it(server: Server, pictures: Path) -> None:
+    """Requests as `insightface_rest.json` has them, in that order, over one connection: every key and type is there."""
+
+    def filled(value: Any, *, is_msgpack: bool) -> Any:
+        """Return a body with pictures in place of their names."""
+        if isinstance(value, dict):
+            return {key: filled(item, is_msgpack=is_msgpack) for key, item in value.items()}
+        if isinstance(value, list):
+            return [filled(item, is_msgpack=is_msgpack) for item in value]
+        if isinstance(value, str) and value.startswith("@"):
+            content = (pictures / value[1:]).read_bytes()
+            return content if is_msgpack else base64.b64encode(content).decode("ascii")
+        return value
+
+    with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
+        client.headers.clear()
+        for exchange in FIXTURE["exchanges"]:
+            is_msgpack = "msgpack" in exchange["headers"].get("content-type", "")
+            body = filled(exchange.get("body"), is_msgpack=is_msgpack)
+            packed = ormsgpack.packb(body) if is_msgpack else orjson.dumps(body)
+            answer = client.request(
+                exchange["method"], exchange["path"], headers=exchange["headers"],
+                content=None if body is None else packed,
+            )  # fmt: skip
+            assert answer.status_code == 200, (exchange["what"], answer.text)
+            assert answer.headers["content-type"] == exchange["answer"], exchange["what"]
+            is_packed = exchange["answer"] == "application/x-msgpack"
+            read = ormsgpack.unpackb(answer.content) if is_packed else orjson.loads(answer.content)
+            assert misfits(read, exchange["shape"]) == [], exchange["what"]
+            if exchange.get("body", {}).get("images"):
+                assert all(slot["status"] == "ok" and slot["faces"] for slot in read["data"]), exchange["what"]
