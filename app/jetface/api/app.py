@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jetface.api.collections import collections_router
 from jetface.api.compreface import compreface_router
 from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
+from jetface.api.immich import immich_router
 from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
 from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits
@@ -80,6 +81,7 @@ def create_api(
         models_router(services),
         collections_router(services),
         compreface_router(services, services.compreface_collection, keys=(*access.api_keys, *access.read_api_keys)),
+        immich_router(services),
         metrics_router(services),
         page_router(read_page(root_path)),
     )

@@ -347,7 +347,9 @@ class _Form:
                     raise RequestError(f"{_shown(name)}: too long.", max_field_bytes=_MAX_FIELD_BYTES)
                 fields.append((name, body[start:end].decode("utf-8", "replace")))
         if not self._files[FILE_FIELD]:
-            raise RequestError(f"{FILE_FIELD}: a multipart body has at least one file part of this name.")
+            raise RequestError(
+                f"{FILE_FIELD}: a multipart body has at least one file part of this name.", missing=FILE_FIELD
+            )
 
     def pictures(self, kind: str) -> list[PictureSource]:
         """Return the files of `FILE_FIELD` or `OTHER_FIELD`, in the order in which they came."""

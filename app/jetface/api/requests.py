@@ -375,7 +375,7 @@ def comma_list(value: object) -> object:
     return value
 
 
-def _json_text(value: object) -> object:
+def json_text(value: object) -> object:
     """Forms and queries carry nested lists as JSON."""
     if isinstance(value, str):
         try:
@@ -648,12 +648,12 @@ class RecognizeFields(AnswerFormat):
     """Options of `/recognize`. Without `landmarks` and `boxes` every picture is an aligned crop."""
 
     landmarks: Annotated[
-        Annotated[list[Annotated[list[FacePoints], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(_json_text)]
+        Annotated[list[Annotated[list[FacePoints], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(json_text)]
         | None,
         Field(description="Per picture, per face: five points [x, y], source pixels."),
     ] = None
     boxes: Annotated[
-        Annotated[list[Annotated[list[FaceBox], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(_json_text)]
+        Annotated[list[Annotated[list[FaceBox], _FIRST_FAULT_ENDS]], _FIRST_FAULT_ENDS, BeforeValidator(json_text)]
         | None,
         Field(description="Per picture, per face: [x1, y1, x2, y2], source pixels; not together with `landmarks`."),
     ] = None
