@@ -37,7 +37,13 @@ SECRET_FIELDS = frozenset({"api_keys", "gallery_url", "read_api_keys"})
 _LEAST_LIKENESS = 0.85
 """By `difflib`: APIKEY for API_KEYS is 0.86, HOSTNAME for HOST 0.67."""
 
-_OF_OTHERS = frozenset({"PORT", "HOST", "IMAGE", "GPU", "PUBLISH", "DOCKERFILE", "RENDER_GID", "DATA", "VERSION"})
+PREFIX = "JETFACE_"
+"""What every variable may begin with: `JETFACE_HOST` wins over `HOST`, which shells and other programs set, too."""
+
+_CACHE = Path("~/.cache/jetface")
+"""Where weights and prepared graphs lie by themselves: below `XDG_CACHE_HOME`, where that is set."""
+
+_OF_OTHERS = frozenset({"IMAGE", "GPU", "PUBLISH", "DOCKERFILE", "RENDER_GID", "DATA", "VERSION"})
 """What follows JETFACE_ in variables that are not the service's."""
 
 
@@ -68,7 +74,8 @@ class Settings(BaseSettings):
     # Models
     models_dir: Path = _env(
         "MODELS_DIR",
-        default=Path("models"),
+        default=_CACHE,
+        validate_default=True,
         allowed="folder",
         meaning="Folder of weights, prepared graphs and your own registry files.",
     )
@@ -421,6 +428,18 @@ class Settings(BaseSettings):
     def _any_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("models_dir")
+    @classmethod
+    def _home_expanded(cls, value: Path) -> Path:
+        """Never the folder that one happens to be in. Source: XDG Base Directory Specification 0.8."""
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        if value == _CACHE and os.path.isabs(base):  # noqa: PTH117 - a text, which may be empty
+            return Path(base, "jetface")
+        try:
+            return value.expanduser()
+        except RuntimeError as cause:
+            raise ValueError("home") from cause
+
     @field_validator("max_size")
     @classmethod
     def _multiples_of_32(cls, value: tuple[int, int]) -> tuple[int, int]:
@@ -522,7 +541,7 @@ def _variable_meant(field: str, environ: Mapping[str, str]) -> str:
 
 def remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Return what an operator should know of variables that do not mean all they say, one sentence each."""
-    said = _set_variables(environ)
+    said = {**_set_variables(environ), **_prefixed(environ)}
     found = []
     sides = [float(side) for side in said.get("MAX_SIZE", "").split(",") if side.strip()]
     if sides and sides != [*settings.max_size]:
@@ -539,11 +558,10 @@ def misspelt_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     found = {}
     for name, value in environ.items():
         upper = name.upper()
-        bare = upper.removeprefix("JETFACE_")
-        # Kubernetes sets JETFACE_PORT to an address where a service is called so; the others are Compose's.
-        if not value or upper in ours or (bare != upper and (bare in _OF_OTHERS or "://" in value)):
+        bare = upper.removeprefix(PREFIX)
+        if not value or bare in ours or (bare != upper and (bare in _OF_OTHERS or "://" in value)):
             continue
-        near = [bare] if bare in ours else difflib.get_close_matches(bare, ours, n=1, cutoff=_LEAST_LIKENESS)
+        near = difflib.get_close_matches(bare, ours, n=1, cutoff=_LEAST_LIKENESS)
         if near:
             found[name] = near[0]
     return found
@@ -579,7 +597,7 @@ def read_settings() -> Settings:
     environ = _set_variables(os.environ)
     by_other_name: dict[str, Any] = {"GA_MODEL": environ["GA_NAME"]} if _is_inert("GA_MODEL", environ) else {}
     try:
-        settings = Settings(**by_other_name)
+        settings = Settings(**{**by_other_name, **_prefixed(os.environ)})
     except ValidationError as cause:
         field_by_name = {name: field for field in Settings.model_fields for name in variable_names(field)}
         fields = dict.fromkeys(field_by_name[str(error["loc"][0])] for error in cause.errors())
@@ -594,9 +612,25 @@ def read_settings() -> Settings:
     return settings
 
 
+def _prefixed(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what variables with the prefix say, by the documented names."""
+    # Kubernetes sets JETFACE_PORT to an address where a service is called so.
+    said = {name.upper(): value for name, value in environ.items() if value and not value.startswith("tcp://")}
+    found = {}
+    for field in Settings.model_fields:
+        names = variable_names(field)
+        value = next((said[PREFIX + name] for name in names if PREFIX + name in said), None)
+        if value is not None:
+            found[names[0]] = value
+    return found
+
+
 def _explain(field: str) -> str:
     """Tell in one line what is wrong with the variable a field was read from; secrets in its value are not repeated."""
     environ = _set_variables(os.environ)
-    variable = _variable_meant(field, environ)
+    with_prefix = (PREFIX + name for name in variable_names(field))
+    variable = next((name for name in with_prefix if name in environ), None) or _variable_meant(field, environ)
+    if variable not in environ:
+        return f"{variable} is not set, and this user has no home folder for its default: {allowed_values(field)}"
     value = "'...'" if field in SECRET_FIELDS else masked(repr(re.sub(r":/.*@", "://***@", environ[variable])))
     return f"{variable}={value} is not allowed: {allowed_values(field)}"

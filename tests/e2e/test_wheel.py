@@ -50,7 +50,8 @@ def answers(command: list[str], folder: Path, log: Path) -> None:
     home = log.parent / "home"
     # The caches are those of this machine: what was fetched once is not fetched again.
     caches = {"UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv"))}
-    variables = {"PORT": str(port), "HOST": "127.0.0.1", "HOME": str(home), **caches}
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    variables = {"HOST": "what-a-shell-sets", "HOME": str(home), **caches}
     environ = service_environ(variables)
     environ.pop("XDG_CACHE_HOME", None)
     environ.pop("PYTHONPATH", None)
@@ -61,6 +62,11 @@ def answers(command: list[str], folder: Path, log: Path) -> None:
         answer = httpx.post(f"{server.url}/extract", json=body, timeout=60, trust_env=False).raise_for_status()
         about = httpx.get(f"{server.url}/info", timeout=10, trust_env=False).json()
         page = httpx.get(server.url, timeout=10, trust_env=False).text
+        log_text = server.read_log()
+    assert f"Open http://127.0.0.1:{port}/" in log_text
+    assert "gpu" not in log_text.lower()
+    assert list(folder.iterdir()) == []
+    assert (home / ".cache/jetface").is_dir()
     assert len(answer.json()["data"][0]["faces"]) == len(PEOPLE)
     assert about["models"]["rec_name"] == "starter_rec"
     assert about["commit"] == __commit__

@@ -188,6 +188,34 @@ class TestReadSettings:
         ]
         assert remarks(read_settings(), {"MAX_SIZE": "640, 640"}) == []
 
+    def test_the_name_with_our_prefix_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Shells set HOST; an address where a number belongs is what Kubernetes says of a service of that name."""
+        monkeypatch.setenv("HOST", "my-laptop")
+        monkeypatch.setenv("JETFACE_HOST", "127.0.0.1")
+        monkeypatch.setenv("JETFACE_PORT", "tcp://10.0.0.1:18080")
+        monkeypatch.setenv("DET_MODEL", "new")
+        monkeypatch.setenv("JETFACE_DET_NAME", "ours")
+        monkeypatch.setenv("JETFACE_MAX_SIZE", "320,320")
+        settings = read_settings()
+        assert (settings.host, settings.port) == ("127.0.0.1", 18080)
+        assert (settings.det_model, settings.max_size) == ("ours", (320, 320))
+        monkeypatch.setenv("JETFACE_PORT", "http")
+        with pytest.raises(SettingsError, match=r"^JETFACE_PORT='http' is not allowed: integer"):
+            read_settings()
+
+    def test_weights_lie_in_the_user_s_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """And never in the folder one happens to be in."""
+        monkeypatch.delenv("MODELS_DIR", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert read_settings().models_dir == tmp_path / ".cache/jetface"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        assert read_settings().models_dir == tmp_path / "cache/jetface"
+        monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+        assert read_settings().models_dir == tmp_path / ".cache/jetface"
+        monkeypatch.setenv("MODELS_DIR", "~/weights")
+        assert read_settings().models_dir == tmp_path / "weights"
+
     def test_keys_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither str nor repr of the settings holds a key."""
         monkeypatch.setenv("API_KEYS", "hunter2, hunter3")

@@ -12,19 +12,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import structlog
+from dotenv import dotenv_values
 
 from jetface.cli.doctor import check_start
 from jetface.device.checks import STARTUP_FAILURE
 from jetface.logs import configure_logs, drop_unread_lines
 from jetface.server.drain import SERVER_GRACE_S
-from jetface.settings import Settings, read_settings, remarks
+from jetface.settings import PREFIX, Settings, read_settings, remarks
 
 if TYPE_CHECKING:
     from jetface.server.workers import Worker
@@ -65,15 +66,28 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 @click.command()
+@click.option("--host", help="Address to listen on: HOST.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on: PORT.")
+@click.option(
+    "--models-dir", type=click.Path(file_okay=False), help="Folder of weights and prepared graphs: MODELS_DIR."
+)
+@click.option(
+    "--env-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File of variables, a NAME=VALUE a line; the environment wins over it, options over both.",
+)
 @click.option("--dry-run", is_flag=True, help="Say whether it would start, and where it would listen; start nothing.")
 @click.option("--worker", "post", metavar="POST", hidden=True, help="Be a worker of a service.")
-def serve(*, dry_run: bool, post: str | None) -> None:
+def serve(
+    *, host: str | None, port: int | None, models_dir: str | None, env_file: str | None, dry_run: bool, post: str | None
+) -> None:
     """Serve over HTTP until SIGTERM or Ctrl+C; SIGHUP restarts several WORKERS one by one.
 
     Exit code 0 after a stop, 3 where the service cannot start, or would not.
     """
     from jetface.server.workers import Post, Supervisor, Worker  # noqa: PLC0415 - not for other commands
 
+    _into_environment(env_file, {"HOST": host, "PORT": port, "MODELS_DIR": models_dir})
     settings = read_settings()
     if dry_run:
         check_start(settings)
@@ -96,6 +110,8 @@ def serve(*, dry_run: bool, post: str | None) -> None:
         sys.stderr.write(f"Error: {_where(settings)} cannot be listened on: {cause.strerror or cause}\n")
         raise SystemExit(STARTUP_FAILURE) from cause
     _log.info("listening", at=_where(settings), workers=settings.workers)
+    if settings.uds is None:
+        _log.info(f"Open {_page(settings)}")
     if settings.workers == 1:
         _run(settings, listeners, None)
     supervisor = Supervisor(
@@ -106,6 +122,16 @@ def serve(*, dry_run: bool, post: str | None) -> None:
         timeout_s=settings.worker_timeout_s,
     )
     _end(supervisor.run(), settings.uds)
+
+
+def _into_environment(env_file: str | None, options: Mapping[str, object]) -> None:
+    """Set variables to what a file and options say: settings are read from there, and workers inherit them."""
+    for name, value in (dotenv_values(env_file, interpolate=False) if env_file else {}).items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
+    for name, option in options.items():
+        if option is not None:
+            os.environ[PREFIX + name] = str(option)
 
 
 def _run(settings: Settings, listeners: Sequence[socket.socket], worker: Worker | None) -> NoReturn:
@@ -172,6 +198,12 @@ def _where(settings: Settings) -> str:
         if ":" in settings.host
         else f"http://{settings.host}:{settings.port}"
     )
+
+
+def _page(settings: Settings) -> str:
+    """Return what a browser on this machine opens."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.host, settings.host)  # noqa: S104 - compared
+    return f"http://{f'[{here}]' if ':' in here else here}:{settings.port}{settings.root_path}/"
 
 
 def _listen(settings: Settings) -> list[socket.socket]:

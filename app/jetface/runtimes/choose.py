@@ -459,7 +459,7 @@ def _with_onnx(selection: Selection, named: Sequence[str], tensorrt: TensorrtOpt
 def _tried(selection: Selection, attempt: Attempt, *, is_quiet: bool = False) -> Selection:
     """Note an attempt, and say it aloud; `is_quiet`: it has been said, or is what one expects here."""
     if not attempt.is_available:
-        log = _log.info if is_quiet else _log.warning
+        log = _log.debug if is_quiet else _log.warning
         log("backend cannot be had", backend=attempt.name, outcome=attempt.outcome, cure=attempt.cure)
     return replace(selection, attempts=(*selection.attempts, attempt))
 

@@ -145,7 +145,7 @@ def test_a_service_that_is_open_to_all_is_told(run: Run, monkeypatch: pytest.Mon
     assert "open to all: no API_KEYS" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["API_KEY", "APIKEYS", "JETFACE_API_KEYS", "Api_Key"])
+@pytest.mark.parametrize("name", ["API_KEY", "APIKEYS", "JETFACE_API_KEY", "Api_Key"])
 def test_a_variable_that_is_nearly_ours_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """And its value, which may be a key, is not."""
     monkeypatch.setenv(name, "hunter2")
