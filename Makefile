@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
-.PHONY: help run test test-quick check lint bench house chaos soak audit lock lock-images dist site docs clean
+.PHONY: help run dev test test-quick check lint bench house chaos soak audit lock lock-images dist site docs clean
 
 
 help: ## list the targets
@@ -42,6 +42,9 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml
 run: $(VENV)/.run ## set up, then serve on PORT (18080) on the CPU
 	@$(BIN)/versioningit --write >/dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" ./entrypoint.sh
+
+dev: $(VENV)/.dev ## set up for a change: every tool, and the checks before each commit
+	@$(BIN)/pre-commit install
 
 $(VENV)/.training: $(VENV)/.dev training/requirements.txt
 	@echo "Setting up PyTorch for the training programs ..."

@@ -31,3 +31,12 @@ def test_what_they_call_is_there() -> None:
     assert {"dist", "lint", "site", "test"} <= set(called) <= set(targets)
     files = re.findall(r"dockerfile: ([\w./]+)", text) + re.findall(r"uses: \./(\S+)", text) + [".ci/run"]
     assert [name for name in files if not (REPOSITORY / name).is_file()] == []
+
+
+def test_issue_forms_fit_the_schema_and_ask_for_the_doctor() -> None:
+    forms = [path for path in (REPOSITORY / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    schema = ["--builtin-schema", "vendor.github-issue-forms"]
+    command = [sys.executable, "-m", "check_jsonschema", *schema, *map(str, forms)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert any("jetface doctor" in path.read_text(encoding="utf-8") for path in forms)
