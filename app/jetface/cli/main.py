@@ -40,12 +40,25 @@ COMMANDS = {
 """Each command with its line in `jetface --help`; its module, `jetface.cli.NAME`, has a command of that name."""
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is run: models' libraries take a second, and `--help` needs none of them.
+class OneLineErrors(click.Group):
+    """A group whose errors end in one line on stderr: exit code 2 for settings, 1 for the rest.
 
-    An error that the operator can mend ends in one line on stderr: exit code 2 for settings, 1 for the rest. For
-    commands that start the service, or say whether it would start, a bad setting is one reason more why it does not.
+    For commands that start the service, or say whether it would start, a bad setting is one reason more why it does
+    not: exit code 3.
     """
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: D102 - click's
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, RegistryError) as cause:
+            is_start = ctx.invoked_subcommand in {"serve", "doctor"}
+            raise (_WouldNotStart if is_start else _Misconfigured)(masked(str(cause))) from cause
+        except ServiceError as cause:
+            raise click.ClickException(masked(cause.message)) from cause
+
+
+class _LazyGroup(OneLineErrors):
+    """A group that imports a command when it is run: models' libraries take a second, and `--help` needs none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -59,15 +72,6 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (SettingsError, RegistryError) as cause:
-            is_start = ctx.invoked_subcommand in {"serve", "doctor"}
-            raise (_WouldNotStart if is_start else _Misconfigured)(masked(str(cause))) from cause
-        except ServiceError as cause:
-            raise click.ClickException(masked(cause.message)) from cause
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from jetface.cli.main import OneLineErrors
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.settings import Settings, read_settings
 from verifying.answers import compare_answers
@@ -23,7 +24,7 @@ from verifying.speed import measure_speed
 from verifying.starting import wait_until_serving
 
 
-@click.group()
+@click.group(cls=OneLineErrors)
 @click.option("--url", help="The service; default: the port that PORT says, on this machine.")
 @click.option("--api-key", envvar="JETFACE_API_KEY", help="Default: the first of API_KEYS.")
 @click.pass_context

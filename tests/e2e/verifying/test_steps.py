@@ -16,11 +16,11 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner, Result
 
-from jetface.cli.main import main
 from jetface.runtimes.choose import Host
 from jetface.settings import Settings
 from tests.support.machines import ORIN_30W, plant
 from tests.support.server import Server, free_port, running_server
+from verifying import commands
 from verifying.answers import GOLDEN_FILE, compare_answers
 from verifying.caller import Target
 from verifying.draining import load_until_stopped
@@ -53,7 +53,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def verify(server: Server, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["verify", "--url", server.url, *arguments])
+    return CliRunner().invoke(commands.verify, ["--url", server.url, *arguments])
 
 
 def found(result: Result) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from jetface.cli.main import main
 from verifying.claims import read_claims
+from verifying.commands import verify
 from verifying.facts import read_facts
 from verifying.report import write_report
 from verifying.soak import curves
@@ -151,10 +151,10 @@ class TestFacts:
 
     def test_the_command_prints_the_page_and_says_by_its_exit_code_how_it_went(self, tmp_path: Path) -> None:
         leave(tmp_path, board())
-        good = CliRunner().invoke(main, ["verify", "report", str(tmp_path)])
+        good = CliRunner().invoke(verify, ["report", str(tmp_path)])
         assert (good.exit_code, good.stdout.splitlines()[0]) == (0, "# jetface, verified")
         (tmp_path / "stop.json").write_text('{"exit_code": 137, "seconds": 30.0}')
-        bad = CliRunner().invoke(main, ["verify", "report", str(tmp_path)])
+        bad = CliRunner().invoke(verify, ["report", str(tmp_path)])
         assert bad.exit_code == 1
         assert "| **fail** | 137 |" in bad.stdout
 
