@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--plates", type=Path, default=None, help="default: plates/plates_romania_mit.tar in --shared")
     parser.add_argument("--model", type=Path, default=Path("models/starter_plate.onnx"))
-    parser.add_argument("--threshold", type=float, default=0.4, help="the model's own: training/starter_plate.toml")
+    parser.add_argument("--threshold", type=float, default=0.4, help="the model's own: models/starter_plate.toml")
     options = parser.parse_args()
     archive = options.plates or options.shared / "plates" / "plates_romania_mit.tar"
     pictures = list(read_plates(archive, "valid"))

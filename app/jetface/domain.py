@@ -174,6 +174,44 @@ class Face:
     """What models tell of it, by attribute: the answer that its family describes, None where it cannot be told."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PlateText:
+    """What a reader says of one licence plate."""
+
+    text: str
+    """Empty where it reads nothing."""
+    certainties: NDArray[np.float32]
+    """(L,) the probability of each character of the text, [0, 1]."""
+
+    @property
+    def confidence(self) -> float:
+        """Mean of these; 0 where the text is empty."""
+        return float(self.certainties.mean()) if len(self.certainties) else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plate:
+    """One licence plate of an answer."""
+
+    box: NDArray[np.float32]
+    """(4,) float32 `x1, y1, x2, y2`, source pixels."""
+    score: float
+    """The detector's, [0, 1]."""
+    reading: PlateText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlateOptions:
+    """Which plates of its pictures a request wants."""
+
+    score_threshold: float | None = None
+    """Least detector score, [0, 1]; None: what suits the detector."""
+    limit: int = 0
+    """Keep the N largest plates by box area, largest first; 0 keeps all, best score first."""
+    min_width_px: float = 0.0
+    """Drop plates whose box is narrower, source pixels: they are not read."""
+
+
 STAGES = ("decode", "load", "queue", "detect", "align", "recognize", "attributes")
 """What a picture's time is spent on, in order; the fields of `StageTimes`."""
 
@@ -198,10 +236,12 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PictureResult:
-    """What came of one picture of a request: faces, or the error that failed this picture alone."""
+    """What came of one picture of a request: faces or plates, or the error that failed this picture alone."""
 
     image_index: int
     faces: tuple[Face, ...] = ()
+    plates: tuple[Plate, ...] | None = None
+    """None where they were not looked for."""
     error: ServiceError | None = None
     image_hw: tuple[int, int] | None = None
     """Height and width of the source, EXIF orientation applied; None when it never was decoded."""

@@ -143,6 +143,7 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
     return create_api(
         Services(
             extractor=service.extractor,
+            plates=service.plates,
             models=models,
             loader=service.loader,
             pool=service.pool,

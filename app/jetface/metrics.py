@@ -188,6 +188,13 @@ class Metrics:
         self.faces = LoopHistogram(
             "jetface_faces_per_picture", "Faces found in a picture.", buckets=_FACES_BUCKETS, registry=registry
         )
+        self.plates = LoopHistogram(
+            "jetface_plates_per_picture", "Licence plates found in a picture.", buckets=_FACES_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self.unread_plates = Counter(
+            "jetface_unread_plates", "Licence plates that were found and not read: no character.", registry=registry
+        )
         self.guessed_faces = Counter(
             "jetface_guessed_faces", "Faces embedded from landmarks that were guessed from a box.", registry=registry
         )

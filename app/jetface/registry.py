@@ -111,13 +111,21 @@ class ModelSpec(_Entry):
         None,
         ge=1,
         le=8,
-        description="Its picture is not the aligned crop but this many times as wide and high as the box of the face.",
+        description="Its picture is not the aligned crop but this many times as wide and high as the box of the face, "
+        "or of the plate.",
     )
     labels: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
         (), max_length=1024, description="Classifiers only: the class of each number the graph answers, in order."
     )
     activation: Literal["softmax", "none"] = Field(
         "softmax", description="Classifiers only: what makes probabilities of these; none: they are already."
+    )
+    alphabet: str | None = Field(
+        None, min_length=2, max_length=1024, description="Plate readers only: the characters a slot may hold, in order."
+    )
+    slots: int | None = Field(None, ge=1, le=64, description="Plate readers only: the most characters of a text.")
+    pad: str | None = Field(
+        None, min_length=1, max_length=1, description="Plate readers only: the character of slots behind the text."
     )
     score_threshold: float | None = Field(
         None, ge=0, le=1, description="Detection only: its default threshold, where the usual one does not suit it."

@@ -49,7 +49,8 @@ from jetface.pipeline.describer import CROPS_AT_ONCE, Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import ChosenModels, Extractor
 from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
-from jetface.registry import DEFAULT_MATCH_THRESHOLD, Registry, default_registry_dir
+from jetface.pipeline.plates import PlateFinder
+from jetface.registry import DEFAULT_MATCH_THRESHOLD, Registry, RegistryError, default_registry_dir
 from jetface.runtimes.choose import Host, Selection, select_backend
 from jetface.runtimes.engine_kit import EngineKit
 from jetface.runtimes.providers import TensorrtOptions
@@ -62,7 +63,8 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     """Return the models of the settings.
 
     Raises:
-        RegistryError: One is named that is not in the registry or does something else.
+        RegistryError: One is named that is not in the registry or does something else; or plates are to be found and
+            not read, or read and not found.
     """
     attributes: dict[str, tuple[str, ...]] = {}
     attribute_families = [family for family in FAMILIES.values() if family.answer is not None]
@@ -78,9 +80,15 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     for name in settings.attribute_models:
         if model := chooser.choose(ATTRIBUTE_VARIABLE, name, *named_tasks):
             attributes[model] = (model,)
+    finder = chooser.choose("PLATE_DET_MODEL", settings.plate_det_model, "plate_detection")
+    reader = chooser.choose("PLATE_OCR_MODEL", settings.plate_ocr_model, "plate_reading")
+    if (finder is None) != (reader is None):
+        missing = "PLATE_DET_MODEL" if finder is None else "PLATE_OCR_MODEL"
+        raise RegistryError(f"{missing}=none is not allowed: PLATE_DET_MODEL and PLATE_OCR_MODEL go together")
     return ChosenModels(
         detector=chooser.require(settings.variable("det_model"), settings.det_model, "detection"),
         recognizer=chooser.choose(settings.variable("rec_model"), settings.rec_model, "recognition"),
+        plates=(finder, reader) if finder and reader else None,
         attributes=attributes,
     )
 
@@ -240,6 +248,8 @@ class Service:
     pool: WorkPool
     loader: PictureLoader
     extractor: Extractor
+    plates: PlateFinder | None
+    """Finds and reads licence plates; None where the settings name no models for it."""
     telemetry: Telemetry
 
     @property
@@ -393,6 +403,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         pool=pool,
         loader=loader,
         extractor=_extractor(settings, chosen, backend, store, loader, pool, metrics),
+        plates=_plates(settings, chosen, backend, store, loader, pool, metrics),
     )
     _log.info("service built", models=chosen.names, backend=backend.name, cores=num_cores)
     if service.notice:
@@ -546,6 +557,35 @@ def _extractor(
         metrics,
         store=store,
         max_faces=settings.max_faces,
+    )
+
+
+def _plates(
+    settings: Settings,
+    chosen: ChosenModels,
+    backend: Selection,
+    store: ModelStore,
+    loader: PictureLoader,
+    pool: WorkPool,
+    metrics: Metrics,
+) -> PlateFinder | None:
+    if chosen.plates is None:
+        return None
+    finder, reader = chosen.plates
+    width, height = settings.max_size
+    options = DetectorOptions(
+        max_hw=(height, width),
+        fill=FAMILIES[store.spec(finder).family].canvas_fill,
+        rectangular=backend.is_on_cpu,
+    )
+    return PlateFinder(
+        loader,
+        Detector(store, finder, options, pool),
+        reader,
+        pool,
+        metrics,
+        store=store,
+        max_plates=settings.max_faces,
     )
 
 

@@ -116,6 +116,14 @@ class Settings(BaseSettings):
         allowed="one or two registry names, comma between them, or none",
         meaning="Liveness: one or two registry names, whose opinions are averaged, or `none`.",
     )  # fmt: skip
+    plate_det_model: str = _env(
+        "PLATE_DET_MODEL", default="none", pattern=NAME_PATTERN, allowed="registry name or none",
+        meaning="Finds licence plates for /plates: a registry name such as `starter_plate`, or `none`.",
+    )  # fmt: skip
+    plate_ocr_model: str = _env(
+        "PLATE_OCR_MODEL", default="none", pattern=NAME_PATTERN, allowed="registry name or none",
+        meaning="Reads what PLATE_DET_MODEL finds: a registry name such as `plate_ocr_cct_xs`, or `none`.",
+    )  # fmt: skip
     attribute_models: Annotated[tuple[ModelName, ...], NoDecode] = _env(
         "ATTRIBUTE_MODELS", default=("none",), min_length=1, max_length=16,
         allowed="comma list of up to 16 registry names, or none",

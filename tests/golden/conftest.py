@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from jetface.domain import ExtractOptions, KnownFaces, PictureResult
+from jetface.domain import ExtractOptions, KnownFaces, PictureResult, PlateOptions
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, open_service
 from jetface.settings import Settings
@@ -37,6 +37,14 @@ class SyncService:
         wanted = ExtractOptions(**{"score_threshold": self._service.score_threshold, **options})
         return self._in_parts(
             pictures, lambda part, deadline: self._service.extractor.extract(part, wanted, deadline=deadline)
+        )
+
+    def find_plates(self, pictures: Sequence[bytes], **options: Any) -> list[PictureResult]:
+        """Return the result of each encoded picture; options are those of `PlateOptions`."""
+        finder = self._service.plates
+        assert finder is not None
+        return self._in_parts(
+            pictures, lambda part, deadline: finder.find(part, PlateOptions(**options), deadline=deadline)
         )
 
     def embed_crops(self, crops: Sequence[bytes]) -> list[PictureResult]:

@@ -17,7 +17,7 @@ from training.plates import PlatePicture, read_labels, read_plates, read_texts
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "starter_plate.onnx"
-ENTRY = ROOT / "training" / "starter_plate.toml"
+ENTRY = ROOT / "models" / "starter_plate.toml"
 THRESHOLD = 0.4
 
 

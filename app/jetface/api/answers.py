@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from jetface.api.requests import CROP_KEYS, OWN_OPTIONS, ExtractWish
-from jetface.domain import Crop, Face, Float, PictureResult, Quality, ToldAs, Vector
+from jetface.domain import Crop, Face, Float, PictureResult, Plate, Quality, ToldAs, Vector
 from jetface.engines.plan import EngineState
 from jetface.geometry.alignment import CROP_SIDE_PX
 from jetface.heads.families import NAMED_ANSWERS
@@ -225,6 +225,40 @@ class CompareAnswer(TypedDict):
     matches: NotRequired[list[list[bool]] | None]
     pictures: list[DetectPicture]
     others: NotRequired[list[DetectPicture] | None]
+
+
+class PlateCharacter(TypedDict):
+    """A character of a plate."""
+
+    character: str
+    confidence: Float
+
+
+class PlateAnswer(TypedDict):
+    """A licence plate of `/plates`."""
+
+    box: Box
+    score: Annotated[Float, Field(description="The detector's.")]
+    text: Annotated[str, Field(description="Empty where nothing could be read.")]
+    confidence: Annotated[Float, Field(description="Mean of the characters'; 0 where there is none.")]
+    characters: list[PlateCharacter]
+
+
+class PlatesPicture(TypedDict):
+    """One picture of `/plates`."""
+
+    status: Status
+    took_ms: Millis
+    image_hw: tuple[int, int] | None
+    plates: list[PlateAnswer]
+    error: NotRequired[SlotError | None]
+
+
+class PlatesAnswer(TypedDict):
+    """Answer of `/plates`."""
+
+    took_ms: Millis
+    pictures: list[PlatesPicture]
 
 
 class EngineAnswer(TypedDict):
@@ -440,10 +474,36 @@ def recognize_picture(result: PictureResult, keys: frozenset[str], *, is_base64:
     return slot
 
 
+def plates_picture(result: PictureResult) -> PlatesPicture:
+    """Return the slot of one picture on `/plates`."""
+    plates = [_plate(plate) for plate in result.plates or ()]
+    slot = PlatesPicture(status="ok", took_ms=milliseconds(result.took_s), image_hw=result.image_hw, plates=plates)
+    _tell_error(slot, result)
+    return slot
+
+
+def _plate(plate: Plate) -> PlateAnswer:
+    reading = plate.reading
+    return PlateAnswer(
+        box=np.ascontiguousarray(plate.box),
+        score=np.float32(plate.score),
+        text=reading.text,
+        confidence=np.float32(reading.confidence),
+        characters=[
+            PlateCharacter(character=character, confidence=certainty)
+            for character, certainty in zip(reading.text, reading.certainties, strict=True)
+        ],
+    )
+
+
 def _tell_outcome(slot: DetectPicture | RecognizePicture, result: PictureResult) -> None:
     """Add what not every picture has: how its faces stand, where that was asked, and an error as in the envelope."""
     if result.rotation is not None:
         slot["rotation"] = cast("Rotation", result.rotation)
+    _tell_error(slot, result)
+
+
+def _tell_error(slot: DetectPicture | RecognizePicture | PlatesPicture, result: PictureResult) -> None:
     if result.error is not None:
         slot["status"] = "failed"
         slot["error"] = SlotError(code=result.error.code, message=result.error.message)

@@ -19,6 +19,7 @@ from jetface.api.faces import compare_router, detect_router, draw_router, extrac
 from jetface.api.immich import immich_router
 from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
 from jetface.api.page import page_router, read_page
+from jetface.api.plates import plates_router
 from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits
 from jetface.api.services import Services
 from jetface.api.status import health_router, info_router, metrics_router, models_router
@@ -72,6 +73,7 @@ def create_api(
         recognize_router(services),
         compare_router(services),
         draw_router(services),
+        plates_router(services),
     )
     health = health_router(services, drain)
     routers = (

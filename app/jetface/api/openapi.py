@@ -38,6 +38,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     schemas.RecognizeBody,
     schemas.CompareBody,
     schemas.DrawBody,
+    schemas.PlatesBody,
     collection_schemas.EnrolBody,
     collection_schemas.SearchBody,
     collection_schemas.IdentifyBody,
@@ -67,10 +68,17 @@ _CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def documented(
-    body: type[BaseModel], options: type[BaseModel], answer: type[Any], *, in_gallery: bool = False
+    body: type[BaseModel],
+    options: type[BaseModel],
+    answer: type[Any],
+    *,
+    in_gallery: bool = False,
+    off: str | None = None,
 ) -> dict[str, Any]:
-    """Return the arguments of `router.post` that describe a route of pictures."""
+    """Return the arguments of `router.post` that describe a route of pictures; `off`: when it answers 404."""
     errors = {**_CHANGE_ERRORS, **_ERRORS} if in_gallery else _ERRORS
+    if off is not None:
+        errors = {404: {"model": ErrorAnswer, "description": off}, **errors}
     return {
         "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **errors},
         "openapi_extra": _extra(body, options),

@@ -694,6 +694,18 @@ class CompareBody(PicturesBody, CompareFields):
     others: Images | None = Field(default=None, description="Compare every picture of `images` with every one here.")
 
 
+class PlatesFields(AnswerFormat):
+    """Options of `/plates`."""
+
+    threshold: Annotated[Score | None, Field(description="Least detector score; null: what suits the detector.")] = None
+    limit: Count = Field(default=0, description="Keep the N largest by area, in that order; 0: all, by score.")
+    min_width: Count = Field(default=0, description="Drop plates whose box is narrower, source pixels.")
+
+
+class PlatesBody(PicturesBody, PlatesFields):
+    """Body of `/plates`."""
+
+
 def validate(model: type[Model], value: Mapping[str, Any]) -> Model:
     """Check a request.
 

@@ -11,7 +11,7 @@ from jetface.api.answers import ModelAnswer
 from jetface.api.bodies import Bodies
 from jetface.api.requests import RequestDefaults, RequestLimits
 from jetface.device.telemetry import DeviceStatus
-from jetface.domain import ExtractOptions, Image, KnownFaces, PictureResult
+from jetface.domain import ExtractOptions, Image, KnownFaces, PictureResult, PlateOptions
 from jetface.gallery.people import People
 from jetface.heads.families import FAMILIES
 from jetface.imaging.budget import ByteBudget
@@ -46,6 +46,16 @@ class Extractor(Protocol):
         self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
     ) -> list[PictureResult]:
         """Embed the faces of full pictures at the given places: as many faces per picture, in the same order."""
+        ...
+
+
+class PlateFinder(Protocol):
+    """Pictures in, licence plates out; fails as `Extractor` does."""
+
+    async def find(
+        self, sources: Sequence[PictureSource], options: PlateOptions, *, deadline: float
+    ) -> list[PictureResult]:
+        """Find the plates of each picture and read them."""
         ...
 
 
@@ -160,6 +170,8 @@ class Services:
     """Returns the least similarity of one person where a request names none; a model loaded anew may change it."""
     limits: RequestLimits = field(default_factory=RequestLimits)
     access: Access = field(default_factory=Access)
+    plates: PlateFinder | None = None
+    """Finds and reads licence plates; None where that is off."""
     people: People | None = None
     """The gallery; None where it is off."""
     compreface_collection: str = "compreface"

@@ -196,6 +196,7 @@ class InfoAnswer(TypedDict):
     defaults: InfoDefaults
     notice: Annotated[str | None, Field(description="What users should know of the models, or null.")]
     gallery: Annotated[bool, Field(description="Whether people can be enrolled: `/v1/collections`.")]
+    plates: Annotated[bool, Field(description="Whether licence plates are read: `/plates`.")]
     device: InfoDevice
 
 
@@ -540,6 +541,7 @@ def info_router(services: Services) -> APIRouter:
             defaults=InfoDefaults(**services.defaults, img_req_headers={}, sslv3_hack=False),
             notice=about.notice,
             gallery=services.people is not None,
+            plates=services.plates is not None,
             device=InfoDevice(
                 module=device.module,
                 l4t_release=device.l4t_release,

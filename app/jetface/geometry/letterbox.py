@@ -20,7 +20,7 @@ far, answers for faces near the edge as if they were another picture's (docs/adr
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How a picture lies on a canvas: `canvas = picture * scale`, anchored top-left, the rest black.
+    """How a picture lies on a canvas: `canvas = picture * scale`, anchored top-left, the rest of one grey.
 
     It may lie there turned: then `turned picture * scale`.
     """
@@ -75,15 +75,16 @@ class Letterbox:
         """Shape of the canvas, (H, W, 3)."""
         return (*self.canvas_hw, 3)
 
-    def apply(self, image: Image, into: Image | None = None) -> Image:
+    def apply(self, image: Image, into: Image | None = None, *, fill: int = 0) -> Image:
         """Draw the picture on a canvas.
 
         Args:
             image: (H, W, 3) uint8, of `image_hw`.
             into: The canvas, of `canvas_shape`, uint8; what it shows is drawn over. None makes a new one.
+            fill: What the rest of the canvas shows, in all channels, [0, 255]; 0 is black.
 
         Returns:
-            `canvas_shape` uint8, black right of and below the picture; `into`, where that is given.
+            `canvas_shape` uint8, the picture at its top-left corner; `into`, where that is given.
 
         Raises:
             ValueError: `image` is not of `image_hw`, or `into` not of `canvas_shape`.
@@ -94,8 +95,8 @@ class Letterbox:
         if canvas.shape != self.canvas_shape:
             raise ValueError(f"a canvas of {canvas.shape} for a letterbox of {self.canvas_shape}")
         height, width = self.resized_hw
-        canvas[height:] = 0
-        canvas[:height, width:] = 0
+        canvas[height:] = fill
+        canvas[:height, width:] = fill
         place = canvas[:height, :width]
         if self.rotation:
             # Resized first: the smaller of the two is copied.

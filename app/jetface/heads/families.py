@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from jetface.heads import arcface, classifier, genderage, minifasnet, scrfd, seeta_mask, yunet
+from jetface.heads import arcface, classifier, genderage, minifasnet, plate_ocr, scrfd, seeta_mask, yolo, yunet
 from jetface.heads.family import Family
 from jetface.registry import ModelSpec, Registry, RegistryError, read_registry
 
@@ -23,6 +23,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "seeta_mask": seeta_mask.FAMILY,
         "minifasnet": minifasnet.FAMILY,
         "classifier": classifier.FAMILY,
+        "yolo": yolo.FAMILY,
+        "plate_ocr": plate_ocr.FAMILY,
     }
 )
 """By the name that entries have."""

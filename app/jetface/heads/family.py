@@ -28,7 +28,10 @@ ATTRIBUTE_OPTION = "attributes"
 """The option of a request that names attributes which have no option of their own, and the key of a face they are
 under."""
 
-FAMILY_FIELDS = ("embedding_length", "box_enlargement", "score_threshold", "match_threshold", "labels", "activation")
+FAMILY_FIELDS = (
+    *("embedding_length", "box_enlargement", "score_threshold", "match_threshold", "labels", "activation"),
+    *("alphabet", "slots", "pad"),
+)
 """What an entry may say only where its family takes it."""
 
 
@@ -54,6 +57,8 @@ class Family:
     is_input_fixed: bool = False
     """Whether its graphs scale pixels themselves, so that no entry may say otherwise: fed wrongly they answer plausibly
     and wrong."""
+    canvas_fill: int = 0
+    """For a detector: what its canvases show around the picture, in all three channels, [0, 255]."""
     needs: frozenset[str] = frozenset()
     """Of `FAMILY_FIELDS`: those every entry has."""
     takes: frozenset[str] = frozenset()

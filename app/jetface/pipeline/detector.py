@@ -30,6 +30,8 @@ class DetectorOptions:
     """Largest canvas, multiples of 32."""
     scales: Sequence[float] = (1.0,)
     """Canvases each picture is looked at, as fractions of `max_hw`, the full one first."""
+    fill: int = 0
+    """What a canvas shows around its picture, [0, 255]."""
     rectangular: bool = True
     """Pad by a margin instead of to the full canvas: less to compute, more shapes."""
 
@@ -81,7 +83,9 @@ class Canvases:
                 for scale in options.scales
             ]
         # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.
-        self.images = [box.apply(image, into=model.new_item(box.canvas_shape)) for box in self.letterboxes]
+        self.images = [
+            box.apply(image, into=model.new_item(box.canvas_shape), fill=options.fill) for box in self.letterboxes
+        ]
         self.took_s = time.perf_counter() - started
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 import cv2
@@ -30,10 +29,10 @@ from jetface.heads.scrfd import place_landmarks
 from jetface.imaging.loader import LoadedPicture, PictureLoader
 from jetface.imaging.sources import PictureSource
 from jetface.metrics import Metrics
-from jetface.models.store import ModelStore, NotLoaded
+from jetface.models.store import ModelStore
 from jetface.pipeline.describer import EMBEDDING_ONLY, Describer
 from jetface.pipeline.detector import Canvases, Detector, DetectorOutcome
-from jetface.pipeline.pictures import PictureJob, Work, WorkPool, each_picture
+from jetface.pipeline.pictures import PictureJob, Work, WorkPool, each_picture_when_loaded
 
 
 def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: int) -> Detections:
@@ -197,12 +196,15 @@ class ChosenModels:
     recognizer: str | None
     attributes: Mapping[str, tuple[str, ...]]
     """By attribute; what several models say of one is merged."""
+    plates: tuple[str, str] | None = None
+    """What finds licence plates, and what reads them; None where nothing does."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them, detector first."""
         of_attributes = (name for names in self.attributes.values() for name in names)
-        return (self.detector, *([self.recognizer] if self.recognizer else []), *of_attributes)
+        recognizer = [self.recognizer] if self.recognizer else []
+        return (self.detector, *recognizer, *of_attributes, *(self.plates or ()))
 
 
 _log = structlog.get_logger(__name__)
@@ -326,30 +328,9 @@ class Extractor:
     async def _each(
         self, sources: Sequence[PictureSource], work: Work, models: Sequence[str], deadline: float
     ) -> list[PictureResult]:
-        """Work on each picture. One that needs a model which is not loaded is begun anew when it is.
-
-        Until then nothing is held of it but the request's body: pixels and places are for those whose models are there.
-        Where one of `models`, which it may need, is being loaded already, it is not begun before.
-        """
-
-        async def work_when_loaded(job: PictureJob) -> PictureResult:
-            with ExitStack() as held:
-                for name in filter(self._store.is_loading, models):
-                    await self._wait_for(name, job, held)
-                while True:
-                    try:
-                        return await work(job)
-                    except NotLoaded as missing:  # noqa: PERF203 - once a model
-                        await self._wait_for(missing.name, job, held)
-
-        return await each_picture(sources, work_when_loaded, deadline=deadline, metrics=self._metrics)
-
-    async def _wait_for(self, name: str, job: PictureJob, held: ExitStack) -> None:
-        started = time.perf_counter()
-        model = await self._store.get(name, deadline=job.deadline)
-        # It does not go again while the next one loads.
-        held.enter_context(model.users)
-        job.begin_anew(load_s=time.perf_counter() - started)
+        return await each_picture_when_loaded(
+            sources, work, models, store=self._store, deadline=deadline, metrics=self._metrics
+        )
 
     def _load(self, job: PictureJob, canvases: Canvases | None) -> AbstractAsyncContextManager[LoadedPicture]:
         # Drawn where it is decoded: a hop to a thread and back costs as much as the drawing.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from typing_extensions import ParamSpec
 
-from jetface.domain import STAGES, Face, PictureResult, StageTimes
+from jetface.domain import STAGES, Face, PictureResult, Plate, StageTimes
 from jetface.errors import NotFiniteError, RequestError, ServiceError
 from jetface.imaging.sources import PictureSource
 from jetface.metrics import Metrics
+from jetface.models.store import ModelStore, NotLoaded
 from jetface.threads import Threads
 
 PICTURES_AT_ONCE = 4
@@ -49,6 +51,7 @@ class PictureJob:
         self,
         *,
         faces: Sequence[Face] = (),
+        plates: Sequence[Plate] | None = None,
         error: ServiceError | None = None,
         image_hw: tuple[int, int] | None = None,
         detection_scale: float = 1.0,
@@ -58,6 +61,7 @@ class PictureJob:
         return PictureResult(
             image_index=self.index,
             faces=tuple(faces),
+            plates=None if plates is None else tuple(plates),
             error=error,
             image_hw=image_hw,
             detection_scale=detection_scale,
@@ -120,9 +124,47 @@ async def each_picture(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def each_picture_when_loaded(
+    sources: Sequence[PictureSource],
+    work: Work,
+    models: Sequence[str],
+    *,
+    store: ModelStore,
+    deadline: float,
+    metrics: Metrics,
+) -> list[PictureResult]:
+    """Run `work` on every picture as `each_picture` does. One that needs a model which is not loaded is begun anew.
+
+    Until the model is there nothing is held of a picture but the request's body: pixels and places are for those whose
+    models are there. Where one of `models`, which it may need, is being loaded already, it is not begun before.
+    """
+
+    async def wait_for(name: str, job: PictureJob, held: ExitStack) -> None:
+        started = time.perf_counter()
+        model = await store.get(name, deadline=job.deadline)
+        # It does not go again while the next one loads.
+        held.enter_context(model.users)
+        job.begin_anew(load_s=time.perf_counter() - started)
+
+    async def work_when_loaded(job: PictureJob) -> PictureResult:
+        with ExitStack() as held:
+            for name in filter(store.is_loading, models):
+                await wait_for(name, job, held)
+            while True:
+                try:
+                    return await work(job)
+                except NotLoaded as missing:  # noqa: PERF203 - once a model
+                    await wait_for(missing.name, job, held)
+
+    return await each_picture(sources, work_when_loaded, deadline=deadline, metrics=metrics)
+
+
 def _observe(result: PictureResult, metrics: Metrics) -> None:
     metrics.pictures.labels("failed" if result.error else "ok").inc()
-    if result.error is None:
+    if result.plates is not None:
+        metrics.plates.observe(len(result.plates))
+        metrics.unread_plates.inc(sum([not plate.reading.text for plate in result.plates]))
+    elif result.error is None:
         metrics.faces.observe(len(result.faces))
         metrics.guessed_faces.inc(sum([_is_guessed(face) for face in result.faces]))
     for stage in STAGES:

@@ -1,0 +1,125 @@
+"""Plates through a running service: off by default, read right when on, beside faces."""
+
+from __future__ import annotations
+
+import base64
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ormsgpack
+import pytest
+
+from tests.support.server import Server, running_server
+from tests.support.shared import require_shared
+
+PICTURE = "dayride_type1_001.mp4_t_1094.jpg"
+"""Of the set that nothing was trained on; a fourth text on it is too small to be sure of."""
+TEXTS = ["SB90TZI", "B57ZFA"]
+NO_PICTURE = b"no picture"
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    with tarfile.open(require_shared("plates", "plates_romania_mit.tar")) as tar:
+        member = tar.extractfile(PICTURE)
+        assert member is not None
+        return member.read()
+
+
+@pytest.fixture(scope="module")
+def server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that reads plates."""
+    on = {"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "plate_ocr_cct_xs", "LOG_LEVEL": "DEBUG"}
+    with running_server(tmp_path_factory.mktemp("plates"), {**weights, **on}) as started:
+        yield started
+
+
+def body_of(*pictures: bytes, **options: Any) -> dict[str, Any]:
+    return {"images": {"data": [base64.b64encode(content).decode() for content in pictures]}, **options}
+
+
+def sure_texts(slot: dict[str, Any]) -> list[str]:
+    """Texts of the plates that are wide enough to be sure of, largest score first."""
+    assert slot["status"] == "ok"
+    return [plate["text"] for plate in slot["plates"] if plate["text"] in TEXTS]
+
+
+def test_a_picture_is_read_right_whatever_its_body(client: httpx.Client, picture: bytes) -> None:
+    packed = ormsgpack.packb({"images": {"data": [picture]}})
+    answers = [
+        client.post("/plates", json=body_of(picture)),
+        client.post("/plates", content=packed, headers={"content-type": "application/msgpack"}),
+        client.post("/plates", files={"file": picture}),
+        client.post("/plates", content=picture, headers={"content-type": "image/jpeg"}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        (slot,) = answer.json()["pictures"]
+        assert sure_texts(slot) == TEXTS
+        assert slot["image_hw"] == [720, 1280]
+        for plate in slot["plates"]:
+            assert set(plate) == {"box", "score", "text", "confidence", "characters"}
+            assert "".join(each["character"] for each in plate["characters"]) == plate["text"]
+            mean = sum(each["confidence"] for each in plate["characters"]) / len(plate["characters"])
+            assert plate["confidence"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_options_say_which_plates_are_read(client: httpx.Client, picture: bytes) -> None:
+    def texts(**options: Any) -> list[str]:
+        (slot,) = client.post("/plates", json=body_of(picture, **options)).json()["pictures"]
+        return [plate["text"] for plate in slot["plates"]]
+
+    assert texts(limit=1) == TEXTS[:1]
+    assert texts(min_width=200) == TEXTS[:1]
+    assert texts(threshold=0.99) == []
+    refused = client.post("/plates", json=body_of(picture, threshold=2))
+    assert refused.status_code == 422
+    assert "threshold" in refused.json()["error"]["message"]
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(client: httpx.Client, picture: bytes) -> None:
+    answer = client.post("/plates", json=body_of(picture, NO_PICTURE, picture)).json()
+    first, broken, last = answer["pictures"]
+    assert sure_texts(first) == sure_texts(last) == TEXTS
+    assert broken["status"] == "failed"
+    assert broken["error"]["code"] == "image_decode"
+    assert broken["plates"] == []
+
+
+def test_models_metrics_and_log_tell_of_plates(server: Server, client: httpx.Client, picture: bytes) -> None:
+    assert client.post("/plates", json=body_of(picture)).status_code == 200
+    models = {model["name"]: model for model in client.get("/models").json()["models"]}
+    for name in ("starter_plate", "plate_ocr_cct_xs"):
+        assert models[name]["is_active"]
+        assert models[name]["state"] == "serving"
+        assert models[name]["is_batch_free"]
+    assert client.get("/info").json()["plates"] is True
+    metrics = client.get("/metrics").text
+    (count,) = [line for line in metrics.splitlines() if line.startswith("jetface_plates_per_picture_count")]
+    assert float(count.split()[-1]) >= 1
+    assert 'jetface_run_seconds_count{model="plate_ocr_cct_xs"}' in metrics
+    log = server.read_log()
+    assert "plates read" in log
+    assert not any(text in log for text in TEXTS)
+
+
+def test_faces_are_found_beside_plates(client: httpx.Client, shared_images: Path) -> None:
+    answer = client.post("/detect", json=body_of((shared_images / "t1.jpg").read_bytes()))
+    assert len(answer.json()["pictures"][0]["faces"]) == 6
+
+
+def test_off_it_says_how_to_turn_it_on(weights: dict[str, str], tmp_path: Path, picture: bytes) -> None:
+    with (
+        running_server(tmp_path, weights) as server,
+        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
+    ):
+        answer = client.post("/plates", json=body_of(picture))
+        assert answer.status_code == 404
+        assert "PLATE_DET_MODEL=starter_plate" in answer.json()["error"]["message"]
+        assert "PLATE_OCR_MODEL=plate_ocr_cct_xs" in answer.json()["error"]["message"]
+        assert client.get("/info").json()["plates"] is False
+        models = {model["name"]: model for model in client.get("/models").json()["models"]}
+        assert not models["starter_plate"]["is_active"]
