@@ -250,9 +250,9 @@ def test_every_face_is_answered_once(finer: Detections, coarser: Detections) -> 
     for row in range(len(both)):
         is_no_worse = merged.scores >= both.scores[row]
         is_weak_part = (both.scores[row] < 0.6) & (shared[row] > 0.4 * areas[row]) & (areas[row] < merged_areas)
-        assert (
-            tuple(both.boxes[row].tolist()) in answered or (is_no_worse & ((overlaps[row] > 0.4) | is_weak_part)).any()
-        )
+        # Where the overlap is the threshold, rounding decides: see `suppress_overlaps`.
+        is_same = overlaps[row] > 0.4 - 1e-6
+        assert tuple(both.boxes[row].tolist()) in answered or (is_no_worse & (is_same | is_weak_part)).any()
     assert set(merged.scores.tolist()) <= set(both.scores.tolist())
     is_finer = [tuple(box) in set(map(tuple, finer.boxes.tolist())) for box in merged.boxes.tolist()]
     of_two_looks = np.not_equal.outer(is_finer, is_finer)
