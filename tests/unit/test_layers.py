@@ -14,6 +14,7 @@ else:
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY / "app").with_suffix("").parts).removesuffix(".__init__")
     for path in (REPOSITORY / "app" / "jetface").rglob("*.py")
+    if path.name != "_version.py"  # the build's, and not in every checkout
 )
 
 
