@@ -490,7 +490,8 @@ class TestInformation:
     async def test_info_has_the_inherited_keys(self, client: httpx.AsyncClient) -> None:
         info = (await client.get("/info")).json()
         assert info.keys() == {
-            "version", "commit", "tensorrt_version", "log_level", "models", "defaults", "notice", "gallery", "device"
+            "version", "commit", "tensorrt_version", "log_level", "models", "defaults", "notice", "gallery", "plates",
+            "device"
         }  # fmt: skip
         assert (info["models"]["det_name"], info["models"]["rec_name"]) == ("det_500m", "w600k_mbf")
         assert info["defaults"] == {
