@@ -28,7 +28,7 @@ def metrics_table() -> str:
     for metric in Metrics().registry._collector_to_names:
         if isinstance(metric, Counter | Gauge | Info):
             kind, suffix = kinds[type(metric)]
-            labels = ", ".join(metric._labelnames) or ("version" if kind == "info" else "")
+            labels = ", ".join(metric._labelnames) or ("version, commit" if kind == "info" else "")
             rows.append(f"| `{metric._name}{suffix}` | {kind} | {labels} | {metric._documentation} |")
         elif isinstance(metric, LoopHistogram):
             rows.append(f"| `{metric.name}` | histogram | {', '.join(metric.label_names)} | {metric.documentation} |")
