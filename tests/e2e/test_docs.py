@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests.support.fakes import Harness
 from tests.support.pictures import read_image
-from tests.support.server import Server
+from tests.support.server import PLATES_ON, Server, running_server
 from tests.support.shared import REPOSITORY
 
 ADDRESS = "localhost:18080"
@@ -51,16 +52,24 @@ EXAMPLES = examples()
 
 
 @pytest.fixture(scope="module")
-def folder(shared_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the reader stands: beside a picture."""
+def server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with all that the pages show switched on."""
+    with running_server(tmp_path_factory.mktemp("server"), {**weights, **PLATES_ON}) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(shared_images: Path, traffic: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader stands: beside two pictures."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copy(shared_images / "t1.jpg", folder)
+    (folder / "traffic.jpg").write_bytes(traffic)
     return folder
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.route)
 def test_the_example_works(example: Example, server: Server, folder: Path) -> None:
-    """It answers, and without an error; a picture route has found the picture's faces."""
+    """It answers, and without an error; a picture route has found what the picture shows."""
     text = example.text.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
     program = ["bash", "-euo", "pipefail", "-c"] if example.language == "sh" else [sys.executable, "-c"]
     done = subprocess.run([*program, text], cwd=folder, capture_output=True, timeout=60, check=True)
@@ -76,7 +85,8 @@ def test_the_example_works(example: Example, server: Server, folder: Path) -> No
         assert "error" not in answer
         pictures = answer.get("data", answer.get("pictures"))
         if pictures is not None:
-            assert all(picture["status"] == "ok" and picture["faces"] for picture in pictures)
+            what = "plates" if example.route == "/plates" else "faces"
+            assert all(picture["status"] == "ok" and picture[what] for picture in pictures)
 
 
 def test_every_route_has_an_example() -> None:

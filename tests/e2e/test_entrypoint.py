@@ -42,7 +42,7 @@ def tini() -> str:
         (
             "MAX_SIZE",
             "640",
-            "Error: MAX_SIZE='640' is not allowed: width,height, each a multiple of 32 from 32 to 8192",
+            "Error: MAX_SIZE='640' is not allowed: width,height, from 32 to 8192, rounded down to multiples of 32",
         ),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,18 @@ import httpx
 import ormsgpack
 import pytest
 
-from tests.support.server import Server, running_server
-from tests.support.shared import require_shared
+from tests.support.server import PLATES_ON, Server, running_server
 
-PICTURE = "dayride_type1_001.mp4_t_1094.jpg"
-"""Of the set that nothing was trained on; a fourth text on it is too small to be sure of."""
 TEXTS = ["SB90TZI", "B57ZFA"]
+"""Of `traffic`; another on it is too small to be sure of."""
 NO_PICTURE = b"no picture"
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    with tarfile.open(require_shared("plates", "plates_romania_mit.tar")) as tar:
-        member = tar.extractfile(PICTURE)
-        assert member is not None
-        return member.read()
 
 
 @pytest.fixture(scope="module")
 def server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that reads plates."""
-    on = {"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "plate_ocr_cct_xs", "LOG_LEVEL": "DEBUG"}
-    with running_server(tmp_path_factory.mktemp("plates"), {**weights, **on}) as started:
+    variables = {**weights, **PLATES_ON, "LOG_LEVEL": "DEBUG"}
+    with running_server(tmp_path_factory.mktemp("plates"), variables) as started:
         yield started
 
 
@@ -47,13 +36,13 @@ def sure_texts(slot: dict[str, Any]) -> list[str]:
     return [plate["text"] for plate in slot["plates"] if plate["text"] in TEXTS]
 
 
-def test_a_picture_is_read_right_whatever_its_body(client: httpx.Client, picture: bytes) -> None:
-    packed = ormsgpack.packb({"images": {"data": [picture]}})
+def test_a_picture_is_read_right_whatever_its_body(client: httpx.Client, traffic: bytes) -> None:
+    packed = ormsgpack.packb({"images": {"data": [traffic]}})
     answers = [
-        client.post("/plates", json=body_of(picture)),
+        client.post("/plates", json=body_of(traffic)),
         client.post("/plates", content=packed, headers={"content-type": "application/msgpack"}),
-        client.post("/plates", files={"file": picture}),
-        client.post("/plates", content=picture, headers={"content-type": "image/jpeg"}),
+        client.post("/plates", files={"file": traffic}),
+        client.post("/plates", content=traffic, headers={"content-type": "image/jpeg"}),
     ]
     for answer in answers:
         assert answer.status_code == 200, answer.text
@@ -67,21 +56,21 @@ def test_a_picture_is_read_right_whatever_its_body(client: httpx.Client, picture
             assert plate["confidence"] == pytest.approx(mean, abs=1e-4)
 
 
-def test_options_say_which_plates_are_read(client: httpx.Client, picture: bytes) -> None:
+def test_options_say_which_plates_are_read(client: httpx.Client, traffic: bytes) -> None:
     def texts(**options: Any) -> list[str]:
-        (slot,) = client.post("/plates", json=body_of(picture, **options)).json()["pictures"]
+        (slot,) = client.post("/plates", json=body_of(traffic, **options)).json()["pictures"]
         return [plate["text"] for plate in slot["plates"]]
 
     assert texts(limit=1) == TEXTS[:1]
     assert texts(min_width=200) == TEXTS[:1]
     assert texts(threshold=0.99) == []
-    refused = client.post("/plates", json=body_of(picture, threshold=2))
+    refused = client.post("/plates", json=body_of(traffic, threshold=2))
     assert refused.status_code == 422
     assert "threshold" in refused.json()["error"]["message"]
 
 
-def test_a_picture_that_cannot_be_read_fails_alone(client: httpx.Client, picture: bytes) -> None:
-    answer = client.post("/plates", json=body_of(picture, NO_PICTURE, picture)).json()
+def test_a_picture_that_cannot_be_read_fails_alone(client: httpx.Client, traffic: bytes) -> None:
+    answer = client.post("/plates", json=body_of(traffic, NO_PICTURE, traffic)).json()
     first, broken, last = answer["pictures"]
     assert sure_texts(first) == sure_texts(last) == TEXTS
     assert broken["status"] == "failed"
@@ -89,8 +78,8 @@ def test_a_picture_that_cannot_be_read_fails_alone(client: httpx.Client, picture
     assert broken["plates"] == []
 
 
-def test_models_metrics_and_log_tell_of_plates(server: Server, client: httpx.Client, picture: bytes) -> None:
-    assert client.post("/plates", json=body_of(picture)).status_code == 200
+def test_models_metrics_and_log_tell_of_plates(server: Server, client: httpx.Client, traffic: bytes) -> None:
+    assert client.post("/plates", json=body_of(traffic)).status_code == 200
     models = {model["name"]: model for model in client.get("/models").json()["models"]}
     for name in ("starter_plate", "plate_ocr_cct_xs"):
         assert models[name]["is_active"]
@@ -111,12 +100,12 @@ def test_faces_are_found_beside_plates(client: httpx.Client, shared_images: Path
     assert len(answer.json()["pictures"][0]["faces"]) == 6
 
 
-def test_off_it_says_how_to_turn_it_on(weights: dict[str, str], tmp_path: Path, picture: bytes) -> None:
+def test_off_it_says_how_to_turn_it_on(weights: dict[str, str], tmp_path: Path, traffic: bytes) -> None:
     with (
         running_server(tmp_path, weights) as server,
         httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
     ):
-        answer = client.post("/plates", json=body_of(picture))
+        answer = client.post("/plates", json=body_of(traffic))
         assert answer.status_code == 404
         assert "PLATE_DET_MODEL=starter_plate" in answer.json()["error"]["message"]
         assert "PLATE_OCR_MODEL=plate_ocr_cct_xs" in answer.json()["error"]["message"]

@@ -36,6 +36,10 @@ def service_environ(variables: Mapping[str, str]) -> dict[str, str]:
     return {**environ, "PATH": f"{tools}{os.pathsep}{environ.get('PATH', '')}", **variables}
 
 
+PLATES_ON = {"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "plate_ocr_cct_xs"}
+"""Settings of a service that reads licence plates."""
+
+
 def real_models(folder: Path) -> dict[str, str]:
     """Return the variables of a service with the real detector and recognizer that tests use, out of `folder`."""
     return {"MODEL_MIRROR": str(folder), "DET_MODEL": "det_500m", "REC_MODEL": "w600k_mbf_dequantized"}
