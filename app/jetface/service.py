@@ -24,7 +24,7 @@ from jetface.engines.build import FACTORY as TENSORRT_FACTORY
 from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
 from jetface.engines.takeover import EngineLoader
-from jetface.errors import BackendUnavailableError, ServiceError, StorageError
+from jetface.errors import BackendUnavailableError, NotFoundError, ServiceError, StorageError
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
 from jetface.gallery.protocol import Gallery
@@ -49,8 +49,14 @@ from jetface.pipeline.describer import CROPS_AT_ONCE, Describer, Recognizer
 from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import ChosenModels, Extractor
 from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
-from jetface.pipeline.plates import PlateFinder
-from jetface.registry import DEFAULT_MATCH_THRESHOLD, Registry, RegistryError, default_registry_dir
+from jetface.pipeline.plates import PLATES_ARE_OFF, PlateFinder
+from jetface.registry import (
+    DEFAULT_MATCH_THRESHOLD,
+    DEFAULT_SCORE_THRESHOLD,
+    Registry,
+    RegistryError,
+    default_registry_dir,
+)
 from jetface.runtimes.choose import Host, Selection, select_backend
 from jetface.runtimes.engine_kit import EngineKit
 from jetface.runtimes.providers import TensorrtOptions
@@ -63,8 +69,8 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     """Return the models of the settings.
 
     Raises:
-        RegistryError: One is named that is not in the registry or does something else; or plates are to be found and
-            not read, or read and not found.
+        RegistryError: One is named that is not in the registry or does something else; plates are to be found and not
+            read, or read and not found; or there is nothing to serve.
     """
     attributes: dict[str, tuple[str, ...]] = {}
     attribute_families = [family for family in FAMILIES.values() if family.answer is not None]
@@ -73,9 +79,9 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
             field = family.variable.lower()
             wanted, variable = getattr(settings, field), settings.variable(field)
             names = (wanted,) if isinstance(wanted, str) else wanted
-            chosen = tuple(filter(None, (chooser.choose(variable, name, family.task) for name in names)))
-            if chosen:
-                attributes[family.task] = chosen
+            known = tuple(filter(None, (chooser.choose(variable, name, family.task) for name in names)))
+            if known:
+                attributes[family.task] = known
     named_tasks = dict.fromkeys(family.task for family in attribute_families if family.is_named)
     for name in settings.attribute_models:
         if model := chooser.choose(ATTRIBUTE_VARIABLE, name, *named_tasks):
@@ -85,12 +91,15 @@ def choose_models(settings: Settings, chooser: ModelChooser) -> ChosenModels:
     if (finder is None) != (reader is None):
         missing = "PLATE_DET_MODEL" if finder is None else "PLATE_OCR_MODEL"
         raise RegistryError(f"{missing}=none is not allowed: PLATE_DET_MODEL and PLATE_OCR_MODEL go together")
-    return ChosenModels(
-        detector=chooser.require(settings.variable("det_model"), settings.det_model, "detection"),
+    chosen = ChosenModels(
+        detector=chooser.choose(settings.variable("det_model"), settings.det_model, "detection"),
         recognizer=chooser.choose(settings.variable("rec_model"), settings.rec_model, "recognition"),
         plates=(finder, reader) if finder and reader else None,
         attributes=attributes,
     )
+    if not chosen.names:
+        raise RegistryError("nothing to serve: DET_MODEL, REC_MODEL and PLATE_DET_MODEL are none; name one")
+    return chosen
 
 
 _BUILD_BYTES_PER_FILE_BYTE = 10
@@ -257,13 +266,24 @@ class Service:
         """Least detector score where a request names none: what the settings say, else what suits the detector."""
         if self.settings.def_det_thresh is not None:
             return self.settings.def_det_thresh
-        return self.store.spec(self.chosen.detector).least_score
+        detector = self.chosen.detector
+        return self.store.spec(detector).least_score if detector else DEFAULT_SCORE_THRESHOLD
 
     @property
     def match_threshold(self) -> float:
         """Least similarity of one person where a request names none: what suits the recognizer."""
         recognizer = self.chosen.recognizer
         return self.store.spec(recognizer).least_similarity if recognizer else DEFAULT_MATCH_THRESHOLD
+
+    def require_plates(self) -> PlateFinder:
+        """Return what finds and reads licence plates.
+
+        Raises:
+            NotFoundError: It is off; the message says how to turn it on.
+        """
+        if self.plates is None:
+            raise NotFoundError(PLATES_ARE_OFF)
+        return self.plates
 
     @property
     def notice(self) -> str | None:

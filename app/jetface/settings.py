@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         meaning="A model that no request needed for this long, seconds, gives its memory back; 0: none does.",
     )  # fmt: skip
     det_model: str = _env(
-        "DET_MODEL", "DET_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name or auto",
-        meaning="Detector: a registry name, or `auto`: the best one whose weights are at hand.",
+        "DET_MODEL", "DET_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name, auto or none",
+        meaning="Detector: a registry name, `auto`: the best one whose weights are at hand, or `none`: no faces.",
     )  # fmt: skip
     rec_model: str = _env(
         "REC_MODEL", "REC_NAME", default="auto", pattern=NAME_PATTERN, allowed="registry name, auto or none",

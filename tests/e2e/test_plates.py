@@ -100,6 +100,28 @@ def test_faces_are_found_beside_plates(client: httpx.Client, shared_images: Path
     assert len(answer.json()["pictures"][0]["faces"]) == 6
 
 
+def test_a_service_may_read_plates_alone(weights: dict[str, str], tmp_path: Path, traffic: bytes) -> None:
+    """Nothing of faces is loaded, not even ahead; who asks for them is told why there are none."""
+    variables = {**weights, **PLATES_ON, "DET_MODEL": "none", "REC_MODEL": "none", "MODEL_PRELOAD": "1"}
+    with (
+        running_server(tmp_path, variables) as server,
+        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
+    ):
+        server.wait_until_ready()
+        (slot,) = client.post("/plates", json=body_of(traffic)).json()["pictures"]
+        assert sure_texts(slot) == TEXTS
+        active = {model["name"] for model in client.get("/models").json()["models"] if model["is_active"]}
+        assert active == {"starter_plate", "plate_ocr_cct_xs"}
+        info = client.get("/info").json()
+        assert (info["plates"], info["models"]["det_name"], info["models"]["rec_name"]) == (True, None, None)
+        assert "starter_plate" in info["notice"]
+        for route in ("/extract", "/detect", "/recognize"):
+            answer = client.post(route, json=body_of(traffic))
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "model_unavailable"
+            assert "is configured" in answer.json()["error"]["message"]
+
+
 def test_off_it_says_how_to_turn_it_on(weights: dict[str, str], tmp_path: Path, traffic: bytes) -> None:
     with (
         running_server(tmp_path, weights) as server,

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from jetface.errors import MemoryPressureError, ServiceError
+from jetface.registry import RegistryError
 from jetface.service import Service, build_service, open_service
 from jetface.settings import Settings
 
@@ -51,7 +52,7 @@ def test_a_model_is_not_loaded_where_memory_is_short_and_is_once_it_is_back(sett
     root = with_free_memory(tmp_path, settings.min_free_memory_bytes)
 
     async def ask(service: Service) -> tuple[ServiceError, str, float | None]:
-        name = service.chosen.detector
+        (name, _) = service.chosen.names
         with pytest.raises(MemoryPressureError) as raised:
             await service.store.get(name)
         assert service.store.status(name).reason == raised.value.message
@@ -79,7 +80,7 @@ def test_without_a_floor_the_kernel_decides(settings: Settings, tmp_path: Path) 
     unguarded = settings.model_copy(update={"min_free_memory_bytes": 0})
 
     async def load(service: Service) -> Any:
-        return await service.store.get(service.chosen.detector)
+        return await service.store.get(service.chosen.names[0])
 
     assert in_service(unguarded, root, load).spec.is_detector
 
@@ -99,3 +100,16 @@ def test_freed_memory_is_given_back_again_and_again(settings: Settings, tmp_path
     with structlog.testing.capture_logs() as captured:
         in_service(settings.model_copy(update={"memory_trim_s": 0.01}), tmp_path, lambda _service: asyncio.sleep(2))
     assert len([entry for entry in captured if entry["event"] == "memory trimmed"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ({"plate_det_model": "starter_plate"}, "PLATE_OCR_MODEL=none is not allowed"),
+        ({"plate_ocr_model": "plate_ocr_cct_xs"}, "PLATE_DET_MODEL=none is not allowed"),
+        ({"det_model": "none", "rec_model": "none"}, "nothing to serve"),
+    ],
+)
+def test_models_that_serve_nothing_do_not_start(settings: Settings, named: dict[str, str], reason: str) -> None:
+    with pytest.raises(RegistryError, match=reason):
+        build_service(settings.model_copy(update=named))

@@ -21,8 +21,8 @@ from jetface.settings import (
 BAD_VALUES = [
     ("MODEL_PRELOAD", "maybe", "0 or 1"),
     ("MODEL_DOWNLOAD", "2", "0 or 1"),
-    ("DET_MODEL", "../det", "registry name or auto"),
-    ("DET_NAME", "a b", "registry name or auto"),
+    ("DET_MODEL", "../det", "registry name, auto or none"),
+    ("DET_NAME", "a b", "registry name, auto or none"),
     ("REC_MODEL", "-x", "registry name, auto or none"),
     ("GA_MODEL", "a/b", "registry name or none"),
     ("MASK_DETECTOR", "a/b", "registry name or none"),

@@ -10,6 +10,7 @@ from jetface.api.requests import PlatesBody, PlatesFields
 from jetface.api.services import Services
 from jetface.domain import PlateOptions
 from jetface.errors import NotFoundError
+from jetface.pipeline.plates import PLATES_ARE_OFF
 from jetface.server.context import context_of
 
 
@@ -21,10 +22,7 @@ def plates_router(services: Services) -> APIRouter:
     async def plates(request: Request) -> Response:
         """Find licence plates and read them: boxes in source pixels, scores, texts."""
         if services.plates is None:
-            raise NotFoundError(
-                "Reading plates is off: the operator turns it on with PLATE_DET_MODEL=starter_plate and "
-                "PLATE_OCR_MODEL=plate_ocr_cct_xs, or other models of these tasks."
-            )
+            raise NotFoundError(PLATES_ARE_OFF)
         context = context_of(request)
         asked = await services.bodies.read(request, PlatesFields, PlatesBody)
         fields = asked.options

@@ -179,7 +179,7 @@ def evaluate_models(
         for name in dict.fromkeys(filter(None, recognizers))
     ]
     return Evaluation(
-        detector=chosen.detector,
+        detector=chooser.require(settings.variable("det_model"), settings.det_model, "detection"),
         num_people=len(people),
         num_pictures=len(pictures),
         num_strays=len(found) - len(pictures),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from jetface.cli.pictures import extract_pictures, find_pictures, tell_skipped
-from jetface.cli.quiet import configure_quiet_logs
+from jetface.cli.pictures import Picture, Results, extract_each, print_results
 from jetface.domain import ExtractOptions
-from jetface.settings import read_settings
+from jetface.service import Service
 
 
 @click.command()
@@ -54,26 +52,15 @@ def extract(  # noqa: PLR0913 - its arguments are the options of the command
     What is no picture by its suffix, or without one by its bytes, is skipped and counted. Exit code 1 when a picture
     failed, or when no picture was found.
     """
-    # Here, because they bring NumPy, OpenCV and ONNX, which `jetface --help` need not wait for.
 
-    settings = read_settings()
-    configure_quiet_logs(settings)
-    skipped: Counter[str] = Counter()
-    pictures = find_pictures(paths, accept_tiff=settings.accept_tiff, skipped=skipped)
-    if not pictures:
-        tell_skipped(skipped, strict=False)
-        raise click.ClickException("no pictures found")
-
-    def options(default_threshold: float) -> ExtractOptions:
-        return ExtractOptions(
-            score_threshold=default_threshold if threshold is None else threshold,
+    def ask(service: Service, pictures: Sequence[Picture]) -> Results:
+        options = ExtractOptions(
+            score_threshold=service.score_threshold if threshold is None else threshold,
             limit_faces=limit_faces,
             min_face_width_px=min_face_size,
             rotations=rotations,
             with_embedding=not detect_only,
         )
+        return extract_each(service, pictures, options, draw_dir)
 
-    num_failed = asyncio.run(extract_pictures(settings, pictures, options, as_json=as_json, draw_dir=draw_dir))
-    tell_skipped(skipped, strict=strict and not num_failed)
-    if num_failed:
-        raise click.ClickException(f"{num_failed} of {len(pictures)} pictures failed")
+    print_results(paths, ask, as_json=as_json, strict=strict)

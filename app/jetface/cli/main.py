@@ -26,6 +26,7 @@ class _WouldNotStart(click.ClickException):
 COMMANDS = {
     "serve": "Serve over HTTP.",
     "extract": "Find and embed the faces of pictures.",
+    "plates": "Find and read the licence plates of pictures.",
     "embed": "Embed the faces of all pictures in a folder and below it.",
     "bulk": "Embed the faces of millions of pictures, on one machine or many.",
     "gallery": "People and their faces: enrol, search, back up.",

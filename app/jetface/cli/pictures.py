@@ -1,4 +1,4 @@
-"""What `jetface extract` does: pictures from files through the pipeline, results to stdout, progress to stderr."""
+"""What commands do with pictures: from files through a pipeline, results to stdout, progress to stderr."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import asyncio
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 import orjson
 from tqdm import tqdm
 
-from jetface.domain import ExtractOptions, Face, Image, PictureResult
+from jetface.cli.quiet import configure_quiet_logs
+from jetface.domain import ExtractOptions, Face, Image, PictureResult, Plate
 from jetface.errors import ImageDecodeError
 from jetface.imaging.draw import DrawOptions, draw_faces, encode_jpeg
 from jetface.imaging.formats import is_picture
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, open_service
-from jetface.settings import Settings
+from jetface.settings import read_settings
 
 PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".webp"}
@@ -121,7 +122,10 @@ def describe(picture: Picture, result: PictureResult) -> dict[str, Any]:
         return {**answer, "error": {"code": result.error.code, "message": result.error.message}}
     if result.rotation is not None:
         answer["rotation"] = result.rotation
-    return {**answer, "image_hw": result.image_hw, "faces": [_describe_face(face) for face in result.faces]}
+    answer["image_hw"] = result.image_hw
+    if result.plates is not None:
+        return {**answer, "plates": [_describe_plate(plate) for plate in result.plates]}
+    return {**answer, "faces": [_describe_face(face) for face in result.faces]}
 
 
 def _describe_face(face: Face) -> dict[str, Any]:
@@ -137,69 +141,129 @@ def _describe_face(face: Face) -> dict[str, Any]:
     return described
 
 
+def _describe_plate(plate: Plate) -> dict[str, Any]:
+    reading = plate.reading
+    return {
+        "box": plate.box,
+        "score": plate.score,
+        "text": reading.text,
+        "confidence": reading.confidence,
+        "characters": [
+            {"character": character, "confidence": certainty}
+            for character, certainty in zip(reading.text, reading.certainties, strict=True)
+        ],
+    }
+
+
 def tabulate(picture: Picture, result: PictureResult) -> Iterator[str]:
-    """Yield the lines people read: one for the picture, one for each face."""
+    """Yield the lines people read: one for the picture, one for each face or plate."""
     if result.error is not None:
         yield f"{readable_name(picture.path)}: failed: {result.error.message}"
         return
-    count = len(result.faces)
+    found: Sequence[Face | Plate] = result.faces if result.plates is None else result.plates
+    kind = "face" if result.plates is None else "plate"
     turned = f", turned by {result.rotation} degrees" if result.rotation else ""
-    name, faces = readable_name(picture.path), f"{count} face{'' if count == 1 else 's'}"
-    yield f"{name}: {faces}, {result.took_s * 1e3:.0f} ms{turned}"
-    for number, face in enumerate(result.faces, start=1):
-        x1, y1, x2, y2 = face.box.round().astype(int).tolist()
-        norm = "" if face.embedding is None else f"  norm {face.embedding.norm:.1f}"
-        yield f"  {number:>3}  score {face.score:.3f}  box {x1},{y1} {x2},{y2}{norm}"
+    name, count = readable_name(picture.path), f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
+    yield f"{name}: {count}, {result.took_s * 1e3:.0f} ms{turned}"
+    for number, one in enumerate(found, start=1):
+        x1, y1, x2, y2 = one.box.round().astype(int).tolist()
+        yield f"  {number:>3}  score {one.score:.3f}  box {x1},{y1} {x2},{y2}{_said_of(one)}"
 
 
-async def extract_pictures(
-    settings: Settings,
-    pictures: Sequence[Picture],
-    options: Callable[[float], ExtractOptions],
-    *,
-    as_json: bool,
-    draw_dir: Path | None,
-) -> int:
-    """Print what comes of every picture, in order.
+def _said_of(found: Face | Plate) -> str:
+    if isinstance(found, Plate):
+        return f"  {found.reading.text or 'unread'}  confidence {found.reading.confidence:.3f}"
+    return "" if found.embedding is None else f"  norm {found.embedding.norm:.1f}"
+
+
+Results: TypeAlias = AsyncGenerator[tuple[Picture, PictureResult], None]
+"""What came of pictures, in their order."""
+
+
+def print_results(
+    paths: Sequence[Path], ask: Callable[[Service, Sequence[Picture]], Results], *, as_json: bool, strict: bool
+) -> None:
+    """Do what a command does: find pictures, print what comes of each in order, and say what was left out.
 
     Args:
-        settings: Of the service.
-        pictures: Files to look at.
-        options: What is wanted of them, given the threshold of the detector that answers.
+        paths: Files and folders, as for `find_pictures`.
+        ask: Asks the service of the settings.
         as_json: JSON lines rather than a table.
-        draw_dir: Where annotated copies go; None for none.
-
-    Returns:
-        How many pictures failed.
+        strict: Whether files of folders may not be skipped.
 
     Raises:
+        click.ClickException: There are no pictures, some failed, or files were skipped and `strict` is set.
         ServiceError: What is wrong is not a picture but the service: a model is missing, say.
     """
-    num_failed = 0
-    async with open_service(settings) as service:
-        wanted = options(service.score_threshold)
-        with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
-            async for picture, result in extract_each(service, pictures, wanted, draw_dir):
-                num_failed += result.error is not None
-                with tqdm.external_write_mode(file=sys.stdout):
-                    if as_json:
-                        click.echo(orjson.dumps(describe(picture, result), option=orjson.OPT_SERIALIZE_NUMPY))
-                    else:
-                        click.echo("\n".join(tabulate(picture, result)))
-                progress.update()
-    return num_failed
+    settings = read_settings()
+    configure_quiet_logs(settings)
+    skipped: Counter[str] = Counter()
+    pictures = find_pictures(paths, accept_tiff=settings.accept_tiff, skipped=skipped)
+    if not pictures:
+        tell_skipped(skipped, strict=False)
+        raise click.ClickException("no pictures found")
+
+    async def print_all() -> int:
+        num_failed = 0
+        async with open_service(settings) as service:
+            with tqdm(total=len(pictures), unit="picture", file=sys.stderr, disable=None) as progress:
+                async for picture, result in ask(service, pictures):
+                    num_failed += result.error is not None
+                    with tqdm.external_write_mode(file=sys.stdout):
+                        if as_json:
+                            click.echo(orjson.dumps(describe(picture, result), option=orjson.OPT_SERIALIZE_NUMPY))
+                        else:
+                            click.echo("\n".join(tabulate(picture, result)))
+                    progress.update()
+        return num_failed
+
+    num_failed = asyncio.run(print_all())
+    tell_skipped(skipped, strict=strict and not num_failed)
+    if num_failed:
+        raise click.ClickException(f"{num_failed} of {len(pictures)} pictures failed")
 
 
 async def extract_each(
     service: Service, pictures: Sequence[Picture], options: ExtractOptions, draw_dir: Path | None = None
-) -> AsyncGenerator[tuple[Picture, PictureResult], None]:
-    """Yield results in the order of the pictures, `PICTURES_AT_ONCE` in work; `draw_dir` gets annotated copies."""
+) -> Results:
+    """Yield the faces of pictures; `draw_dir` gets annotated copies."""
+
+    async def extract_one(picture: Picture, source: EncodedPicture, deadline: float) -> PictureResult:
+        (result,) = await service.extractor.extract([source], options, deadline=deadline)
+        if draw_dir is not None and result.error is None:
+            async with service.loader.load(source, deadline=deadline) as loaded:
+                await asyncio.to_thread(_write_drawn, loaded.pixels, result, _drawn_path(draw_dir, picture))
+        return result
+
+    async for answer in each_in_order(pictures, extract_one):
+        yield answer
+
+
+async def each_in_order(
+    pictures: Sequence[Picture],
+    ask: Callable[[Picture, EncodedPicture, float], Coroutine[Any, Any, PictureResult]],
+) -> Results:
+    """Yield what `ask` says of the pictures, in their order, `PICTURES_AT_ONCE` in work.
+
+    Args:
+        pictures: Files; one that cannot be read is a result with its error.
+        ask: Takes a picture, its bytes and a deadline.
+    """
     waiting = iter(pictures)
     in_work: deque[tuple[Picture, asyncio.Task[PictureResult]]] = deque()
+
+    async def read_and_ask(picture: Picture) -> PictureResult:
+        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        try:
+            source = EncodedPicture(await asyncio.to_thread(picture.path.read_bytes))
+        except OSError as cause:
+            return PictureResult(image_index=0, error=ImageDecodeError(f"The file cannot be read: {cause.strerror}."))
+        return await ask(picture, source, deadline)
+
     try:
         while True:
             while len(in_work) < PICTURES_AT_ONCE and (picture := next(waiting, None)):
-                in_work.append((picture, asyncio.create_task(_extract_one(service, picture, options, draw_dir))))
+                in_work.append((picture, asyncio.create_task(read_and_ask(picture))))
             if not in_work:
                 return
             picture, task = in_work.popleft()
@@ -208,21 +272,6 @@ async def extract_each(
         for _, task in in_work:
             task.cancel()
         await asyncio.gather(*(task for _, task in in_work), return_exceptions=True)
-
-
-async def _extract_one(
-    service: Service, picture: Picture, options: ExtractOptions, draw_dir: Path | None
-) -> PictureResult:
-    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
-    try:
-        source = EncodedPicture(await asyncio.to_thread(picture.path.read_bytes))
-    except OSError as cause:
-        return PictureResult(image_index=0, error=ImageDecodeError(f"The file cannot be read: {cause.strerror}."))
-    (result,) = await service.extractor.extract([source], options, deadline=deadline)
-    if draw_dir is not None and result.error is None:
-        async with service.loader.load(source, deadline=deadline) as loaded:
-            await asyncio.to_thread(_write_drawn, loaded.pixels, result, _drawn_path(draw_dir, picture))
-    return result
 
 
 def _drawn_path(draw_dir: Path, picture: Picture) -> Path:

@@ -24,11 +24,13 @@ PREFERENCE: Mapping[str, Sequence[str]] = MappingProxyType(
 """Best first, except that det_500m stands before the 2.5g detectors: on a CPU it answers four times as fast and finds
 the same faces of the golden set. What we have not verified stands last."""
 
-STARTERS: Mapping[str, str] = MappingProxyType({"detection": "starter_det", "recognition": "starter_rec"})
-"""What serves when nothing better is at hand: small models that come with jetface."""
+STARTERS: Mapping[str, str] = MappingProxyType(
+    {"detection": "starter_det", "recognition": "starter_rec", "plate_detection": "starter_plate"}
+)
+"""Small models that come with jetface: of faces, they serve when nothing better is at hand."""
 
 
-_WORDS: Mapping[str, Sequence[str]] = MappingProxyType({"detection": ("auto",), "recognition": ("auto", "none")})
+_WORDS: Mapping[str, Sequence[str]] = MappingProxyType(dict.fromkeys(PREFERENCE, ("auto", "none")))
 """What settings may say instead of a name; for every other task `none`."""
 
 
@@ -67,7 +69,7 @@ class ModelChooser:
     def require(self, variable: str, name: str, task: str) -> str:
         """Return the registry name that is meant; errors are those of `choose`, also for a task left out."""
         chosen = self.choose(variable, name, task)
-        if chosen is None:  # pragma: no cover - no setting that is required allows `none`
+        if chosen is None:
             raise RegistryError(f"{variable}={name!r} is not allowed: a model is needed")
         return chosen
 
@@ -88,8 +90,15 @@ def starter_notice(names: Sequence[str]) -> str | None:
     starters = [name for name in names if name in STARTERS.values()]
     if not starters:
         return None
+    cures = []
+    if set(starters) - {STARTERS["plate_detection"]}:
+        cures.append(
+            "For better ones run `jetface models pull --accept-license buffalo_sc`, or name models in DET_MODEL and "
+            "REC_MODEL."
+        )
+    if STARTERS["plate_detection"] in starters:
+        cures.append("For plates add a detector by `jetface models add --family yolo`, and name it in PLATE_DET_MODEL.")
     return (
         f"Starter models are answering ({', '.join(starters)}): for trying and testing, not for production. "
-        "For better ones run `jetface models pull --accept-license buffalo_sc`, or name models in DET_MODEL and "
-        "REC_MODEL."
+        f"{' '.join(cures)}"
     )

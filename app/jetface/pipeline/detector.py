@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jetface.domain import Detections, Image, Rotations
+from jetface.errors import ModelError
 from jetface.geometry.boxes import FINER_LOOK_SHARE, are_seen, merge_looks
 from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
 from jetface.heads.canvases import DetectorItem
@@ -92,11 +93,22 @@ class Canvases:
 class Detector:
     """The detection stage. Stateless but for the model it uses; any number of calls at once."""
 
-    def __init__(self, store: ModelStore, model_name: str, options: DetectorOptions, pool: WorkPool) -> None:
-        self.model_name = model_name
+    def __init__(self, store: ModelStore, model_name: str | None, options: DetectorOptions, pool: WorkPool) -> None:
+        self._model_name = model_name
         self._store = store
         self._options = options
         self._pool = pool
+
+    @property
+    def model_name(self) -> str:
+        """Registry name of its model.
+
+        Raises:
+            ModelError: None is configured.
+        """
+        if self._model_name is None:
+            raise ModelError("No detector is configured: DET_MODEL is none.")
+        return self._model_name
 
     def canvases(self) -> Canvases | None:
         """Return what draws a picture for `detect`, on the thread that decodes it; None until the model is loaded."""

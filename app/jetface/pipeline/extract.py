@@ -192,7 +192,7 @@ def _refuse(fault: str | None, what: str) -> None:
 class ChosenModels:
     """Registry names of the models the settings chose."""
 
-    detector: str
+    detector: str | None
     recognizer: str | None
     attributes: Mapping[str, tuple[str, ...]]
     """By attribute; what several models say of one is merged."""
@@ -203,8 +203,8 @@ class ChosenModels:
     def names(self) -> tuple[str, ...]:
         """All of them, detector first."""
         of_attributes = (name for names in self.attributes.values() for name in names)
-        recognizer = [self.recognizer] if self.recognizer else []
-        return (self.detector, *recognizer, *of_attributes, *(self.plates or ()))
+        of_faces = filter(None, (self.detector, self.recognizer))
+        return (*of_faces, *of_attributes, *(self.plates or ()))
 
 
 _log = structlog.get_logger(__name__)

@@ -20,6 +20,12 @@ from jetface.pipeline.pictures import PictureJob, WorkPool, each_picture_when_lo
 
 _log = structlog.get_logger(__name__)
 
+PLATES_ARE_OFF = (
+    "Reading plates is off: the operator turns it on with PLATE_DET_MODEL=starter_plate and "
+    "PLATE_OCR_MODEL=plate_ocr_cct_xs, or other models of these tasks."
+)
+"""What a caller is told where no models for it are named."""
+
 PLATES_AT_ONCE = 64
 """Plates of one picture cut out and queued at once; bounds what a car park holds in memory (25 kB each)."""
 

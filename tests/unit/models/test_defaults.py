@@ -27,15 +27,32 @@ def test_starter_models_are_announced_with_a_way_to_better_ones() -> None:
     assert starter_notice(["det_500m", "glintr100"]) is None
 
 
+def test_a_starter_of_plates_is_announced_with_another_way() -> None:
+    alone = starter_notice(["starter_plate", "plate_ocr_cct_xs"])
+    assert alone is not None
+    assert "(starter_plate)" in alone
+    assert "PLATE_DET_MODEL" in alone
+    assert "jetface models pull" not in alone
+    beside = starter_notice(["starter_det", "starter_plate"])
+    assert beside is not None
+    assert "(starter_det, starter_plate)" in beside
+    assert "jetface models pull" in beside
+
+
 def test_auto_is_the_best_at_hand() -> None:
     """Whatever its place in the registry."""
     assert chooser("det_2.5g", "det_10g").require("DET_MODEL", "auto", "detection") == "det_10g"
     assert chooser("mobilefacenet128", "w600k_mbf").choose("REC_MODEL", "auto", "recognition") == "w600k_mbf"
 
 
-@pytest.mark.parametrize("task", ["recognition", "gender_age", "mask", "liveness"])
+@pytest.mark.parametrize("task", ["detection", "recognition", "gender_age", "mask", "liveness", "plate_detection"])
 def test_a_stage_that_can_be_left_out_is(task: str) -> None:
     assert chooser().choose("X_MODEL", "none", task) is None
+
+
+def test_who_cannot_do_without_says_so() -> None:
+    with pytest.raises(RegistryError, match="DET_MODEL='none' is not allowed: a model is needed"):
+        chooser().require("DET_MODEL", "none", "detection")
 
 
 def test_a_name_is_taken_as_it_is() -> None:
@@ -48,7 +65,7 @@ def test_a_name_is_taken_as_it_is() -> None:
         ("GA_MODEL", "auto", "gender_age", "none or one of genderage_v1"),
         ("MASK_MODEL", "genderage_v1", "mask", "none or one of mask_detector_seeta"),
         ("LIVENESS_MODEL", "fasnet", "liveness", "none or one of fasnet_2.7, fasnet_4.0"),
-        ("DET_MODEL", "none", "detection", "auto or one of det_10g, "),
+        ("DET_MODEL", "det_11g", "detection", "auto, none or one of det_10g, "),
         ("REC_MODEL", "det_10g", "recognition", "auto, none or one of "),
     ],
 )
