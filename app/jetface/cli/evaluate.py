@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name
+from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name, tell_skipped
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.domain import ExtractOptions, Rotations
 from jetface.models.defaults import ModelChooser
@@ -127,6 +128,8 @@ class Evaluation:
     num_pictures: int
     num_strays: int
     """Pictures that lie in no person's folder, and were left out."""
+    skipped: Counter[str]
+    """Other files, by reason."""
     models: Sequence[ModelFigures]
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class Evaluation:
             "people": self.num_people,
             "pictures": self.num_pictures,
             "pictures_of_nobody": self.num_strays,
+            "skipped": dict(self.skipped),
             "models": [
                 {
                     "pairs_of_one_person": int(figures.pairs.same.sum()),
@@ -169,7 +173,8 @@ def evaluate_models(
     recognizers = [chooser.choose("--models", name, "recognition") for name in names] or [chosen.recognizer]
     if None in recognizers:
         raise RegistryError("--models: a recognizer is needed; `none` is none")
-    found = find_pictures([folder])
+    skipped: Counter[str] = Counter()
+    found = find_pictures([folder], accept_tiff=settings.accept_tiff, skipped=skipped)
     pictures = [picture for picture in found if len(picture.relative.parts) > 1]
     people = sorted({picture.relative.parts[0] for picture in pictures})
     if len(people) < 2:
@@ -183,6 +188,7 @@ def evaluate_models(
         num_people=len(people),
         num_pictures=len(pictures),
         num_strays=len(found) - len(pictures),
+        skipped=skipped,
         models=models,
     )
 
@@ -357,8 +363,15 @@ def draw_plot(evaluation: Evaluation, path: Path) -> None:
     "--plot", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
     help="Draw true against false matches, and similarities, as the file's ending says; needs matplotlib.",
 )  # fmt: skip
-def evaluate(
-    *, folder: Path, names: str | None, rotations: Literal["none", "auto"], as_json: bool, plot: Path | None
+@click.option("--strict", is_flag=True, help="Exit code 1 when files of the folder were skipped.")
+def evaluate(  # noqa: PLR0913 - its arguments are the options of the command
+    *,
+    folder: Path,
+    names: str | None,
+    rotations: Literal["none", "auto"],
+    as_json: bool,
+    plot: Path | None,
+    strict: bool,
 ) -> None:
     """Judge recognizers on pictures of people you know: FOLDER holds a folder for each person.
 
@@ -376,3 +389,4 @@ def evaluate(
         click.echo("\n".join(to_markdown(evaluation)))
     if plot is not None:
         draw_plot(evaluation, plot)
+    tell_skipped(evaluation.skipped, strict=strict)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sys
 from collections.abc import Collection, Iterable
+from functools import partial
 from http import HTTPStatus
 
 import structlog
@@ -22,7 +24,7 @@ from jetface.errors import (
     QueueFullError,
     ServiceError,
 )
-from jetface.logs import request_context
+from jetface.logs import masked, request_context
 from jetface.metrics import Metrics, Series
 from jetface.server.context import TRAILING_BYTES, RequestContext, open_context
 from jetface.server.drain import Drain
@@ -89,7 +91,7 @@ class ObserveRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(_send_start, send))
             return
         context = open_context(scope)
         status = CLIENT_GONE_STATUS
@@ -186,6 +188,15 @@ async def _read_past(receive: Receive) -> None:
         if message["type"] != "http.request" or not message.get("more_body", False):
             return
         num_bytes += len(message.get("body", b""))
+
+
+async def _send_start(send: Send, message: Message) -> None:
+    """Pass on how the application's start went; of what is foreseen to fail, a sentence in place of the traceback."""
+    error = sys.exc_info()[1]
+    if message["type"] == "lifespan.startup.failed" and isinstance(error, ServiceError):
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        message = {**message, "message": masked(f"The service cannot start: {error}{cause}")}
+    await send(message)
 
 
 class OwnPath:

@@ -92,6 +92,7 @@ def folder(tmp_path: Path, shared_faces: Path, shared_images: Path, monkeypatch:
     blank = np.full((64, 64, 3), 127, np.uint8)
     (first / "blank.png").write_bytes(_png(blank))
     shutil.copyfile(shared_images / "t1.jpg", root / "nobody.jpg")
+    (root / "film.mov").write_bytes(b"no picture")
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
     monkeypatch.setenv("DET_MODEL", "starter_det")
     monkeypatch.setenv("REC_MODEL", "starter_rec")
@@ -104,12 +105,14 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def test_own_pictures_are_judged(folder: Path, tmp_path: Path) -> None:
     """As JSON and as a plot; what was missed or could not be read is named."""
-    result = evaluate(str(folder), "--json", "--plot", str(tmp_path / "plot.png"))
-    assert result.exit_code == 0, result.stderr
+    result = evaluate(str(folder), "--json", "--plot", str(tmp_path / "plot.png"), "--strict")
+    assert result.exit_code == 1
+    assert "skipped 1 file: 1 .mov" in result.stderr
     found = json.loads(result.stdout)
     assert (found["detector"], found["people"], found["pictures"], found["pictures_of_nobody"]) == (
         "starter_det", 6, 26, 1,
     )  # fmt: skip
+    assert found["skipped"] == {".mov": 1}
     (model,) = found["models"]
     first = min(path.name for path in folder.iterdir())
     assert model["faces_missed"] == [f"{first}/blank.png"]
