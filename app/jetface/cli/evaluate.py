@@ -364,7 +364,7 @@ def draw_plot(evaluation: Evaluation, path: Path) -> None:
     help="Draw true against false matches, and similarities, as the file's ending says; needs matplotlib.",
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit code 1 when files of the folder were skipped.")
-def evaluate(  # noqa: PLR0913 - its arguments are the options of the command
+def evaluate(
     *,
     folder: Path,
     names: str | None,
