@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,12 @@ def shared_images() -> Path:
 def shared_faces() -> Path:
     """Folder of 200 people, four portraits each."""
     return require_shared("faces")
+
+
+@pytest.fixture(scope="session")
+def traffic() -> bytes:
+    """A picture with licence plates, of the set that nothing was trained on."""
+    with tarfile.open(require_shared("plates", "plates_romania_mit.tar")) as tar:
+        member = tar.extractfile("dayride_type1_001.mp4_t_1094.jpg")
+        assert member is not None
+        return member.read()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jetface_client import AsyncClient, Client
-from tests.support.server import Server, running_server
+from tests.support.server import PLATES_ON, Server, running_server
 
 API_KEY = "secret"
 
@@ -43,7 +43,7 @@ def weights(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 @pytest.fixture(scope="session")
 def server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One service for all tests of the client."""
-    variables = {**weights, "GALLERY_DIR": str(tmp_path_factory.mktemp("gallery"))}
+    variables = {**weights, **PLATES_ON, "GALLERY_DIR": str(tmp_path_factory.mktemp("gallery"))}
     with running_server(tmp_path_factory.mktemp("server"), variables) as started:
         yield started
 

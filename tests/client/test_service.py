@@ -156,6 +156,29 @@ def test_compare(ask: Ask, server: Server, photo: Path, shared_images: Path) -> 
     assert matrix.threshold == 0.5
 
 
+def test_plates_are_read(ask: Ask, server: Server, traffic: bytes) -> None:
+    """In one picture, or in several of which one fails alone."""
+    picture = ask(server.url, "plates", traffic, limit=1)
+    assert picture.image_hw == (720, 1280)
+    assert picture.took_ms > 0
+    (plate,) = picture.plates
+    assert plate.text == "SB90TZI"
+    assert plate.box.dtype == np.float32
+    assert 0.4 < plate.score <= 1
+    assert len(plate.confidences) == len(plate.text)
+    assert plate.confidence == pytest.approx(np.mean(plate.confidences), abs=1e-4)
+    wide, strict, broken = (
+        ask(server.url, "plates_many", [traffic], min_width=200)[0],
+        ask(server.url, "plates", traffic, threshold=0.99),
+        ask(server.url, "plates_many", [traffic, b"no picture"])[1],
+    )
+    assert [plate.text for plate in wide.plates] == ["SB90TZI"]
+    assert strict.plates == ()
+    assert broken.failure.code == "image_decode"
+    with pytest.raises(PictureError):
+        ask(server.url, "plates", b"no picture")
+
+
 def test_what_runs_there(ask: Ask, server: Server) -> None:
     info = ask(server.url, "info")
     assert (info.detector, info.recognizer) == ("det_500m", "mobilefacenet128")

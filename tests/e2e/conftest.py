@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import httpx
 import pytest
 
 from tests.support.server import Server, real_models, running_server
-from tests.support.shared import require_shared
 
 Body = dict[str, Any]
 
@@ -50,12 +48,3 @@ def body_of(shared_images: Path) -> Callable[..., Body]:
         return {"images": {"data": [base64.b64encode(content).decode() for content in contents]}, **options}
 
     return make
-
-
-@pytest.fixture(scope="session")
-def traffic() -> bytes:
-    """A picture with licence plates, of the set that nothing was trained on."""
-    with tarfile.open(require_shared("plates", "plates_romania_mit.tar")) as tar:
-        member = tar.extractfile("dayride_type1_001.mp4_t_1094.jpg")
-        assert member is not None
-        return member.read()

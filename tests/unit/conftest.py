@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-_SHARED = {"shared_dir", "shared_models", "shared_images", "shared_faces"}
+_SHARED = {"shared_dir", "shared_models", "shared_images", "shared_faces", "traffic"}
 
 
 @pytest.hookimpl(tryfirst=True)

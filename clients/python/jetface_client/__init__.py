@@ -1,4 +1,4 @@
-"""Typed client of jetface: pictures in, faces out.
+"""Typed client of jetface: pictures in, faces and licence plates out.
 
 `Client` and `AsyncClient` are thin: what a request looks like, what an answer means and when to try again is said once,
 in pure functions that neither sleep nor send (`calls`, `exchange`). Knows the wire, nothing of the service's code.
@@ -40,6 +40,8 @@ from jetface_client.results import (
     Model,
     Picture,
     PictureFailure,
+    Plate,
+    PlatesPicture,
     Quality,
     Readiness,
 )
@@ -77,6 +79,8 @@ __all__ = [
     "PictureError",
     "PictureFailure",
     "PictureSource",
+    "Plate",
+    "PlatesPicture",
     "Quality",
     "Readiness",
     "RequestRefusedError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,16 @@ from jetface_client.results import (
     Model,
     Picture,
     PictureFailure,
+    Plate,
+    PlatesPicture,
     Quality,
     Readiness,
 )
 
+AnyPicture = TypeVar("AnyPicture", Picture, PlatesPicture)
 
-def only(pictures: list[Picture]) -> Picture:
+
+def only(pictures: list[AnyPicture]) -> AnyPicture:
     """Return the one picture of an answer.
 
     Raises:
@@ -91,8 +95,6 @@ def read_pictures(answer: Any) -> list[Picture]:
 
 
 def _read_picture(slot: Mapping[str, Any]) -> Picture:
-    error = slot.get("error")
-    image_hw = slot.get("image_hw")
     return Picture(
         faces=tuple(
             Face(
@@ -106,11 +108,43 @@ def _read_picture(slot: Mapping[str, Any]) -> Picture:
             )
             for face in slot["faces"]
         ),
-        failure=None if error is None else PictureFailure(message=error["message"], code=error["code"]),
-        image_hw=None if image_hw is None else (int(image_hw[0]), int(image_hw[1])),
+        failure=_read_failure(slot),
+        image_hw=_read_size(slot),
         rotation=slot.get("rotation"),
         took_ms=float(slot["took_ms"]),
     )
+
+
+def _read_failure(slot: Mapping[str, Any]) -> PictureFailure | None:
+    error = slot.get("error")
+    return None if error is None else PictureFailure(message=error["message"], code=error["code"])
+
+
+def _read_size(slot: Mapping[str, Any]) -> tuple[int, int] | None:
+    image_hw = slot.get("image_hw")
+    return None if image_hw is None else (int(image_hw[0]), int(image_hw[1]))
+
+
+def read_plates(answer: Any) -> list[PlatesPicture]:
+    """Read `/plates`."""
+    return [
+        PlatesPicture(
+            plates=tuple(
+                Plate(
+                    box=np.asarray(plate["box"], np.float32),
+                    score=float(plate["score"]),
+                    text=plate["text"],
+                    confidence=float(plate["confidence"]),
+                    confidences=tuple(float(each["confidence"]) for each in plate["characters"]),
+                )
+                for plate in slot["plates"]
+            ),
+            failure=_read_failure(slot),
+            image_hw=_read_size(slot),
+            took_ms=float(slot["took_ms"]),
+        )
+        for slot in answer["pictures"]
+    ]
 
 
 def read_comparison(answer: Any) -> Comparison:

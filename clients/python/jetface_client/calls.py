@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from jetface_client import answers
 from jetface_client.options import ExtractOptions, Rotations
-from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
+from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, PlatesPicture, Readiness
 from jetface_client.sources import PictureSource, picture_fields
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -114,6 +114,25 @@ def recognize_call(
     )
 
 
+def plates_many_call(
+    pictures: Sequence[PictureSource], *, threshold: float | None, limit: int, min_width: int
+) -> Call[list[PlatesPicture]]:
+    """Ask for the licence plates of each picture."""
+    return _post(
+        "/plates",
+        answers.read_plates,
+        images=picture_fields(pictures),
+        threshold=threshold,
+        limit=limit,
+        min_width=min_width,
+    )
+
+
+def plates_call(picture: PictureSource, *, threshold: float | None, limit: int, min_width: int) -> Call[PlatesPicture]:
+    """Ask for the licence plates of one picture."""
+    return _single(plates_many_call([picture], threshold=threshold, limit=limit, min_width=min_width))
+
+
 def compare_call(
     first: PictureSource,
     second: PictureSource,
@@ -176,7 +195,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _single(call: Call[list[Picture]]) -> Call[Picture]:
+def _single(call: Call[list[answers.AnyPicture]]) -> Call[answers.AnyPicture]:
     """Make a call for one picture of a call for several: its failure is raised."""
     return Call(path=call.path, body=call.body, parse=lambda answer: answers.only(call.parse(answer)))
 

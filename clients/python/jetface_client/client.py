@@ -43,7 +43,7 @@ from jetface_client.gallery import (
     list_collections_call,
 )
 from jetface_client.options import ExtractOptions, Rotations
-from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, Readiness
+from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, PlatesPicture, Readiness
 from jetface_client.retries import RetryPolicy
 from jetface_client.sources import PictureSource, Progress, find_pictures, unreadable
 
@@ -353,6 +353,29 @@ class Client:
     ) -> list[Picture]:
         """As `recognize`, for several pictures in one request: `landmarks` or `boxes` hold one array a picture."""
         return self._ask(calls.recognize_many_call, pictures, landmarks=landmarks, boxes=boxes, rotations=rotations)
+
+    def plates(
+        self, picture: PictureSource, *, threshold: float | None = None, limit: int = 0, min_width: int = 0
+    ) -> PlatesPicture:
+        """Find the licence plates of a picture, and read them.
+
+        Args:
+            picture: The picture.
+            threshold: Least score of the detector; None takes what suits it.
+            limit: Only the N largest plates; 0: all.
+            min_width: Drop plates whose box is narrower, pixels.
+
+        Raises:
+            PictureError: The service cannot read the picture.
+            RequestRefusedError: Among others: reading plates is off there, `not_found`.
+        """
+        return self._ask(calls.plates_call, picture, threshold=threshold, limit=limit, min_width=min_width)
+
+    def plates_many(
+        self, pictures: Sequence[PictureSource], *, threshold: float | None = None, limit: int = 0, min_width: int = 0
+    ) -> list[PlatesPicture]:
+        """Find and read the plates of several pictures in one request; one that cannot be read fails in its slot."""
+        return self._ask(calls.plates_many_call, pictures, threshold=threshold, limit=limit, min_width=min_width)
 
     def compare(
         self,

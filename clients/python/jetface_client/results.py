@@ -104,6 +104,35 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plate:
+    """One licence plate."""
+
+    box: NDArray[np.float32]
+    """(4,) float32 `x1, y1, x2, y2`, source pixels."""
+    score: float
+    """The detector's, [0, 1]."""
+    text: str
+    """Empty where nothing could be read."""
+    confidence: float
+    """Mean of the characters', [0, 1]; 0 where there is none."""
+    confidences: tuple[float, ...]
+    """Of each character of the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlatesPicture:
+    """What came of one picture; no plate found is an empty tuple, not a failure."""
+
+    plates: tuple[Plate, ...] = ()
+    """Best score first; largest first when their number was limited."""
+    failure: PictureFailure | None = None
+    image_hw: tuple[int, int] | None = None
+    """Height and width, EXIF orientation applied."""
+    took_ms: float = 0.0
+    """Milliseconds the service worked on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Comparison:
     """The largest face of one picture against the largest of another."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,11 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def traffic(shared_dir: Path, tmp_path: Path) -> Path:
+def folder(traffic: bytes, tmp_path: Path) -> Path:
     """A folder with a picture of traffic, one that is broken, and what is no picture."""
     folder = tmp_path / "traffic"
     (folder / "deeper").mkdir(parents=True)
-    with tarfile.open(shared_dir / "plates" / "plates_romania_mit.tar") as tar:
-        member = tar.extractfile("dayride_type1_001.mp4_t_1094.jpg")
-        assert member is not None
-        (folder / "a.jpg").write_bytes(member.read())
+    (folder / "a.jpg").write_bytes(traffic)
     (folder / "deeper" / "b.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture")
     return folder
@@ -48,12 +44,12 @@ def _on(monkeypatch: pytest.MonkeyPatch, shared_models: Path, models_dir: Path) 
 
 
 @pytest.mark.usefixtures("_on")
-def test_plates_are_told_for_programs_and_for_people(traffic: Path) -> None:
+def test_plates_are_told_for_programs_and_for_people(folder: Path) -> None:
     """In order, with a line for each picture; what fails or is skipped is told as by `jetface extract`."""
-    result = run(traffic, "--json", "--limit", "2", "--threshold", "0.5")
+    result = run(folder, "--json", "--limit", "2", "--threshold", "0.5")
     assert result.exit_code == 1
     read, broken = map(json.loads, result.stdout.splitlines())
-    assert Path(read["path"]) == traffic / "a.jpg"
+    assert Path(read["path"]) == folder / "a.jpg"
     assert read["image_hw"] == [720, 1280]
     assert [plate["text"] for plate in read["plates"]] == TEXTS
     first = read["plates"][0]
@@ -62,17 +58,17 @@ def test_plates_are_told_for_programs_and_for_people(traffic: Path) -> None:
     assert broken["error"]["code"] == "image_decode"
     assert result.stderr.endswith("skipped 1 file: 1 .txt\nError: 1 of 2 pictures failed\n")
 
-    table = run(traffic / "a.jpg", "--min-width", "200")
+    table = run(folder / "a.jpg", "--min-width", "200")
     assert table.exit_code == 0
     heading, line = table.stdout.splitlines()
-    assert heading.startswith(f"{traffic / 'a.jpg'}: 1 plate, ")
+    assert heading.startswith(f"{folder / 'a.jpg'}: 1 plate, ")
     assert f"  {TEXTS[0]}  confidence " in line
 
 
 @pytest.mark.usefixtures("_on")
-def test_strict_fails_when_something_was_skipped(traffic: Path) -> None:
-    (traffic / "deeper" / "b.jpg").unlink()
-    result = run(traffic, "--strict")
+def test_strict_fails_when_something_was_skipped(folder: Path) -> None:
+    (folder / "deeper" / "b.jpg").unlink()
+    result = run(folder, "--strict")
     assert result.exit_code == 1
     assert result.stderr == "Error: skipped 1 file: 1 .txt\n"
 
