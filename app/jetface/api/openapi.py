@@ -6,11 +6,10 @@ import base64
 import hashlib
 import re
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,23 +46,30 @@ _BODIES: tuple[type[BaseModel], ...] = (
     collection_schemas.PersonChanges,
     collection_schemas.DeleteFacesBody,
 )
+
+
+def _error(description: str) -> dict[str, Any]:
+    """Describe an error by reference: FastAPI would build the same type anew for each of some 300 of them."""
+    return {"description": description, "content": {JSON_TYPE: {"schema": {"$ref": _REF.format(model="ErrorAnswer")}}}}
+
+
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "No API key, or a wrong one."},
-    408: {"model": ErrorAnswer, "description": "The body did not arrive in time."},
-    413: {"model": ErrorAnswer, "description": "The body is too long."},
-    415: {"model": ErrorAnswer, "description": "The Content-Type is missing or not accepted."},
-    422: {"model": ErrorAnswer, "description": "The request cannot be understood."},
-    429: {"model": ErrorAnswer, "description": "No place is free; see Retry-After."},
-    500: {"model": ErrorAnswer, "description": "The service failed."},
-    503: {"model": ErrorAnswer, "description": "A model cannot be had, or the service is shutting down."},
-    504: {"model": ErrorAnswer, "description": "The deadline passed."},
+    401: _error("No API key, or a wrong one."),
+    408: _error("The body did not arrive in time."),
+    413: _error("The body is too long."),
+    415: _error("The Content-Type is missing or not accepted."),
+    422: _error("The request cannot be understood."),
+    429: _error("No place is free; see Retry-After."),
+    500: _error("The service failed."),
+    503: _error("A model cannot be had, or the service is shutting down."),
+    504: _error("The deadline passed."),
 }
 
 _CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
-    403: {"model": ErrorAnswer, "description": "The API key may read only."},
-    404: {"model": ErrorAnswer, "description": "It is not there, or the gallery is off."},
-    409: {"model": ErrorAnswer, "description": "What is there differs; or the collection is of another recognizer."},
-    507: {"model": ErrorAnswer, "description": "The gallery's disk is full."},
+    403: _error("The API key may read only."),
+    404: _error("It is not there, or the gallery is off."),
+    409: _error("What is there differs; or the collection is of another recognizer."),
+    507: _error("The gallery's disk is full."),
 }
 
 
@@ -78,7 +84,7 @@ def documented(
     """Return the arguments of `router.post` that describe a route of pictures; `off`: when it answers 404."""
     errors = {**_CHANGE_ERRORS, **_ERRORS} if in_gallery else _ERRORS
     if off is not None:
-        errors = {404: {"model": ErrorAnswer, "description": off}, **errors}
+        errors = {404: _error(off), **errors}
     return {
         "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **errors},
         "openapi_extra": _extra(body, options),
@@ -144,7 +150,10 @@ def describe_bodies(app: FastAPI) -> None:
 
     def with_bodies() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _, found = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
+            described: list[tuple[type, Literal["validation"], TypeAdapter[Any]]] = [
+                (each, "validation", TypeAdapter(each)) for each in (*_BODIES, ErrorAnswer)
+            ]
+            _, found = TypeAdapter.json_schemas(described, ref_template=_REF)
             components = write()["components"]["schemas"]
             components.update(found["$defs"])
         return write()
