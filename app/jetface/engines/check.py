@@ -10,7 +10,7 @@ from pathlib import Path
 from jetface.engines.job import EngineJob, written
 from jetface.graphs.prepare import PreparedFiles, prepare_graph
 from jetface.judging.agreement import ENGINE, INT8_ENGINE, Agreement, Trial
-from jetface.judging.drawings import draw_pictures
+from jetface.judging.drawings import draw_for
 from jetface.runtimes.backend import Backend
 from jetface.runtimes.engine_kit import EngineKit, profiles_for
 from jetface.runtimes.onnx import open_onnx_backends
@@ -43,7 +43,7 @@ def check_engine(job: EngineJob, kit: EngineKit, plan: bytes, scratch: Path) -> 
 
 def compare(job: EngineJob, engine: Backend, reference: Backend) -> Agreement:
     """Compare an engine with its reference; both are owned by the calling thread."""
-    drawings = draw_pictures()
+    drawings = draw_for(job.spec.task)
     pictures = drawings.pictures if job.spec.is_detector else drawings.crops
     trial = Trial(job.spec, lambda: pictures, job.canvases_hw)
     return trial.compare(trial.answers(reference), trial.answers(engine, takes_pixels=True))

@@ -107,14 +107,14 @@ class DetectionAgreement:
     def __str__(self) -> str:
         """Say what was measured, for people."""
         both, alone = self.found_by_both, self.only_one
-        return f"{both} faces found by both, {alone} by one only, worst IoU {self.worst_iou:.4f}"
+        return f"{both} boxes found by both, {alone} by one only, worst IoU {self.worst_iou:.4f}"
 
     def fault(self, limits: Limits) -> str | None:
         """Return the first limit that is missed, one clause; None where none is."""
         if self.only_one:
-            return f"{self.only_one} faces are found by one side only, {self.found_by_both} by both"
+            return f"{self.only_one} boxes are found by one side only, {self.found_by_both} by both"
         if not self.found_by_both:
-            return "there was no face to compare boxes of"
+            return "there was nothing to compare boxes of"
         if self.worst_iou < limits.least_iou:
             return f"two boxes of one face overlap at IoU {self.worst_iou:.4f}, less than {limits.least_iou}"
         return None
@@ -255,9 +255,13 @@ class Trial:
         for canvas_hw in self.canvases_hw or (None,):
             head = FAMILIES[self.spec.family].probe(self.spec, backend, canvas_hw, takes_pixels=takes_pixels).head
             for chunk in _chunks(self.pictures(), backend.max_batch_size if canvas_hw else 1):
-                items = [DetectorItem(letterbox_of(image, canvas_hw).apply(image), threshold) for image in chunk]
+                items = [DetectorItem(self.canvas_of(image, canvas_hw), threshold) for image in chunk]
                 found += _detector(head).candidates(backend, items)
         return found
+
+    def canvas_of(self, picture: Image, canvas_hw: tuple[int, int] | None) -> Image:
+        """Return a picture on its canvas; None: on one as small as it allows."""
+        return letterbox_of(picture, canvas_hw).apply(picture, fill=FAMILIES[self.spec.family].canvas_fill)
 
     def compare(self, reference: Any, other: Any) -> Agreement:
         """Return how near what `answers` returned is to what it returned of the reference."""

@@ -18,6 +18,7 @@ from jetface.engines.child import EngineChild
 from jetface.engines.job import Accepted, EngineJob, EngineSource, Rejected, Step
 from jetface.errors import EngineBuildError
 from jetface.graphs.prepare import prepare_graph
+from jetface.heads.families import read_known
 from jetface.judging.agreement import ENGINE
 from jetface.models.precision import Precisions
 from jetface.registry import ModelSpec, default_registry_dir, read_registry
@@ -143,8 +144,39 @@ def test_detectors_are_compared_at_every_canvas(shared_models: Path, tmp_path: P
     (reference,) = open_onnx_backends(prepare_graph(weights, spec).model)
     good = compare(job, engine, reference)
     assert good.fault(ENGINE) is None
-    assert not str(good).startswith("0 faces")
+    assert not str(good).startswith("0 boxes")
     assert compare(job, StandInEngine(engine, is_wrong=True), reference).fault(ENGINE)
+
+
+@pytest.mark.parametrize("name", ["starter_plate", "plate_ocr_cct_xs"])
+def test_models_of_plates_are_compared_by_drawn_plates(shared_models: Path, tmp_path: Path, name: str) -> None:
+    """On drawn faces a detector of plates finds nothing to compare."""
+    folder = default_registry_dir()
+    spec: ModelSpec = read_known([folder])[name]
+    weights = (folder if name == "starter_plate" else shared_models) / spec.file_name
+    job = jobs_of(tmp_path).job(spec, weights)
+    (engine,) = open_onnx_backends(job.graph, max_batch_size=2)
+    (reference,) = open_onnx_backends(prepare_graph(weights, spec).model)
+    good = compare(job, engine, reference)
+    assert good.fault(ENGINE) is None
+    assert not str(good).startswith("0 ")
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx_bindings is not installed: x86-64 Linux only")
+@pytest.mark.parametrize("name", ["starter_plate", "plate_ocr_cct_xs"])
+def test_engines_of_both_plate_models_are_built_for_real(shared_models: Path, tmp_path: Path, name: str) -> None:
+    """TensorRT for RTX takes either graph in FP16, as uint8 pixels, at batches of 1 to 2; nothing can run it here."""
+    folder = default_registry_dir()
+    spec: ModelSpec = read_known([folder])[name]
+    weights = (folder if name == "starter_plate" else shared_models) / spec.file_name
+    kit = rtx_kit.make_kit()
+    source = EngineSource(kit, rtx_kit.FACTORY)
+    job = jobs_of(tmp_path, source=source, precisions=Precisions(), rec_batch_size=2).job(spec, weights)
+    assert job.recipe.precision == "fp16"
+    assert job.is_batch_free
+    assert job.recipe.item_shapes == ((spec.input.height_px, spec.input.width_px, 3),)
+    built = kit.build(job.recipe, job.graph, lambda _: None)
+    assert len(built.plan) > 10_000
 
 
 def test_recognizers_are_compared_by_what_they_said_of_every_crop(tmp_path: Path) -> None:

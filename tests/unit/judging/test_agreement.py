@@ -84,7 +84,7 @@ class TestDetections:
         both, one = faces((0, 0, 50, 50), (200, 0, 250, 50)), faces((0, 0, 50, 50))
         for agreement in (compare_detections([both], [one]), compare_detections([one], [both])):
             assert (agreement.found_by_both, agreement.only_one) == (1, 1)
-            assert agreement.fault(FP16) == "1 faces are found by one side only, 1 by both"
+            assert agreement.fault(FP16) == "1 boxes are found by one side only, 1 by both"
 
     def test_boxes_far_apart_are_two_faces(self) -> None:
         agreement = compare_detections([faces((0, 0, 50, 50))], [faces((30, 0, 80, 50))])
@@ -122,4 +122,4 @@ class TestDetections:
 
     def test_nothing_found_by_either_is_a_fault(self) -> None:
         agreement = compare_detections([Detections.empty()], [Detections.empty()])
-        assert agreement.fault(FP16) == "there was no face to compare boxes of"
+        assert agreement.fault(FP16) == "there was nothing to compare boxes of"

@@ -137,7 +137,7 @@ def test_no_face_is_no_verdict(registry: dict[str, ModelSpec]) -> None:
     spec = registry["starter_det"]
     black = [np.zeros((64, 64, 3), np.uint8)]
     casts = halves(default_registry_dir() / spec.file_name, spec, lambda: black)
-    assert casts[-1].fault == "there was no face to compare boxes of"
+    assert casts[-1].fault == "there was nothing to compare boxes of"
 
 
 def test_a_graph_in_half_already_is_refused(tmp_path: Path, drawings: Drawings) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jetface.geometry.boxes import suppress_overlaps
 from jetface.geometry.letterbox import Letterbox
 from jetface.graphs.prepare import prepare_graph
 from jetface.heads.canvases import DetectorItem
+from jetface.heads.families import read_known
 from jetface.heads.scrfd import Scrfd
-from jetface.judging.drawings import draw_pictures
+from jetface.judging.agreement import Trial
+from jetface.judging.drawings import PLATES, draw_for, draw_pictures, draw_traffic
 from jetface.registry import default_registry_dir, read_registry
 from jetface.runtimes.onnx import open_onnx_backends
 
@@ -17,9 +20,10 @@ pytestmark = pytest.mark.weights  # the starter models
 
 
 def test_they_are_the_same_each_time() -> None:
-    first, second = draw_pictures(), draw_pictures()
-    for one, other in zip((*first.pictures, *first.crops), (*second.pictures, *second.crops), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for draw in (draw_pictures, draw_traffic):
+        first, second = draw(), draw()
+        for one, other in zip((*first.pictures, *first.crops), (*second.pictures, *second.crops), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_crops_are_crops_and_differ() -> None:
@@ -39,3 +43,16 @@ def test_a_detector_finds_every_face_where_it_was_drawn() -> None:
         (found,) = head.run(backend, [DetectorItem(letterbox.apply(picture), 0.6)])
         counts.append(len(found))
     assert counts == [1, 1, 1, 1, 4, 4]
+
+
+def test_models_of_plates_are_shown_cars_whose_plates_are_found() -> None:
+    registry_dir = default_registry_dir()
+    spec = read_known([registry_dir])["starter_plate"]
+    graph = prepare_graph(registry_dir / spec.file_name, spec)
+    (backend,) = open_onnx_backends(graph.model)
+    pictures = draw_for(spec.task).pictures
+    found = Trial(spec, lambda: pictures, ((640, 640),)).answers(backend)
+    kept = [boxes.take(suppress_overlaps(boxes.boxes, boxes.scores)) for boxes in found]
+    assert [len(boxes) for boxes in kept] == [1, 1, 1, 1, len(PLATES)]
+    assert min(boxes.scores.min() for boxes in kept) > spec.least_score
+    assert len(draw_for("plate_reading").crops) == 3 * len(PLATES)
