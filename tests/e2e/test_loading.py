@@ -112,13 +112,13 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, body_of: Callable[..., A
 
 @contextmanager
 def downloading_server(
-    folder: Path, weights: dict[str, str], *, pause_s: float, **variables: str
+    folder: Path, weights: dict[str, str], *, gate: threading.Event, **variables: str
 ) -> Iterator[tuple[Server, httpx.Client]]:
-    """Start a service that has its detector, and whose recognizer pauses half-way; yield it and a client of it."""
+    """Yield a service that has its detector, whose recognizer stops half-way until `gate` is set; and its client."""
     models, det, rec = Path(weights["MODEL_MIRROR"]), weights["DET_MODEL"], weights["REC_MODEL"]
     (folder / "models").mkdir()
     (folder / "models" / f"{det}.onnx").symlink_to(models / f"{det}.onnx")
-    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=pause_s)
+    slow = Answer((models / f"{rec}.onnx").read_bytes(), pause_s=60, gate=gate)
     with file_server({f"/{rec}.onnx": slow}) as mirror:
         here = {"MODELS_DIR": str(folder / "models"), "MODEL_MIRROR": mirror.url, "MODEL_DOWNLOAD": "1"}
         with (
@@ -132,8 +132,8 @@ def test_a_slow_download_is_told_and_holds_up_no_other_model(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
 ) -> None:
     """The recognizer comes slowly: 504 says how far it is, while the detector, which is here, answers."""
-    rec, body = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg")
-    with downloading_server(tmp_path, weights, pause_s=4, REQUEST_TIMEOUT_S="2") as (server, client):
+    rec, body, gate = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg"), threading.Event()
+    with downloading_server(tmp_path, weights, gate=gate, REQUEST_TIMEOUT_S="2") as (server, client):
         assert client.post("/detect", json=body, timeout=60).status_code == 200
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(httpx.post, f"{server.url}/extract", json=body, timeout=60, trust_env=False)
@@ -152,6 +152,7 @@ def test_a_slow_download_is_told_and_holds_up_no_other_model(
         ready = client.get("/health/ready").json()["models"][rec]
         assert ready["state"] == "loading"
         assert ready["reason"].startswith("downloading, ")
+        gate.set()
         while states(server)[rec] != "serving":
             time.sleep(0.05)
         assert client.post("/extract", json=body, timeout=60).status_code == 200
@@ -161,11 +162,11 @@ def test_those_who_wait_for_a_model_take_nothing_from_those_who_do_not(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any]
 ) -> None:
     """Neither a place nor the pixels of their pictures: each is answered, or told how far the load is."""
-    rec, body = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg")
+    rec, body, gate = weights["REC_MODEL"], body_of("ifrest_Stallone.jpg"), threading.Event()
     narrow = {"MAX_IN_FLIGHT": "4", "MAX_IMAGE_PIXELS": "300000", "DECODE_BUDGET_PIXELS": "300000"}
     with (
         ThreadPoolExecutor(12) as pool,
-        downloading_server(tmp_path, weights, pause_s=8, **narrow) as (server, client),
+        downloading_server(tmp_path, weights, gate=gate, **narrow) as (server, client),
     ):
 
         def extract() -> httpx.Response:
@@ -176,13 +177,17 @@ def test_those_who_wait_for_a_model_take_nothing_from_those_who_do_not(
                 time.sleep(0.05)
 
         client.post("/detect", json=body).raise_for_status()
-        waiting = [pool.submit(extract) for _ in range(12)]
+        waiting = [pool.submit(extract)]
+        while not str(client.get("/health/ready").json()["models"][rec].get("reason")).startswith("downloading, "):
+            time.sleep(0.02)
+        waiting += [pool.submit(extract) for _ in range(11)]
         while "jetface_requests_aside 4" not in client.get("/metrics").text:
             time.sleep(0.02)
         while sum(each.done() for each in waiting) < 8:
             time.sleep(0.02)
         statuses = [client.post("/detect", json=body).status_code for _ in range(20)]
         assert "jetface_requests_aside 4" in client.get("/metrics").text
+        gate.set()
         answers = [each.result() for each in waiting]
     assert statuses == [200] * 20
     assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 8

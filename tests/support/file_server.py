@@ -22,6 +22,8 @@ class Answer:
     """Content-Length to claim, when it is not that of the body; -1 claims none."""
     pause_s: float = 0.0
     """Seconds between the two halves of the body."""
+    gate: threading.Event | None = None
+    """Ends the pause before its time."""
 
 
 @dataclass(slots=True)
@@ -55,7 +57,10 @@ def file_server(answers: Mapping[str, Answer]) -> Iterator[FileServer]:
             with contextlib.suppress(ConnectionError):
                 self.wfile.write(answer.body[:half])
                 self.wfile.flush()
-                time.sleep(answer.pause_s)
+                if answer.gate is None:
+                    time.sleep(answer.pause_s)
+                else:
+                    answer.gate.wait(answer.pause_s)
                 self.wfile.write(answer.body[half:])
 
         def do_POST(self) -> None:

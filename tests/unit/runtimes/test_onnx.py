@@ -6,16 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
 
 from jetface.errors import BackendUnavailableError, ModelFileError
-from jetface.graphs.prepare import prepare_graph
-from jetface.registry import default_registry_dir, read_registry
-from jetface.runtimes.onnx import OnnxRuntimeBackend, open_onnx_backends
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.tiny_onnx import arcface_model
-
-_MIB = 2**20
 
 
 def test_lanes_share_one_session() -> None:
@@ -45,20 +40,3 @@ def test_a_model_the_runtime_cannot_read_is_a_model_error(tmp_path: Path) -> Non
 def test_a_provider_that_does_not_start_is_an_error_and_not_a_slow_cpu() -> None:
     with pytest.raises(BackendUnavailableError, match="CUDAExecutionProvider did not start; only CPU"):
         open_onnx_backends(arcface_model(), providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
-
-
-def _canvases(backend: OnnxRuntimeBackend, sides_px: list[tuple[int, int]]) -> None:
-    for height_px, width_px in sides_px:
-        backend.run(np.zeros((1, 3, height_px, width_px), np.float32))
-
-
-def test_memory_does_not_grow_with_the_shapes_that_were_seen(shared_models: Path) -> None:
-    """Two hundred shapes up to 640x640 cost no more than the largest did; every shape is a new one."""
-    spec = read_registry([default_registry_dir()])["det_500m"]
-    backend = open_onnx_backends(prepare_graph(shared_models / "det_500m.onnx", spec).model)[0]
-    shapes = [(height, width) for height in range(32, 641, 32) for width in range(32, 641, 32)]
-    order = np.random.default_rng(0).permutation(len(shapes))
-    _canvases(backend, [(640, 640)] * 3)
-    before = psutil.Process().memory_info().rss
-    _canvases(backend, [shapes[index] for index in order[:200]])
-    assert psutil.Process().memory_info().rss - before < 24 * _MIB
