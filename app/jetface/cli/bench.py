@@ -1,4 +1,4 @@
-"""`jetface bench`: how fast this machine is, by each backend that it has: bytes in, embeddings out."""
+"""`jetface bench`: how fast this machine is, by each backend that it has: bytes in, embeddings or texts out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import click
 import cv2
@@ -27,10 +27,10 @@ from jetface.cli.pictures import find_pictures
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.device.limits import usable_cores
 from jetface.device.machine import find_gpu, find_jetson
-from jetface.domain import STAGES, ExtractOptions, PictureResult
+from jetface.domain import STAGES, ExtractOptions, PictureResult, PlateOptions
 from jetface.errors import ModelBuildingError
 from jetface.imaging.sources import EncodedPicture
-from jetface.judging.drawings import draw_pictures
+from jetface.judging.drawings import draw_pictures, draw_traffic
 from jetface.runtimes.providers import runtime_version
 from jetface.service import Service, open_service
 from jetface.settings import Settings, read_settings, variable_names
@@ -47,6 +47,17 @@ CASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 """Fields of `Settings` by case; everything else is as the environment says."""
+
+Task: TypeAlias = Literal["faces", "plates"]
+"""What is found in pictures."""
+
+_TASK_SETTINGS: Mapping[Task, Mapping[str, str]] = MappingProxyType(
+    {"faces": {}, "plates": {"det_model": "none", "rec_model": "none"}}
+)
+"""As `CASES`: what is not measured is not loaded."""
+
+_USUAL_PLATE_MODELS = MappingProxyType({"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "plate_ocr_cct_xs"})
+"""What is measured where the environment names none."""
 
 _MARGIN_S = 120.0
 """For Python, imports and warm-up, beside what is measured and built."""
@@ -68,10 +79,17 @@ class Outcome:
 
 
 def run_cases(
-    names: Sequence[str], paths: Sequence[Path], *, callers: int, seconds: float, build_timeout_s: float
+    names: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    task: Task = "faces",
+    callers: int,
+    seconds: float,
+    build_timeout_s: float,
 ) -> list[Outcome]:
     """Measure cases one after the other, in the order given, with a bar on a terminal's stderr."""
     arguments = [
+        *("--task", task),
         *("--callers", str(callers), "--seconds", str(seconds), "--build-timeout", str(build_timeout_s)),
         *map(str, paths),
     ]
@@ -80,23 +98,24 @@ def run_cases(
         outcomes = []
         for name in bar:
             bar.set_description(name)
-            outcomes.append(_run(name, arguments, timeout_s))
+            outcomes.append(_run(name, task, arguments, timeout_s))
         return outcomes
 
 
-def environ_of(case: str) -> dict[str, str]:
+def environ_of(case: str, task: Task = "faces") -> dict[str, str]:
     """Return this process's environment with the settings of a case in place of others by any of their names."""
-    fields = CASES[case]
+    fields = {**CASES[case], **_TASK_SETTINGS[task]}
     others = {alias for field in fields for alias in variable_names(field)}
+    usual = _USUAL_PLATE_MODELS if task == "plates" else {}
     kept = {name: value for name, value in os.environ.items() if name.upper() not in others}
-    return {**kept, **{variable_names(field)[0]: value for field, value in fields.items()}}
+    return {**usual, **kept, **{variable_names(field)[0]: value for field, value in fields.items()}}
 
 
-def _run(case: str, arguments: Sequence[str], timeout_s: float) -> Outcome:
+def _run(case: str, task: Task, arguments: Sequence[str], timeout_s: float) -> Outcome:
     command = [sys.executable, "-m", "jetface.cli", "bench", "--measure", case, *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - this program, on what its user named
-            command, env=environ_of(case), capture_output=True, text=True, timeout=timeout_s, check=False
+            command, env=environ_of(case, task), capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         return Outcome(case, None, f"not done within {timeout_s:.0f} s")
@@ -125,25 +144,26 @@ class _Load:
 
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
-    num_faces: int = 0
+    num_found: int = 0
     stages_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def add(self, result: PictureResult, latency_s: float) -> None:
         if result.error is not None:
             raise result.error
         self.latencies_s.append(latency_s)
-        self.num_faces += len(result.faces)
+        self.num_found += len(result.faces if result.plates is None else result.plates)
         for stage in STAGES:
             self.stages_s[stage] += getattr(result.times, f"{stage}_s")
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, task: Task) -> dict[str, Any]:
         count = len(self.latencies_s)
         cuts_s = (
             statistics.quantiles(self.latencies_s, n=100, method="inclusive") if count > 1 else self.latencies_s * 99
         )
         return {
             "pictures_per_s": count / self.seconds,
-            "faces_per_s": self.num_faces / self.seconds,
+            f"{task}_per_s": self.num_found / self.seconds,
+            "mean_ms": 1e3 * statistics.fmean(self.latencies_s),
             "p50_ms": 1e3 * cuts_s[49],
             "p95_ms": 1e3 * cuts_s[94],
             "p99_ms": 1e3 * cuts_s[98],
@@ -152,13 +172,14 @@ class _Load:
 
 
 def measure_case(
-    settings: Settings, paths: Sequence[Path], callers: int, seconds: float, build_timeout_s: float
+    settings: Settings, paths: Sequence[Path], *, task: Task, callers: int, seconds: float, build_timeout_s: float
 ) -> dict[str, Any]:
     """Measure the service as the settings have it.
 
     Args:
         settings: Of the case.
-        paths: Pictures and folders of pictures; empty: drawn faces.
+        paths: Pictures and folders of pictures; empty: drawn faces, or cars.
+        task: What is found in them.
         callers: At once, beside a measurement with one.
         seconds: Of each measurement.
         build_timeout_s: Longest wait until the models serve.
@@ -168,42 +189,61 @@ def measure_case(
         ServiceError: The backend or a model cannot be had, or a picture cannot be read.
     """
     configure_quiet_logs(settings)
-    pictures = _read(paths) if paths else _draw()
-    return asyncio.run(_measure(settings, pictures, callers, seconds, build_timeout_s))
+    pictures = _read(paths) if paths else _draw(task)
+    return asyncio.run(_measure(settings, pictures, task, callers, seconds, build_timeout_s))
 
 
 async def _measure(
-    settings: Settings, pictures: Sequence[EncodedPicture], callers: int, seconds: float, build_timeout_s: float
+    settings: Settings,
+    pictures: Sequence[EncodedPicture],
+    task: Task,
+    callers: int,
+    seconds: float,
+    build_timeout_s: float,
 ) -> dict[str, Any]:
     async with open_service(settings) as service:
+        ask = _asking(service, task)
         started = time.perf_counter()
         await _wait_for_models(service, build_timeout_s)
         load_s = time.perf_counter() - started
+        first = await _drive(ask, iter(pictures[:1]), 1, _PATIENCE_S)
         for _ in range(_WARM_UP_ROUNDS):
-            await _drive(service, iter(pictures), callers, _PATIENCE_S)
+            await _drive(ask, iter(pictures), callers, _PATIENCE_S)
         cpu_s = time.process_time()
-        lone = await _drive(service, itertools.cycle(pictures), 1, seconds)
-        many = await _drive(service, itertools.cycle(pictures), callers, seconds)
+        lone = await _drive(ask, itertools.cycle(pictures), 1, seconds)
+        many = await _drive(ask, itertools.cycle(pictures), callers, seconds)
         cpu_s = time.process_time() - cpu_s
         statuses = map(service.store.status, service.chosen.names)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "backends": {status.spec.name: status.backend for status in statuses},
             "load_s": load_s,
+            "first_ms": 1e3 * first.latencies_s[0],
             "callers": callers,
-            "one": lone.as_dict(),
-            "many": many.as_dict(),
+            "one": lone.as_dict(task),
+            "many": many.as_dict(task),
             "cpu_ms_per_picture": 1e3 * cpu_s / (len(lone.latencies_s) + len(many.latencies_s)),
             "peak_rss_mib": usage.ru_maxrss / 1024,
             "device": _readings(service),
         }
 
 
-async def _drive(service: Service, pictures: Iterator[EncodedPicture], callers: int, seconds: float) -> _Load:
+_Ask: TypeAlias = Callable[[EncodedPicture, float], Awaitable[list[PictureResult]]]
+"""Asks the service of a picture, until a deadline."""
+
+
+def _asking(service: Service, task: Task) -> _Ask:
+    if task == "plates":
+        plates = service.require_plates()
+        return lambda picture, deadline: plates.find([picture], PlateOptions(), deadline=deadline)
+    options = ExtractOptions(score_threshold=service.score_threshold)
+    return lambda picture, deadline: service.extractor.extract([picture], options, deadline=deadline)
+
+
+async def _drive(ask: _Ask, pictures: Iterator[EncodedPicture], callers: int, seconds: float) -> _Load:
     """Let callers take pictures from `pictures`, one each at a time, until it ends or the time is over."""
     load = _Load()
     loop = asyncio.get_running_loop()
-    options = ExtractOptions(score_threshold=service.score_threshold)
     end = loop.time() + seconds
 
     async def call() -> None:
@@ -211,7 +251,7 @@ async def _drive(service: Service, pictures: Iterator[EncodedPicture], callers: 
             started = loop.time()
             if started >= end:
                 return
-            (result,) = await service.extractor.extract([picture], options, deadline=started + _PATIENCE_S)
+            (result,) = await ask(picture, started + _PATIENCE_S)
             load.add(result, loop.time() - started)
 
     started = loop.time()
@@ -250,10 +290,9 @@ def _read(paths: Sequence[Path]) -> list[EncodedPicture]:
     return [EncodedPicture(picture.path.read_bytes()) for picture in found]
 
 
-def _draw() -> list[EncodedPicture]:
-    encoded = (
-        cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1] for image in draw_pictures().pictures
-    )
+def _draw(task: Task) -> list[EncodedPicture]:
+    drawings = draw_traffic() if task == "plates" else draw_pictures()
+    encoded = (cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1] for image in drawings.pictures)
     return [EncodedPicture(data.tobytes()) for data in encoded]
 
 
@@ -271,8 +310,8 @@ _SHOWN_READINGS = (
 
 
 _COLUMNS = (
-    "case", "backends", "pictures/s", "faces/s", "p50 / p95 / p99 of one caller, ms", "of all callers, ms",
-    "CPU ms a picture", "peak MiB", "load s", "over baseline",
+    "case", "backends", "pictures/s", "{task}/s", "p50 / p95 / p99 of one caller, ms", "of all callers, ms",
+    "CPU ms a picture", "peak MiB", "load s", "first picture, ms", "over baseline",
 )  # fmt: skip
 
 
@@ -336,7 +375,8 @@ def draw_plot(outcomes: Sequence[Outcome], path: Path) -> None:
 def _speed(measured: Sequence[Outcome]) -> Iterator[str]:
     rate_of = {outcome.name: outcome.figures["many"]["pictures_per_s"] for outcome in measured if outcome.figures}
     baseline = next((name for name in _BASELINES if name in rate_of), None)
-    yield f"| {' | '.join(_COLUMNS)} |"
+    task = next(task for task in get_args(Task) if f"{task}_per_s" in (measured[0].figures or {})["many"])
+    yield f"| {' | '.join(_COLUMNS)} |".format(task=task)
     yield f"|{'---|' * len(_COLUMNS)}"
     for outcome in measured:
         figures = outcome.figures or {}
@@ -345,12 +385,13 @@ def _speed(measured: Sequence[Outcome]) -> Iterator[str]:
             outcome.name,
             ", ".join(sorted(set(figures["backends"].values()))),
             f"{many['pictures_per_s']:.1f}",
-            f"{many['faces_per_s']:.1f}",
+            f"{many[f'{task}_per_s']:.1f}",
             _quantiles(one),
             _quantiles(many),
             f"{figures['cpu_ms_per_picture']:.1f}",
             f"{figures['peak_rss_mib']:.0f}",
             f"{figures['load_s']:.1f}",
+            f"{figures['first_ms']:.1f}",
             f"{rate_of[outcome.name] / rate_of[baseline]:.2f}" if baseline else "",
         ]
         yield f"| {' | '.join(cells)} |"
@@ -362,7 +403,11 @@ def _speed(measured: Sequence[Outcome]) -> Iterator[str]:
 
 def _stages(measured: Sequence[Outcome]) -> Iterator[str]:
     """Stages that took no time anywhere are left out."""
-    of_case = {outcome.name: outcome.figures["one"]["stages_ms"] for outcome in measured if outcome.figures}
+    of_case = {
+        outcome.name: {**outcome.figures["one"]["stages_ms"], "total": outcome.figures["one"]["mean_ms"]}
+        for outcome in measured
+        if outcome.figures
+    }
     stages = [stage for stage in next(iter(of_case.values())) if any(times[stage] for times in of_case.values())]
     yield f"| one caller, ms a picture | {' | '.join(stages)} |"
     yield f"|---|{'---|' * len(stages)}"
@@ -400,6 +445,11 @@ MANY_CALLERS = 4
     help="Backend and precision; may be repeated. Default: all that can be had here.",
 )  # fmt: skip
 @click.option(
+    "--task", type=click.Choice(get_args(Task)), default="faces", show_default=True,
+    help="What is found and embedded, or read. plates: by PLATE_DET_MODEL and PLATE_OCR_MODEL, else by starter_plate "
+    "and plate_ocr_cct_xs, without models of faces.",
+)  # fmt: skip
+@click.option(
     "--callers", type=click.IntRange(1, 256), default=MANY_CALLERS, show_default=True,
     help="Callers at once, beside a measurement with one.",
 )  # fmt: skip
@@ -416,10 +466,11 @@ MANY_CALLERS = 4
     help="Draw pictures/s and latencies, as the file's ending says; needs matplotlib.",
 )  # fmt: skip
 @click.option("--measure", type=click.Choice(list(CASES)), hidden=True, help="Measure one case in this process.")
-def bench(
+def bench(  # noqa: PLR0913 - its arguments are the options of the command
     *,
     paths: tuple[Path, ...],
     cases: Sequence[str],
+    task: Task,
     callers: int,
     seconds: float,
     build_timeout_s: float,
@@ -429,15 +480,19 @@ def bench(
 ) -> None:
     """Measure the pipeline on pictures, files or folders; drawn ones where none are named.
 
-    From the bytes of a file to embeddings, without HTTP: decoding, copies and queues included. Each case runs in a
-    process of its own, so that memory is its own and a crash ends that case alone. Exit code 1 when none could be run.
+    From the bytes of a file to embeddings, or to the texts of plates, without HTTP: decoding, copies and queues
+    included. Each case runs in a process of its own, so that memory is its own and a crash ends that case alone. Exit
+    code 1 when none could be run.
     """
     settings = read_settings()
     if measure is not None:
-        click.echo(json.dumps(measure_case(settings, paths, callers, seconds, build_timeout_s)))
+        figures = measure_case(
+            settings, paths, task=task, callers=callers, seconds=seconds, build_timeout_s=build_timeout_s
+        )
+        click.echo(json.dumps(figures))
         return
     outcomes: list[Outcome] = run_cases(
-        cases or list(CASES), paths, callers=callers, seconds=seconds, build_timeout_s=build_timeout_s
+        cases or list(CASES), paths, task=task, callers=callers, seconds=seconds, build_timeout_s=build_timeout_s
     )
     here = machine()
     if as_json:
