@@ -2,8 +2,18 @@
 
 const KEY = "jetface.key";
 
-/** A failure in words for a person. */
-export class Fault extends Error {}
+/** How often a request that found no place is sent before its person is told. */
+const MOST_TRIES = 10;
+/** What a busy service asks for where it says nothing. */
+const REST_S = 2;
+
+/** A failure in words for a person; `status` and `retryAfterS` as the service sent them. */
+export class Fault extends Error {
+  constructor(words, { status = 0, retryAfterS = 0 } = {}) {
+    super(words);
+    Object.assign(this, { status, retryAfterS });
+  }
+}
 
 /** The API key of this tab. */
 export const apiKey = {
@@ -38,9 +48,62 @@ export async function ask(path, { form, json, method, as = "json", signal } = {}
   const tookMs = performance.now() - started;
   const answer = parse(text);
   const isHealth = path.startsWith("health") && response.status === 503 && answer?.status;
-  if (!response.ok && !isHealth) throw new Fault(inWords(response, answer, key));
+  if (!response.ok && !isHealth) throw new Fault(inWords(response, answer, key), { status: response.status, retryAfterS: Number(response.headers.get("retry-after")) });
   if (answer === null) throw new Fault("The answer was not JSON. Is something else between this page and the service?");
   return { status: response.status, answer, stages: stagesOf(response.headers.get("server-timing")), tookMs };
+}
+
+/**
+ * Ask for what a person waits for: again once a busy service has a place (429), and again with another key (401). The
+ * page says why it waits; only what is wrong with the request itself is thrown. Arguments and answer are those of `ask`.
+ */
+export async function askPatiently(path, options = {}) {
+  const request = {};
+  try {
+    for (let tries = 1; ; tries += 1) {
+      const key = apiKey.get();
+      try {
+        return await ask(path, options);
+      } catch (cause) {
+        if (cause.status === 401) {
+          // With a key that was entered meanwhile it is sent at once.
+          if (key === apiKey.get()) await happening("keyaccepted", options.signal);
+        } else if (cause.status === 429 && tries < MOST_TRIES) {
+          const seconds = cause.retryAfterS || REST_S;
+          refused.add(request);
+          tellBusy(seconds);
+          // Not all at the same moment.
+          await resting((seconds + 0.3 * Math.random()) * 1000, options.signal);
+        } else {
+          throw cause;
+        }
+      }
+    }
+  } finally {
+    if (refused.delete(request) && !refused.size) tellBusy(null);
+  }
+}
+
+/** Requests that were refused for want of a place and are not answered yet. */
+const refused = new Set();
+const tellBusy = (seconds) => document.dispatchEvent(new CustomEvent("busy", { detail: seconds }));
+
+function happening(event, signal) {
+  return leavable(signal, (resolve, ended) => document.addEventListener(event, resolve, { signal: ended }));
+}
+
+function resting(ms, signal) {
+  return leavable(signal, (resolve) => setTimeout(resolve, ms));
+}
+
+/** Wait for something until `signal` says that nobody does any more. */
+function leavable(signal, start) {
+  signal?.throwIfAborted();
+  const ended = new AbortController();
+  return new Promise((resolve, reject) => {
+    start(resolve, ended.signal);
+    signal?.addEventListener("abort", () => reject(signal.reason), { signal: ended.signal });
+  }).finally(() => ended.abort());
 }
 
 function parse(text) {

@@ -1,8 +1,9 @@
 // Compare: two pictures side by side, and how alike their largest faces are.
 
-import { ask, curlLine, Fault, readable } from "./api.js";
+import { askPatiently, curlLine, Fault, readable } from "./api.js";
 import { takePicture } from "./camera.js";
-import { announce, byId, el, filesOf, showFault } from "./dom.js";
+import { announce, byId, el, showFault } from "./dom.js";
+import { filesOf, hasFiles, nameOf } from "./files.js";
 import { decode, draw } from "./picture.js";
 import { timingBar } from "./timings.js";
 
@@ -39,10 +40,10 @@ async function compare() {
   const controller = new AbortController();
   running = controller;
   const form = new FormData();
-  for (const slot of slots) form.append("file", slot.file, slot.file.name || "pasted picture");
+  for (const slot of slots) form.append("file", slot.file, nameOf(slot.file));
   form.append("threshold", inWords(threshold()));
   try {
-    const result = await ask("compare", { form, signal: controller.signal });
+    const result = await askPatiently("compare", { form, signal: controller.signal });
     document.dispatchEvent(new Event("answered"));
     answer = result.answer;
     similarity = answer.similarity;
@@ -52,7 +53,7 @@ async function compare() {
       showSlot(slots[index]);
     });
     byId("compare-timings").replaceChildren(timingBar(result.stages, result.tookMs));
-    byId("compare-curl").textContent = curlLine("compare", slots.map((slot) => slot.file.name || "pasted picture"), { threshold: inWords(threshold()) });
+    byId("compare-curl").textContent = curlLine("compare", slots.map((slot) => nameOf(slot.file)), { threshold: inWords(threshold()) });
     byId("compare-json").textContent = readable(answer);
     showVerdict();
     announce(similarity === null ? slots.map((slot) => slot.note).filter(Boolean).join(". ") : `Similarity ${similarity.toFixed(2)}. ${verdict()}`);
@@ -99,11 +100,11 @@ function showSlot(slot) {
     place.dataset.empty = "true";
   } else {
     const found = slot.faces.length ? "its largest face is marked" : slot.note || "not compared yet";
-    const canvas = el("canvas", { role: "img", "aria-label": `${slot.file.name}: ${found}` });
+    const canvas = el("canvas", { role: "img", "aria-label": `${nameOf(slot.file)}: ${found}` });
     place.replaceChildren(
       slot.bitmap ? canvas : el("p", { class: "quiet" }, "This browser cannot show the file."),
       slot.note && el("p", { class: "slot-note" }, slot.note),
-      el("div", { class: "slot-bottom" }, el("span", { class: "quiet file" }, slot.file.name || "pasted picture"), buttons),
+      el("div", { class: "slot-bottom" }, el("span", { class: "quiet file" }, nameOf(slot.file)), buttons),
     );
     place.dataset.empty = "false";
     slot.canvas = canvas;
@@ -136,12 +137,12 @@ export function startCompare() {
     place.addEventListener("dragleave", () => { delete place.dataset.over; });
     place.addEventListener("drop", async (event) => {
       delete place.dataset.over;
-      const files = filesOf(event.dataTransfer);
-      if (!files.length) return;
+      if (!hasFiles(event.dataTransfer)) return;
       event.preventDefault();
       event.stopPropagation();
+      const files = await filesOf(event.dataTransfer);
       if (files.length > 1) await addToCompare(files);
-      else await fill(slot, files[0]);
+      else if (files.length) await fill(slot, files[0]);
     });
     new ResizeObserver(() => redraw(slot)).observe(place);
   }
@@ -159,5 +160,4 @@ export function startCompare() {
     byId("match-value").textContent = inWords(threshold());
     showVerdict();
   });
-  document.addEventListener("keyaccepted", compare);
 }

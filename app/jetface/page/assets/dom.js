@@ -28,21 +28,40 @@ export function announce(text) {
   requestAnimationFrame(() => { live.textContent = text; });
 }
 
-/** Show why something went wrong, until it is dismissed. */
-export function showFault(place, text) {
-  const fault = el("div", { class: "notice fault", role: "alert" }, el("p", {}, text));
-  const dismiss = el("button", { type: "button", class: "quiet-button", onclick: () => fault.remove() }, "Dismiss");
-  fault.append(dismiss);
-  place.append(fault);
+/**
+ * Show why something went wrong, until it is dismissed; in one box, where the same goes wrong with many.
+ * @param {Element} place
+ * @param {string} text
+ * @param {string} [subject] What it went wrong with.
+ */
+export function showFault(place, text, subject = "") {
+  let fault = [...place.children].find((each) => each.text === text);
+  if (!fault) {
+    fault = el("div", { class: "notice fault", role: "alert" }, el("p"), el("button", { type: "button", class: "quiet-button", onclick: () => dismiss(fault) }, "Dismiss"));
+    Object.assign(fault, { text, subjects: [] });
+    place.append(fault);
+  }
+  if (subject) fault.subjects.push(subject);
+  fault.firstChild.textContent = [several(fault.subjects), text].filter(Boolean).join(": ");
   // Pictures can be dropped anywhere on the page, also where its top is out of sight.
   fault.scrollIntoView({ block: "nearest" });
 }
 
+/** Return `a`, `a and b`, `a, b and 7 more`. */
+function several(names) {
+  if (names.length < 2) return names[0] ?? "";
+  return names.length === 2 ? names.join(" and ") : `${names[0]}, ${names[1]} and ${names.length - 2} more`;
+}
+
+/** Take a box away; who was on its button goes on with the next one's, or with the panel. */
+function dismiss(fault) {
+  const next = fault.nextElementSibling?.querySelector("button") ?? fault.closest('[role="tabpanel"]');
+  fault.remove();
+  next?.focus({ preventScroll: true });
+}
+
 /** Return `1 face`, `6 faces`. */
 export const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
-
-/** Return the files of a drop or a paste that may be pictures: what is not, the service says best. */
-export const filesOf = (transfer) => [...(transfer?.files ?? [])];
 
 /** Put `text` on the clipboard; where the browser keeps it from pages (plain http), select it for the person. */
 export async function copy(text, pre, button) {

@@ -1,123 +1,48 @@
-// Find: pictures in, faces drawn on them.
+// Find: pictures in, faces drawn on them; who is like whom.
 
-import { ask, curlLine, Fault, readable } from "./api.js";
-import { announce, byId, counted, el, showFault } from "./dom.js";
-import { faceCards, qualityOf } from "./faces.js";
+import { Album } from "./album.js";
+import { askPatiently, Fault } from "./api.js";
+import { announce, byId, counted, el } from "./dom.js";
+import { faceCard, isMatch, likeness, qualityOf, toFace } from "./faces.js";
+import { groupsOf } from "./groups.js";
 import { whoAre } from "./people.js";
-import { decode, draw, faceAt, toVector } from "./picture.js";
 import { service } from "./service.js";
-import { keepThumb, stripItems } from "./strip.js";
-import { inMs, timingBar } from "./timings.js";
 
-const AT_ONCE = 2;
+/** More cards than anybody looks at slow a browser down; the most alike come first. */
+const MOST_CARDS = 600;
+/** Grouping takes time with the square of it, about a second for these. */
+const MOST_GROUPED = 1000;
+/** How often a list of many pictures' faces is made anew while they come in. */
+const LIST_PAUSE_MS = 400;
 
-/** One picture: its file, what was asked, what came back. */
-const entries = [];
-let current = null;
 let chosen = null;
-let hovered = -1;
-let numRunning = 0;
-const waiting = [];
+let isThresholdMoved = false;
+let album;
 
 const threshold = () => Number(byId("threshold").value);
+const view = () => (album.entries.length > 1 ? byId("views").querySelector(":checked").value : "picture");
 
-/** Look for faces in files, and show the first of them. */
-export async function addPictures(files) {
-  const added = files.map((file) => ({ file, name: file.name || "pasted picture", bitmap: null, thumb: null, size: "", faces: [], asked: null }));
-  if (!added.length) return;
-  byId("find-errors").replaceChildren();
-  entries.push(...added);
-  for (const entry of added) enqueue(entry);
-  show(added[0]);
-}
+/** Faces over the slider: it hides at once, and asks anew when it comes to rest. */
+const shownOf = (entry) => (entry?.marks ?? []).filter((face) => face.score >= threshold() - 1e-6);
+const allShown = () => album.entries.flatMap(shownOf);
 
-/** Show another picture, asking again when the threshold has moved since. */
-function show(entry) {
-  if (current !== entry) {
-    hovered = -1;
-    // Decoded pictures are large: only the one on show is kept, so that a folder of them fits into memory.
-    current?.bitmap?.close();
-    if (current) current.bitmap = null;
-    current = entry;
-    if (entry) decodeToShow(entry);
-  }
-  byId("find").dataset.empty = String(!entries.length);
-  if (entry?.asked && entry.asked.threshold !== threshold() && !entry.running) enqueue(entry);
-  showStrip();
-  showPicture();
-  showFaces();
-  showRaw();
-}
+/** Look for faces in files. */
+export const addToFind = (files) => album.add(files);
 
-async function decodeToShow(entry) {
-  const bitmap = await decode(entry.file);
-  if (bitmap) keepThumb(entry, bitmap);
-  if (entry === current && !entry.bitmap) {
-    entry.bitmap = bitmap;
-    showPicture();
-  } else {
-    bitmap?.close();
-  }
-  showStrip();
-}
-
-/** Ask for an entry when there is room; several at once, so that a folder does not arrive as one crowd. */
-function enqueue(entry) {
-  entry.running?.abort();
-  entry.running = new AbortController();
-  waiting.push({ entry, controller: entry.running });
-  next();
-}
-
-async function next() {
-  if (numRunning >= AT_ONCE || !waiting.length) return;
-  const { entry, controller } = waiting.shift();
-  if (controller.signal.aborted) return void next();
-  numRunning += 1;
-  try {
-    await look(entry, controller);
-  } finally {
-    numRunning -= 1;
-    next();
-  }
-}
-
-async function look(entry, controller) {
-  const options = optionsNow();
-  const form = new FormData();
-  form.append("file", entry.file, entry.name);
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
-  try {
-    const { answer, stages, tookMs } = await ask("extract", { form, signal: controller.signal });
-    const [slot] = answer.data;
-    if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
-    Object.assign(entry, { answer, stages, tookMs, asked: { threshold: Number(options.threshold), options }, faces: slot.faces.map(toFace) });
-    await name(entry, controller.signal);
-    if (!entry.thumb && entry !== current) {
-      const bitmap = await decode(entry.file);
-      if (bitmap) keepThumb(entry, bitmap);
-      bitmap?.close();
-    }
-    const total = stages.find(({ name }) => name === "total")?.ms ?? tookMs;
-    document.dispatchEvent(new Event("answered"));
-    announce(`${entry.name}: ${counted(entry.faces.length, "face")} found in ${inMs(total)}.`);
-  } catch (cause) {
-    if (cause.name === "AbortError") return;
-    if (!(cause instanceof Fault)) throw cause;
-    showFault(byId("find-errors"), `${entry.name}: ${cause.message}`);
-    // One that answered before keeps its answer; one that never did has nothing to show.
-    if (!entry.asked) drop(entry);
-  } finally {
-    if (entry.running === controller) entry.running = null;
-  }
-  if (chosen && !entries.some((other) => other.faces.includes(chosen))) chosen = null;
-  if (entry === current) show(entry);
-  else showStrip();
+async function look(entry, form, signal) {
+  const { answer, stages, tookMs } = await askPatiently("extract", { form, signal });
+  const [slot] = answer.data;
+  if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
+  const marks = slot.faces.map((raw, index) => toFace(raw, entry, index + 1));
+  await writeNames(marks, signal);
+  // The chosen face stays chosen when its picture is asked about again, if it is found again.
+  if (chosen?.entry === entry) chosen = marks.find(({ box }) => box.every((value, index) => Math.abs(value - chosen.box[index]) < 2)) ?? null;
+  return { answer, stages, tookMs, marks };
 }
 
 /** Write the names of those who are enrolled on their faces. */
-async function name(entry, signal) {
-  const embedded = entry.faces.filter(({ raw }) => raw.vec);
+async function writeNames(faces, signal) {
+  const embedded = faces.filter(({ raw }) => raw.vec);
   const people = await whoAre(embedded.map(({ raw }) => raw.vec), signal);
   embedded.forEach((face, index) => {
     face.who = people?.[index] ?? null;
@@ -125,133 +50,154 @@ async function name(entry, signal) {
   });
 }
 
-function optionsNow() {
-  return {
-    threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",
-    return_quality: "true", rotations: "auto", embedding_format: "base64", ...service.stages,
-  };
+const options = () => ({
+  threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",
+  return_quality: "true", rotations: "auto", embedding_format: "base64", ...service.stages,
+});
+
+function drawing() {
+  const marks = shownOf(album.current);
+  const matched = new Set(chosen ? marks.flatMap((face, index) => (face !== chosen && isMatch(likeness(chosen, face)) ? [index] : [])) : []);
+  return { marks, chosen: marks.indexOf(chosen), matched, landmarks: byId("show-landmarks").checked, labels: byId("show-scores").checked };
 }
 
-function toFace(raw) {
-  return {
-    raw, box: raw.bbox, score: raw.prob, landmarks: raw.landmarks, label: raw.prob.toFixed(2),
-    crop: raw.facedata ? `data:image/jpeg;base64,${raw.facedata}` : null, vector: raw.vec ? toVector(raw.vec) : null,
-  };
+/** What the strip says: how many faces a picture has, or how alike its best one is to the chosen face. */
+function note(entry) {
+  const alike = chosen && chosen.entry !== entry ? entry.marks.map((face) => likeness(chosen, face)).filter((value) => value !== null) : [];
+  if (!alike.length) return { text: counted(entry.marks.length, "face") };
+  const best = Math.max(...alike);
+  return { text: `${isMatch(best) ? "match" : "alike"} ${best.toFixed(2)}`, isMatch: isMatch(best) };
 }
 
-function drop(entry) {
-  entry.running?.abort();
-  const index = entries.indexOf(entry);
-  if (index < 0) return;
-  entries.splice(index, 1);
-  if (entry.faces.includes(chosen)) chosen = null;
-  if (entry === current) show(entries[Math.min(index, entries.length - 1)] ?? null);
-  else showStrip();
+/** Another picture, another answer: what was asked with another threshold is asked again, and the list follows. */
+function changed() {
+  const wanted = threshold().toFixed(2);
+  const listed = view() === "picture" ? [album.current].filter(Boolean) : album.entries;
+  for (const entry of listed) if (entry.tried && entry.tried.threshold !== wanted && !entry.running) album.enqueue(entry);
+  if (chosen && !album.entries.includes(chosen.entry)) chosen = null;
+  showFacesSoon();
 }
 
-/** Faces over the slider: it hides at once, and asks anew when it comes to rest. */
-const shownFaces = () => (current?.faces ?? []).filter((face) => face.score >= threshold() - 1e-6);
+let timer = 0;
+let isStale = false;
 
-function showStrip() {
-  byId("strip").hidden = entries.length < 2;
-  byId("strip").replaceChildren(...stripItems(entries, { current, chosen, onShow: show }));
-}
-
-function showPicture() {
-  const canvas = byId("canvas");
-  byId("figure").hidden = !current;
-  byId("busy").hidden = !current?.running;
-  byId("timings").hidden = !current?.stages;
-  if (!current) return;
-  const faces = shownFaces();
-  const found = current.asked ? counted(faces.length, "face") : "looking for faces";
-  canvas.setAttribute("aria-label", `${current.name}: ${found}`);
-  const remove = el("button", { type: "button", class: "quiet-button", onclick: () => { drop(current); byId("find-choose").focus(); } }, "Remove");
-  byId("caption").replaceChildren(
-    el("b", {}, current.asked ? counted(faces.length, "face") : "…"), el("span", { class: "quiet file" }, current.name), el("span", { class: "quiet num" }, current.size), remove,
-  );
-  if (current.stages) byId("timings").replaceChildren(timingBar(current.stages, current.tookMs));
-  canvas.hidden = !current.bitmap;
-  redraw();
-}
-
-function redraw() {
-  const canvas = byId("canvas");
-  if (!current?.bitmap) return;
-  // The shape first: the style sheet fits it into the page, and drawing then takes the width it got.
-  canvas.style.aspectRatio = `${current.bitmap.width} / ${current.bitmap.height}`;
-  canvas.style.setProperty("--shape", String(current.bitmap.width / current.bitmap.height));
-  const faces = shownFaces();
-  draw(canvas, current.bitmap, faces, {
-    chosen: faces.indexOf(chosen), hovered, landmarks: byId("show-landmarks").checked, labels: byId("show-scores").checked,
-  });
+/** Show the list: of one picture at once; of many with a pause before, and one after that is as long as it took. */
+function showFacesSoon() {
+  if (view() === "picture") return void showFaces();
+  isStale = true;
+  timer ||= setTimeout(() => {
+    const started = performance.now();
+    isStale = false;
+    showFaces();
+    timer = setTimeout(() => {
+      timer = 0;
+      if (isStale) showFacesSoon();
+    }, performance.now() - started);
+  }, LIST_PAUSE_MS);
 }
 
 function showFaces() {
-  const faces = shownFaces();
   const list = byId("faces");
-  const focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
+  const focused = document.activeElement.closest?.("#faces li")?.face;
+  const isByPicture = view() === "picture";
+  const faces = isByPicture ? shownOf(album.current) : allShown();
+  byId("views").hidden = album.entries.length < 2 || !album.entries.some(({ marks }) => marks.some(({ vector }) => vector));
+  byId("faces-title").textContent = isByPicture && !album.current?.asked ? "Faces" : counted(faces.length, "face");
+  showHint(faces);
+  if (view() === "people") list.replaceChildren(...personGroups(faces));
+  else list.replaceChildren(el("ul", { class: "faces" }, ...cards(sorted(faces))));
+  if (album.current?.asked && !faces.length) list.append(el("p", { class: "quiet" }, "No face reaches this score. A lower one may find more."));
+  if (focused) [...list.querySelectorAll("li")].find(({ face }) => face === focused)?.firstElementChild.focus();
+}
+
+/** The chosen one first, then those most like it; as they came where none is chosen. */
+function sorted(faces) {
+  if (!chosen) return faces;
+  const rank = new Map(faces.map((face) => [face, face === chosen ? Infinity : likeness(chosen, face) ?? -Infinity]));
+  return [...faces].sort((a, b) => rank.get(b) - rank.get(a) || 0);
+}
+
+const cards = (faces) => faces.slice(0, MOST_CARDS).map((face) => faceCard(face, { chosen, isOfMany: view() !== "picture", onChoose: choose, onHover: hover, onShow: showFace }));
+
+function personGroups(faces) {
+  const embedded = faces.filter(({ vector }) => vector).slice(0, MOST_GROUPED);
+  const groups = groupsOf(embedded.map(({ vector }) => vector), service.matchThreshold).map((group) => group.map((index) => embedded[index]));
+  const several = groups.filter(({ length }) => length > 1);
+  const once = groups.filter(({ length }) => length === 1).flat();
+  const sections = several.map((group, index) => {
+    const name = group.find(({ who }) => who)?.who.name ?? `Person ${index + 1}`;
+    const numPictures = new Set(group.map(({ entry }) => entry)).size;
+    return groupOf(name, `${counted(group.length, "face")} on ${counted(numPictures, "picture")}`, group);
+  });
+  if (once.length) sections.push(groupOf("Seen once", counted(once.length, "face"), once));
+  return sections;
+}
+
+const groupOf = (name, note, faces) => el("section", { class: "group" }, el("h3", {}, name, " ", el("span", { class: "quiet small" }, note)), el("ul", { class: "faces" }, ...cards(faces)));
+
+function showHint(faces) {
   const hint = byId("faces-hint");
-  const canCompare = faces.some((face) => face.vector) && (faces.length > 1 || entries.length > 1);
-  hint.textContent = faces.includes(chosen) ? qualityOf(chosen.raw) : canCompare ? "Choose a face to see how alike the others are." : "";
-  hint.hidden = !hint.textContent;
-  byId("faces-title").textContent = current?.asked ? counted(faces.length, "face") : "Faces";
-  list.replaceChildren(...faceCards(faces, { chosen, onChoose: choose, onHover: hover }));
-  if (focused >= 0) list.children[Math.min(focused, faces.length - 1)]?.firstElementChild.focus();
-  if (current?.asked && !faces.length) list.append(el("li", { class: "none quiet" }, "No face reaches this score. A lower one may find more."));
+  const canCompare = service.matchThreshold !== null && (faces.some(({ vector }) => vector) && (faces.length > 1 || album.entries.length > 1));
+  const hints = [];
+  if (chosen) hints.push(matchesInWords(), qualityOf(chosen.raw));
+  else if (canCompare) hints.push("Choose a face to see how alike the others are.");
+  const numListed = view() === "people" ? Math.min(MOST_GROUPED, MOST_CARDS) : MOST_CARDS;
+  if (faces.length > numListed) hints.push(`The first ${numListed} are shown.`);
+  hint.replaceChildren(...hints.filter(Boolean).map((text) => el("span", {}, text)));
+  hint.hidden = !hint.childElementCount;
 }
 
-function choose(index) {
-  const face = shownFaces()[index] ?? null;
+/** How many faces of all pictures are the chosen one's, by the recognizer's own threshold. */
+function matchesInWords() {
+  const others = allShown().filter((face) => face !== chosen && face.vector);
+  if (!chosen.vector || !others.length) return "";
+  const numMatches = others.filter((face) => isMatch(likeness(chosen, face))).length;
+  return `${numMatches} of ${counted(others.length, "other face")} ${numMatches === 1 ? "matches" : "match"}, from ${service.matchThreshold.toFixed(2)} up.`;
+}
+
+function choose(face) {
   chosen = face === chosen ? null : face;
+  if (chosen && chosen.entry !== album.current) album.show(chosen.entry);
+  album.showStrip();
   showFaces();
-  showStrip();
-  redraw();
+  album.redraw();
+  if (chosen) announce(matchesInWords());
 }
 
-function hover(index) {
-  if (hovered === index) return;
-  hovered = index;
-  redraw();
-}
+const hover = (face) => album.hover(face ? shownOf(album.current).indexOf(face) : -1);
 
-function showRaw() {
-  byId("raw").hidden = !current?.asked;
-  if (!current?.asked) return;
-  byId("curl").textContent = curlLine("extract", [current.name], current.asked.options);
-  byId("json").textContent = readable(current.answer);
+/** Show the picture of a face, and the face on it. */
+function showFace(face) {
+  album.show(face.entry);
+  hover(face);
 }
 
 /** Return the full texts the copy buttons copy. */
-export const texts = () => ({ curl: byId("curl").textContent, json: JSON.stringify(current?.answer, null, 2) });
+export const texts = () => album.texts();
 
 /** Connect the controls. */
 export function startFind() {
+  const pick = (index) => choose(shownOf(album.current)[index] ?? chosen);
+  album = new Album(byId("find"), { path: "extract", noun: "face", options, look, drawing, pick, note, changed });
   const slider = byId("threshold");
   slider.addEventListener("input", () => {
+    isThresholdMoved = true;
     byId("threshold-value").textContent = threshold().toFixed(2);
-    showPicture();
-    showFaces();
+    album.showPicture();
+    showFacesSoon();
   });
-  slider.addEventListener("change", () => { if (current) show(current); });
+  slider.addEventListener("change", changed);
   document.addEventListener("defaults", ({ detail }) => {
-    // The slider may have been moved since the first picture came.
-    if (entries.length) return;
+    if (isThresholdMoved) return;
     slider.value = String(detail.defaults.det_thresh);
     byId("threshold-value").textContent = threshold().toFixed(2);
   });
+  byId("views").addEventListener("change", changed);
   // Somebody was enrolled or deleted: the faces are the same, their names may not be.
   document.addEventListener("peoplechanged", async () => {
-    for (const entry of entries) if (entry.asked && !entry.running) await name(entry);
-    showPicture();
+    for (const entry of album.entries) if (entry.asked && !entry.running) await writeNames(entry.marks);
+    album.showPicture();
     showFaces();
   });
-  for (const id of ["show-landmarks", "show-scores"]) byId(id).addEventListener("change", redraw);
-  const canvas = byId("canvas");
-  canvas.addEventListener("pointermove", (event) => hover(current?.bitmap ? faceAt(canvas, current.bitmap, shownFaces(), event.offsetX, event.offsetY) : -1));
-  canvas.addEventListener("pointerleave", () => hover(-1));
-  canvas.addEventListener("click", (event) => {
-    if (current?.bitmap) choose(faceAt(canvas, current.bitmap, shownFaces(), event.offsetX, event.offsetY));
-  });
-  new ResizeObserver(redraw).observe(byId("figure"));
+  for (const id of ["show-landmarks", "show-scores"]) byId(id).addEventListener("change", () => album.redraw());
 }

@@ -2,16 +2,26 @@
 
 import { takePicture } from "./camera.js";
 import { addToCompare, startCompare, texts as compareTexts } from "./compare.js";
-import { byId, copy, filesOf } from "./dom.js";
-import { addPictures, startFind, texts as findTexts } from "./find.js";
+import { byId, copy } from "./dom.js";
+import { filesOf, hasFiles, picturesOf } from "./files.js";
+import { addToFind, startFind, texts as findTexts } from "./find.js";
 import { addToPeople, startPeople } from "./people.js";
+import { addToPlates, startPlates, texts as plateTexts } from "./plates.js";
 import { refresh, watchService } from "./service.js";
 
-const TABS = ["find", "compare", "people"];
-const activeTab = () => TABS.find((name) => !byId(name).hidden);
+/** Every tab and who takes its pictures; those with `isOn` are there where `/info` says so. */
+const TABS = {
+  find: { take: addToFind, drop: "Drop to look for faces" },
+  compare: { take: addToCompare },
+  plates: { take: addToPlates, drop: "Drop to read plates", isOn: ({ plates }) => plates },
+  people: { take: addToPeople, isOn: ({ gallery }) => gallery },
+};
+const NAMES = Object.keys(TABS);
+const activeTab = () => NAMES.find((name) => !byId(name).hidden);
+const asked = location.hash.slice(1);
 
 function openTab(name, { focus = false } = {}) {
-  for (const tab of TABS) {
+  for (const tab of NAMES) {
     const isOpen = tab === name;
     byId(tab).hidden = !isOpen;
     byId(`tab-${tab}`).setAttribute("aria-selected", String(isOpen));
@@ -24,65 +34,81 @@ function openTab(name, { focus = false } = {}) {
 /** Take pictures in, wherever they came from, for the tab that is open. */
 async function take(files) {
   if (!files.length) return;
-  const takers = { find: addPictures, compare: addToCompare, people: addToPeople };
-  await takers[activeTab()](files);
+  await TABS[activeTab()].take(files);
   refresh();
 }
 
 function startTabs() {
-  for (const name of TABS) {
+  for (const name of NAMES) {
     const tab = byId(`tab-${name}`);
     tab.addEventListener("click", () => openTab(name));
     tab.addEventListener("keydown", ({ key }) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[key] ?? 0;
-      const shown = TABS.filter((each) => !byId(`tab-${each}`).hidden);
+      const shown = NAMES.filter((each) => !byId(`tab-${each}`).hidden);
       if (step) openTab(shown[(shown.indexOf(name) + step + shown.length) % shown.length], { focus: true });
     });
   }
-  if (location.hash === "#compare") openTab("compare");
+  if (asked === "compare") openTab(asked);
+  document.addEventListener("defaults", ({ detail }) => {
+    for (const name of NAMES) if (TABS[name].isOn?.(detail)) byId(`tab-${name}`).hidden = false;
+    if (NAMES.includes(asked) && !byId(`tab-${asked}`).hidden && activeTab() === "find") openTab(asked);
+  });
 }
 
 function startDrop() {
   const veil = byId("veil");
-  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   const hide = () => { veil.hidden = true; };
   document.addEventListener("dragover", (event) => {
-    if (!hasFiles(event)) return;
+    if (!hasFiles(event.dataTransfer)) return;
     // Without this a browser leaves the page and opens the file.
     event.preventDefault();
-    veil.hidden = activeTab() !== "find";
+    const { drop } = TABS[activeTab()];
+    veil.hidden = !drop;
+    veil.firstElementChild.textContent = drop ?? "";
   });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) hide(); });
-  document.addEventListener("drop", (event) => {
+  document.addEventListener("drop", async (event) => {
     hide();
-    if (!hasFiles(event)) return;
+    if (!hasFiles(event.dataTransfer)) return;
     event.preventDefault();
-    take(filesOf(event.dataTransfer));
+    take(await filesOf(event.dataTransfer));
   });
-  document.addEventListener("paste", (event) => {
-    const files = filesOf(event.clipboardData);
-    if (files.length) event.preventDefault();
-    take(files);
+  document.addEventListener("paste", async (event) => {
+    if (!hasFiles(event.clipboardData)) return;
+    event.preventDefault();
+    take(await filesOf(event.clipboardData));
   });
 }
 
 function startButtons() {
-  const input = byId("find-files");
-  byId("find-choose").addEventListener("click", () => input.click());
-  input.addEventListener("change", () => {
-    take([...input.files]);
-    input.value = ""; // so that choosing the same file again is a change
-  });
-  byId("find-camera").addEventListener("click", async () => {
-    const picture = await takePicture();
-    if (picture) await take([picture]);
-  });
+  for (const panel of NAMES.map(byId)) {
+    startInput(panel, "choose", "files", (files) => [...files]);
+    startInput(panel, "choose-folder", "folder", picturesOf);
+    panel.querySelector('[data-part="camera"]')?.addEventListener("click", async () => {
+      const picture = await takePicture();
+      if (picture) await take([picture]);
+    });
+  }
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", () => {
       const what = button.dataset.copy;
-      copy({ ...findTexts(), ...compareTexts() }[what], byId(what), button);
+      copy({ ...findTexts(), ...compareTexts(), ...plateTexts() }[what], byId(what), button);
     });
   }
+}
+
+/** Let a button open the browser's own dialog for files. */
+function startInput(panel, buttonName, inputName, read) {
+  const button = panel.querySelector(`[data-part="${buttonName}"]`);
+  const input = panel.querySelector(`[data-part="${inputName}"]`);
+  if (!button || !input) return;
+  // Some browsers on phones cannot choose folders.
+  if (inputName === "folder") button.hidden = !("webkitdirectory" in input);
+  button.addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    take(read(input.files));
+    input.value = ""; // so that choosing the same file again is a change
+  });
 }
 
 startTabs();
@@ -90,5 +116,6 @@ startDrop();
 startButtons();
 startFind();
 startCompare();
+startPlates();
 startPeople();
 watchService();

@@ -1,4 +1,6 @@
-// A picture, and faces drawn on it.
+// A picture, and what was found drawn on it.
+
+const LEAST_LABELLED_PX = 16;
 
 /**
  * Decode a file as the service does: upright, as its EXIF orientation says.
@@ -13,13 +15,13 @@ export async function decode(file) {
 }
 
 /**
- * Draw a picture and its faces, as wide as the canvas is shown, sharp on any screen.
+ * Draw a picture and what was found on it, as wide as the canvas is shown, sharp on any screen.
  * @param {HTMLCanvasElement} canvas
  * @param {ImageBitmap} bitmap
- * @param {{box: number[], landmarks?: number[][], label?: string}[]} faces In source pixels.
- * @param {{chosen?: number, hovered?: number, landmarks?: boolean, labels?: boolean}} [how]
+ * @param {{box: number[], landmarks?: number[][], label?: string}[]} marks In source pixels.
+ * @param {{chosen?: number, hovered?: number, matched?: Set<number>, landmarks?: boolean, labels?: boolean}} [how]
  */
-export function draw(canvas, bitmap, faces, { chosen = -1, hovered = -1, landmarks = true, labels = true } = {}) {
+export function draw(canvas, bitmap, marks, { chosen = -1, hovered = -1, matched = new Set(), landmarks = true, labels = true } = {}) {
   const ratio = devicePixelRatio || 1;
   // The style sheet limits width and height; the ratio of the attributes gives the shape within them.
   const width = canvas.clientWidth || bitmap.width;
@@ -31,27 +33,29 @@ export function draw(canvas, bitmap, faces, { chosen = -1, hovered = -1, landmar
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, 0, 0, width, bitmap.height * scale);
   const accent = getComputedStyle(canvas).getPropertyValue("--on-picture").trim();
-  const order = faces.map((_, index) => index).sort((a, b) => (a === chosen) - (b === chosen));
-  if (chosen >= 0) dim(pen, width, bitmap.height * scale, faces[chosen].box, scale);
-  for (const index of order) {
+  if (chosen >= 0) dim(pen, width, bitmap.height * scale, marks, [chosen, ...matched], scale);
+  const drawn = marks.map((mark, index) => {
     const isMarked = index === chosen || index === hovered;
-    drawFace(pen, faces[index], scale, { color: isMarked ? accent : "#fff", isMarked, landmarks, labels });
-  }
+    return { mark, isMarked, color: isMarked || matched.has(index) ? accent : "#fff" };
+  }).sort((a, b) => a.isMarked - b.isMarked);
+  for (const { mark, ...how } of drawn) drawBox(pen, mark, scale, { ...how, landmarks });
+  // Above all boxes, so that none is crossed out by a neighbour's.
+  if (labels) for (const { mark, ...how } of drawn) drawLabel(pen, mark, scale, how);
 }
 
-/** Darken all but one box a little. */
-function dim(pen, width, height, [x1, y1, x2, y2], scale) {
+/** Darken all but some boxes a little. */
+function dim(pen, width, height, marks, kept, scale) {
   pen.save();
   pen.beginPath();
   pen.rect(0, 0, width, height);
-  pen.roundRect(x1 * scale, y1 * scale, (x2 - x1) * scale, (y2 - y1) * scale, 4);
+  for (const [x1, y1, x2, y2] of kept.map((index) => marks[index].box)) pen.roundRect(x1 * scale, y1 * scale, (x2 - x1) * scale, (y2 - y1) * scale, 4);
   pen.fillStyle = "rgb(0 0 0 / .32)";
   pen.fill("evenodd");
   pen.restore();
 }
 
-function drawFace(pen, face, scale, { color, isMarked, landmarks, labels }) {
-  const [x1, y1, x2, y2] = face.box.map((value) => value * scale);
+function drawBox(pen, { box, landmarks: points }, scale, { color, isMarked, landmarks }) {
+  const [x1, y1, x2, y2] = box.map((value) => value * scale);
   const size = x2 - x1;
   const stroke = size < 28 ? 1.25 : isMarked ? 2.5 : 1.75;
   pen.beginPath();
@@ -62,56 +66,47 @@ function drawFace(pen, face, scale, { color, isMarked, landmarks, labels }) {
   pen.lineWidth = stroke;
   pen.strokeStyle = color;
   pen.stroke();
-  if (landmarks && face.landmarks && size >= 24) {
-    const radius = Math.max(0.9, Math.min(3.2, size / 38));
-    for (const [x, y] of face.landmarks) {
-      pen.beginPath();
-      pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
-      pen.fillStyle = color;
-      pen.fill();
-      pen.lineWidth = size < 60 ? 0.6 : 1;
-      pen.strokeStyle = "rgb(0 0 0 / .55)";
-      pen.stroke();
-    }
+  if (!landmarks || !points || size < 24) return;
+  const radius = Math.max(0.9, Math.min(3.2, size / 38));
+  for (const [x, y] of points) {
+    pen.beginPath();
+    pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
+    pen.fillStyle = color;
+    pen.fill();
+    pen.lineWidth = size < 60 ? 0.6 : 1;
+    pen.strokeStyle = "rgb(0 0 0 / .55)";
+    pen.stroke();
   }
-  // On a face of a few pixels a number would hide more than it tells.
-  if (labels && face.label && (size >= 34 || isMarked)) drawLabel(pen, face.label, x1, y1, isMarked ? color : null);
 }
 
-function drawLabel(pen, text, x, y, color) {
-  pen.font = "600 11px system-ui, sans-serif";
+/** Write a label over its box; of boxes of a few pixels it would hide more than it tells. */
+function drawLabel(pen, { box: [left, top, right], label }, scale, { color, isMarked }) {
+  const size = (right - left) * scale;
+  if (!label || (size < LEAST_LABELLED_PX && !isMarked)) return;
+  const isSmall = size < 34 && !isMarked;
+  pen.font = `600 ${isSmall ? 10 : 11}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
-  const width = pen.measureText(text).width + 10;
-  const top = Math.max(1, y - 20);
+  const [padding, height] = isSmall ? [3, 14] : [5, 17];
+  const width = pen.measureText(label).width + 2 * padding;
+  const x = Math.max(1, Math.min(left * scale - 1, pen.canvas.clientWidth - width - 1));
+  const y = Math.max(1, top * scale - height - 3);
   pen.beginPath();
-  pen.roundRect(Math.max(1, x - 1), top, width, 17, 4);
-  pen.fillStyle = color ?? "rgb(12 14 16 / .78)";
+  pen.roundRect(x, y, width, height, 4);
+  pen.fillStyle = isMarked ? color : "rgb(12 14 16 / .78)";
   pen.fill();
-  pen.fillStyle = color ? "#06201c" : "#fff";
-  pen.fillText(text, Math.max(1, x - 1) + 5, top + 9);
+  pen.fillStyle = isMarked ? "#06201c" : color;
+  pen.fillText(label, x + padding, y + height / 2 + 0.5);
 }
 
-/** Return the index of the smallest face at a place of the canvas, or -1. Places are in CSS pixels. */
-export function faceAt(canvas, bitmap, faces, x, y) {
+/** Return the index of the smallest mark at a place of the canvas, or -1. Places are in CSS pixels. */
+export function markAt(canvas, bitmap, marks, x, y) {
   const scale = canvas.clientWidth / bitmap.width;
   let found = -1;
   let foundArea = Infinity;
-  faces.forEach(({ box: [x1, y1, x2, y2] }, index) => {
+  marks.forEach(({ box: [x1, y1, x2, y2] }, index) => {
     const area = (x2 - x1) * (y2 - y1);
     const isInside = x >= x1 * scale && x <= x2 * scale && y >= y1 * scale && y <= y2 * scale;
     if (isInside && area < foundArea) [found, foundArea] = [index, area];
   });
   return found;
-}
-
-/** Return an embedding that came as base64 of little-endian float32. */
-export function toVector(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
-}
-
-/** Return the cosine of two embeddings; they have unit length. */
-export function cosine(first, second) {
-  return first.reduce((sum, value, index) => sum + value * second[index], 0);
 }

@@ -5,23 +5,31 @@ import { byId, el } from "./dom.js";
 
 const STEADY_MS = 15000;
 const BUSY_MS = 1500;
+const PLATE_STARTER = "starter_plate";
 const TASKS = {
   detection: "finds faces", recognition: "tells them apart", gender_age: "guesses gender and age",
   mask: "sees masks", liveness: "tells people from pictures of them", classification: "names a class",
+  plate_detection: "finds licence plates", plate_reading: "reads licence plates",
 };
 
 /** What the page knows of the service. */
-export const service = { version: "", stages: { extract_embedding: "true" }, shown: {} };
+export const service = { version: "", stages: { extract_embedding: "true" }, shown: {}, matchThreshold: null };
+
+let tellKnown;
+/** Settled once the service told what it can be asked for, or could not; not while it asks for a key. */
+export const known = new Promise((resolve) => { tellKnown = resolve; });
 
 let wasKeyAsked = false;
 let isSteady = false;
+let isAsking = false;
 
 /** Begin to watch the service, and go on while the page is looked at. */
 export function watchService() {
   byId("key-form").addEventListener("submit", useKey);
   document.addEventListener("keywanted", askForKey);
+  document.addEventListener("busy", ({ detail: seconds }) => showBusy(seconds));
   // An answer may have loaded a model.
-  document.addEventListener("answered", () => { if (!isSteady) refresh(); });
+  document.addEventListener("answered", () => { if (!isSteady && !isAsking) refresh(); });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   refresh();
 }
@@ -32,6 +40,7 @@ let timer = 0;
 export async function refresh() {
   clearTimeout(timer);
   let isBusy = true;
+  isAsking = true;
   try {
     const { status, answer } = await ask("health/ready");
     isBusy = showState(status, answer);
@@ -41,6 +50,8 @@ export async function refresh() {
     // A missing key is asked for elsewhere; the service itself is well.
     if (!wasKeyAsked) setState("down", fault.message);
   }
+  isAsking = false;
+  if (!wasKeyAsked) tellKnown();
   isSteady = !isBusy && !byId("models").querySelector('.badge:not([data-state="serving"])');
   clearTimeout(timer);
   if (!document.hidden) timer = setTimeout(refresh, isBusy ? BUSY_MS : STEADY_MS);
@@ -66,7 +77,7 @@ function showState(status, answer) {
     setState("busy", `Ready. ${verb} the engine of ${name} for ${Math.round(engine.elapsed_s)} s`);
     return true;
   }
-  if (at("unloaded").length) {
+  if (models.length && at("unloaded").length === models.length) {
     setState("ready", "Ready. The first picture loads the models");
     return false;
   }
@@ -86,29 +97,28 @@ function setState(kind, text) {
 
 /** Starter models are honest about themselves. */
 function showStarters(names) {
-  const starters = names.filter((name) => name.startsWith("starter_"));
-  const shown = byId("starter");
-  if (!starters.length) return void shown?.remove();
-  if (shown) return;
-  const lead = el("p", {}, el("strong", {}, "Starter models are answering: for trying, not for production."));
-  const how = el(
-    "p", {},
-    "Better ones, for non-commercial research only: ", el("code", {}, "jetface models pull --accept-license buffalo_sc"),
-    ". Others, and their licences: ", el("code", {}, "jetface models list"),
-    ". Then start the service again: it takes the best it has.",
-  );
-  byId("notices").append(el("div", { class: "notice", id: "starter", role: "note" }, lead, how));
+  const starters = names.filter((name) => name.startsWith("starter_") && name !== PLATE_STARTER);
+  byId("starter-plate").hidden = !names.includes(PLATE_STARTER);
+  byId("starter").hidden = !starters.length;
+}
+
+/** Say that a busy service is given time: once, for however many pictures; null when none waits any more. */
+function showBusy(seconds) {
+  byId("busy-note").textContent = seconds === null ? "" : `The service is busy. Trying again in ${Math.ceil(seconds)} s.`;
+  byId("busy-note").hidden = seconds === null;
 }
 
 async function showDetails() {
   const [{ answer: about }, { answer: registry }] = await Promise.all([ask("info"), ask("models")]);
-  if (!service.version) document.dispatchEvent(new CustomEvent("defaults", { detail: about }));
+  const isFirst = !service.version;
   service.version = about.version;
+  service.matchThreshold = about.models.match_threshold;
   service.stages = { extract_embedding: String(about.models.rec_name !== null) };
   const named = about.models.attributes.filter(({ option }) => option === "attributes");
   for (const { option } of about.models.attributes) service.stages[option] = "true";
   if (named.length) service.stages.attributes = named.map(({ name }) => name).join(",");
   service.shown = Object.fromEntries(named.map(({ name, shown }) => [name, shown]));
+  if (isFirst) document.dispatchEvent(new CustomEvent("defaults", { detail: about }));
   byId("version").textContent = `jetface ${about.version}`;
   const active = registry.models.filter((model) => model.is_active);
   const others = registry.models.filter((model) => !model.is_active);
@@ -155,7 +165,7 @@ async function useKey(event) {
   await refresh();
   if (!wasKeyAsked) {
     byId("key-form").hidden = true;
-    byId("find-choose").focus();
+    document.querySelector('[role="tab"][aria-selected="true"]').focus();
     document.dispatchEvent(new Event("keyaccepted"));
   }
 }
