@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.page.conftest import Visit
+from tests.support.server import Server
 
 _PIXELS = "canvas => canvas.toDataURL()"
 
@@ -56,17 +58,106 @@ def test_a_lower_threshold_asks_again(visited: Visit, t1: tuple[str, bytes]) -> 
     expect(page.locator("#curl")).to_contain_text("threshold=0.60")
 
 
-def test_a_chosen_face_is_compared_with_all_others(visited: Visit, pairs: list[list[tuple[str, bytes]]]) -> None:
-    """Of other pictures too: the person is more alike on another picture than somebody else is."""
+def test_a_chosen_face_sorts_all_others(visited: Visit, pairs: list[list[tuple[str, bytes]]]) -> None:
+    """On all pictures: the same person's comes first and is marked, as its picture is; the keyboard stays with it."""
     page = visited.page
-    visited.drop("#find", *pairs[0], pairs[1][0])
+    folders = [[(f"{number}.jpg", content) for number, (_, content) in enumerate(person, 1)] for person in pairs]
+    visited.drop("#find", folders[1][0], *folders[0])
     expect(page.locator(".thumb")).to_have_count(3)
-    expect(page.locator("#strip")).not_to_contain_text("…")
+    expect(page.locator('#find [data-part="count"]')).to_have_text("3 pictures")
+    thumb = page.locator(".thumb").nth(1)
+    thumb.focus()
+    page.keyboard.press("Enter")
+    expect(thumb).to_have_attribute("aria-current", "true")
+    expect(thumb).to_be_focused()
     page.locator(".face").first.click()
     expect(page.locator(".face").first).to_have_attribute("aria-pressed", "true")
-    notes = [note.split()[-1] for note in page.locator(".thumb .num").all_inner_texts()]
-    same, other = float(notes[1]), float(notes[2])
-    assert same > other
+    notes = [note.split() for note in page.locator(".thumb .note").all_inner_texts()]
+    assert [note[0] for note in notes] == ["alike", "1", "match"]
+    assert float(notes[2][1]) > float(notes[0][1])
+    page.get_by_label("All pictures").focus()
+    page.keyboard.press("Space")
+    cards = page.locator("#faces li")
+    expect(cards).to_have_count(3)
+    expect(cards.nth(0)).to_contain_text("chosen")
+    expect(cards.nth(1)).to_contain_text("match 0.")
+    expect(cards.nth(2)).to_contain_text("alike")
+    expect(page.locator("#faces-hint")).to_contain_text("1 of 2 other faces matches, from 0.30 up.")
+    cards.nth(2).locator(".face").focus()
+    page.keyboard.press("Enter")
+    expect(cards.nth(0).locator(".face")).to_be_focused()
+    expect(page.locator("#caption")).to_contain_text("1.jpg")
+
+    page.get_by_label("By person").check(force=True)
+    groups = page.locator("#faces .group")
+    expect(groups).to_have_count(2)
+    expect(groups.nth(0)).to_contain_text("Person 1 2 faces on 2 pictures")
+    expect(groups.nth(1)).to_contain_text("Seen once 1 face")
+
+    page.get_by_role("button", name="Clear all").click()
+    expect(page.get_by_role("heading", name="Drop pictures here")).to_be_visible()
+    expect(page.locator("#find-choose")).to_be_focused()
+    expect(page.locator("#faces li")).to_have_count(0)
+
+
+def test_a_folder_is_walked(visited: Visit, pairs: list[list[tuple[str, bytes]]], tmp_path: Path) -> None:
+    """Chosen or dropped: its pictures are looked at; equal names tell their folders, and what is no picture is left."""
+    page = visited.page
+    for person, pictures in zip(("ada", "bob"), pairs, strict=True):
+        folder = tmp_path / "people" / person
+        folder.mkdir(parents=True)
+        folder.joinpath("1.jpg").write_bytes(pictures[0][1])
+        folder.joinpath(f"{person}.png").write_bytes(pictures[1][1])
+        folder.joinpath("notes.txt").write_text("no picture")
+    names = ["ada/1.jpg", "ada.png", "bob/1.jpg", "bob.png"]
+    page.locator("#find-folder").set_input_files(tmp_path / "people")
+    expect(page.locator(".thumb-name")).to_have_text(names)
+    page.get_by_role("button", name="Clear all").click()
+    place = {"x": 400, "y": 400}
+    data = {"items": [], "files": [str(tmp_path / "people")], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for step in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": step, **place, "data": data})
+    expect(page.locator(".thumb-name")).to_have_text(names)
+    expect(page.locator('#find [data-part="count"]')).to_have_text("4 pictures")
+    expect(page.locator("#find-errors")).to_be_empty()
+    expect(page.locator("#curl")).to_contain_text("people/ada/1.jpg")
+
+
+def test_a_crowd_on_a_phone(visit: Callable[..., Visit], server: Server, shared_images: Path) -> None:
+    """The picture stays in sight when the last of 85 cards is chosen."""
+    page = visit(f"{server.url}/", width_px=390, height_px=844).page
+    page.locator("#find-files").set_input_files(shared_images / "ifrest_lumia.jpg")
+    expect(page.locator(".face")).to_have_count(85)
+    last = page.locator(".face").nth(84)
+    last.scroll_into_view_if_needed()
+    last.click()
+    expect(page.locator("#canvas")).to_be_in_viewport(ratio=1)
+    expect(page.locator(".face").first).to_contain_text("Face 85")
+    expect(page.locator(".face").first).to_be_focused()
+
+
+def test_a_phone_has_scores_and_whole_words(visit: Callable[..., Visit], server: Server, t1: tuple[str, bytes]) -> None:
+    """Scores are drawn on small boxes; one box tells of many files, its button is one line, and focus goes on."""
+    visited = visit(f"{server.url}/", width_px=390, height_px=844)
+    page, canvas = visited.page, visited.page.locator("#canvas")
+    visited.drop(
+        "#find", *[(f"{number}-notes-of-a-very-long-day-in-the-archives.txt", b"none") for number in range(4)], t1
+    )
+    expect(page.locator(".face")).to_have_count(6)
+    drawn = canvas.evaluate(_PIXELS)
+    page.uncheck("#show-scores")
+    assert canvas.evaluate(_PIXELS) != drawn
+    fault = page.get_by_role("alert")
+    expect(fault).to_have_count(1)
+    expect(fault).to_contain_text("and 2 more: It could not be read.")
+    button = fault.get_by_role("button", name="Dismiss")
+    box = button.bounding_box()
+    assert box is not None
+    assert box["height"] < 40
+    button.click()
+    expect(fault).to_have_count(0)
+    expect(page.locator("#find")).to_be_focused()
 
 
 def test_a_face_is_chosen_on_the_picture(visited: Visit, t1: tuple[str, bytes]) -> None:

@@ -21,9 +21,9 @@ def gallery_server(weights: dict[str, str], tmp_path: Path) -> Iterator[Server]:
         yield started
 
 
-def test_without_a_gallery_there_is_no_tab(visited: Visit) -> None:
-    expect(visited.page.locator("#version")).not_to_be_empty()
-    expect(visited.page.locator("#tab-people")).to_be_hidden()
+def test_what_is_off_has_no_tab(visited: Visit) -> None:
+    expect(visited.page.locator("#version")).to_contain_text("jetface")
+    expect(visited.page.get_by_role("tab")).to_have_text(["Find", "Compare"])
 
 
 def test_a_person_is_enrolled_named_and_deleted(
@@ -31,6 +31,10 @@ def test_a_person_is_enrolled_named_and_deleted(
 ) -> None:
     visited = visit(f"{gallery_server.url}/")
     page = visited.page
+    # What is on Find already gets its name, too.
+    expect(page.get_by_role("tab", name="People")).to_be_visible()
+    visited.drop("#find-drop", pairs[0][1])
+    expect(page.locator(".face")).to_contain_text("Face 1")
     page.get_by_role("tab", name="People").click()
     expect(page.locator("#people-title")).to_have_text("Nobody yet")
     expect(page.locator("#enrol")).to_be_disabled()
@@ -50,17 +54,22 @@ def test_a_person_is_enrolled_named_and_deleted(
 
     # Another photograph on the Find page carries the name, on its card and for who hears the page.
     page.get_by_role("tab", name="Find").click()
-    visited.drop("#find-drop", pairs[0][1], pairs[1][0])
     expect(page.locator("#faces")).to_contain_text("Ada / Lovelace")
     expect(page.locator("#faces")).to_contain_text("known, alike 0.")
-    page.locator("#strip button").nth(1).click()
+    visited.drop("#find-drop", pairs[0][0], pairs[1][0])
+    expect(page.locator('#find [data-part="count"]')).to_have_text("3 pictures")
+    page.locator("#strip button").nth(2).click()
     expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
-    page.locator("#strip button").nth(0).click()
+    page.locator("#strip button").nth(1).click()
+    expect(page.locator("#faces")).to_contain_text("Ada / Lovelace")
+    page.get_by_label("By person").check(force=True)
+    expect(page.locator("#faces .group").first).to_contain_text("Ada / Lovelace 2 faces on 2 pictures")
 
     page.get_by_role("tab", name="People").click()
     page.get_by_role("button", name="Delete Ada / Lovelace").click()
     page.get_by_role("button", name="Delete Ada / Lovelace").click()
     expect(page.locator("#people-title")).to_have_text("0 people, 0 faces")
+    expect(page.locator("#people")).to_be_focused()
     page.get_by_role("tab", name="Find").click()
     expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
     assert visited.complaints == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
+import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.page.conftest import Visit
 from tests.support.server import Server, running_server
@@ -13,7 +16,7 @@ from tests.support.server import Server, running_server
 
 @pytest.fixture(scope="module")
 def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that asks for a key; the starter detector answers, and models that tell attributes."""
+    """A service with two places that asks for a key; the starter detector answers, and models that tell attributes."""
     settings = {
         **weights,
         "DET_MODEL": "starter_det",
@@ -21,6 +24,7 @@ def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFact
         "GA_MODEL": "genderage_v1",
         "MASK_MODEL": "mask_detector_seeta",
         "API_KEYS": "open-sesame",
+        "MAX_IN_FLIGHT": "2",
     }
     with running_server(tmp_path_factory.mktemp("locked"), settings) as started:
         yield started
@@ -77,6 +81,75 @@ def test_attributes_are_told_of_each_face(
     assert not any("live" in text for text in words)
     page.locator(".face").first.click()
     expect(page.locator("#faces-hint")).to_contain_text("Sharpness")
+
+
+def test_pictures_wait_for_what_the_service_tells_and_for_a_key(
+    visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
+) -> None:
+    """Whether dropped before the models were told, before the first key, or while a key is refused."""
+    visited = visit(f"{locked_server.url}/")
+    page = visited.page
+    field = page.locator("#key")
+    visited.drop("#find", t1)
+    expect(page.locator('#find [data-part="busy"]')).to_be_visible()
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.fallback()
+        else:
+            held.append(route)
+
+    page.route("**/info", hold_the_first)
+    field.fill("open-sesame")
+    with page.expect_request("**/info"):
+        page.keyboard.press("Enter")
+    visited.drop("#find", ("later.jpg", t1[1]))
+    expect(page.locator(".face")).to_have_count(0)
+    held[0].fallback()
+    expect(page.locator('#find [data-part="count"]')).to_have_text("2 pictures")
+    assert all("about" in text and "mask" in text for text in page.locator(".face").all_inner_texts())
+
+    # The key is changed while the page is open.
+    page.evaluate("sessionStorage.setItem('jetface.key', 'of yesterday')")
+    visited.drop("#find", *[(f"{number}.jpg", t1[1]) for number in range(2)])
+    expect(page.locator("#key-form")).to_contain_text("This service does not accept that key.")
+    field.fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator('#find [data-part="count"]')).to_have_text("4 pictures")
+    expect(page.locator(".face")).to_have_count(6)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_busy_service_is_given_time(
+    visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
+) -> None:
+    """While somebody else has all places, pictures wait, one box says so, and then they are looked at."""
+    visited = visit(f"{locked_server.url}/")
+    page = visited.page
+    page.locator("#key").fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator("#models")).to_contain_text("finds faces")
+    busy = page.locator("#busy-note")
+    was_told = Event()
+
+    def crowd() -> None:
+        headers = {"x-api-key": "open-sesame"}
+        with httpx.Client(base_url=locked_server.url, headers=headers, timeout=60, trust_env=False) as client:
+            while not was_told.wait(0.01):
+                client.post("/detect", files=[("file", t1)] * 4)
+
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(crowd) for _ in range(3)]
+        visited.drop("#find", *[(f"{number}.jpg", t1[1]) for number in range(3)])
+        expect(busy).to_contain_text("The service is busy. Trying again in")
+        was_told.set()
+        for other in others:
+            other.result()
+    expect(page.locator('#find [data-part="count"]')).to_have_text("3 pictures")
+    expect(page.locator(".face")).to_have_count(6)
+    expect(busy).to_be_hidden()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_starter_models_are_called_that(visit: Callable[..., Visit], locked_server: Server) -> None:

@@ -9,10 +9,10 @@ import { addToPeople, startPeople } from "./people.js";
 import { addToPlates, startPlates, texts as plateTexts } from "./plates.js";
 import { refresh, watchService } from "./service.js";
 
-/** Every tab and who takes its pictures; those with `isOn` are there where `/info` says so. */
+/** Every tab, who takes its pictures, and whether the service that `/info` tells of has a use for it. */
 const TABS = {
-  find: { take: addToFind, drop: "Drop to look for faces" },
-  compare: { take: addToCompare },
+  find: { take: addToFind, drop: "Drop to look for faces", isOn: ({ models }) => models.det_name !== null },
+  compare: { take: addToCompare, isOn: ({ models }) => models.det_name !== null && models.rec_name !== null },
   plates: { take: addToPlates, drop: "Drop to read plates", isOn: ({ plates }) => plates },
   people: { take: addToPeople, isOn: ({ gallery }) => gallery },
 };
@@ -50,8 +50,10 @@ function startTabs() {
   }
   if (asked === "compare") openTab(asked);
   document.addEventListener("defaults", ({ detail }) => {
-    for (const name of NAMES) if (TABS[name].isOn?.(detail)) byId(`tab-${name}`).hidden = false;
-    if (NAMES.includes(asked) && !byId(`tab-${asked}`).hidden && activeTab() === "find") openTab(asked);
+    for (const name of NAMES) byId(`tab-${name}`).hidden = !TABS[name].isOn(detail);
+    const shown = NAMES.filter((name) => !byId(`tab-${name}`).hidden);
+    if (activeTab() === "find" && shown.includes(asked)) openTab(asked);
+    else if (!shown.includes(activeTab())) openTab(shown[0]);
   });
 }
 
