@@ -10,12 +10,22 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from jetface.geometry.boxes import iou_matrix
+from jetface.graphs.prepare import prepare_graph
+from jetface.heads.families import read_known
+from jetface.heads.plate_ocr import PlateOcr
+from jetface.judging.drawings import PLATES, draw_traffic
+from jetface.registry import default_registry_dir
+from jetface.runtimes.onnx import open_onnx_backends
 from tests.support.shared import REPOSITORY, require_shared
 
 MATCH_IOU = 0.5
@@ -68,3 +78,32 @@ def test_plates_are_found_and_read(
     assert num_found >= RECALL * num_wanted
     assert num_extra <= MOST_EXTRA * num_boxes
     assert num_exact >= EXACT * num_readable
+
+
+def test_a_reader_as_it_is_published_reads_the_same(shared_models: Path, tmp_path: Path) -> None:
+    """Published it takes (N, H, W, 3) uint8 and scales pixels itself; here that is built around the same weights."""
+    registry = read_known([default_registry_dir()])
+    ours, published = registry["plate_ocr_cct_xs"], registry["cct_xs_v1_global"]
+    model = onnx.load(shared_models / ours.file_name)
+    (data,) = model.graph.input
+    front = [
+        helper.make_node("Cast", ["pixels"], ["numbers"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Div", ["numbers", "whole"], ["shares"]),
+        helper.make_node("Transpose", ["shares"], [data.name], perm=[0, 3, 1, 2]),
+    ]
+    nodes = [*front, *model.graph.node]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.append(helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", 64, 128, 3]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(255, np.float32), "whole"))
+    onnx.save(model, tmp_path / published.file_name)
+    crops = [np.asarray(cv2.resize(plate, (128, 64)), np.uint8) for plate in draw_traffic().crops]
+    texts = []
+    for spec, folder in ((ours, shared_models), (published, tmp_path)):
+        graph = prepare_graph(folder / spec.file_name, spec, pixels=True)
+        assert graph.is_batch_free
+        (backend,) = open_onnx_backends(graph.model, max_batch_size=len(crops))
+        head = PlateOcr.probe(spec, backend, takes_pixels=True)
+        texts.append([(found.text, found.certainties.round(3).tolist()) for found in head.run(backend, crops)])
+    assert texts[0] == texts[1]
+    assert PLATES[0] in {text for text, _ in texts[0]}

@@ -20,6 +20,7 @@ from jetface.atomic import whole_file
 from jetface.cli.convert import convert, quantize
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.errors import ModelFileError, ServiceError
+from jetface.graphs.exports import channels_first
 from jetface.graphs.parts import GraphError, GraphParts, data_files, read_data, shape_of, take_apart
 from jetface.graphs.prepare import prepare_graph
 from jetface.heads.families import FAMILIES, entry_fault
@@ -58,6 +59,8 @@ class Wanted:
     labels: str | None
     """Commas between them."""
     activation: str | None
+    alphabet: str | None
+    pad: str
 
 
 def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
@@ -73,7 +76,7 @@ def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
     try:
         serialized = file.read_bytes()
         data = read_data(serialized, file.parent)
-        parts = take_apart(serialized, data)
+        parts = channels_first(take_apart(serialized, data))
     except (GraphError, OSError) as cause:
         raise _refusal(file, [*faults, *_family_faults(wanted), f"{file.name}: {cause}"]) from cause
     below = [part for part in data if not re.fullmatch(DATA_FILE_PATTERN, part)]
@@ -150,9 +153,13 @@ def _describe(entry: dict[str, Any], wanted: Wanted, name: str, parts: GraphPart
         "match_threshold": wanted.match_threshold,
         "labels": tuple(label.strip() for label in wanted.labels.split(",")) if wanted.labels else None,
         "activation": wanted.activation,
+        "alphabet": wanted.alphabet,
+        "pad": wanted.pad if wanted.alphabet else None,
     }
     if "labels" in family.needs and not wanted.labels:
         yield "--labels: the classes its numbers stand for, in their order, comma between them"
+    if "alphabet" in family.needs and not wanted.alphabet:
+        yield "--alphabet: the characters of a slot, in the order of its numbers"
     if "box_enlargement" in family.needs and wanted.box_enlargement is None:
         yield "--box-enlargement: how many times as wide and high as the box the picture is that it wants"
         entry["box_enlargement"] = 1.0  # so that the graph can be looked at all the same
@@ -164,6 +171,8 @@ def _describe(entry: dict[str, Any], wanted: Wanted, name: str, parts: GraphPart
         if "embedding_length" in family.needs:
             entry["embedding_length"] = 1
     outputs += [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
+    if "slots" in family.needs and answers:
+        entry["slots"] = answers[0][1]
     if "embedding_length" in family.needs and answers:
         entry["embedding_length"] = answers[0][1] if len(answers[0]) > 1 else 1
 
@@ -288,6 +297,8 @@ def list_models() -> None:
 @click.option("--score-threshold", type=float, help="Of a detector: its default threshold.")
 @click.option("--match-threshold", type=float, help="Of a recognizer: least similarity of one person.")
 @click.option("--labels", help="Of a classifier: its classes in the order of its numbers, comma between them.")
+@click.option("--alphabet", help="Of a reader of plates: the characters of a slot, in the order of its numbers.")
+@click.option("--pad", default="_", show_default=True, help="That of slots behind the text.")
 @click.option("--activation", type=click.Choice(["softmax", "none"]), help="Of a classifier: none for probabilities.")
 def add(file: Path, **options: Any) -> None:
     """Add a model of yours: write its registry entry into MODELS_DIR, and copy the file there.

@@ -16,6 +16,7 @@ import structlog
 
 from jetface.atomic import sidecar_of, write_with_sidecar
 from jetface.errors import ModelContractError, ModelFileError
+from jetface.graphs.exports import before_suppression, channels_first
 from jetface.graphs.free_batch import answers_apart, free_batch
 from jetface.graphs.half import Precision, policy_of, to_half
 from jetface.graphs.parts import GraphError, GraphParts, Shape, read_data, shape_of, take_apart
@@ -86,6 +87,9 @@ def _path(folder: Path, name: str, key: Sequence[str]) -> Path:
 _DETECTION_OUTPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType({"scrfd": (6, 9), "yunet": (12,)})
 """By family, where it is told before a graph is run: scores and distances of three strides, without or with landmarks;
 YuNet has two scores."""
+
+_CUT_BEFORE_SUPPRESSION = frozenset({"yolo"})
+"""Families that suppress overlaps themselves, and whose graphs may come with that inside."""
 
 _CHANNELS = 3
 
@@ -181,7 +185,7 @@ def _words(shape: Shape | None) -> str:
     return "of unknown rank" if shape is None else str([length or "?" for length in shape]).replace("'", "")
 
 
-PREPARATION_VERSION = 6
+PREPARATION_VERSION = 7
 """Goes up with every change of what preparing writes: prepared files are kept under it."""
 
 
@@ -319,9 +323,12 @@ def _improve(
     parts: GraphParts, spec: ModelSpec, rewrites: Sequence[Rewrite], *, may_try: bool
 ) -> tuple[GraphParts, bool, Sequence[str]]:
     """Check a graph, free its batch and apply the rewrites; say whether the batch is free and what was applied."""
+    parts = channels_first(parts)
     check_inputs(parts, spec)
     sides_px = canvas_hw(parts, spec)
     declared = shape_of(parts.inputs[0]) or ()
+    if spec.family in _CUT_BEFORE_SUPPRESSION:
+        parts = before_suppression(_with_input(parts, (declared[0], 3, *sides_px)))
     shapes = _with_input(parts, (declared[0], 3, *sides_px)).infer_shapes()
     check_outputs(parts, spec, shapes)
     freed = free_batch(parts)

@@ -14,6 +14,7 @@ from jetface.cli.main import main
 from jetface.models.weights import WeightsFolder
 from jetface.registry import default_registry_dir, read_registry, read_spec
 from tests.support.tiny_onnx import arcface_model, model, scrfd_model, yunet_model
+from tests.support.tiny_yolo import yolo_model
 from tests.unit.graphs.test_parts import split
 
 
@@ -69,6 +70,27 @@ def test_a_detector_is_added_at_its_size(
     (tmp_path / "mine.onnx").write_bytes(serialized)
     assert add(tmp_path / "mine.onnx", "--family", family).exit_code == 0
     assert read_spec(models_dir / "mine.toml").input.height_px == size_px
+
+
+def test_a_detector_of_plates_is_added_whatever_its_export(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(yolo_model("end to end", (64, 96), num_classes=1))
+    result = add(tmp_path / "mine.onnx", "--family", "yolo", "--score-threshold", "0.4")
+    assert result.exit_code == 0, result.stderr
+    assert "PLATE_DET_MODEL=mine" in result.stdout
+    spec = read_spec(models_dir / "mine.toml")
+    assert (spec.task, spec.input.height_px, spec.input.width_px, spec.input.std) == ("plate_detection", 64, 96, 255)
+
+
+def test_a_reader_of_plates_is_added_with_its_alphabet(models_dir: Path, shared_models: Path) -> None:
+    file = shared_models / "plate_ocr_cct_xs.onnx"
+    options = ("--family", "plate_ocr", "--name", "mine", "--box-enlargement", "1.12")
+    refused = add(file, *options)
+    assert refused.exit_code == 1
+    assert "--alphabet: the characters of a slot" in refused.stderr
+    added = add(file, *options, "--alphabet", "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
+    assert added.exit_code == 0, added.stderr
+    spec = read_spec(models_dir / "mine.toml")
+    assert (spec.slots, spec.pad, spec.box_enlargement) == (9, "_", 1.12)
 
 
 def test_weights_beside_the_file_come_along(models_dir: Path, tmp_path: Path) -> None:

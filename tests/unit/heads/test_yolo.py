@@ -1,4 +1,4 @@
-"""The yolo family reads what YOLOv8, v9 and v11 export either way round, and refuses what is something else."""
+"""The yolo family reads what YOLOv8, v9 and v11 export, with suppression inside or without, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jetface.domain import Tensor
 from jetface.errors import InferenceError, ModelContractError, NotFiniteError
 from jetface.heads.canvases import DetectorItem
 from jetface.heads.families import FAMILIES
-from jetface.heads.yolo import Yolo, are_cells_last
+from jetface.heads.yolo import Layout, Yolo, layout_of
 from jetface.registry import default_registry_dir, read_registry
 from tests.support.function_backend import FunctionBackend
 
@@ -72,31 +72,31 @@ def test_canvases_of_a_run_have_their_own_boxes_and_thresholds() -> None:
         [(1, 5, NUM_CELLS), (1, 5, NUM_CELLS)],
         [(1, 3 * NUM_CELLS, 6)],  # YOLOv5: three anchors a cell
         [(1, 300, 6)],  # YOLOv10 and later: suppressed inside
-        [(0, 7)],  # open-image-models: suppressed inside
+        [(0, 7)],  # suppressed inside, by an operator that is not known
         [(2, 5, NUM_CELLS)],
         [(1, 4, NUM_CELLS)],
     ],
 )
 def test_another_layout_is_refused_with_what_was_found(shapes: list[tuple[int, ...]]) -> None:
     with pytest.raises(ModelContractError) as refused:
-        are_cells_last([np.zeros(shape, np.float32) for shape in shapes], CANVAS_HW)
+        layout_of([np.zeros(shape, np.float32) for shape in shapes], CANVAS_HW)
     assert str(list(shapes[0])) in refused.value.message
 
 
 @pytest.mark.parametrize("score", [-3.0, 1.5, np.nan])
 def test_scores_that_are_none_are_refused(score: float) -> None:
     with pytest.raises(ModelContractError, match="sigmoid"):
-        are_cells_last([output_of((0, (1, 1, 1, 1), score))], CANVAS_HW)
+        layout_of([output_of((0, (1, 1, 1, 1), score))], CANVAS_HW)
 
 
 def test_scores_that_are_not_finite_fail_the_run() -> None:
-    head = Yolo(SHIPPED, are_cells_last=True)
+    head = Yolo(SHIPPED, layout=Layout.CELLS_LAST)
     with pytest.raises(NotFiniteError):
         head.decode([output_of((0, (1, 1, 1, 1), np.nan))], CANVAS_HW, [0.5])
 
 
 def test_an_answer_for_another_canvas_fails_the_run() -> None:
-    head = Yolo(SHIPPED, are_cells_last=True)
+    head = Yolo(SHIPPED, layout=Layout.CELLS_LAST)
     with pytest.raises(InferenceError):
         head.decode([output_of()], (64, 64), [0.5])
 
