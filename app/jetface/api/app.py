@@ -17,7 +17,7 @@ from jetface.api.collections import collections_router
 from jetface.api.compreface import compreface_router
 from jetface.api.faces import compare_router, detect_router, draw_router, extract_router, recognize_router
 from jetface.api.immich import immich_router
-from jetface.api.openapi import GuardDocuments, describe_bodies, keep_redoc_offline
+from jetface.api.openapi import GuardDocuments, describe, keep_redoc_offline
 from jetface.api.page import page_router, read_page
 from jetface.api.plates import plates_router
 from jetface.api.routes import TIMEOUT_HEADER, ServeWithinLimits
@@ -64,6 +64,8 @@ def create_api(
         description="Pictures in; faces out: boxes, landmarks, embeddings.",
         lifespan=lifespan,
         redirect_slashes=False,
+        servers=[{"url": root_path or "/"}],
+        generate_unique_id_function=_name_of,
         # Nothing here collects traces, and whether somebody does is asked in the environment, once a request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -89,7 +91,7 @@ def create_api(
     )
     for router in routers:
         app.include_router(router)
-    describe_bodies(app)
+    describe(app, access.is_open, has_keys=bool(access.api_keys or access.read_api_keys))
     keep_redoc_offline(app)
     app.add_exception_handler(HTTPException, _translate)
     app.add_exception_handler(Exception, _pass_on)
@@ -137,6 +139,11 @@ def create_api(
         stack = _unsniffed(stack)
     app.middleware_stack = stack
     return app
+
+
+def _name_of(route: APIRoute) -> str:
+    """Return what generated clients call a route."""
+    return route.name
 
 
 def _unsniffed(app: ASGIApp) -> ASGIApp:

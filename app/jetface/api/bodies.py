@@ -36,7 +36,7 @@ from jetface.imaging.sources import Base64Picture, EncodedPicture, PictureSource
 from jetface.pipeline.pictures import WorkPool
 from jetface.server.context import MSGPACK_TYPES, TRAILING_BYTES, RequestContext, context_of
 
-PICTURE_TYPES = ("application/octet-stream", "image/*")
+PICTURE_TYPES = ("image/*", "application/octet-stream")
 """Of a picture as it is: what it says beyond that is not looked at, for the bytes decide."""
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"

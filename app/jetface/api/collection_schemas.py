@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pybase64
 from annotated_types import Ge, Le, MaxLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from typing_extensions import NotRequired, TypedDict
 
+from jetface.api.answers import (
+    Box,
+    ErrorDetail,
+    LandmarksFrom,
+    Millis,
+    Points,
+    Rotation,
+    SlotError,
+    Status,
+    Visible,
+)
 from jetface.api.requests import (
     AnswerFormat,
     Count,
@@ -17,6 +29,7 @@ from jetface.api.requests import (
     TurnsLookedAt,
     comma_list,
 )
+from jetface.domain import Float
 from jetface.gallery.records import check_id, check_name
 
 MAX_VECTORS = 1024
@@ -41,11 +54,19 @@ def _vector(value: object) -> object:
 
 Id = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_id("id", value))]
 Name = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_name("name", value))]
-Vector = Annotated[list[float], _FIRST_FAULT_ENDS, MaxLen(8192), BeforeValidator(_vector)]
+Vector = Annotated[
+    list[float],
+    _FIRST_FAULT_ENDS,
+    MaxLen(8192),
+    BeforeValidator(_vector),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}),
+]
 Vectors = Annotated[
     Annotated[list[Vector], _FIRST_FAULT_ENDS, MaxLen(MAX_VECTORS)] | None,
     Field(description="Embeddings in place of pictures: numbers, or base64 of little-endian float32."),
 ]
+Created = Annotated[float, Field(description="Seconds since 1970.")]
+NextPage = Annotated[str | None, Field(description="What `after` is for the next page; null at the end.")]
 Similarity = Annotated[float, Ge(-1), Le(1), Field(allow_inf_nan=False)]
 Metadata = Annotated[dict[str, Any], Field(description="Any JSON object, up to 16 KiB.")]
 
@@ -141,11 +162,7 @@ class DeleteFacesBody(AnswerFormat):
     ids: Annotated[list[Id], _FIRST_FAULT_ENDS, MaxLen(1000)]
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class PinnedModel(_Answer):
+class PinnedModel(TypedDict):
     """The recognizer that a collection is pinned to."""
 
     name: str
@@ -153,86 +170,88 @@ class PinnedModel(_Answer):
     embedding_length: int
 
 
-class CollectionAnswer(_Answer):
+class CollectionAnswer(TypedDict):
     """A collection."""
 
     name: str
     model: PinnedModel
     metadata: dict[str, Any]
-    created: float = Field(description="Seconds since 1970.")
+    created: Created
     persons: int
     faces: int
 
 
-class CollectionsAnswer(_Answer):
+class CollectionsAnswer(TypedDict):
     """All collections."""
 
     collections: list[CollectionAnswer]
 
 
-class PersonAnswer(_Answer):
+class PersonAnswer(TypedDict):
     """A person."""
 
     id: str
     name: str
     metadata: dict[str, Any]
-    created: float
+    created: Created
     faces: int
 
 
-class PersonsAnswer(_Answer):
+class PersonsAnswer(TypedDict):
     """A page of persons."""
 
     persons: list[PersonAnswer]
-    next: str | None = Field(description="What `after` is for the next page; null at the end.")
+    next: NextPage
 
 
-class FaceAnswer(_Answer):
+class FaceAnswer(TypedDict):
     """A face that is stored."""
 
     id: str
     person: str
-    quality: float | None
-    created: float
+    quality: Float | None
+    created: Created
     has_crop: bool
 
 
-class FacesAnswer(_Answer):
+class FacesAnswer(TypedDict):
     """A page of faces."""
 
     faces: list[FaceAnswer]
-    next: str | None
+    next: NextPage
 
 
-class NearestAnswer(_Answer):
+class NearestAnswer(TypedDict):
     """The face most like a new one that was there before."""
 
     face: str
     person: str
-    similarity: float
+    similarity: Float
     is_duplicate: bool
 
 
-class EnrolledAnswer(_Answer):
-    """What came of one picture or vector."""
+class EnrolledAnswer(TypedDict):
+    """What came of one picture or vector; a vector has no size and no box."""
 
-    status: str = Field(description="`ok`, `skipped` (a duplicate) or `failed`.")
-    face: FaceAnswer | None = None
-    box: list[float] | None = None
-    score: float | None = None
-    nearest: NearestAnswer | None = None
-    error: dict[str, Any] | None = None
+    status: Annotated[Literal["ok", "skipped", "failed"], Field(description="`skipped`: a duplicate.")]
+    took_ms: NotRequired[Millis]
+    image_hw: NotRequired[tuple[int, int] | None]
+    face: FaceAnswer | None
+    box: NotRequired[Box]
+    score: NotRequired[Float]
+    nearest: NearestAnswer | None
+    error: NotRequired[ErrorDetail]
 
 
-class EnrolAnswer(_Answer):
+class EnrolAnswer(TypedDict):
     """Answer of enrolling."""
 
-    took_ms: float
+    took_ms: Millis
     person: str
     pictures: list[EnrolledAnswer]
 
 
-class MatchedPerson(_Answer):
+class MatchedPerson(TypedDict):
     """Who it may be."""
 
     id: str
@@ -240,76 +259,80 @@ class MatchedPerson(_Answer):
     metadata: dict[str, Any]
 
 
-class MatchAnswer(_Answer):
+class MatchAnswer(TypedDict):
     """A person who is alike."""
 
     person: MatchedPerson
-    similarity: float = Field(description="Cosine, of the most alike of the person's faces.")
+    similarity: Annotated[Float, Field(description="Cosine, of the most alike of the person's faces.")]
     face: str
 
 
-class SearchedFace(_Answer):
+class FoundFace(TypedDict):
+    """Where a face is, source pixels, and how sure its person is; a vector is nowhere."""
+
+    box: NotRequired[Box]
+    score: NotRequired[Float]
+    landmarks: NotRequired[Points]
+    landmarks_from: NotRequired[LandmarksFrom]
+    visible: NotRequired[Visible]
+    margin: Annotated[Float | None, Field(description="How much more alike the first is than the next; null: none.")]
+
+
+class SearchedFace(FoundFace):
     """A face and who it may be."""
 
-    box: list[float] | None = None
-    score: float | None = None
-    landmarks: list[list[float]] | None = None
-    visible: float | None = None
     matches: list[MatchAnswer]
-    margin: float | None = Field(description="How much more alike the first is than the next person; null: none.")
 
 
-class SearchedPicture(_Answer):
+class SearchedPicture(TypedDict):
     """One picture of a search."""
 
-    status: str
-    took_ms: float
+    status: Status
+    took_ms: Millis
     image_hw: tuple[int, int] | None
+    rotation: NotRequired[Rotation]
     faces: list[SearchedFace]
-    error: dict[str, Any] | None = None
+    error: NotRequired[SlotError]
 
 
-class SearchAnswer(_Answer):
+class SearchAnswer(TypedDict):
     """Answer of a search: `pictures`, or `vectors` where those were sent."""
 
-    took_ms: float
-    threshold: float
-    pictures: list[SearchedPicture] | None = None
-    vectors: list[SearchedFace] | None = None
+    took_ms: Millis
+    threshold: Float
+    pictures: NotRequired[list[SearchedPicture]]
+    vectors: NotRequired[list[SearchedFace]]
 
 
-class IdentifiedFace(_Answer):
+class IdentifiedFace(FoundFace):
     """A face and who it is."""
 
-    box: list[float] | None = None
-    score: float | None = None
-    landmarks: list[list[float]] | None = None
-    visible: float | None = None
     person: MatchedPerson | None
-    similarity: float | None
-    margin: float | None
+    similarity: Float | None
+    face: Annotated[NotRequired[str], Field(description="The most alike of the person's; not where there is none.")]
 
 
-class IdentifiedPicture(_Answer):
+class IdentifiedPicture(TypedDict):
     """One picture whose faces were identified."""
 
-    status: str
-    took_ms: float
+    status: Status
+    took_ms: Millis
     image_hw: tuple[int, int] | None
+    rotation: NotRequired[Rotation]
     faces: list[IdentifiedFace]
-    error: dict[str, Any] | None = None
+    error: NotRequired[SlotError]
 
 
-class IdentifyAnswer(_Answer):
+class IdentifyAnswer(TypedDict):
     """Answer of identifying."""
 
-    took_ms: float
-    threshold: float
-    pictures: list[IdentifiedPicture] | None = None
-    vectors: list[IdentifiedFace] | None = None
+    took_ms: Millis
+    threshold: Float
+    pictures: NotRequired[list[IdentifiedPicture]]
+    vectors: NotRequired[list[IdentifiedFace]]
 
 
-class DeletedAnswer(_Answer):
+class DeletedAnswer(TypedDict):
     """What was deleted."""
 
     deleted: list[str]

@@ -32,7 +32,7 @@ from jetface.api.collection_schemas import (
     SearchBody,
     SearchFields,
 )
-from jetface.api.openapi import documented, documented_fields, documented_image, documented_list
+from jetface.api.openapi import documented, documented_change, documented_fields, documented_list
 from jetface.api.services import Services
 from jetface.domain import ExtractOptions, PictureResult
 from jetface.errors import ForbiddenError, NotFoundError, RequestError
@@ -98,7 +98,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
     router = APIRouter(prefix="/v1/collections", tags=["gallery"])
 
     @router.get("", **documented_list(CollectionsAnswer))
-    async def collections(request: Request) -> Response:
+    async def list_collections(request: Request) -> Response:
         """List the collections, each with the recognizer it is pinned to and what it holds."""
         found = await people_of(services).gallery.collections()
         return small_answer(context_of(request), {"collections": [_collection(each) for each in found]})
@@ -115,12 +115,12 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return small_answer(context, _collection(made), status=201 if is_new else 200)
 
     @router.get("/{collection}", **documented_list(CollectionAnswer))
-    async def collection(request: Request, collection: str) -> Response:
+    async def get_collection(request: Request, collection: str) -> Response:
         """Tell of a collection."""
         found = await people_of(services).gallery.collection(check_id("collection", collection))
         return small_answer(context_of(request), _collection(found))
 
-    @router.delete("/{collection}", **documented_list(CollectionAnswer))
+    @router.delete("/{collection}", **documented_change(CollectionAnswer))
     async def delete_collection(request: Request, collection: str) -> Response:
         """Delete a collection with all persons and faces in it, for good."""
         context = context_of(request)
@@ -133,7 +133,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return small_answer(context, _collection(deleted))
 
     @router.get("/{collection}/persons", **documented_list(PersonsAnswer, PageFields))
-    async def persons(request: Request, collection: str) -> Response:
+    async def list_persons(request: Request, collection: str) -> Response:
         """List persons, in the order in which they were added, a page at a time."""
         wanted = services.bodies.read_query(request, PageFields)
         page = await people_of(services).gallery.persons(
@@ -157,7 +157,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return small_answer(context, _person(added), status=201 if is_new else 200)
 
     @router.get("/{collection}/persons/{person}", **documented_list(PersonAnswer))
-    async def person(request: Request, collection: str, person: str) -> Response:
+    async def get_person(request: Request, collection: str, person: str) -> Response:
         """Tell of a person."""
         found = await people_of(services).gallery.person(check_id("collection", collection), check_id("person", person))
         return small_answer(context_of(request), _person(found))
@@ -176,7 +176,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         note(services, context, "change person", collection, person=changed.id)
         return small_answer(context, _person(changed))
 
-    @router.delete("/{collection}/persons/{person}", **documented_list(PersonAnswer))
+    @router.delete("/{collection}/persons/{person}", **documented_change(PersonAnswer))
     async def delete_person(request: Request, collection: str, person: str) -> Response:
         """Delete a person and all of its faces, for good: their rows are overwritten."""
         context = context_of(request)
@@ -192,7 +192,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
     @router.post(
         "/{collection}/persons/{person}/faces", **documented(EnrolBody, EnrolFields, EnrolAnswer, in_gallery=True)
     )
-    async def enrol(request: Request, collection: str, person: str) -> Response:
+    async def enrol_person(request: Request, collection: str, person: str) -> Response:
         """Enrol pictures of a person, who is added if new. Each picture is stored or refused by itself.
 
         A picture shows one face, or with `largest` the largest is meant. `nearest` tells of a face that was there
@@ -244,7 +244,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return await services.answers.write(context, value)
 
     @router.get("/{collection}/persons/{person}/faces", **documented_list(FacesAnswer, PageFields))
-    async def faces(request: Request, collection: str, person: str) -> Response:
+    async def list_faces(request: Request, collection: str, person: str) -> Response:
         """List the faces of a person, in the order in which they were enrolled, a page at a time."""
         wanted = services.bodies.read_query(request, PageFields)
         page = await people_of(services).gallery.faces(
@@ -252,7 +252,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         )
         return small_answer(context_of(request), {"faces": [_face(each) for each in page.items], "next": page.next})
 
-    @router.delete("/{collection}/faces/{face}", **documented_list(DeletedAnswer))
+    @router.delete("/{collection}/faces/{face}", **documented_change(DeletedAnswer))
     async def delete_face(request: Request, collection: str, face: str) -> Response:
         """Delete a face for good; its person stays."""
         context = context_of(request)
@@ -276,8 +276,8 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         note(services, context, "delete faces", collection, faces_deleted=len(deleted))
         return small_answer(context, {"deleted": [face.id for face in deleted]})
 
-    @router.get("/{collection}/faces/{face}/crop", **documented_image())
-    async def crop(request: Request, collection: str, face: str) -> Response:
+    @router.get("/{collection}/faces/{face}/crop", **documented_list(None))
+    async def get_crop(request: Request, collection: str, face: str) -> Response:
         """Return the aligned crop of a face, where crops are kept."""
         context = context_of(request)
         collection = check_id("collection", collection)
@@ -288,7 +288,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return Response(found, media_type="image/jpeg", headers={"cache-control": "private, no-store"})
 
     @router.post("/{collection}/search", **documented(SearchBody, SearchFields, SearchAnswer, in_gallery=True))
-    async def search(request: Request, collection: str) -> Response:
+    async def search_faces(request: Request, collection: str) -> Response:
         """Tell of every face of each picture, or of each vector, who it may be: the persons most alike, best first."""
         asked = await services.bodies.read(request, SearchFields, SearchBody)
 
@@ -301,7 +301,7 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         return await _identified(request, collection, asked.pictures, asked.options, asked.options.top_k, shaped)
 
     @router.post("/{collection}/identify", **documented(IdentifyBody, IdentifyFields, IdentifyAnswer, in_gallery=True))
-    async def identify(request: Request, collection: str) -> Response:
+    async def identify_faces(request: Request, collection: str) -> Response:
         """Tell of every face of each picture, or of each vector, who it is: one person, or null."""
         asked = await services.bodies.read(request, IdentifyFields, IdentifyBody)
 

@@ -21,7 +21,7 @@ from jetface.api.answers import (
     num_faces,
     recognize_picture,
 )
-from jetface.api.openapi import documented, documented_picture
+from jetface.api.openapi import documented
 from jetface.api.requests import (
     CompareBody,
     CompareFields,
@@ -241,10 +241,10 @@ def draw_router(services: Services) -> APIRouter:
             jpeg = await services.pool.run(_draw, picture.pixels, result.faces, wanted)
         return Response(jpeg, media_type="image/jpeg")
 
-    router.post("/draw_detections", **documented_picture(DrawBody, DrawFields))(draw_detections)
+    router.post("/draw_detections", **documented(DrawBody, DrawFields, None))(draw_detections)
     router.post(
         "/multipart/draw_detections",
-        **documented_picture(DrawBody, DrawFields),
+        **documented(DrawBody, DrawFields, None),
         name="multipart_draw_detections",
     )(draw_detections)
     return router

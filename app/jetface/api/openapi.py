@@ -1,15 +1,21 @@
-"""The OpenAPI description: FastAPI writes it for the answers; bodies are read by hand, so they are described here."""
+"""The OpenAPI description: FastAPI writes it from the answers; what it cannot know of requests is added here.
+
+The routes read bodies by themselves, so FastAPI takes their description from `openapi_extra`.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+from collections.abc import Callable, Iterator
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +23,9 @@ from jetface.api import collection_schemas
 from jetface.api import requests as schemas
 from jetface.api.answers import ErrorAnswer
 from jetface.api.bodies import FILE_FIELD, JSON_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
+from jetface.api.examples import EXAMPLES, PARAMETERS
 from jetface.api.requests import CompareFields
+from jetface.server.encoding import MSGPACK_TYPE
 
 _PAGES = frozenset({"/docs", "/redoc", "/docs/oauth2-redirect"})
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -46,120 +54,217 @@ _BODIES: tuple[type[BaseModel], ...] = (
     collection_schemas.PersonChanges,
     collection_schemas.DeleteFacesBody,
 )
-
-
-def _error(description: str) -> dict[str, Any]:
-    """Describe an error by reference: FastAPI would build the same type anew for each of some 300 of them."""
-    return {"description": description, "content": {JSON_TYPE: {"schema": {"$ref": _REF.format(model="ErrorAnswer")}}}}
-
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: _error("No API key, or a wrong one."),
-    408: _error("The body did not arrive in time."),
-    413: _error("The body is too long."),
-    415: _error("The Content-Type is missing or not accepted."),
-    422: _error("The request cannot be understood."),
-    429: _error("No place is free; see Retry-After."),
-    500: _error("The service failed."),
-    503: _error("A model cannot be had, or the service is shutting down."),
-    504: _error("The deadline passed."),
+_BINARY = {"type": "string", "format": "binary"}
+_JPEG = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": _BINARY}}}
+_JPEG_ALONE = {"response_class": Response}
+"""Else FastAPI tells of JSON beside it."""
+READ_ONLY = "The API key may read only."
+_ERRORS: dict[int, str] = {
+    408: "The body did not arrive in time.",
+    413: "The body is too long.",
+    415: "The Content-Type is missing or not accepted.",
+    422: "The request cannot be understood.",
+    429: "No place is free; see Retry-After.",
+    500: "The service failed.",
+    503: "A model or the gallery cannot be had, or the service is shutting down.",
+    504: "The deadline passed.",
 }
-
-_CHANGE_ERRORS: dict[int | str, dict[str, Any]] = {
-    403: _error("The API key may read only."),
-    404: _error("It is not there, or the gallery is off."),
-    409: _error("What is there differs; or the collection is of another recognizer."),
-    507: _error("The gallery's disk is full."),
+_GALLERY_ERRORS: dict[int, str] = {
+    403: READ_ONLY,
+    404: "It is not there, or the gallery is off.",
+    409: "What is there differs; or the collection is of another recognizer.",
+    507: "The gallery's disk is full.",
 }
+_OF_BODIES = frozenset({408, 413, 415})
+_OF_READING = frozenset({404, 422, 500, 503})
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "One of `API_KEYS` or `READ_API_KEYS`."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same."},
+}
+_NOT_GIVEN: tuple[object, ...] = (None, "", [], {})
 
 
 def documented(
     body: type[BaseModel],
     options: type[BaseModel],
-    answer: type[Any],
+    answer: type[Any] | None,
     *,
     in_gallery: bool = False,
     off: str | None = None,
 ) -> dict[str, Any]:
-    """Return the arguments of `router.post` that describe a route of pictures; `off`: when it answers 404."""
-    errors = {**_CHANGE_ERRORS, **_ERRORS} if in_gallery else _ERRORS
-    if off is not None:
-        errors = {404: _error(off), **errors}
+    """Return the arguments of `router.post` that describe a route of pictures.
+
+    Args:
+        body: Model of its JSON.
+        options: What of that a form or the query can say.
+        answer: Shape of its answer; None: a JPEG.
+        in_gallery: Whether it is one of the gallery's.
+        off: When it answers 404.
+    """
+    errors = {**(_GALLERY_ERRORS if in_gallery else {}), **({404: off} if off else {}), **_ERRORS}
+    fields = {name: _field(schema) for name, schema in options.model_json_schema()["properties"].items()}
+    pictures = {"type": "array", "items": _BINARY}
+    parts = {FILE_FIELD: pictures, **({OTHER_FIELD: pictures} if issubclass(options, CompareFields) else {})}
+    form = {"type": "object", "required": [FILE_FIELD], "properties": {**parts, **fields}}
+    packed = {**_BINARY, "description": "The fields of `application/json` as msgpack; pictures are bytes."}
+    content = {
+        JSON_TYPE: {"schema": {"$ref": _REF.format(model=body.__name__)}},
+        "application/msgpack": {"schema": packed},
+        **{kind: {"schema": _BINARY} for kind in PICTURE_TYPES},
+        MULTIPART_TYPE: {"schema": form},
+    }
     return {
-        "responses": {200: {"model": answer, "content": {"application/x-msgpack": {}}}, **errors},
-        "openapi_extra": _extra(body, options),
+        **(_JPEG_ALONE if answer is None else {}),
+        "responses": {200: _JPEG if answer is None else {"model": answer}, **_told(errors)},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": content},
+            "parameters": _query(fields, "With a form or a picture as body. "),
+        },
         "response_model": None,
     }
 
 
-def documented_picture(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
-    """Return the arguments of `router.post` that describe a route that answers with a JPEG."""
-    answer = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
-    return {
-        "responses": {200: answer, **_ERRORS},
-        "openapi_extra": _extra(body, options),
-        "response_model": None,
-    }
-
-
-def documented_fields(body: type[BaseModel], answer: type[BaseModel], *, created: bool = False) -> dict[str, Any]:
-    """Return the arguments that describe a route whose body has no pictures; `created`: it may answer 201."""
-    schema = {"schema": {"$ref": _REF.format(model=body.__name__)}}
+def documented_fields(body: type[BaseModel], answer: type[Any], *, created: bool = False) -> dict[str, Any]:
+    """Return the arguments that describe a route of the gallery whose body has no pictures; `created`: or 201."""
     answers: dict[int | str, dict[str, Any]] = {
         status: {"model": answer} for status in ((200, 201) if created else (200,))
     }
     return {
-        "responses": {**answers, **_CHANGE_ERRORS, **_ERRORS},
+        "responses": {**answers, **_told(_GALLERY_ERRORS | _ERRORS)},
         "openapi_extra": {
-            "requestBody": {"required": True, "content": {JSON_TYPE: schema, "application/msgpack": schema}}
+            "requestBody": {
+                "required": True,
+                "description": "Also as msgpack, `application/msgpack`.",
+                "content": {JSON_TYPE: {"schema": {"$ref": _REF.format(model=body.__name__)}}},
+            }
         },
         "response_model": None,
     }
 
 
-def documented_list(answer: type[BaseModel], query: type[BaseModel] | None = None) -> dict[str, Any]:
-    """Return the arguments that describe a route without a body, whose query may have options."""
-    fields = {} if query is None else query.model_json_schema()["properties"]
+def documented_change(answer: type[Any], *, errors: dict[int, str] = _GALLERY_ERRORS) -> dict[str, Any]:
+    """Return the arguments that describe a route without a body that changes something; `errors`: its own."""
+    told = {status: text for status, text in _ERRORS.items() if status not in _OF_BODIES}
+    return {"responses": {200: {"model": answer}, **_told(errors | told)}, "response_model": None}
+
+
+def documented_list(
+    answer: type[Any] | None, query: type[BaseModel] | None = None, *, errors: dict[int, str] = _GALLERY_ERRORS
+) -> dict[str, Any]:
+    """Return the arguments that describe a route that reads, whose query may have options; answer None: a JPEG."""
+    told = {status: text for status, text in (errors | _ERRORS).items() if status in _OF_READING}
+    properties = {} if query is None else query.model_json_schema()["properties"]
+    fields = {name: _field(schema) for name, schema in properties.items()}
     return {
-        "responses": {200: {"model": answer}, **_CHANGE_ERRORS, **_ERRORS},
-        "openapi_extra": {
-            "parameters": [
-                {
-                    "name": name,
-                    "in": "query",
-                    "required": False,
-                    "description": schema.get("description", ""),
-                    "schema": {key: value for key, value in schema.items() if key != "description"},
-                }
-                for name, schema in fields.items()
-            ]
-        },
+        **(_JPEG_ALONE if answer is None else {}),
+        "responses": {200: _JPEG if answer is None else {"model": answer}, **_told(told)},
+        "openapi_extra": {"parameters": _query(fields)},
         "response_model": None,
     }
 
 
-def documented_image() -> dict[str, Any]:
-    """Return the arguments that describe a route without a body that answers with a JPEG."""
-    answer = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
-    return {"responses": {200: answer, 404: _CHANGE_ERRORS[404], **_ERRORS}, "response_model": None}
+def describe(app: FastAPI, is_open: Callable[[str], bool], *, has_keys: bool) -> None:
+    """Let the application's description have what FastAPI cannot know.
 
-
-def describe_bodies(app: FastAPI) -> None:
-    """Let the application's description carry the schemas its request bodies refer to."""
+    Args:
+        app: Has all routes.
+        is_open: Tells of a path whether it can be asked for without a key.
+        has_keys: Whether the others need one.
+    """
     write = app.openapi
 
-    def with_bodies() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            described: list[tuple[type, Literal["validation"], TypeAdapter[Any]]] = [
-                (each, "validation", TypeAdapter(each)) for each in (*_BODIES, ErrorAnswer)
-            ]
-            _, found = TypeAdapter.json_schemas(described, ref_template=_REF)
-            components = write()["components"]["schemas"]
-            components.update(found["$defs"])
-        return write()
+    def whole() -> dict[str, Any]:
+        is_new = app.openapi_schema is None
+        description = write()
+        if is_new:
+            _, found = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
+            error = TypeAdapter(ErrorAnswer).json_schema(ref_template=_REF)
+            described = description["components"]
+            described["schemas"] |= {
+                **error.pop("$defs"),
+                ErrorAnswer.__name__: error,
+                **{name: _requested(schema) for name, schema in found["$defs"].items()},
+            }
+            described["securitySchemes"] = _SECURITY_SCHEMES
+            description["security"] = [*([] if has_keys else [{}]), *({name: []} for name in _SECURITY_SCHEMES)]
+            for path, operation in _operations(description):
+                _complete(operation, is_open=is_open(path))
+        return description
 
     # FastAPI documents this as the way to extend the description.
-    app.openapi = with_bodies  # type: ignore[method-assign]
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def _operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _complete(operation: dict[str, Any], *, is_open: bool) -> None:
+    """Add to a route what all have: a summary, its answers as msgpack, what comes without a key, an example."""
+    summary, *rest = re.split(r"\.\s+", operation.pop("description"), maxsplit=1)
+    operation["summary"] = " ".join(summary.rstrip(".").split())
+    if rest:
+        operation["description"] = rest[0]
+    answers = operation["responses"]
+    if is_open:
+        operation["security"] = []
+    else:
+        answers["401"] = _error("No API key, or a wrong one.")
+    for answer in answers.values():
+        content = answer.get("content", {})
+        if JSON_TYPE in content:
+            content[MSGPACK_TYPE] = content[JSON_TYPE]
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            parameter["example"] = PARAMETERS[parameter["name"]]
+    if (example := EXAMPLES.get(operation["operationId"])) is not None:
+        shown = operation.get("requestBody") or answers["200"]
+        of_type = JSON_TYPE if JSON_TYPE in shown["content"] else next(iter(shown["content"]))
+        shown["content"][of_type] = {**shown["content"][of_type], "example": example}
+
+
+def _told(errors: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: _error(text) for status, text in errors.items()}
+
+
+def _error(text: str) -> dict[str, Any]:
+    """Describe an error by reference: FastAPI would build the same type anew for each of some 300 of them."""
+    return {"description": text, "content": {JSON_TYPE: {"schema": {"$ref": _REF.format(model=ErrorAnswer.__name__)}}}}
+
+
+def _query(fields: dict[str, dict[str, Any]], prefix: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": prefix + schema.get("description", ""),
+            "schema": {key: value for key, value in schema.items() if key != "description"},
+        }
+        for name, schema in fields.items()
+    ]
+
+
+def _requested(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a body, or a part of one, with `_field` done to its fields."""
+    return {**schema, "properties": {name: _field(each) for name, each in schema.get("properties", {}).items()}}
+
+
+def _field(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a request's field as generated clients do best with it.
+
+    A default is told in words: many take a field that has one for a field that has to be sent, or send it themselves.
+    Null, which is the same as not to send it, is left out.
+    """
+    told = {key: value for key, value in schema.items() if key not in {"anyOf", "default", "title"}}
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    told = {**choices[0], **told} if len(choices) == 1 else {**told, **({"anyOf": choices} if choices else {})}
+    if (default := schema.get("default")) not in _NOT_GIVEN:
+        said = orjson.dumps(default).decode().strip('"')
+        told["description"] = f"{told.get('description', '')} Default: {said}.".strip()
+    return told
 
 
 def keep_redoc_offline(app: FastAPI) -> None:
@@ -203,34 +308,3 @@ def _policy(page: bytes) -> bytes:
     digests = [base64.b64encode(hashlib.sha256(script).digest()) for script in _INLINE_SCRIPT.findall(page)]
     scripts = b" ".join([b"'self'", *(b"'sha256-%b'" % digest for digest in digests)])
     return _DOCUMENT_POLICY % scripts
-
-
-def _extra(body: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
-    flat = options.model_json_schema()
-    fields = dict(flat["properties"])
-    pictures: dict[str, Any] = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    parts = {FILE_FIELD: pictures, **({OTHER_FIELD: pictures} if issubclass(options, CompareFields) else {})}
-    reference = {"$ref": _REF.format(model=body.__name__)}
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    form = {"type": "object", "required": [FILE_FIELD], "properties": {**parts, **fields}}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON_TYPE: {"schema": reference},
-                "application/msgpack": {"schema": reference},
-                MULTIPART_TYPE: {"schema": form},
-                **dict.fromkeys(PICTURE_TYPES, binary),
-            },
-        },
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "description": "With a multipart or picture body. " + schema.get("description", ""),
-                "schema": {key: value for key, value in schema.items() if key != "description"},
-            }
-            for name, schema in fields.items()
-        ],
-    }

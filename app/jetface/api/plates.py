@@ -19,7 +19,7 @@ def plates_router(services: Services) -> APIRouter:
     router = APIRouter(tags=["plates"])
 
     @router.post("/plates", **documented(PlatesBody, PlatesFields, PlatesAnswer, off="Reading plates is off."))
-    async def plates(request: Request) -> Response:
+    async def read_plates(request: Request) -> Response:
         """Find licence plates and read them: boxes in source pixels, scores, texts."""
         if services.plates is None:
             raise NotFoundError(PLATES_ARE_OFF)

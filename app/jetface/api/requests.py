@@ -28,10 +28,10 @@ from pydantic import (
     Field,
     InstanceOf,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from jetface.domain import ExtractOptions, Rotations
@@ -403,12 +403,16 @@ class _Wire(BaseModel):
         return value
 
 
+_TOLD_AS_TEXT: Any = WithJsonSchema({"type": "string"})
+"""Of a picture: what it is in JSON."""
+
+
 class Images(_Wire):
     """The pictures of a JSON or msgpack body."""
 
     data: Annotated[
-        Annotated[list[str | bytes | SkipJsonSchema[InstanceOf[Cut]]], _FIRST_FAULT_ENDS] | None,
-        Field(description="Base64 strings; in msgpack also bytes."),
+        Annotated[list[Annotated[str | bytes | InstanceOf[Cut], _TOLD_AS_TEXT]], _FIRST_FAULT_ENDS] | None,
+        Field(description="Base64, as it is or as a `data:` URL."),
     ] = None
     urls: Annotated[
         Annotated[list[Url], _FIRST_FAULT_ENDS] | None,

@@ -17,7 +17,6 @@ from typing_extensions import TypedDict
 
 from jetface.api.answers import (
     EngineAnswer,
-    ErrorAnswer,
     HealthAnswer,
     ModelAnswer,
     ModelHealth,
@@ -25,6 +24,7 @@ from jetface.api.answers import (
     ReadyAnswer,
 )
 from jetface.api.collections import check_may_write
+from jetface.api.openapi import READ_ONLY, documented_change, documented_list
 from jetface.api.requests import RequestDefaults
 from jetface.api.services import Services, Verdict
 from jetface.engines.plan import EngineStatus
@@ -69,12 +69,12 @@ def health_router(services: Services, drain: Drain) -> APIRouter:
         return write(request, told("ok", verdict))
 
     @router.get("/live", responses={200: {"model": HealthAnswer}, 503: {"model": HealthAnswer}}, response_model=None)
-    async def live(request: Request) -> Response:
+    async def health_live(request: Request) -> Response:
         """Tell whether the process should go on: its loop answers, and no run of a model is stuck."""
         return write(request, told("alive", services.models.liveness()))
 
     @router.get("/ready", responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}}, response_model=None)
-    async def ready(request: Request) -> Response:
+    async def health_ready(request: Request) -> Response:
         """Tell whether requests can be served now; a model that loads on its first request is ready."""
         verdict = _DRAINING if drain.is_draining else services.models.readiness()
         models = {
@@ -222,23 +222,22 @@ def models_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/models", tags=["service"])
 
     @router.get("", responses={200: {"model": ModelsAnswer}}, response_model=None)
-    async def models(request: Request) -> Response:
+    async def list_models(request: Request) -> Response:
         """List every model of the registry: licence, source, state, backend."""
         return small_answer(context_of(request), ModelsAnswer(models=services.models.models()))
 
-    @router.get("/{name}", responses={200: {"model": ModelAnswer}, 404: {"model": ErrorAnswer}}, response_model=None)
-    async def model(request: Request, name: str) -> Response:
+    @router.get("/{name}", **documented_list(ModelAnswer, errors={404: _NO_MODEL}))
+    async def get_model(request: Request, name: str) -> Response:
         """Tell of one model of the registry."""
         for facts in services.models.models():
             if facts["name"] == name:
                 return small_answer(context_of(request), facts)
-        raise NotFoundError("No model of that name is in the registry.")
+        raise NotFoundError(_NO_MODEL)
 
     def change(action: str, act: Callable[[str, float], Awaitable[ModelAnswer]], meaning: str) -> None:
         @router.post(
             f"/{{name}}/{action}",
-            responses={200: {"model": ModelAnswer}, **_FAILURES},
-            response_model=None,
+            **documented_change(ModelAnswer, errors={403: READ_ONLY, 404: _NO_MODEL}),
             name=f"{action}_model",
             description=meaning,
         )
@@ -263,7 +262,7 @@ def models_router(services: Services) -> APIRouter:
     return router
 
 
-_FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (404, 503, 504)}
+_NO_MODEL = "No model of that name is in the registry."
 
 
 _log = structlog.get_logger("jetface.models")
@@ -414,7 +413,7 @@ class StoreView:
             try:
                 registry[name]
             except KeyError:
-                raise NotFoundError("No model of that name is in the registry.") from None
+                raise NotFoundError(_NO_MODEL) from None
             except RegistryError as cause:
                 raise ModelContractError(f"The registry entry of the model cannot be read: {cause}.") from cause
         reload = asyncio.ensure_future(self._store.reload(registry, name))

@@ -59,6 +59,10 @@ class Access:
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call us from a browser; `*` is all of them, empty none but our own."""
 
+    def is_open(self, path: str) -> bool:
+        """Tell whether a path can be asked for without a key."""
+        return path in self.open_paths or path.startswith(self.open_prefixes)
+
 
 class Claimant(Protocol):
     """A request that is received or served; no two are equal."""
@@ -298,12 +302,9 @@ class Door:
         """Let a request in, or raise as the call does; note in its context what body is to come."""
         declared = context.header(b"content-length")
         context.is_body_read = declared in (None, "0") and b"transfer-encoding" not in context.headers
-        if self._digests and not self._is_open(path):
+        if self._digests and not self._access.is_open(path):
             self._check_key(context)
         context.body_bytes = self._declared_bytes(declared)
-
-    def _is_open(self, path: str) -> bool:
-        return path in self._access.open_paths or path.startswith(self._access.open_prefixes)
 
     def _check_key(self, context: RequestContext) -> None:
         authorization = context.header(b"authorization") or ""
