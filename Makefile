@@ -114,7 +114,7 @@ JETSON7 := --python-version 3.12 --python-platform aarch64-manylinux_2_39
 GPU := --python-version 3.12 --python-platform x86_64-manylinux_2_35
 
 lock: lock-images ## resolve the lock files anew (needs uv)
-	$(LOCK) --universal --python-version 3.10 pyproject.toml --group build -o requirements/run.txt
+	$(LOCK) --universal --python-version 3.10 pyproject.toml --extra parquet --group build -o requirements/run.txt
 	$(LOCK) --universal --python-version 3.10 -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
 	$(LOCK) --universal --python-version 3.10 requirements/bench.in -o requirements/bench.txt
 	$(LOCK) --universal --python-version 3.10 requirements/audit.in -o requirements/audit.txt

@@ -11,34 +11,33 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from jetface.cli.bulk_work import Work, _results, find
-from jetface.cli.pictures import Picture, extract_each
-from jetface.domain import ExtractOptions
-from jetface.service import open_service
+from jetface.cli.bulk import PICTURES_AT_ONCE, Work, results
+from jetface.cli.embed import in_process
+from jetface.cli.pictures import Wish, each_in_order
+from jetface.cli.sources import Source, find
 from jetface.settings import Settings, read_settings
 
 
-async def by_service(settings: Settings, paths: list[str]) -> float:
+async def by_service(settings: Settings, sources: Sequence[Source]) -> float:
     """Return pictures/s of a service that is open, its models loaded."""
-    pictures = [Picture(Path(path), Path(path)) for path in paths]
-    async with open_service(settings) as service:
-        options = ExtractOptions(score_threshold=service.score_threshold, with_quality=True)
-        async for _ in extract_each(service, pictures[:32], options):
+    async with in_process(settings, Wish()) as embedder:
+        async for _ in each_in_order(sources[:32], embedder.embed):
             pass
         began = time.monotonic()
-        async for _ in extract_each(service, pictures, options):
+        async for _ in each_in_order(sources, embedder.embed, PICTURES_AT_ONCE):
             pass
-        return len(pictures) / (time.monotonic() - began)
+        return len(sources) / (time.monotonic() - began)
 
 
-def by_bulk(settings: Settings, paths: list[str], chunk: int) -> float:
+def by_bulk(settings: Settings, sources: Sequence[Source], chunk: int) -> float:
     """Return pictures/s from the first chunk that is done to the last: Ray and models have started by then."""
     with tempfile.TemporaryDirectory() as out:
-        work = Work(settings=settings, out=out, threshold=None, limit_faces=0)
+        work = Work(settings=settings, out=out, wish=Wish())
         times, counts = [], []
-        for each in _results(work, paths, None, 1, chunk):
+        for each in results(work, [source.address for source in sources], None, 1, chunk):
             times.append(time.monotonic())
             counts.append(each["pictures"])
     return sum(counts[1:]) / (times[-1] - times[0])
@@ -52,11 +51,11 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=128)
     args = parser.parse_args()
     settings = read_settings()
-    paths = find(str(args.folder), "path")
+    sources = find(str(args.folder), settings)
     ratios = []
     for _ in range(args.rounds):
-        alone = asyncio.run(by_service(settings, paths))
-        bulk = by_bulk(settings, paths, args.chunk)
+        alone = asyncio.run(by_service(settings, sources))
+        bulk = by_bulk(settings, sources, args.chunk)
         ratios.append(bulk / alone)
         sys.stdout.write(f"service {alone:.1f}/s, bulk {bulk:.1f}/s, ratio {ratios[-1]:.2f}\n")
         sys.stdout.flush()

@@ -42,6 +42,9 @@ def test_a_server_does_the_work(server: Server, photos: Path, tmp_path: Path) ->
     table = pq.read_table(out)
     assert table["path"].to_pylist() == ["a.jpg"] * 6 + ["b.jpg"]
     assert len(table["embedding"][0]) == 128
+    assert set(table["landmarks_from"].to_pylist()) == {"detector"}
+    assert min(table["visible"].to_pylist()) > 0.5
+    assert min(table["quality"].to_pylist()) > 0
     again = run(photos, out, "--url", server.url, "--api-key", API_KEY)
     assert "1 pictures, 2 more were there" in again.stdout
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
-from jetface.cli.pictures import Picture, Results, extract_each, print_results
-from jetface.domain import ExtractOptions
+from jetface.cli.pictures import Picture, Results, Wish, extract_each, print_results, wish_options
 from jetface.service import Service
 
 
@@ -20,32 +19,10 @@ from jetface.service import Service
     "--draw", "draw_dir", type=click.Path(file_okay=False, path_type=Path), help="Write annotated pictures here."
 )
 @click.option("--detect-only", is_flag=True, help="Boxes and landmarks; no embeddings, no recognizer.")
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="Least detector score; default: DEF_DET_THRESH, or the detector's own.",
-)
-@click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all.")
-@click.option(
-    "--rotations",
-    type=click.Choice(["none", "auto"]),
-    default="none",
-    show_default=True,
-    help="auto: look at pictures without a sure face in their other three quarter turns, too.",
-)
-@click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower than this, pixels.")
+@wish_options
 @click.option("--strict", is_flag=True, help="Exit code 1, too, when files of a folder were skipped.")
-def extract(  # noqa: PLR0913 - its arguments are the options of the command
-    *,
-    paths: tuple[Path, ...],
-    as_json: bool,
-    draw_dir: Path | None,
-    detect_only: bool,
-    threshold: float | None,
-    limit_faces: int,
-    rotations: Literal["none", "auto"],
-    min_face_size: int,
-    strict: bool,
+def extract(
+    *, paths: tuple[Path, ...], as_json: bool, draw_dir: Path | None, detect_only: bool, strict: bool, **wish: Any
 ) -> None:
     """Find and recognize the faces of pictures: files, and folders with all below them.
 
@@ -54,13 +31,7 @@ def extract(  # noqa: PLR0913 - its arguments are the options of the command
     """
 
     def ask(service: Service, pictures: Sequence[Picture]) -> Results:
-        options = ExtractOptions(
-            score_threshold=service.score_threshold if threshold is None else threshold,
-            limit_faces=limit_faces,
-            min_face_width_px=min_face_size,
-            rotations=rotations,
-            with_embedding=not detect_only,
-        )
+        options = Wish(**wish).options(service, with_embedding=not detect_only)
         return extract_each(service, pictures, options, draw_dir)
 
     print_results(paths, ask, as_json=as_json, strict=strict)

@@ -27,8 +27,10 @@ COMMANDS = {
     "serve": "Serve over HTTP.",
     "extract": "Find and embed the faces of pictures.",
     "plates": "Find and read the licence plates of pictures.",
-    "embed": "Embed the faces of all pictures in a folder and below it.",
+    "embed": "Embed the faces of pictures into one file: Parquet, CSV, JSON lines or NumPy.",
     "bulk": "Embed the faces of millions of pictures, on one machine or many.",
+    "find": "Find a person in a folder of pictures.",
+    "group": "Group the faces of a folder of pictures by person.",
     "gallery": "People and their faces: enrol, search, back up.",
     "models": "What the registry knows, and where its weights are.",
     "engine": "TensorRT engines: built ahead, listed, checked.",
@@ -39,6 +41,10 @@ COMMANDS = {
     "errors": "Document every error.",
 }
 """Each command with its line in `jetface --help`; its module, `jetface.cli.NAME`, has a command of that name."""
+
+
+EXTRAS = {"embed": "parquet", "bulk": "bulk", "find": "parquet", "group": "parquet"}
+"""What commands need beside the base install, as `jetface[EXTRA]` brings it."""
 
 
 class OneLineErrors(click.Group):
@@ -67,7 +73,15 @@ class _LazyGroup(OneLineErrors):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"jetface.cli.{cmd_name}"), cmd_name)
+        try:
+            command: click.Command = getattr(import_module(f"jetface.cli.{cmd_name}"), cmd_name)
+        except ImportError as cause:
+            extra = EXTRAS.get(cmd_name)
+            if extra is None or (cause.name or "").partition(".")[0] not in {"fsspec", "pyarrow", "ray"}:
+                raise
+            raise click.ClickException(
+                f"`jetface {cmd_name}` needs {cause.name}: pip install 'jetface[{extra}]'"
+            ) from cause
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -6,17 +6,17 @@ import asyncio
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import click
 import orjson
 from tqdm import tqdm
 
 from jetface.cli.quiet import configure_quiet_logs
-from jetface.domain import ExtractOptions, Face, Image, PictureResult, Plate
+from jetface.domain import ExtractOptions, Face, Image, PictureResult, Plate, Rotations
 from jetface.errors import ImageDecodeError
 from jetface.imaging.draw import DrawOptions, draw_faces, encode_jpeg
 from jetface.imaging.formats import is_picture
@@ -45,6 +45,71 @@ class Picture:
 
     path: Path
     relative: Path
+
+    def read(self) -> bytes:
+        """Return the file's bytes."""
+        return self.path.read_bytes()
+
+
+class Readable(Protocol):
+    """What is read when its turn comes."""
+
+    def read(self) -> bytes:
+        """Return the bytes of a picture. Raises OSError."""
+        ...
+
+
+AnyPicture = TypeVar("AnyPicture", bound=Readable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """Which faces a command wants; its fields are the options of `wish_options`."""
+
+    threshold: float | None = None
+    """Least detector score; None: the default of who finds them."""
+    limit_faces: int = 0
+    min_face_size: int = 0
+    rotations: Rotations = "none"
+    min_quality: float = 0.0
+
+    def options(self, service: Service, *, with_embedding: bool = True, with_quality: bool = False) -> ExtractOptions:
+        """Return what the pipeline of a service is to do."""
+        return ExtractOptions(
+            score_threshold=service.score_threshold if self.threshold is None else self.threshold,
+            limit_faces=self.limit_faces,
+            min_face_width_px=self.min_face_size,
+            rotations=self.rotations,
+            min_quality=self.min_quality,
+            with_embedding=with_embedding,
+            with_quality=with_quality,
+        )
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def wish_options(command: Command) -> Command:
+    """Give a command the options that make a `Wish`."""
+    for option in (
+        click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Drop faces of less quality."),
+        click.option(
+            "--rotations",
+            type=click.Choice(["none", "auto"]),
+            default="none",
+            show_default=True,
+            help="auto: look at pictures without a sure face in their other three quarter turns, too.",
+        ),
+        click.option("--min-face-size", type=click.IntRange(0), default=0, help="Drop faces narrower, pixels."),
+        click.option("--limit-faces", type=click.IntRange(0), default=0, help="Only the N largest faces; 0: all."),
+        click.option(
+            "--threshold",
+            type=click.FloatRange(0, 1),
+            help="Least detector score; default: DEF_DET_THRESH, or the detector's own.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def find_pictures(
@@ -240,29 +305,32 @@ async def extract_each(
 
 
 async def each_in_order(
-    pictures: Sequence[Picture],
-    ask: Callable[[Picture, EncodedPicture, float], Coroutine[Any, Any, PictureResult]],
-) -> Results:
-    """Yield what `ask` says of the pictures, in their order, `PICTURES_AT_ONCE` in work.
+    pictures: Iterable[AnyPicture],
+    ask: Callable[[AnyPicture, EncodedPicture, float], Coroutine[Any, Any, PictureResult]],
+    at_once: int = PICTURES_AT_ONCE,
+) -> AsyncGenerator[tuple[AnyPicture, PictureResult], None]:
+    """Yield what `ask` says of the pictures, in their order.
 
     Args:
-        pictures: Files; one that cannot be read is a result with its error.
+        pictures: One that cannot be read is a result with its error.
         ask: Takes a picture, its bytes and a deadline.
+        at_once: Pictures in work.
     """
     waiting = iter(pictures)
-    in_work: deque[tuple[Picture, asyncio.Task[PictureResult]]] = deque()
+    in_work: deque[tuple[AnyPicture, asyncio.Task[PictureResult]]] = deque()
 
-    async def read_and_ask(picture: Picture) -> PictureResult:
+    async def read_and_ask(picture: AnyPicture) -> PictureResult:
         deadline = asyncio.get_running_loop().time() + _PATIENCE_S
         try:
-            source = EncodedPicture(await asyncio.to_thread(picture.path.read_bytes))
+            source = EncodedPicture(await asyncio.to_thread(picture.read))
         except OSError as cause:
-            return PictureResult(image_index=0, error=ImageDecodeError(f"The file cannot be read: {cause.strerror}."))
+            error = ImageDecodeError(f"The file cannot be read: {cause.strerror or cause}.")
+            return PictureResult(image_index=0, error=error)
         return await ask(picture, source, deadline)
 
     try:
         while True:
-            while len(in_work) < PICTURES_AT_ONCE and (picture := next(waiting, None)):
+            while len(in_work) < at_once and (picture := next(waiting, None)):
                 in_work.append((picture, asyncio.create_task(read_and_ask(picture))))
             if not in_work:
                 return

@@ -1,7 +1,9 @@
-"""`jetface embed`: the pictures of a folder into a Parquet file, in process."""
+"""`jetface embed`: the pictures of a folder into one file, in process."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -65,6 +67,9 @@ def test_a_row_a_face(photos: Path, tmp_path: Path) -> None:
     assert table["path"].to_pylist() == ["a.jpg"] * 6 + ["deeper/b.jpg"]
     assert table["face_index"].to_pylist() == [0, 1, 2, 3, 4, 5, 0]
     assert set(table["model"].to_pylist()) == {"mobilefacenet128"}
+    assert set(table["landmarks_from"].to_pylist()) == {"detector"}
+    assert 0.5 < min(table["visible"].to_pylist()) <= 1
+    assert 0 < min(table["quality"].to_pylist()) <= 1
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
@@ -93,8 +98,12 @@ def test_options_decide_which_faces(photos: Path, tmp_path: Path) -> None:
     result = run(photos, "--out", tmp_path / "f.parquet", "--limit-faces", "1", "--threshold", "0.5", "--chunk", "1")
     assert result.exit_code == 0
     assert pq.read_table(tmp_path / "f.parquet").num_rows == 2
-    assert run(photos, "--out", tmp_path / "good.parquet", "--min-quality", "0.999").exit_code == 0
-    assert pq.read_table(tmp_path / "good.parquet").num_rows < 7
+    assert run(f"{photos}/*.jpg", "--out", tmp_path / "good.csv", "--min-quality", "0.5").exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "good.csv").read_text().splitlines()))
+    assert 0 < len(rows) < 7
+    assert {row["path"] for row in rows} == {str(photos / "a.jpg")}
+    assert len(json.loads(rows[0]["embedding"])) == 128
+    assert "one of .parquet, .csv, .jsonl, .npz" in run(photos, "--out", tmp_path / "f.txt").stderr
 
 
 def test_a_killed_run_is_taken_up_where_it_was(variables: dict[str, str], shared_faces: Path, tmp_path: Path) -> None:
@@ -126,12 +135,13 @@ def test_a_killed_run_is_taken_up_where_it_was(variables: dict[str, str], shared
 
 
 def test_pyarrow_is_optional(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.startswith(("pyarrow", "jetface.cli.face", "jetface.cli.emb"))]:
+    needing = ("pyarrow", "jetface.cli.face_table", "jetface.cli.embed", "jetface.cli.sources")
+    for module in [name for name in sys.modules if name.startswith(needing)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = run(photos, "--out", tmp_path / "f.parquet")
     assert result.exit_code == 1
-    assert result.stderr == "Error: Parquet files need pyarrow: pip install 'jetface[parquet]'\n"
+    assert result.stderr == "Error: `jetface embed` needs pyarrow: pip install 'jetface[parquet]'\n"
 
 
 def test_embeddings_need_a_recognizer(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
