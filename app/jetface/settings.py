@@ -66,6 +66,12 @@ def _env(*names: str, default: Any, meaning: str, allowed: str = "", **limits: A
     return Field(default, validation_alias=AliasChoices(*names), description=meaning, json_schema_extra=extra, **limits)
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be made again. Raises RuntimeError where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base, "jetface") if os.path.isabs(base) else _CACHE.expanduser()  # noqa: PTH117 - may be empty
+
+
 class Settings(BaseSettings):
     """The effective configuration; frozen. A variable that is set but empty counts as not set."""
 
@@ -440,11 +446,8 @@ class Settings(BaseSettings):
     @classmethod
     def _home_expanded(cls, value: Path) -> Path:
         """Never the folder that one happens to be in. Source: XDG Base Directory Specification 0.8."""
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        if value == _CACHE and os.path.isabs(base):  # noqa: PTH117 - a text, which may be empty
-            return Path(base, "jetface")
         try:
-            return value.expanduser()
+            return cache_dir() if value == _CACHE else value.expanduser()
         except RuntimeError as cause:
             raise ValueError("home") from cause
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from jetface.gallery.store import Store
 RANKED_AGAIN = 64
 """Faces of which the stored vectors are compared: on vectors with the covariance of real embeddings a byte a number
 has the right face among the first of them always."""
-_BYTE_ERROR = 0.02
+BYTE_ERROR = 0.02
 """More than a similarity by bytes differs from the one by stored vectors."""
 
 
@@ -67,13 +67,13 @@ class Searcher:
         wanted = [max(RANKED_AGAIN, 2 * each.query.top_k) for each in asked]
         nearest = index.nearest(queries, max(wanted))
         scan_s = time.perf_counter() - started
-        ranked = _ranked(self._store, queries, nearest)
+        ranked = rank(self._store.vectors, queries, nearest)
         for number, (each, found) in enumerate(zip(asked, ranked, strict=True)):
             if _may_miss_persons(each.query, nearest[number], found, len(index)):
                 begun = time.perf_counter()
                 persons = index.best_of_persons(queries[number], max(RANKED_AGAIN, 2 * each.query.top_k))
                 scan_s += time.perf_counter() - begun
-                (ranked[number],) = _ranked(self._store, queries[number : number + 1], [persons])
+                (ranked[number],) = rank(self._store.vectors, queries[number : number + 1], [persons])
         kept = [found[: each.query.top_k + 1] for each, found in zip(asked, ranked, strict=True)]
         people = self._store.people_of([face.id for found in kept for face in found])
         matches = [[_match(face, people[face.id]) for face in found if face.id in people] for found in kept]
@@ -83,7 +83,7 @@ class Searcher:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
+class Ranked:
     """The most alike face of a person, by stored vectors."""
 
     id: int
@@ -91,16 +91,26 @@ class _Ranked:
     similarity: float
 
 
-def _ranked(store: Store, queries: NDArray[np.float32], nearest: Sequence[Candidates]) -> list[list[_Ranked]]:
-    """Return each person's most alike face of those found, for each query, most alike first."""
+def rank(
+    vectors_of: Callable[[list[int]], tuple[Mapping[int, int], NDArray[np.float32]]],
+    queries: NDArray[np.float32],
+    nearest: Sequence[Candidates],
+) -> list[list[Ranked]]:
+    """Return each person's most alike face of those that an index found, for each query, most alike first.
+
+    Args:
+        vectors_of: Returns the stored vectors of those faces that are still there, and the row of each.
+        queries: (B, length) of unit length.
+        nearest: What the index found for each.
+    """
     ids = np.unique(np.concatenate([found.ids for found in nearest]))
-    places, vectors = store.vectors(ids.tolist())
+    places, vectors = vectors_of(ids.tolist())
     return [_ranked_persons(query, found, places, vectors) for query, found in zip(queries, nearest, strict=True)]
 
 
 def _ranked_persons(
-    query: Vector, found: Candidates, places: dict[int, int], vectors: NDArray[np.float32]
-) -> list[_Ranked]:
+    query: Vector, found: Candidates, places: Mapping[int, int], vectors: NDArray[np.float32]
+) -> list[Ranked]:
     # What was deleted since the scan is not there any more.
     there = [
         (face, person)
@@ -111,22 +121,22 @@ def _ranked_persons(
         return []
     rows = vectors[[places[face] for face, _ in there]]
     similarities = (rows @ query) / np.linalg.norm(rows, axis=1)
-    best: dict[int, _Ranked] = {}
+    best: dict[int, Ranked] = {}
     for number in np.argsort(-similarities, kind="stable").tolist():
         face, person = there[number]
-        best.setdefault(person, _Ranked(face, person, min(1.0, float(similarities[number]))))
+        best.setdefault(person, Ranked(face, person, min(1.0, float(similarities[number]))))
     return list(best.values())
 
 
-def _may_miss_persons(query: Query, nearest: Candidates, found: Sequence[_Ranked], num_faces: int) -> bool:
+def _may_miss_persons(query: Query, nearest: Candidates, found: Sequence[Ranked], num_faces: int) -> bool:
     """Tell whether persons with many faces may have crowded out others that are wanted."""
     if len(nearest.ids) >= num_faces or len(found) > query.top_k:
         return False
     is_next_missing = len(found) < 2
-    return is_next_missing or float(nearest.scores[-1]) >= query.threshold - _BYTE_ERROR
+    return is_next_missing or float(nearest.scores[-1]) >= query.threshold - BYTE_ERROR
 
 
-def _match(face: _Ranked, person: tuple[str, str, str, str]) -> Match:
+def _match(face: Ranked, person: tuple[str, str, str, str]) -> Match:
     person_id, name, metadata, face_id = person
     return Match(
         person_id=person_id,
