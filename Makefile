@@ -122,8 +122,8 @@ lock: lock-images ## resolve the lock files anew (needs uv)
 
 lock-images: ## of these, those of the images
 	$(LOCK) --universal --python-version 3.10 requirements/builder.in -o requirements/builder.txt
-	$(LOCK) --universal --python-version 3.11 --overrides requirements/unwanted.txt pyproject.toml --extra openvino -o requirements/cpu.txt
-	$(LOCK) $(GPU) $(ELSEWHERE) pyproject.toml requirements/gpu.in -o requirements/gpu.txt
+	$(LOCK) --universal --python-version 3.11 --overrides requirements/unwanted.txt pyproject.toml --extra openvino --extra otel -o requirements/cpu.txt
+	$(LOCK) $(GPU) $(ELSEWHERE) pyproject.toml --extra otel requirements/gpu.in -o requirements/gpu.txt
 	$(LOCK) $(JETSON) $(ELSEWHERE) pyproject.toml requirements/jetson.in -o requirements/jetson.txt
 	$(LOCK) $(JETSON) -c requirements/jetson.txt requirements/jetson-onnxruntime.in -o requirements/jetson-onnxruntime.txt
 	$(LOCK) $(JETSON7) $(ELSEWHERE) pyproject.toml requirements/jetson7.in -o requirements/jetson7.txt

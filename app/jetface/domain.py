@@ -227,6 +227,8 @@ class StageTimes:
     align_s: float = 0.0
     recognize_s: float = 0.0
     attributes_s: float = 0.0
+    spans: tuple[tuple[str, float, float], ...] = ()
+    """Each stretch of work or waiting: its stage, and what `time.perf_counter()` read when it began and ended."""
 
     @property
     def total_s(self) -> float:

@@ -295,9 +295,10 @@ def _to_json(line: object, default: Callable[[object], object]) -> str:
 
 
 @contextlib.contextmanager
-def request_context(request_id: str) -> Iterator[None]:
-    """Put `request_id` on every line logged inside, across awaits and `asyncio.to_thread`."""
-    before = structlog.contextvars.bind_contextvars(request_id=request_id)
+def request_context(request_id: str, trace_id: str | None) -> Iterator[None]:
+    """Put both ids on every line logged inside, across awaits and `asyncio.to_thread`; a request may have no trace."""
+    ids = {"request_id": request_id} if trace_id is None else {"request_id": request_id, "trace_id": trace_id}
+    before = structlog.contextvars.bind_contextvars(**ids)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sys
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -34,6 +35,9 @@ from jetface.server.protocol import CONNECTIONS_KEY, Connections
 from jetface.server.workers import Worker, share_of
 from jetface.service import Service, build_people, build_service, open_registry, running
 from jetface.settings import Settings, SettingsError, read_settings, remarks
+
+if TYPE_CHECKING:
+    from jetface.server.tracing import Tracing
 
 RESERVED_DESCRIPTORS = 256
 """What is left to all but connections: the files of models, pictures that are fetched, and the connections that are
@@ -109,6 +113,20 @@ def _of_one_worker(settings: Settings, slot: int) -> Settings:
     )
 
 
+def _open_tracing(settings: Settings) -> Tracing | None:
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if not endpoint:
+        return None
+    try:
+        from jetface.server.tracing import Tracing  # noqa: PLC0415 - an extra
+    except ImportError as missing:
+        raise SettingsError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry ({missing}): pip install 'jetface[otel]'"
+        ) from missing
+    _log.info("spans are sent", endpoint=masked(endpoint))
+    return Tracing(endpoint, version=__version__)
+
+
 def _application(service: Service, worker: Worker | None) -> FastAPI:
     settings = service.settings
     connections = Connections(_most_connections(settings.max_connections), service.metrics)
@@ -122,11 +140,13 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
     count_dropped_lines(service.metrics.log_lines_dropped.inc)
 
     people = build_people(service)
+    tracing = _open_tracing(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         with drain.listening():
-            async with running(service), _opened(people), worker.serving(registry, drain) if worker else nullcontext():
+            serving = worker.serving(registry, drain) if worker else nullcontext()
+            async with running(service), _opened(people), _closed(tracing), serving:
                 yield {CONNECTIONS_KEY: connections}
 
     models = StoreView(
@@ -192,6 +212,7 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
         places=places,
         lifespan=lifespan,
         connections=connections,
+        tracing=tracing,
     )
 
 
@@ -206,6 +227,14 @@ async def _opened(people: People | None) -> AsyncIterator[None]:
         yield
     finally:
         await people.gallery.close()
+
+
+@asynccontextmanager
+async def _closed(tracing: Tracing | None) -> AsyncIterator[None]:
+    """Send the spans that are left when the last request has been answered."""
+    yield
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
 
 
 def _backend_word(backend: Selection) -> str:

@@ -413,6 +413,10 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = _env(
         "LOG_FORMAT", default="text", meaning="Log lines for people (text) or for machines (json)."
     )
+    otel_exporter_otlp_endpoint: str = _env(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", default="", allowed="URL or empty",
+        meaning="Collector to which spans of requests are sent, OTLP over HTTP; empty: none. Needs the extra `otel`.",
+    )  # fmt: skip
 
     @field_validator(
         "liveness_model", "attribute_models", "max_size", "det_scales", "ort_providers", "gpu_device_ids",

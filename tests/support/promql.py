@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import promql_parser as promql
 from prometheus_client.parser import text_string_to_metric_families
 
-SCRAPE_LABELS = frozenset({"job", "instance"})
-"""Labels that Prometheus adds to whatever it scrapes."""
+SCRAPE_LABELS = frozenset({"job", "instance", "pod"})
+"""Labels that Prometheus adds to whatever it scrapes; `pod` on Kubernetes."""
 
 OPEN_LABELS = frozenset({"status", "route", "method"})
 """Labels whose values depend on what was asked of the service: a matcher need not find any."""

@@ -172,7 +172,7 @@ class TestRequestContext:
         log = structlog.get_logger("jetface")
 
         async def serve(request_id: str) -> None:
-            with request_context(request_id):
+            with request_context(request_id, None):
                 await asyncio.sleep(0)
                 await asyncio.to_thread(log.info, "in a thread", of=request_id)
                 await asyncio.create_task(asyncio.to_thread(log.info, "in a task", of=request_id))
@@ -185,7 +185,7 @@ class TestRequestContext:
     def test_ends_with_the_request(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A line after it has no id."""
         configure_logs("INFO", "json")
-        with request_context("a"):
+        with request_context("a", "5" * 32):
             pass
         structlog.get_logger("jetface").info("later")
         assert "request_id" not in lines(capsys)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
@@ -37,6 +37,9 @@ from jetface.server.middleware import (
 )
 from jetface.server.protocol import Connections
 
+if TYPE_CHECKING:
+    from jetface.server.tracing import Tracing
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
@@ -47,6 +50,7 @@ def create_api(
     places: Places,
     lifespan: Lifespan | None = None,
     connections: Connections | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the application. Starts nothing; `lifespan` does.
 
@@ -56,6 +60,7 @@ def create_api(
         places: The places in flight; `drain` is given `places.abandon` to call when its grace is over.
         lifespan: Runs before the first and after the last request; what it yields, every connection is handed.
         connections: Told how to refuse at once.
+        tracing: Where spans of requests go; None: nowhere.
     """
     metrics, limits, access, root_path = services.metrics, services.limits, services.access, services.root_path
     app = FastAPIOffline(
@@ -124,7 +129,7 @@ def create_api(
             has_cors=bool(access.cors_origins),
         ).answer
     paths = [route.path for route in _routes(routers)]
-    stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths)
+    stack = ObserveRequests(stack, metrics=metrics, errors=errors, drain=drain, paths=paths, tracing=tracing)
     stack = OwnPath(stack, root_path=root_path, paths=paths)
     if access.cors_origins:
         # Outside of all: a browser asks beforehand without a key, and shows a page no error without these headers.
@@ -133,7 +138,7 @@ def create_api(
             stack,
             allow_origins=access.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "PUT", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", TIMEOUT_HEADER],
+            allow_headers=["authorization", "content-type", "traceparent", "x-api-key", "x-request-id", TIMEOUT_HEADER],
             expose_headers=["retry-after", "server-timing", "x-ignored", "x-request-id"],
         )
         stack = _unsniffed(stack)

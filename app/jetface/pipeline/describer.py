@@ -230,7 +230,7 @@ class Describer:
             outcome = await self._attributes.read(
                 found.boxes, crops, picture, options.attributes, group=job.group, deadline=job.deadline
             )
-            job.add(attributes_s=outcome.took_s, queue_s=outcome.queued_s)
+            job.add(attributes=outcome.took_s, queue=outcome.queued_s)
             told = outcome.values
         # Each is made once, with all that is known: a face costs more to copy than to make.
         columns = zip(
@@ -256,7 +256,7 @@ class Describer:
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
         started = time.perf_counter()
         crops = await align_faces(self._pool, picture.pixels, faces.landmarks)
-        job.add(align_s=time.perf_counter() - started)
+        job.add(align=time.perf_counter() - started)
         return crops
 
     async def _measure(
@@ -272,12 +272,12 @@ class Describer:
 
         started = time.perf_counter()
         measured = await self._pool.run(measure)
-        job.add(attributes_s=time.perf_counter() - started)
+        job.add(attributes=time.perf_counter() - started)
         return measured
 
     async def _recognize(self, job: PictureJob, crops: Sequence[Crop]) -> list[Embedding]:
         if self._recognizer is None:  # pragma: no cover - `check` has refused the request
             raise ModelError("No recognizer is configured.")
         outcome = await self._recognizer.embed(crops, group=job.group, deadline=job.deadline)
-        job.add(recognize_s=outcome.took_s, queue_s=outcome.queued_s)
+        job.add(recognize=outcome.took_s, queue=outcome.queued_s)
         return outcome.embeddings

@@ -281,7 +281,7 @@ class Extractor:
 
         async def work(job: PictureJob) -> PictureResult:
             async with self._loader.load(job.source, deadline=job.deadline) as picture:
-                job.add(decode_s=job.took_s)
+                job.add(decode=job.worked_s)
                 crop = await self._pool.run(_resize_to_crop, picture.pixels)
             faces = await self._describer.describe_crop(job, crop, options)
             return job.result(faces=faces, image_hw=picture.source_hw)
@@ -310,7 +310,7 @@ class Extractor:
             async with self._load(job, canvases) as picture:
                 check_known(faces, picture.source_hw, picture=job.index)
                 if faces.landmarks is not None:
-                    job.add(decode_s=job.took_s)
+                    job.add(decode=job.worked_s)
                     placed = at_landmarks(faces.landmarks)
                 else:
                     boxes = np.empty((0, 4), np.float32) if faces.boxes is None else faces.boxes
@@ -356,7 +356,7 @@ class Extractor:
     ) -> DetectorOutcome:
         """Return the faces in source pixels; how they stand is noted with the picture."""
         drawn_s = canvases.took_s if canvases else 0.0
-        job.add(decode_s=job.took_s - drawn_s)
+        job.add(decode=job.worked_s - drawn_s)
         outcome = await self._detector.detect(
             picture.pixels,
             canvases,
@@ -369,7 +369,7 @@ class Extractor:
             self._metrics.turned_pictures.labels(str(outcome.rotation)).inc()
             _log.debug("looked at other quarter turns", picture=job.index, rotation=outcome.rotation)
         picture.rotation = outcome.rotation
-        job.add(detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
+        job.add(detect=drawn_s + outcome.took_s, queue=outcome.queued_s)
         if outcome.detections.landmarks_from is not None:
             self._tell_guessed("the detector has no landmarks")
         return outcome

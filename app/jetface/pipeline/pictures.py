@@ -36,16 +36,23 @@ class PictureJob:
     deadline: float
     """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
-    _seconds: dict[str, float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)
+    """When the work began, the last time."""
+    _spans: list[tuple[str, float, float]] = field(default_factory=list)
+    """As `StageTimes.spans`."""
 
     def add(self, **seconds: float) -> None:
-        """Add seconds to the fields of `StageTimes` that are named."""
-        for name, more in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + more
+        """Count what has just ended, seconds by stage: the last stage first, and before it what came before it."""
+        ended = time.perf_counter()
+        for stage, took_s in seconds.items():
+            self._spans.append((stage, ended - took_s, ended))
+            ended -= took_s
 
-    def begin_anew(self, *, load_s: float) -> None:
-        """Forget the stages so far but for the loads, and the seconds of one more of these."""
-        self._seconds = {"load_s": self._seconds.get("load_s", 0.0) + load_s}
+    def begin_anew(self, *, load: float) -> None:
+        """Forget the stages so far but for the loads, and count the seconds of one more of these."""
+        self._spans = [span for span in self._spans if span[0] == "load"]
+        self.add(load=load)
+        self.begun = time.perf_counter()
 
     def result(
         self,
@@ -66,9 +73,21 @@ class PictureJob:
             image_hw=image_hw,
             detection_scale=detection_scale,
             rotation=rotation,
-            times=StageTimes(**self._seconds),
+            times=self._times(),
             took_s=self.took_s,
         )
+
+    def _times(self) -> StageTimes:
+        seconds: dict[str, float] = {}
+        for stage, began, ended in self._spans:
+            name = f"{stage}_s"
+            seconds[name] = seconds.get(name, 0.0) + ended - began
+        return StageTimes(**seconds, spans=tuple(self._spans))
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds since the work began, the last time."""
+        return time.perf_counter() - self.begun
 
     @property
     def took_s(self) -> float:
@@ -144,7 +163,7 @@ async def each_picture_when_loaded(
         model = await store.get(name, deadline=job.deadline)
         # It does not go again while the next one loads.
         held.enter_context(model.users)
-        job.begin_anew(load_s=time.perf_counter() - started)
+        job.begin_anew(load=time.perf_counter() - started)
 
     async def work_when_loaded(job: PictureJob) -> PictureResult:
         with ExitStack() as held:

@@ -109,7 +109,7 @@ class PlateFinder:
             draw = None if canvases is None else canvases.draw
             async with self._loader.load(job.source, deadline=job.deadline, on_decoded=draw) as picture:
                 drawn_s = canvases.took_s if canvases else 0.0
-                job.add(decode_s=time.perf_counter() - started - drawn_s)
+                job.add(decode=time.perf_counter() - started - drawn_s)
                 threshold = options.score_threshold
                 outcome = await self._detector.detect(
                     picture.pixels,
@@ -118,7 +118,7 @@ class PlateFinder:
                     group=job.group,
                     deadline=job.deadline,
                 )
-                job.add(detect_s=drawn_s + outcome.took_s, queue_s=outcome.queued_s)
+                job.add(detect=drawn_s + outcome.took_s, queue=outcome.queued_s)
                 found = select_plates(outcome.detections, options, max_plates=self._max_plates)
                 texts = await self._read(job, picture, found.boxes)
             plates = [
@@ -152,8 +152,8 @@ class PlateFinder:
                     enlargement=spec.box_enlargement or 1.0,
                     output_hw=(spec.input.height_px, spec.input.width_px),
                 )
-                job.add(align_s=time.perf_counter() - started)
+                job.add(align=time.perf_counter() - started)
                 outcome = await model.batcher.submit(cuts, group=job.group, deadline=job.deadline)
-            job.add(recognize_s=outcome.ran_s, queue_s=outcome.queued_s)
+            job.add(recognize=outcome.ran_s, queue=outcome.queued_s)
             texts += outcome.results
         return texts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
-from jetface.domain import STAGES, PictureResult
+from jetface.domain import STAGES, PictureResult, StageTimes
 from jetface.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -22,8 +22,13 @@ _TIMES = tuple((stage, f"{stage}_s") for stage in STAGES)
 """Each stage, and what `StageTimes` calls it."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""Header `traceparent`: https://www.w3.org/TR/trace-context/#traceparent-header"""
 MSGPACK_TYPES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 """Media types that mean msgpack, in `Accept` and in `Content-Type`."""
+
+PROBES = ("/health", "/metrics")
+"""How the paths begin that are asked again and again by machines."""
 
 TRAILING_BYTES = "trailing;bytes="
 """How `x-ignored` tells of bytes behind a message of msgpack."""
@@ -41,14 +46,19 @@ class RequestContext:
     """From the `Accept` header at first; the body may ask for it too."""
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     """By name in lower case; of those that came more than once, the first."""
+    trace_id: str | None = None
+    """The trace it is part of, as `traceparent` says, 32 hexadecimal digits; None where there is none."""
     deadline: float = float("inf")
     """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
     stage_s: dict[str, float] = field(default_factory=dict)
+    picture_times: list[StageTimes] = field(default_factory=list)
     is_answer_started: bool = False
     is_body_read: bool = True
     end: Callable[[ServiceError], object] = lambda _: None
     """Makes the request fail from without; nothing before it is served."""
+    end_span: Callable[[str, str, int], object] = lambda _method, _route, _status: None
+    """Told what was answered: ends what traces the request, where something does."""
     held_bytes: Callable[[], int] = lambda: 0
     """What its body has of the budget for bytes."""
     at_end: Callable[[], object] | None = None
@@ -88,6 +98,7 @@ class RequestContext:
     def add_results(self, results: Iterable[PictureResult]) -> None:
         """Count the stages of every picture."""
         for result in results:
+            self.picture_times.append(result.times)
             for stage, name in _TIMES:
                 seconds = getattr(result.times, name)
                 if seconds > 0:
@@ -110,8 +121,16 @@ def open_context(scope: Scope) -> RequestContext:
     context = RequestContext(
         id=given if _SANE_ID.fullmatch(given) else new_id(), wants_msgpack=accepts, headers=headers
     )
+    if b"traceparent" in headers:
+        context.trace_id = _trace_of(headers[b"traceparent"].decode("latin-1"))
     scope[_KEY] = context
     return context
+
+
+def _trace_of(traceparent: str) -> str | None:
+    found = _TRACE_PARENT.fullmatch(traceparent)
+    # All zeros and version ff are none, says the specification.
+    return found[1] if found and int(found[1], 16) and not traceparent.startswith("ff") else None
 
 
 def new_id() -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterable
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi.routing import APIRoute
@@ -26,9 +27,12 @@ from jetface.errors import (
 )
 from jetface.logs import masked, request_context
 from jetface.metrics import Metrics, Series
-from jetface.server.context import TRAILING_BYTES, RequestContext, open_context
+from jetface.server.context import PROBES, TRAILING_BYTES, RequestContext, open_context
 from jetface.server.drain import Drain
 from jetface.server.encoding import envelope, headers_of, small_answer, status_of
+
+if TYPE_CHECKING:
+    from jetface.server.tracing import Tracing
 
 _log = structlog.get_logger("jetface.api")
 
@@ -79,13 +83,21 @@ class ObserveRequests:
     """The outermost middleware: pure ASGI, no task and no copy of the body."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, errors: ErrorAnswers, drain: Drain, paths: Collection[str]
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        errors: ErrorAnswers,
+        drain: Drain,
+        paths: Collection[str],
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._errors = errors
         self._drain = drain
         self._paths = frozenset(paths)
+        self._begin_span = tracing.begin if tracing else _begin_no_span
         self._counted: dict[tuple[str, str, int], tuple[Counter, Series]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,6 +106,7 @@ class ObserveRequests:
             await self._app(scope, receive, partial(_send_start, send))
             return
         context = open_context(scope)
+        self._begin_span(context, scope["path"])
         status = CLIENT_GONE_STATUS
         lingers = False
 
@@ -115,7 +128,7 @@ class ObserveRequests:
                 message = {**message, "more_body": True}
             await send(message)
 
-        with request_context(context.id):
+        with request_context(context.id, context.trace_id):
             try:
                 await self._app(scope, receive, send_labelled)
             except ClientDisconnect:
@@ -149,10 +162,11 @@ class ObserveRequests:
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
         # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.
-        is_plenty = route.startswith(("/health", "/metrics")) or status == HTTPStatus.TOO_MANY_REQUESTS
+        is_plenty = _is_probe(route) or status == HTTPStatus.TOO_MANY_REQUESTS
         log = _log.debug if is_plenty else _log.info
         client = _address(scope)
         log("answered", method=method, route=route, status=status, took_ms=round(took_s * 1e3, 1), client=client)
+        context.end_span(method, route, status)
 
     def _route(self, scope: Scope) -> str:
         """Return the route's template: labels must not grow with what clients make up."""
@@ -160,6 +174,14 @@ class ObserveRequests:
         if isinstance(template, str):
             return template
         return scope["path"] if scope["path"] in self._paths else "unmatched"
+
+
+def _is_probe(path: str) -> bool:
+    return path.startswith(PROBES)
+
+
+def _begin_no_span(_context: RequestContext, _path: str) -> None:
+    pass
 
 
 def _address(scope: Scope) -> str | None:
