@@ -88,7 +88,7 @@ def test_a_chosen_face_sorts_all_others(visited: Visit, pairs: list[list[tuple[s
     expect(cards.nth(0).locator(".face")).to_be_focused()
     expect(page.locator("#caption")).to_contain_text("1.jpg")
 
-    page.get_by_label("By person").check(force=True)
+    page.get_by_label("By person").check()
     groups = page.locator("#faces .group")
     expect(groups).to_have_count(2)
     expect(groups.nth(0)).to_contain_text("Person 1 2 faces on 2 pictures")

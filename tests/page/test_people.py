@@ -45,10 +45,14 @@ def test_a_person_is_enrolled_named_and_deleted(
     expect(page.locator(".person img")).to_be_visible()
     assert Axe().run(page).violations_count == 0
 
-    # Pictures that cannot be enrolled say why, and nothing is lost.
+    # Pictures that cannot be enrolled, or were before, say why, and nothing is lost.
+    visited.drop("#people-drop", pairs[0][0])
+    page.locator("#person-name").fill("Somebody")
+    page.get_by_role("button", name="Enrol").click()
+    expect(page.locator("#people-errors")).to_contain_text("it is enrolled already, as Ada - Lovelace.")
+    expect(page.locator("#person-name")).to_have_value("Somebody")
     page.get_by_label("take the largest").uncheck()
     visited.drop("#people-drop", t1)
-    page.get_by_label("Name").fill("Somebody")
     page.get_by_role("button", name="Enrol").click()
     expect(page.locator("#people-errors")).to_contain_text("6 faces were found")
 
@@ -62,7 +66,7 @@ def test_a_person_is_enrolled_named_and_deleted(
     expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
     page.locator("#strip button").nth(1).click()
     expect(page.locator("#faces")).to_contain_text("Ada / Lovelace")
-    page.get_by_label("By person").check(force=True)
+    page.get_by_label("By person").check()
     expect(page.locator("#faces .group").first).to_contain_text("Ada / Lovelace 2 faces on 2 pictures")
 
     page.get_by_role("tab", name="People").click()

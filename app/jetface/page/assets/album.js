@@ -1,7 +1,7 @@
 // The pictures of a tab: in by any way, asked about one after the other, one of them on show.
 
 import { curlLine, Fault, readable } from "./api.js";
-import { announce, counted, el, showFault } from "./dom.js";
+import { announce, counted, el, fileName, showFault } from "./dom.js";
 import { nameApart, nameOf, pathOf } from "./files.js";
 import { decode, draw, markAt } from "./picture.js";
 import { known } from "./service.js";
@@ -203,7 +203,7 @@ export class Album {
     canvas.setAttribute("aria-label", `${current.name}: ${current.asked ? found : `looking for ${this.how.noun}s`}`);
     const remove = el("button", { type: "button", class: "quiet-button", onclick: () => { this.remove(current); this.part("choose").focus(); } }, "Remove");
     this.part("caption").replaceChildren(
-      el("b", {}, current.asked ? found : "…"), el("span", { class: "quiet file", title: current.path }, current.name), el("span", { class: "quiet num" }, current.size), remove,
+      el("b", {}, current.asked ? found : "…"), el("span", { class: "quiet caption-name" }, fileName(current.name)), el("span", { class: "quiet num" }, current.size), remove,
     );
     if (current.stages) this.part("timings").replaceChildren(timingBar(current.stages, current.tookMs));
     canvas.hidden = !current.bitmap;
@@ -254,9 +254,8 @@ function thumbItem(onShow) {
   const button = el("button", { type: "button", class: "thumb", onclick: onShow }, name, note);
   const update = (entry, { text, isMatch, isCurrent }) => {
     if (entry.thumb && !entry.thumb.isConnected) button.prepend(entry.thumb);
-    if (name.textContent !== entry.name) name.textContent = entry.name;
+    if (name.textContent !== entry.name) name.replaceChildren(fileName(entry.name));
     if (note.textContent !== text) note.textContent = text;
-    button.title = entry.path;
     button.classList.toggle("is-match", isMatch);
     if (isCurrent) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");

@@ -60,6 +60,12 @@ function dismiss(fault) {
   next?.focus({ preventScroll: true });
 }
 
+/** Return a file's name, of which the folders give way where there is little room. */
+export function fileName(name) {
+  const cut = name.lastIndexOf("/");
+  return el("span", { class: "file", title: name }, cut >= 0 && el("span", { class: "file-folder" }, name.slice(0, cut)), el("span", { class: "file-own" }, name.slice(Math.max(cut, 0))));
+}
+
 /** Return `1 face`, `6 faces`. */
 export const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 

@@ -1,6 +1,6 @@
 // Cards of faces: crops, scores, attributes, and how alike they are to the chosen one.
 
-import { el } from "./dom.js";
+import { el, fileName } from "./dom.js";
 import { cosine } from "./groups.js";
 import { service } from "./service.js";
 
@@ -48,13 +48,13 @@ export function faceCard(face, { chosen, isOfMany, onChoose, onHover, onShow }) 
       onfocus: () => onHover(face), onblur: () => onHover(null),
     },
     face.crop ? el("img", { src: face.crop, alt: "", width: "112", height: "112" }) : el("span", { class: "no-crop" }),
-    el("span", { class: "face-top" }, el("b", {}, face.who?.name ?? `Face ${face.number}`), el("span", { class: "num" }, face.score.toFixed(2))),
+    el("span", { class: "face-top" }, el("b", { title: face.who?.name }, face.who?.name ?? `Face ${face.number}`), el("span", { class: "num" }, face.score.toFixed(2))),
     face.who && el("span", { class: "small quiet" }, `known, alike ${face.who.similarity.toFixed(2)}`),
     ...attributesOf(face.raw).map((text) => el("span", { class: "small quiet" }, text)),
     isChosen && el("span", { class: "small quiet" }, "chosen"),
     alike !== null && likenessBar(alike),
   );
-  const place = isOfMany && el("button", { type: "button", class: "quiet-button of", title: face.entry.path, "aria-label": `Show ${face.entry.name}`, onclick: () => onShow(face) }, face.entry.name);
+  const place = isOfMany && el("button", { type: "button", class: "quiet-button of", "aria-label": `Show ${face.entry.name}`, onclick: () => onShow(face) }, fileName(face.entry.name));
   const item = el("li", {}, button, place);
   item.face = face;
   return item;

@@ -12,6 +12,8 @@ import { service } from "./service.js";
 const MOST_CARDS = 600;
 /** Grouping takes time with the square of it, about a second for these. */
 const MOST_GROUPED = 1000;
+/** Of a name on a box, so many characters. */
+const MOST_LABELLED = 24;
 /** How often a list of many pictures' faces is made anew while they come in. */
 const LIST_PAUSE_MS = 400;
 
@@ -46,9 +48,11 @@ async function writeNames(faces, signal) {
   const people = await whoAre(embedded.map(({ raw }) => raw.vec), signal);
   embedded.forEach((face, index) => {
     face.who = people?.[index] ?? null;
-    face.label = face.who ? `${face.who.name} ${face.who.similarity.toFixed(2)}` : face.raw.prob.toFixed(2);
+    face.label = face.who ? `${shortened(face.who.name)} ${face.who.similarity.toFixed(2)}` : face.raw.prob.toFixed(2);
   });
 }
+
+const shortened = (name) => (name.length > MOST_LABELLED ? `${name.slice(0, MOST_LABELLED - 1).trimEnd()}…` : name);
 
 const options = () => ({
   threshold: threshold().toFixed(2), return_landmarks: "true", return_face_data: "true",

@@ -75,12 +75,14 @@ async function enrolSome(name, files) {
   for (const file of files) form.append("file", file, nameOf(file));
   form.append("name", name);
   form.append("largest", String(byId("largest").checked));
+  form.append("skip_duplicates", "true");
   // A slash cannot be in an id; the name keeps it.
   const id = name.replaceAll("/", "-");
   const { answer } = await askPatiently(`${pathOf(chosenName(), "persons", id)}/faces`, { form });
   answer.pictures.forEach((picture, index) => {
     const place = byId("people-errors");
     if (picture.error) showFault(place, picture.error.message, nameOf(files[index]));
+    else if (picture.status === "skipped") showFault(place, `Not stored again: it is enrolled already, as ${picture.nearest.person}.`, nameOf(files[index]));
     else if (picture.nearest && picture.nearest.person !== id) showFault(place, `Enrolled, but ${picture.nearest.person} looks the same (${picture.nearest.similarity.toFixed(2)}).`, nameOf(files[index]));
   });
   return answer.pictures.filter(({ status }) => status === "ok").length;
@@ -130,7 +132,7 @@ function personCard(person) {
   Object.assign(picture, { path: pathOf(chosenName()), person });
   thumbs.observe(picture);
   const remove = el("button", { type: "button", class: "quiet-button", "aria-label": `Delete ${person.name}`, onclick: () => confirmDelete(person, remove) }, "Delete");
-  return el("li", { class: "card person" }, picture, el("b", {}, person.name), el("span", { class: "small quiet" }, counted(person.faces, "face")), remove);
+  return el("li", { class: "card person" }, picture, el("b", { title: person.name }, person.name), el("span", { class: "small quiet" }, counted(person.faces, "face")), remove);
 }
 
 async function showThumb(place) {
