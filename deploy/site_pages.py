@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,11 +57,20 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, **_others: 
                 return posixpath.relpath(name, posixpath.dirname(place) or ".") + end
         if not (_root(config) / target).exists():
             _log.warning("%s: %s leads nowhere", source, link)
-        return f"{config.repo_url}/blob/main/{target}{end}"
+        return f"{_source(_root(config))}/blob/main/{target}{end}"
 
     # What looks like a link in code is none.
     pieces = _CODE.split(markdown)
     return "".join(piece if number % 2 else _LINK.sub(turned, piece) for number, piece in enumerate(pieces))
+
+
+@cache
+def _source(root: Path) -> str:
+    """Return the address of the repository, as `pyproject.toml` has it."""
+    found = re.search(r'^Source = "(.+)"$', (root / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ValueError("pyproject.toml names no Source under [project.urls]")
+    return found[1]
 
 
 def _root(config: MkDocsConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,24 @@ from tests.support.shared import REPOSITORY
 
 PROJECT = REPOSITORY / "clients" / "python"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+SOURCES = """
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from jetface_client import Client, PictureSource, Url
+
+sources: list[PictureSource] = ["t1.jpg", Path("t1.jpg"), b"", bytearray(), open("t1.jpg", "rb"), io.BytesIO()]
+sources += [np.zeros((8, 8, 3), np.uint8), np.asarray(Image.new("RGB", (8, 8)))[..., ::-1], Url("cat.jpg")]
+with Client() as client:
+    for source in sources:
+        client.extract(source)
+    client.compare("t1.jpg", io.BytesIO())
+    client.collections["people"].enrol("ada", [np.zeros((8, 8, 3), np.uint8), "ada.jpg"])
+    list(client.extract_files(["t1.jpg", Path("t1.jpg")]))
+"""
+"""What the README's table of pictures says, in a program."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +66,22 @@ def test_the_client_needs_nothing_of_the_service(wheel: Path) -> None:
     metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     requirements = re.findall(r"Requires-Dist: (\w+)", zipfile.ZipFile(wheel).read(metadata).decode())
     assert sorted(requirements) == ["httpx", "numpy", "ormsgpack"]
+
+
+def test_the_readmes_programs_have_types(tmp_path: Path) -> None:
+    """By mypy's strictest rules, as whoever copies them may have them."""
+    pages = README + (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for number, program in enumerate(re.findall(r"```python\n(.*?)```", pages, flags=re.DOTALL)):
+        (tmp_path / f"program{number}.py").write_text(program, encoding="utf-8")
+    (tmp_path / "sources.py").write_text(SOURCES, encoding="utf-8")
+    programs = sorted(path.name for path in tmp_path.glob("*.py"))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *programs]
+    environ = {**os.environ, "MYPYPATH": str(PROJECT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=110
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert len(programs) == 5
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -91,8 +91,9 @@ def test_detect_then_recognize_gives_the_embedding_of_extract(ask: Ask, server: 
     assert np.all(np.sum(known.embeddings * whole.embeddings, axis=1) > 0.999)
     (by_box,) = ask(server.url, "recognize_many", [photo], boxes=[[face.box for face in found.faces]])
     assert by_box.embeddings.shape == (2, 128)
-    (detected,) = ask(server.url, "detect_many", [photo])
-    assert len(detected.faces) == 6
+    # As a path and as pixels.
+    for picture in ask(server.url, "detect_many", [photo, read_image(photo)]):
+        assert len(picture.faces) == 6
 
 
 def test_landmarks_of_extract_are_precise_enough_for_recognize(ask: Ask, server: Server, photo: Path) -> None:

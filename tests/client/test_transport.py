@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,6 +25,7 @@ from jetface_client import (
     find_pictures,
 )
 from tests.client.conftest import Ask
+from tests.support.pictures import decode_image
 from tests.support.scripted_server import Scripted, envelope, packed, scripted_server
 from tests.support.server import free_port
 
@@ -170,3 +173,44 @@ def ask_without_embeddings(ask: Ask) -> Picture:
         picture = ask(served.url, "detect", b"x")
     assert isinstance(picture, Picture)
     return picture
+
+
+@pytest.mark.parametrize("width_px", [5, 8])
+def test_pixels_are_sent_as_they_are(ask: Ask, width_px: int) -> None:
+    """In BGR, gray, as a view; rows of any length."""
+    pixels = np.random.default_rng(0).integers(0, 256, (7, width_px, 3), np.uint8)
+    given = [pixels, pixels[::-1, ::-1], pixels[:, :, 1]]
+    with scripted_server([EMPTY]) as served:
+        ask(served.url, "detect_many", given, client=QUICK)
+    sent = served.seen[0].fields()["images"]["data"]
+    for array, data in zip(given, sent, strict=True):
+        assert np.array_equal(decode_image(data), array if array.ndim == 3 else np.dstack([array] * 3))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4, 3), np.uint8)],
+    ids=["floats", "alpha", "a row", "empty"],
+)
+def test_arrays_that_are_no_picture_are_refused(ask: Ask, array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="BGR"):
+        ask("http://127.0.0.1:9", "detect", array)
+
+
+def test_files_are_read_by_path_or_as_they_are_open(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"0123")
+    with scripted_server([EMPTY]) as served, path.open("rb") as file:
+        file.seek(1)
+        ask(served.url, "detect_many", [path, str(path), file, io.BytesIO(b"45"), bytearray(b"6"), memoryview(b"7")])
+    assert served.seen[0].fields()["images"]["data"] == [b"0123", b"0123", b"123", b"45", b"6", b"7"]
+    with pytest.raises(TypeError, match="rb"):
+        ask("http://127.0.0.1:9", "detect", io.StringIO("text"))
+
+
+def test_urls_are_left_to_the_service(ask: Ask) -> None:
+    with scripted_server([EMPTY]) as served:
+        ask(served.url, "detect_many", [Url("cat.jpg"), "https://example.org/dog.jpg", "http://example.org/1.jpg"])
+    assert served.seen[0].fields()["images"] == {
+        "urls": ["cat.jpg", "https://example.org/dog.jpg", "http://example.org/1.jpg"]
+    }

@@ -270,7 +270,7 @@ class AsyncClient:
 
     async def extract_files(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | os.PathLike[str]],
         options: ExtractOptions = ExtractOptions(),  # noqa: B008 - frozen
         *,
         concurrency: int = 8,
@@ -281,7 +281,7 @@ class AsyncClient:
             raise ValueError("concurrency is at least 1")
         num_done = 0
         async with AsyncFlights[Picture](concurrency) as flights:
-            for path in paths:
+            for path in map(Path, paths):
                 if flights.are_full:
                     num_done += 1
                     yield await self._landed(flights, num_done, len(paths), progress)

@@ -266,7 +266,7 @@ class Client:
 
     def extract_files(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | os.PathLike[str]],
         options: ExtractOptions = ExtractOptions(),  # noqa: B008 - frozen
         *,
         concurrency: int = 8,
@@ -277,7 +277,7 @@ class Client:
             raise ValueError("concurrency is at least 1")
         num_done = 0
         with Flights[Picture](concurrency) as flights:
-            for path in paths:
+            for path in map(Path, paths):
                 if flights.are_full:
                     num_done += 1
                     yield self._landed(flights, num_done, len(paths), progress)

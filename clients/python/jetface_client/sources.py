@@ -1,13 +1,17 @@
-"""Where pictures come from: bytes, files of this machine, or URLs that the service fetches."""
+"""Where pictures come from: bytes, files of this machine, pixels, or URLs that the service fetches."""
 
 from __future__ import annotations
 
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jetface_client.results import Picture, PictureFailure
 
@@ -27,8 +31,21 @@ class Url:
     url: str
 
 
-PictureSource: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | Url
-"""An encoded picture; a `str` or path names a file of this machine."""
+class ReadableFile(Protocol):
+    """A file object that was opened for reading bytes."""
+
+    def read(self) -> bytes:
+        """Return what is left of it."""
+        ...
+
+
+_Held: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | ReadableFile | NDArray[Any]
+PictureSource: TypeAlias = _Held | Url
+"""An encoded picture: bytes, a file object, which is read from where it stands, or the path of a file of this machine.
+
+Pixels: (H, W, 3) uint8 in the order BGR, as OpenCV has them, or (H, W) gray; RGB is given as `rgb[..., ::-1]`. They are
+sent as they are, in a BMP. Or a `Url`, for which a `str` that begins with `http://` or `https://` is taken, too.
+"""
 
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -39,21 +56,53 @@ def picture_fields(pictures: Sequence[PictureSource]) -> dict[str, Any]:
     """Return the `images` of a msgpack body; reads files.
 
     Raises:
-        ValueError: URLs mixed with other pictures, which one request cannot carry.
+        ValueError: URLs mixed with other pictures, which one request cannot carry; an array that is no picture.
+        TypeError: A file object that was opened as text.
         OSError: A file cannot be read.
     """
-    urls = [picture.url for picture in pictures if isinstance(picture, Url)]
-    if urls and len(urls) != len(pictures):
+    urls, held = list[str](), list[_Held]()
+    for picture in pictures:
+        if isinstance(picture, Url):
+            urls.append(picture.url)
+        elif isinstance(picture, str) and picture.startswith(("http://", "https://")):
+            urls.append(picture)
+        else:
+            held.append(picture)
+    if urls and held:
         raise ValueError("one request carries URLs or pictures, not both")
-    return (
-        {"urls": urls} if urls else {"data": [_read(picture) for picture in pictures if not isinstance(picture, Url)]}
-    )
+    return {"urls": urls} if urls else {"data": [_read(picture) for picture in held]}
 
 
-def _read(picture: bytes | bytearray | memoryview | str | os.PathLike[str]) -> bytes:
+def _read(picture: _Held) -> bytes:
+    if isinstance(picture, np.ndarray):
+        return _as_bmp(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
-    return Path(picture).read_bytes()
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture).read_bytes()
+    content = picture.read()
+    if not isinstance(content, bytes):
+        raise TypeError('a picture is read from a file opened as "rb"')
+    return content
+
+
+def _as_bmp(pixels: NDArray[Any]) -> bytes:
+    """Return pixels as a BMP of 24 bits: blue, green, red, rows from the bottom, each filled up to four bytes.
+
+    Raises:
+        ValueError: Neither (H, W, 3) nor (H, W), not uint8, or empty.
+
+    Source: Microsoft Learn, BITMAPFILEHEADER and BITMAPINFOHEADER.
+    """
+    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2 or not pixels.size:
+        raise ValueError(f"pixels are (H, W, 3) in BGR or (H, W), uint8; not {pixels.shape}, {pixels.dtype}")
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, (3 * width + 3) // 4 * 4), np.uint8)
+    colored = rows[:, : 3 * width].reshape(height, width, 3)
+    colored[:] = pixels[::-1] if pixels.ndim == 3 else pixels[::-1, :, None]
+    file = struct.pack("<2sIHHI", b"BM", 54 + rows.size, 0, 0, 54)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.size, 0, 0, 0, 0)
+    return file + info + rows.tobytes()
 
 
 def find_pictures(folder: str | os.PathLike[str], *, skipped: Counter[str] | None = None) -> list[Path]:
