@@ -13,6 +13,8 @@ import pytest
 
 from jetface.domain import Face
 from jetface.geometry.tensors import cosine_matrix
+from tests.support.drawn import encode
+from tests.support.pictures import read_image
 from tests.support.portraits import crop_of, middle_face, vector_of
 
 NUM_PEOPLE, NUM_EACH = 200, 4
@@ -102,6 +104,30 @@ def test_pairs_are_told_apart(recognized: tuple[str, np.ndarray], portraits: Por
         best = right[:, folds != fold].mean(axis=1).argmax()
         accuracies.append(right[best, folds == fold].mean())
     assert np.mean(accuracies) >= VERIFICATION
+
+
+def test_a_gallery_of_insightface_rest_keeps_working(service: Any, portraits: Portraits, shared_faces: Path) -> None:
+    """There a small picture fills 0.7 of the detector's canvas, here all of it: faces are aligned a little otherwise.
+
+    60 people, enrolled from a photograph that a black margin keeps as small on the canvas as it is there, are looked
+    for in their other photographs; the margin comes off the right and the bottom, so what is aligned is the same.
+    """
+    folders = sorted(folder for folder in shared_faces.iterdir() if folder.is_dir())[:60]
+    smaller = []
+    for folder in folders:
+        pixels = read_image(folder / "1.jpg")
+        height_px, width_px = pixels.shape[:2]
+        margin_px = round(max(height_px, width_px) / 0.7) - max(height_px, width_px)
+        wider = cv2.copyMakeBorder(pixels, 0, margin_px, 0, margin_px, cv2.BORDER_CONSTANT)
+        smaller.append(encode(wider, ".png"))
+    found = [middle_face(result.faces, (250, 250)) for result in service.extract(smaller)]
+    stored = np.stack([vector_of(face) for face in found if face is not None])
+    assert len(stored) == len(folders)
+    ours = np.stack([vector_of(face) for face in portraits.faces[: NUM_EACH * len(folders)] if face is not None])
+    assert np.median(np.einsum("nl,nl->n", stored, ours[::NUM_EACH])) >= 0.98
+    others = np.delete(np.arange(len(ours)), np.s_[::NUM_EACH])
+    is_right = cosine_matrix(ours[others], stored).argmax(axis=1) == portraits.people[others]
+    assert is_right.mean() >= 0.99
 
 
 def test_another_embedding_length_is_served(recognized: tuple[str, np.ndarray]) -> None:
