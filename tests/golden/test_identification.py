@@ -119,7 +119,7 @@ def test_a_gallery_of_insightface_rest_keeps_working(service: Any, portraits: Po
         height_px, width_px = pixels.shape[:2]
         margin_px = round(max(height_px, width_px) / 0.7) - max(height_px, width_px)
         wider = cv2.copyMakeBorder(pixels, 0, margin_px, 0, margin_px, cv2.BORDER_CONSTANT)
-        smaller.append(encode(wider, ".png"))
+        smaller.append(encode(np.asarray(wider, np.uint8)))
     found = [middle_face(result.faces, (250, 250)) for result in service.extract(smaller)]
     stored = np.stack([vector_of(face) for face in found if face is not None])
     assert len(stored) == len(folders)
