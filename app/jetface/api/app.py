@@ -70,7 +70,6 @@ def create_api(
         lifespan=lifespan,
         redirect_slashes=False,
         servers=[{"url": root_path or "/"}],
-        generate_unique_id_function=_name_of,
         # Nothing here collects traces, and whether somebody does is asked in the environment, once a request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -94,8 +93,10 @@ def create_api(
         metrics_router(services),
         page_router(read_page(root_path)),
     )
-    for router in routers:
-        app.include_router(router)
+    # `include_router` builds every route once more, on the event loop, when the first request comes that one serves.
+    for route in _routes(routers):
+        route.unique_id = route.name  # what generated clients call it
+        app.router.routes.append(route)
     describe(app, access.is_open, has_keys=bool(access.api_keys or access.read_api_keys))
     keep_redoc_offline(app)
     app.add_exception_handler(HTTPException, _translate)
@@ -144,11 +145,6 @@ def create_api(
         stack = _unsniffed(stack)
     app.middleware_stack = stack
     return app
-
-
-def _name_of(route: APIRoute) -> str:
-    """Return what generated clients call a route."""
-    return route.name
 
 
 def _unsniffed(app: ASGIApp) -> ASGIApp:
