@@ -199,6 +199,14 @@ class Metrics:
             "jetface_guessed_faces", "Faces embedded from landmarks that were guessed from a box.", registry=registry
         )
 
+        self.result_cache = Counter(
+            "jetface_result_cache", "Pictures asked with `RESULT_CACHE_MB`: a hit was answered from memory.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self.result_cache_bytes = Gauge(
+            "jetface_result_cache_bytes", "Memory of answers that may be given again.", registry=registry
+        )
+
         self.queue_length = Gauge("jetface_queue_length", "Items waiting for a model.", ["model"], registry=registry)
         self.queue_seconds = LoopHistogram(
             "jetface_queue_seconds", "Seconds an item waited for a model.", ["model"],

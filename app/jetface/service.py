@@ -50,6 +50,7 @@ from jetface.pipeline.detector import Detector, DetectorOptions
 from jetface.pipeline.extract import ChosenModels, Extractor
 from jetface.pipeline.pictures import PICTURES_AT_ONCE, WorkPool
 from jetface.pipeline.plates import PLATES_ARE_OFF, PlateFinder
+from jetface.pipeline.recall import ResultCache
 from jetface.registry import (
     DEFAULT_MATCH_THRESHOLD,
     DEFAULT_SCORE_THRESHOLD,
@@ -409,6 +410,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         fetcher=_remote_pictures(settings, pool),
         byte_budget=ByteBudget(_body_budget_bytes(settings, root)),
     )
+    cache_bytes = share_of(settings.result_cache_mb * 2**20, settings.workers) if settings.result_cache_mb else 0
+    cache = ResultCache(cache_bytes, loader=loader, pool=pool, store=store, metrics=metrics) if cache_bytes else None
     telemetry = Telemetry(settings.telemetry_interval_s, root)
     metrics.device.read = telemetry.readings
     service = Service(
@@ -422,8 +425,8 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         store=store,
         pool=pool,
         loader=loader,
-        extractor=_extractor(settings, chosen, backend, store, loader, pool, metrics),
-        plates=_plates(settings, chosen, backend, store, loader, pool, metrics),
+        extractor=_extractor(settings, chosen, backend, store, loader, pool, metrics, cache),
+        plates=_plates(settings, chosen, backend, store, loader, pool, metrics, cache),
     )
     _log.info("service built", models=chosen.names, backend=backend.name, cores=num_cores)
     if service.notice:
@@ -560,6 +563,7 @@ def _extractor(
     loader: PictureLoader,
     pool: WorkPool,
     metrics: Metrics,
+    cache: ResultCache | None,
 ) -> Extractor:
     width, height = settings.max_size
     options = DetectorOptions(
@@ -576,6 +580,7 @@ def _extractor(
         pool,
         metrics,
         store=store,
+        cache=cache,
         max_faces=settings.max_faces,
     )
 
@@ -588,6 +593,7 @@ def _plates(
     loader: PictureLoader,
     pool: WorkPool,
     metrics: Metrics,
+    cache: ResultCache | None,
 ) -> PlateFinder | None:
     if chosen.plates is None:
         return None
@@ -605,6 +611,7 @@ def _plates(
         pool,
         metrics,
         store=store,
+        cache=cache,
         max_plates=settings.max_faces,
     )
 

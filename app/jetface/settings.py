@@ -258,6 +258,10 @@ class Settings(BaseSettings):
         "BODY_BUDGET_BYTES", default=0, ge=0,
         meaning="Most bytes of bodies and fetched files above 256 KiB; more waits, then 429. 0: a quarter of memory.",
     )  # fmt: skip
+    result_cache_mb: int = _env(
+        "RESULT_CACHE_MB", default=0, ge=0, le=1_048_576,
+        meaning="Most memory, MiB, for answers given again to an identical picture, options and API key; 0: none.",
+    )  # fmt: skip
     max_images: int = _env("MAX_IMAGES", default=128, ge=1, le=65536, meaning="Most pictures in a request; then 422.")
     max_image_pixels: int = _env(
         "MAX_IMAGE_PIXELS", default=50_000_000, ge=1, meaning="Most pixels a picture's header may claim."

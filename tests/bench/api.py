@@ -56,10 +56,10 @@ class _Idle(FakeExtractor):
         )
 
     async def extract(
-        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float, whose: str | None = None
     ) -> list[PictureResult]:
         """Find the same face in each."""
-        del options, deadline
+        del options, deadline, whose
         await asyncio.sleep(0)
         return [self._result] * len(sources)
 

@@ -9,9 +9,12 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.client.conftest import API_KEY
+from tests.support.pictures import decode_image
 from tests.support.server import Server, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -110,3 +113,22 @@ def test_pgvector(
 @pytest.mark.parametrize("section", ["numpy", "FAISS", "Qdrant", "pgvector"])
 def test_a_recipe_is_short(section: str) -> None:
     assert len([line for line in program(section).splitlines() if line.strip()]) <= 10
+
+
+def test_a_video(
+    server: Server, traffic: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seven frames, of which two are looked at: on the second no car is left."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    frame = decode_image(traffic)
+    writer = cv2.VideoWriter("traffic.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, frame.shape[1::-1])
+    for number in range(7):
+        writer.write(frame if number < 5 else np.full_like(frame, 90))
+    writer.release()
+    asked = program("A video").replace('"http://localhost:18080"', f'"{server.url}", api_key="{API_KEY}"')
+    exec(compile(asked, "recipes.md: A video", "exec"), {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(line[0]) for line in lines] == list(range(7))
+    assert all("SB90TZI" in line for line in lines[:5])
+    assert lines[5:] == [["5"], ["6"]]

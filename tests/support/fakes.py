@@ -134,6 +134,7 @@ class FakeExtractor:
         self.crop_options: ExtractOptions | None = None
         self.known: Sequence[KnownFaces] = ()
         self.deadline = 0.0
+        self.whose: str | None = None
         self.num_calls = 0
         self.num_cancelled = 0
 
@@ -143,10 +144,10 @@ class FakeExtractor:
         return [face_number(number, index) for number in range(self.num_faces)]
 
     async def extract(
-        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float, whose: str | None = None
     ) -> list[PictureResult]:
         """Answer with the first faces; `options` decide what each carries."""
-        self.options = options
+        self.options, self.whose = options, whose
         await self._work(sources, deadline)
 
         def faces(index: int, source: PictureSource) -> tuple[Face, ...]:
@@ -161,18 +162,24 @@ class FakeExtractor:
         options: ExtractOptions = ExtractOptions(score_threshold=0.0),  # noqa: B008 - frozen, as the real default is
         *,
         deadline: float,
+        whose: str | None = None,
     ) -> list[PictureResult]:
         """Answer with one face a picture."""
-        self.crop_options = options
+        self.crop_options, self.whose = options, whose
         await self._work(sources, deadline)
         face = replace(with_what_is_wanted(face_number(0, 0), options), landmarks_from=None, visible=None)
         return [_result(index, source, (replace(face, image_index=index),)) for index, source in enumerate(sources)]
 
     async def recognize(
-        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        known: Sequence[KnownFaces],
+        *,
+        deadline: float,
+        whose: str | None = None,
     ) -> list[PictureResult]:
         """Answer with as many faces as are known."""
-        self.known = known
+        self.known, self.whose = known, whose
         await self._work(sources, deadline)
         results = []
         for index, (source, faces) in enumerate(zip(sources, known, strict=True)):

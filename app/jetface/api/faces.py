@@ -63,7 +63,9 @@ def detect_router(services: Services) -> APIRouter:
             rotations=fields.rotations,
             with_embedding=False,
         )
-        results = await services.extractor.extract(asked.pictures, options, deadline=context.deadline)
+        results = await services.extractor.extract(
+            asked.pictures, options, deadline=context.deadline, whose=context.whose
+        )
         context.add_results(results)
         keys = _DETECT_KEYS if fields.fields is None else frozenset[str](fields.fields)
         pictures = [detect_picture(result, keys) for result in results]
@@ -86,9 +88,13 @@ def extract_router(services: Services) -> APIRouter:
         wish = extract_wish(asked.options, services.defaults, services.named_attributes)
         started = time.perf_counter()
         if asked.options.embed_only:
-            results = await services.extractor.embed_crops(asked.pictures, wish.options, deadline=context.deadline)
+            results = await services.extractor.embed_crops(
+                asked.pictures, wish.options, deadline=context.deadline, whose=context.whose
+            )
         else:
-            results = await services.extractor.extract(asked.pictures, wish.options, deadline=context.deadline)
+            results = await services.extractor.extract(
+                asked.pictures, wish.options, deadline=context.deadline, whose=context.whose
+            )
         context.add_results(results)
         embed_s = time.perf_counter() - started
         if asked.options.embed_only:
@@ -123,9 +129,13 @@ def recognize_router(services: Services) -> APIRouter:
         fields = asked.options
         known = known_faces(fields, len(asked.pictures), max_faces=services.limits.max_faces)
         if known is None:
-            results = await services.extractor.embed_crops(asked.pictures, deadline=context.deadline)
+            results = await services.extractor.embed_crops(
+                asked.pictures, deadline=context.deadline, whose=context.whose
+            )
         else:
-            results = await services.extractor.recognize(asked.pictures, known, deadline=context.deadline)
+            results = await services.extractor.recognize(
+                asked.pictures, known, deadline=context.deadline, whose=context.whose
+            )
         context.add_results(results)
         keys = _RECOGNIZE_KEYS if fields.fields is None else frozenset[str](fields.fields)
         is_base64 = fields.embedding_format == "base64"
@@ -230,7 +240,7 @@ def draw_router(services: Services) -> APIRouter:
             rotations=fields.rotations,
             with_embedding=False,
         )
-        (result,) = await services.extractor.extract([source], options, deadline=context.deadline)
+        (result,) = await services.extractor.extract([source], options, deadline=context.deadline, whose=context.whose)
         context.add_results([result])
         if result.error is not None:
             raise result.error

@@ -100,7 +100,9 @@ def immich_router(services: Services) -> APIRouter:  # noqa: C901 - refusals of 
         tell(steps["detection"].modelName)
         least = services.defaults["det_thresh"] if score is None else min(max(score, 0.0), 2.0)
         options = ExtractOptions(score_threshold=least, with_embedding="recognition" in steps)
-        (result,) = await services.extractor.extract(asked.pictures, options, deadline=context.deadline)
+        (result,) = await services.extractor.extract(
+            asked.pictures, options, deadline=context.deadline, whose=context.whose
+        )
         context.add_results([result])
         if result.error is not None or result.image_hw is None:
             raise result.error or RequestError("The picture has no size.")

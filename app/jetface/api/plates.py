@@ -29,7 +29,7 @@ def plates_router(services: Services) -> APIRouter:
         options = PlateOptions(
             score_threshold=fields.threshold, limit=max(fields.limit, 0), min_width_px=max(fields.min_width, 0)
         )
-        results = await services.plates.find(asked.pictures, options, deadline=context.deadline)
+        results = await services.plates.find(asked.pictures, options, deadline=context.deadline, whose=context.whose)
         context.add_results(results)
         value = PlatesAnswer(
             took_ms=milliseconds(context.took_s), pictures=[plates_picture(result) for result in results]

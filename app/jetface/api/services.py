@@ -27,23 +27,34 @@ from jetface.server.limits import Access
 class Extractor(Protocol):
     """Pictures in, faces out. A picture that cannot be read fails its own slot; all else raises `ServiceError`.
 
-    `deadline` is `loop.time()` after which the answer is of no use. Results come in the order of the sources.
+    `deadline` is `loop.time()` after which the answer is of no use; `whose` answers may be given again from memory,
+    nobody's where it is None. Results come in the order of the sources.
     """
 
     async def extract(
-        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float, whose: str | None = ...
     ) -> list[PictureResult]:
         """Find the faces of each picture, and tell of them what is asked."""
         ...
 
     async def embed_crops(
-        self, sources: Sequence[PictureSource], options: ExtractOptions = ..., *, deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        options: ExtractOptions = ...,
+        *,
+        deadline: float,
+        whose: str | None = ...,
     ) -> list[PictureResult]:
         """Embed pictures that are aligned crops already, or tell what is asked of them; each yields one face."""
         ...
 
     async def recognize(
-        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        known: Sequence[KnownFaces],
+        *,
+        deadline: float,
+        whose: str | None = ...,
     ) -> list[PictureResult]:
         """Embed the faces of full pictures at the given places: as many faces per picture, in the same order."""
         ...
@@ -53,7 +64,7 @@ class PlateFinder(Protocol):
     """Pictures in, licence plates out; fails as `Extractor` does."""
 
     async def find(
-        self, sources: Sequence[PictureSource], options: PlateOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: PlateOptions, *, deadline: float, whose: str | None = ...
     ) -> list[PictureResult]:
         """Find the plates of each picture and read them."""
         ...

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -138,6 +138,27 @@ class PictureLoader:
         """
         return _Loading(partial(self._open, source, deadline, on_decoded))
 
+    @asynccontextmanager
+    async def fetched(self, source: PictureSource, *, deadline: float) -> AsyncIterator[EncodedPicture]:
+        """Fetch a picture's bytes, or decode them from base64; the block holds their part of the budget.
+
+        Args:
+            source: The picture.
+            deadline: `loop.time()` after which it is of no use.
+
+        Raises:
+            ImageDecodeError: Not base64.
+            UrlRefusedError: It may not or cannot be fetched, or others need its room.
+            DeadlineExceededError: The deadline passed.
+        """
+        if isinstance(source, RemotePicture):
+            async with self._fetching(source, deadline) as picture:
+                yield picture
+        elif isinstance(source, Base64Picture):
+            yield EncodedPicture(await self._threads.call(partial(decode_base64, source.text), deadline=deadline))
+        else:
+            yield source
+
     async def aclose(self) -> None:
         """Close the fetcher; the threads stay the caller's."""
         if self._fetcher is not None:
@@ -146,14 +167,19 @@ class PictureLoader:
     async def _open(self, source: PictureSource, deadline: float, on_decoded: OnDecoded | None) -> LoadedPicture:
         if not isinstance(source, RemotePicture):
             return await self._decode(source, deadline, on_decoded)
+        async with self._fetching(source, deadline) as picture:
+            return await self._decode(picture, deadline, on_decoded)
+
+    @asynccontextmanager
+    async def _fetching(self, source: RemotePicture, deadline: float) -> AsyncIterator[EncodedPicture]:
         if self._fetcher is None:
             raise UrlRefusedError("Fetching pictures by URL is turned off.")
         share = self.byte_budget.share(lambda: fetching.cancel())  # noqa: PLW0108 - it is made below
         fetching = asyncio.ensure_future(self._fetcher.fetch(source, share, deadline=deadline))
         try:
-            fetched = EncodedPicture(await fetching)
+            picture = EncodedPicture(await fetching)
             share.complete()
-            return await self._decode(fetched, deadline, on_decoded)
+            yield picture
         except asyncio.CancelledError:
             if share.has_given_way:
                 raise UrlRefusedError("The picture came too slowly while others waited for room.") from None

@@ -120,6 +120,8 @@ class ModelStore:
         self._serving: dict[str, LoadedModel[Any, Any]] = {}
         self._statuses: dict[str, ModelStatus] = {}
         self._closed = False
+        self.generation = 0
+        """Goes up whenever a model begins to serve, goes, or runs on another backend."""
 
     async def get(self, name: str, *, deadline: float = math.inf) -> LoadedModel[Any, Any]:
         """Return the model, loading it first if need be.
@@ -211,6 +213,7 @@ class ModelStore:
 
     def note_backend(self, name: str, backend: str) -> None:
         """Note that a model that serves runs on another backend from now."""
+        self.generation += 1
         self._metrics.set_backend(name, backend)
         self._enter(replace(self.status(name), backend=backend, cpu_nodes=()))
 
@@ -240,6 +243,7 @@ class ModelStore:
             self._loads.pop(name, None)
             if model is None:
                 return
+            self.generation += 1
             self._enter(ModelStatus(spec=self.spec(name), state=ModelState.UNLOADED, reason=reason))
             self._metrics.forget_model(name)
             _log.info("model unloaded", model=name, reason=reason)
@@ -339,6 +343,7 @@ class ModelStore:
             )
         )  # fmt: skip
         self._serving[name] = model
+        self.generation += 1
         _log.info("model serving", model=name, backend=model.backend, sha256=model.sha256, load_s=round(load_s, 3))
 
     def _turn(self, name: str) -> asyncio.Lock:

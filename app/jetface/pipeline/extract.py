@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -32,7 +32,8 @@ from jetface.metrics import Metrics
 from jetface.models.store import ModelStore
 from jetface.pipeline.describer import EMBEDDING_ONLY, Describer
 from jetface.pipeline.detector import Canvases, Detector, DetectorOutcome
-from jetface.pipeline.pictures import PictureJob, Work, WorkPool, each_picture_when_loaded
+from jetface.pipeline.pictures import PictureJob, Recall, Work, WorkPool, each_picture_when_loaded
+from jetface.pipeline.recall import ResultCache
 
 
 def select_faces(detections: Detections, options: ExtractOptions, *, max_faces: int) -> Detections:
@@ -226,6 +227,7 @@ class Extractor:
         metrics: Metrics,
         *,
         store: ModelStore,
+        cache: ResultCache | None = None,
         max_faces: int = 1024,
     ) -> None:
         self._loader = loader
@@ -234,11 +236,12 @@ class Extractor:
         self._pool = pool
         self._metrics = metrics
         self._store = store
+        self._cache = cache
         self._max_faces = max_faces
         self._told: set[str] = set()
 
     async def extract(
-        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: ExtractOptions, *, deadline: float, whose: str | None = None
     ) -> list[PictureResult]:
         """Find the faces of each picture, and tell of them what is asked.
 
@@ -246,6 +249,7 @@ class Extractor:
             sources: The pictures of one request.
             options: What is wanted of them.
             deadline: `loop.time()` after which the answer is of no use.
+            whose: Whose answers may be given again from memory; None: nobody's.
 
         Returns:
             One result a picture, in order; `error` is set where a picture could not be read.
@@ -267,10 +271,15 @@ class Extractor:
             return job.result(faces=faces, image_hw=picture.source_hw, detection_scale=found.scale, rotation=rotation)
 
         wanted = [self._detector.model_name, *self._describer.models(options)]
-        return await self._each(sources, work, wanted, deadline)
+        return await self._each(sources, work, wanted, deadline, self._recall(whose, lambda _: ("faces", options)))
 
     async def embed_crops(
-        self, sources: Sequence[PictureSource], options: ExtractOptions = EMBEDDING_ONLY, *, deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        options: ExtractOptions = EMBEDDING_ONLY,
+        *,
+        deadline: float,
+        whose: str | None = None,
     ) -> list[PictureResult]:
         """Tell what is asked of pictures that are aligned crops already; one of another size than 112x112 is resized.
 
@@ -286,10 +295,16 @@ class Extractor:
             faces = await self._describer.describe_crop(job, crop, options)
             return job.result(faces=faces, image_hw=picture.source_hw)
 
-        return await self._each(sources, work, self._describer.models(options), deadline)
+        recall = self._recall(whose, lambda _: ("crops", options))
+        return await self._each(sources, work, self._describer.models(options), deadline, recall)
 
     async def recognize(
-        self, sources: Sequence[PictureSource], known: Sequence[KnownFaces], *, deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        known: Sequence[KnownFaces],
+        *,
+        deadline: float,
+        whose: str | None = None,
     ) -> list[PictureResult]:
         """Embed faces whose place is known: as many faces a picture as were given, in that order.
 
@@ -300,6 +315,7 @@ class Extractor:
             sources: The pictures of one request.
             known: The faces of each picture, source pixels.
             deadline: As for `extract`, as are results and errors.
+            whose: As for `extract`.
         """
         self._describer.check(EMBEDDING_ONLY)
 
@@ -323,14 +339,23 @@ class Extractor:
                 described = await self._describer.describe(job, picture, placed, EMBEDDING_ONLY)
             return job.result(faces=described, image_hw=picture.source_hw, rotation=rotation)
 
-        return await self._each(sources, work, self._describer.models(EMBEDDING_ONLY), deadline)
+        recall = self._recall(whose, lambda index: ("known", *_as_values(known[index])))
+        return await self._each(sources, work, self._describer.models(EMBEDDING_ONLY), deadline, recall)
 
     async def _each(
-        self, sources: Sequence[PictureSource], work: Work, models: Sequence[str], deadline: float
+        self,
+        sources: Sequence[PictureSource],
+        work: Work,
+        models: Sequence[str],
+        deadline: float,
+        recall: Recall | None,
     ) -> list[PictureResult]:
         return await each_picture_when_loaded(
-            sources, work, models, store=self._store, deadline=deadline, metrics=self._metrics
+            sources, work, models, store=self._store, deadline=deadline, metrics=self._metrics, recall=recall
         )
+
+    def _recall(self, whose: str | None, question: Callable[[int], Hashable]) -> Recall | None:
+        return self._cache.asked(whose, question) if self._cache else None
 
     def _load(self, job: PictureJob, canvases: Canvases | None) -> AbstractAsyncContextManager[LoadedPicture]:
         # Drawn where it is decoded: a hop to a thread and back costs as much as the drawing.
@@ -379,6 +404,12 @@ class Extractor:
         if why not in self._told:
             self._told.add(why)
             _log.warning("landmarks guessed from boxes", model=self._detector.model_name, reason=why)
+
+
+def _as_values(known: KnownFaces) -> tuple[Hashable, ...]:
+    """Return what says which faces are meant, to be compared."""
+    places = (known.landmarks, known.boxes)
+    return (*(None if place is None else place.tobytes() for place in places), known.rotations)
 
 
 def _resize_to_crop(image: Image) -> Crop:

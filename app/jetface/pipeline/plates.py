@@ -17,6 +17,7 @@ from jetface.metrics import Metrics
 from jetface.models.store import ModelStore
 from jetface.pipeline.detector import Detector
 from jetface.pipeline.pictures import PictureJob, WorkPool, each_picture_when_loaded
+from jetface.pipeline.recall import ResultCache
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +75,7 @@ class PlateFinder:
         metrics: Metrics,
         *,
         store: ModelStore,
+        cache: ResultCache | None = None,
         max_plates: int = 1024,
     ) -> None:
         self._loader = loader
@@ -82,10 +84,11 @@ class PlateFinder:
         self._pool = pool
         self._metrics = metrics
         self._store = store
+        self._cache = cache
         self._max_plates = max_plates
 
     async def find(
-        self, sources: Sequence[PictureSource], options: PlateOptions, *, deadline: float
+        self, sources: Sequence[PictureSource], options: PlateOptions, *, deadline: float, whose: str | None = None
     ) -> list[PictureResult]:
         """Find the plates of each picture and read them.
 
@@ -93,6 +96,7 @@ class PlateFinder:
             sources: The pictures of one request.
             options: Which plates are wanted.
             deadline: `loop.time()` after which the answer is of no use.
+            whose: Whose answers may be given again from memory; None: nobody's.
 
         Returns:
             One result a picture, in order; `error` is set where a picture could not be read.
@@ -131,8 +135,9 @@ class PlateFinder:
 
         models = (self._detector.model_name, self._reader_name)
         return await each_picture_when_loaded(
-            sources, work, models, store=self._store, deadline=deadline, metrics=self._metrics
-        )
+            sources, work, models, store=self._store, deadline=deadline, metrics=self._metrics,
+            recall=self._cache.asked(whose, lambda _: options) if self._cache else None,
+        )  # fmt: skip
 
     @property
     def _usual_threshold(self) -> float:

@@ -78,6 +78,11 @@ class RequestContext:
         return time.perf_counter() - self.started
 
     @property
+    def whose(self) -> str:
+        """Whose answers may be given again to it: those of its key, and where there are no keys anybody's."""
+        return self.caller or ""
+
+    @property
     def must_close(self) -> bool:
         """Whether the connection is of no more use: a long body, or one of unknown length, was left unread.
 
