@@ -203,6 +203,8 @@ class Metrics:
             "jetface_result_cache", "Pictures asked with `RESULT_CACHE_MB`: a hit was answered from memory.",
             ["outcome"], registry=registry,
         )  # fmt: skip
+        for outcome in ("hit", "miss"):
+            self.result_cache.labels(outcome)
         self.result_cache_bytes = Gauge(
             "jetface_result_cache_bytes", "Memory of answers that may be given again.", registry=registry
         )
