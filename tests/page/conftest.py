@@ -16,7 +16,7 @@ from tests.support.server import Server, real_models, running_server
 TIMEOUT_MS = 20_000
 """Long, for a busy machine; the first picture loads the models."""
 
-_SWITCHES = (
+SWITCHES = (
     "--no-sandbox",  # containers and CI run as root
     "--disable-gpu",
     "--disable-quic",
@@ -89,7 +89,7 @@ def browser(chromium_path: str) -> Iterator[Browser]:
     """One browser for a file of tests: its thread runs an event loop, which async tests of other files cannot share."""
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium_path, args=list(_SWITCHES))
+        started = playwright.chromium.launch(executable_path=chromium_path, args=list(SWITCHES))
         yield started
         started.close()
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from tests.page.conftest import Visit
+from tests.page.conftest import SWITCHES, Visit
 from tests.support.server import Server, running_server
 
 
-@pytest.fixture
-def gallery_server(weights: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def gallery_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service with a gallery that keeps crops."""
-    variables = {**weights, "GALLERY_DIR": str(tmp_path / "gallery"), "GALLERY_KEEP_CROPS": "1"}
-    with running_server(tmp_path, variables) as started:
+    folder = tmp_path_factory.mktemp("gallery")
+    variables = {**weights, "GALLERY_DIR": str(folder / "people"), "GALLERY_KEEP_CROPS": "1"}
+    with running_server(folder, variables) as started:
         yield started
 
 
@@ -78,3 +80,27 @@ def test_a_person_is_enrolled_named_and_deleted(
     expect(page.locator("#faces")).not_to_contain_text("Ada / Lovelace")
     assert visited.complaints == []
     assert visited.strangers == []
+
+
+def test_a_running_camera_names_who_it_sees(
+    browser: Browser, chromium_path: str, gallery_server: Server, pairs: list[list[tuple[str, bytes]]], tmp_path: Path
+) -> None:
+    """Chromium takes a file for its camera: a photograph of somebody who was enrolled by another one."""
+    faces = f"{gallery_server.url}/v1/collections/people/persons/ada/faces"
+    httpx.post(f"{gallery_server.url}/v1/collections", json={"name": "people"}).raise_for_status()
+    httpx.post(faces, files={"file": pairs[0][0]}, data={"name": "Ada"}, timeout=60).raise_for_status()
+    film = tmp_path / "film.mjpeg"
+    film.write_bytes(pairs[0][1][1])
+    filming = browser.browser_type.launch(
+        executable_path=chromium_path, args=[*SWITCHES, f"--use-file-for-fake-video-capture={film}"]
+    )
+    page = filming.new_page()
+    page.goto(gallery_server.url)
+    expect(page.get_by_role("tab", name="People")).to_be_visible()
+    page.click("#find-camera")
+    page.get_by_label("Look while the camera runs").check()
+    expect(page.locator("#camera-seen")).to_have_text("Ada")
+    page.keyboard.press("Escape")
+    expect(page.locator("#find-camera")).to_be_focused()
+    filming.close()
+    httpx.delete(f"{gallery_server.url}/v1/collections/people").raise_for_status()

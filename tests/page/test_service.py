@@ -86,9 +86,13 @@ def test_attributes_are_told_of_each_face(
 def test_pictures_wait_for_what_the_service_tells_and_for_a_key(
     visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
 ) -> None:
-    """Whether dropped before the models were told, before the first key, or while a key is refused."""
+    """Dropped before the models were told, before the first key, or while a key is refused; no more than 500."""
     visited = visit(f"{locked_server.url}/")
     page = visited.page
+    visited.drop("#find", *[(f"{number}.jpg", b"") for number in range(501)])
+    expect(page.locator('#find [data-part="count"]')).to_have_text("500 pictures, 500 still to look at")
+    expect(page.get_by_role("alert")).to_contain_text("This page keeps 500 pictures at a time")
+    page.get_by_role("button", name="Clear all").click()
     field = page.locator("#key")
     visited.drop("#find", t1)
     expect(page.locator('#find [data-part="busy"]')).to_be_visible()

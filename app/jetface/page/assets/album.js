@@ -70,7 +70,7 @@ export class Album {
     nameApart(this.entries);
     for (const entry of added) this.enqueue(entry);
     if (added.length) this.show(added[0]);
-    if (added.length < files.length) showFault(this.part("errors"), `This page keeps ${MOST_PICTURES} pictures at a time; the others were left out.`);
+    if (added.length < files.length) showFault(this.part("errors"), `This page keeps ${MOST_PICTURES} pictures at a time; the others were left out. The command line takes any number.`);
   }
 
   /** Show another picture. */

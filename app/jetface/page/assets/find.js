@@ -1,7 +1,7 @@
 // Find: pictures in, faces drawn on them; who is like whom.
 
 import { Album } from "./album.js";
-import { askPatiently, Fault } from "./api.js";
+import { ask, askPatiently, Fault } from "./api.js";
 import { announce, byId, counted, el } from "./dom.js";
 import { faceCard, isMatch, likeness, qualityOf, toFace } from "./faces.js";
 import { groupsOf } from "./groups.js";
@@ -40,6 +40,19 @@ async function look(entry, form, signal) {
   // The chosen face stays chosen when its picture is asked about again, if it is found again.
   if (chosen?.entry === entry) chosen = marks.find(({ box }) => box.every((value, index) => Math.abs(value - chosen.box[index]) < 2)) ?? null;
   return { answer, stages, tookMs, marks };
+}
+
+/** Return the faces of a frame of the camera, with the names of those who are enrolled. */
+export async function lookAtFrame(frame, signal) {
+  const form = new FormData();
+  form.append("file", frame);
+  const options = { threshold: threshold().toFixed(2), embedding_format: "base64", extract_embedding: service.stages.extract_embedding };
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  const { answer: { data: [slot] } } = await ask("extract", { form, signal });
+  if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
+  const faces = slot.faces.map((raw, index) => toFace(raw, null, index + 1));
+  await writeNames(faces, signal);
+  return faces;
 }
 
 /** Write the names of those who are enrolled on their faces. */

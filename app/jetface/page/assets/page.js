@@ -4,14 +4,14 @@ import { takePicture } from "./camera.js";
 import { addToCompare, startCompare, texts as compareTexts } from "./compare.js";
 import { byId, copy } from "./dom.js";
 import { filesOf, hasFiles, picturesOf } from "./files.js";
-import { addToFind, startFind, texts as findTexts } from "./find.js";
+import { addToFind, lookAtFrame, startFind, texts as findTexts } from "./find.js";
 import { addToPeople, startPeople } from "./people.js";
 import { addToPlates, startPlates, texts as plateTexts } from "./plates.js";
 import { refresh, watchService } from "./service.js";
 
 /** Every tab, who takes its pictures, and whether the service that `/info` tells of has a use for it. */
 const TABS = {
-  find: { take: addToFind, drop: "Drop to look for faces", isOn: ({ models }) => models.det_name !== null },
+  find: { take: addToFind, look: lookAtFrame, drop: "Drop to look for faces", isOn: ({ models }) => models.det_name !== null },
   compare: { take: addToCompare, isOn: ({ models }) => models.det_name !== null && models.rec_name !== null },
   plates: { take: addToPlates, drop: "Drop to read plates", isOn: ({ plates }) => plates },
   people: { take: addToPeople, isOn: ({ gallery }) => gallery },
@@ -87,7 +87,7 @@ function startButtons() {
     startInput(panel, "choose", "files", (files) => [...files]);
     startInput(panel, "choose-folder", "folder", picturesOf);
     panel.querySelector('[data-part="camera"]')?.addEventListener("click", async () => {
-      const picture = await takePicture();
+      const picture = await takePicture(TABS[activeTab()].look);
       if (picture) await take([picture]);
     });
   }

@@ -17,7 +17,7 @@ export async function decode(file) {
 /**
  * Draw a picture and what was found on it, as wide as the canvas is shown, sharp on any screen.
  * @param {HTMLCanvasElement} canvas
- * @param {ImageBitmap} bitmap
+ * @param {ImageBitmap|{width: number, height: number}} bitmap With a size alone nothing lies under the marks.
  * @param {{box: number[], landmarks?: number[][], label?: string}[]} marks In source pixels.
  * @param {{chosen?: number, hovered?: number, matched?: Set<number>, landmarks?: boolean, labels?: boolean}} [how]
  */
@@ -31,7 +31,7 @@ export function draw(canvas, bitmap, marks, { chosen = -1, hovered = -1, matched
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(bitmap, 0, 0, width, bitmap.height * scale);
+  if (bitmap instanceof ImageBitmap) pen.drawImage(bitmap, 0, 0, width, bitmap.height * scale);
   const accent = getComputedStyle(canvas).getPropertyValue("--on-picture").trim();
   if (chosen >= 0) dim(pen, width, bitmap.height * scale, marks, [chosen, ...matched], scale);
   const drawn = marks.map((mark, index) => {
