@@ -291,6 +291,7 @@ if step start start; then
   if [[ $mode == url ]]; then
     not_run engines "--url: its engines are kept elsewhere"
     not_run bench "--url: it would measure this machine"
+    not_run plates "--url: it would measure this machine"
   else
     step engines verifying engines || true
   fi
@@ -306,8 +307,10 @@ if step start start; then
     # Here, while no service takes its share of the machine.
     if [[ $bench_seconds == 0 ]]; then
       not_run bench "--bench-seconds 0"
+      not_run plates "--bench-seconds 0"
     else
       step bench beside bench --json --seconds "$bench_seconds" || true
+      step plates beside bench --task plates --json --seconds "$bench_seconds" || true
     fi
     step restart start || true
   fi

@@ -56,8 +56,8 @@ _TASK_SETTINGS: Mapping[Task, Mapping[str, str]] = MappingProxyType(
 )
 """As `CASES`: what is not measured is not loaded."""
 
-_USUAL_PLATE_MODELS = MappingProxyType({"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "plate_ocr_cct_xs"})
-"""What is measured where the environment names none."""
+_USUAL_PLATE_MODELS = MappingProxyType({"PLATE_DET_MODEL": "starter_plate", "PLATE_OCR_MODEL": "cct_xs_v1_global"})
+"""What is measured where the environment names none: what comes along or can be downloaded."""
 
 _MARGIN_S = 120.0
 """For Python, imports and warm-up, beside what is measured and built."""
@@ -447,7 +447,7 @@ MANY_CALLERS = 4
 @click.option(
     "--task", type=click.Choice(get_args(Task)), default="faces", show_default=True,
     help="What is found and embedded, or read. plates: by PLATE_DET_MODEL and PLATE_OCR_MODEL, else by starter_plate "
-    "and plate_ocr_cct_xs, without models of faces.",
+    "and cct_xs_v1_global, without models of faces.",
 )  # fmt: skip
 @click.option(
     "--callers", type=click.IntRange(1, 256), default=MANY_CALLERS, show_default=True,

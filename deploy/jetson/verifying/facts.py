@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 STEPS = (
-    "run", "doctor", "build", "start", "answers", "engines", "speed", "bench", "soak", "drain", "stop", "restart",
+    "run", "doctor", "build", "start", "answers", "engines", "speed", "bench", "plates", "soak", "drain", "stop",
+    "restart",
 )  # fmt: skip
 """In the order in which they are run."""
 
@@ -51,9 +52,12 @@ def _derive(facts: dict[str, dict[str, Any]]) -> None:
     second = facts.get("restart", {})
     if second.get("build_seconds") is not None:
         second["engines_were_kept"] = bool(second["engines_serve"]) and not second["build_seconds"]
-    if cases := facts.get("bench", {}).get("cases"):
-        measured = {case["name"]: case["figures"] for case in cases if case["figures"]}
-        facts["bench"]["measured"] = measured
-        facts["bench"]["best_pictures_per_s"] = max(
-            (each["many"]["pictures_per_s"] for each in measured.values()), default=None
-        )
+    for step in ("bench", "plates"):
+        if cases := facts.get(step, {}).get("cases"):
+            measured = {case["name"]: case["figures"] for case in cases if case["figures"]}
+            best = max(measured.values(), key=lambda figures: figures["many"]["pictures_per_s"], default=None)
+            facts[step]["measured"] = measured
+            facts[step]["best_pictures_per_s"] = best and best["many"]["pictures_per_s"]
+            facts[step]["best_p99_ms"] = best and best["one"]["p99_ms"]
+            # Nothing answers in their place there.
+            facts[step]["engines_serve"] = any(name.startswith("tensorrt") for name in measured)

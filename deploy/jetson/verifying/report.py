@@ -132,7 +132,8 @@ def _details(facts: Facts) -> Iterator[str]:
         *(f"- engine check: {verdict}" for verdict in engines.get("verdicts", [])),
         *(f"- engine check: {fault}" for fault in engines.get("faults", [])),
         *(f"- golden: {fault}" for fault in answers.get("golden", {}).get("faults", [])),
-        *(f"- bench, {case['name']}: {_case(case)}" for case in bench.get("cases", [])),
+        *(f"- bench, {case['name']}: {_case(case, 'faces')}" for case in bench.get("cases", [])),
+        *(f"- plates, {case['name']}: {_case(case, 'plates')}" for case in facts.get("plates", {}).get("cases", [])),
     ]
     if lines:
         yield ""
@@ -141,13 +142,13 @@ def _details(facts: Facts) -> Iterator[str]:
         yield from lines
 
 
-def _case(case: Mapping[str, Any]) -> str:
+def _case(case: Mapping[str, Any], kind: str) -> str:
     figures = case["figures"]
     if not figures:
         return f"not measured: {case['reason']}"
     one, many = figures["one"], figures["many"]
     return (
-        f"{many['pictures_per_s']:.1f} pictures/s and {many['faces_per_s']:.1f} faces/s by {figures['callers']} "
+        f"{many['pictures_per_s']:.1f} pictures/s and {many[f'{kind}_per_s']:.1f} {kind}/s by {figures['callers']} "
         f"callers; of one caller the median is {one['p50_ms']:.1f} ms, the p99 {one['p99_ms']:.1f} ms; "
         f"{figures['peak_rss_mib']:.0f} MiB"
     )

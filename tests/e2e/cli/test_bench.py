@@ -59,8 +59,9 @@ class TestMeasuring:
         assert measured["cpu_ms_per_picture"] > 0
 
     def test_plates_are_measured_alone(self, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On drawn cars, by the models that come to mind where none are named: detector, reader and the whole."""
+        """On drawn cars: detector, reader and the whole."""
         monkeypatch.setenv("MODEL_MIRROR", str(shared_models))
+        monkeypatch.setenv("PLATE_OCR_MODEL", "plate_ocr_cct_xs")
         result = run("--task", "plates", "--case", "onnxruntime-cpu", "--callers", "2")
         assert result.exit_code == 0, result.output
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()]

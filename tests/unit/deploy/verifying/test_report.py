@@ -29,6 +29,8 @@ BENCH_CASE = {
     "peak_rss_mib": 900.0,
 }  # fmt: skip
 
+PLATES_CASE = {**BENCH_CASE, "many": {"pictures_per_s": 120.0, "plates_per_s": 240.0}}
+
 
 def board() -> dict[str, Any]:
     """What a Jetson leaves on which everything is as it should be."""
@@ -60,6 +62,7 @@ def board() -> dict[str, Any]:
                 {"name": "openvino-f32", "figures": None, "reason": "no OpenVINO"},
             ]
         },
+        "plates": {"cases": [{"name": "tensorrt-fp16", "figures": PLATES_CASE, "reason": None}]},
         "soak": {
             "minutes": 30.0, "num_callers": 4, "requests": 9000, "requests_per_s": 5.0, "refused": 0, "failed": 0,
             "reason": None, "p50_ms": 12.0, "p99_ms": 20.0, "points": POINTS, **curves(POINTS, is_judged=True),
@@ -95,6 +98,7 @@ class TestReport:
         assert rows["memory-8"][2] == "5 GB"
         assert rows["engines-kept"][2] == "yes"
         assert rows["bench"][2] == "150 pictures/s"
+        assert rows["plates-100"][2] == "120 pictures/s"
         assert "**No claim failed**" in page
         assert "| 0.00 | 1500 | 50000 | 61.5 | 1300 | 97 | 38.2 | 0 |" in page
         for told in ("Jetson AGX Orin", "0 MAXN", "12, 12", "cosine 0.99997", "`clocks-vary`", "no OpenVINO", "numpy"):
@@ -129,6 +133,7 @@ class TestReport:
             "a.jpg: 1 faces, not 2",
             "503 overloaded",
             "Too short",
+            "240.0 plates/s",
         ):
             assert told in page
         assert rows_of(page)["leak-process"][1] == "not run"
