@@ -155,7 +155,8 @@ class EngineJobs:
             EngineBuildError: The graph can be written nowhere.
         """
         path = weights or self.weights.locate(spec)
-        precision: EnginePrecision = self.precisions.of_engine(spec)
+        rest = self.precisions.of_engine(spec)
+        precision: EnginePrecision = rest
         quantized = self.precisions.quantized(spec, path, self.weights.folder)
         if quantized is not None:
             # What it is judged by is the same graph: how near that is to FP32 was judged when it was made.
@@ -167,7 +168,7 @@ class EngineJobs:
             spec,
             rewrites=EVERYWHERE,
             pixels=True,
-            precision="fp16" if precision == "fp16" else "fp32",
+            precision=rest,
             cache=prepared,
             # The process that serves must not load it where engines are judged without it.
             has_onnxruntime=self.reference == "onnxruntime",

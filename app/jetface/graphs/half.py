@@ -35,6 +35,9 @@ _ALWAYS_FULL = frozenset(
 )
 """Operators that have inputs of FP32 in every version (Resize its factors), or no kernel in half where we run."""
 
+_QUANTIZED_OPSET = 19
+"""Of graphs with quantized operators: before it their scales are FP32, and so is what they answer."""
+
 _SUMS = frozenset(
     {"Add", "AveragePool", "BatchNormalization", "Div", "Exp", "GlobalAveragePool", "InstanceNormalization", "Mul"}
     | {"Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum"}
@@ -66,7 +69,7 @@ def policy_of(spec: ModelSpec) -> HalfPolicy:
 
 
 def to_half(parts: GraphParts, policy: HalfPolicy = ALL_HALF) -> GraphParts:
-    """Cast a graph to FP16; its inputs and outputs stay FP32.
+    """Cast a graph to FP16; its inputs and outputs stay FP32, and what is quantized in it stays INT8.
 
     Weights are rounded to the nearest half; what is larger than any becomes the largest (65504).
 
@@ -81,6 +84,10 @@ def to_half(parts: GraphParts, policy: HalfPolicy = ALL_HALF) -> GraphParts:
     parts = widen(parts)
     if computes_in_half(parts):
         return parts
+    if parts.opset < _QUANTIZED_OPSET and any(node.op_type == "QuantizeLinear" for node in parts.nodes):
+        parts = take_apart(
+            onnx.version_converter.convert_version(parts.assemble(), _QUANTIZED_OPSET).SerializeToString()
+        )
     named, full_names = [], []
     for index, node in enumerate(parts.nodes):
         copy = onnx.NodeProto()

@@ -7,16 +7,20 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
 from jetface.errors import BackendUnavailableError, ModelFileError
+from jetface.geometry.tensors import cosine_matrix
 from jetface.graphs.parts import take_apart
 from jetface.graphs.prepare import prepare_graph
 from jetface.graphs.rewrite import EVERYWHERE
+from jetface.judging.drawings import draw_pictures
 from jetface.registry import default_registry_dir, read_registry, read_spec
 from jetface.runtimes.engine_kit import profiles_for
+from jetface.runtimes.onnx import open_onnx_backends
 from jetface.runtimes.tensorrt_build import build_engine
 from jetface.service import build_service, open_service
 from jetface.settings import Settings
@@ -130,8 +134,15 @@ def test_a_real_recognizer_keeps_its_embeddings_and_is_built_by_tensorrt(
     verdict = json.loads(out.with_suffix(".json").read_bytes())
     assert verdict["agreement"]["mean_cosine"] >= 0.985
     spec = read_registry([default_registry_dir()])["w600k_mbf_dequantized"]
-    graph = prepare_graph(out, spec, rewrites=EVERYWHERE, pixels=True)
+    graph = prepare_graph(out, spec, rewrites=EVERYWHERE, pixels=True, precision="fp16")
     assert isinstance(graph.model, bytes)
+    # What is not quantized is computed in halves; an engine is held to the same graph with FP32 in their place.
+    full = prepare_graph(out, spec, rewrites=EVERYWHERE, pixels=True).model
+    crops = np.stack(draw_pictures().crops)
+    answers, expected = (
+        open_onnx_backends(model, max_batch_size=len(crops))[0].run(crops)[0] for model in (graph.model, full)
+    )
+    assert cosine_matrix(answers, expected).diagonal().min() > 0.99
     file = tmp_path / "engine.onnx"
     file.write_bytes(graph.model)
     recipe = recipe_of(profiles_for([(112, 112, 3)], (1, 2)), precision="int8", optimization_level=0)
