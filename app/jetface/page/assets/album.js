@@ -53,6 +53,7 @@ export class Album {
     canvas.addEventListener("pointerleave", () => this.hover(-1));
     canvas.addEventListener("click", (event) => { if (this.current?.bitmap) how.pick(this.#markAt(event)); });
     this.part("clear").addEventListener("click", () => this.clear());
+    this.part("strip").addEventListener("keydown", (event) => this.#step(event));
     new ResizeObserver(() => this.redraw()).observe(this.part("figure"));
   }
 
@@ -85,9 +86,21 @@ export class Album {
     }
     this.panel.dataset.empty = String(!this.entries.length);
     this.showStrip();
+    if (entry) this.#scrollStripTo(entry.item.button);
     this.showPicture();
     this.#showRaw();
     this.how.changed();
+  }
+
+  /** Walk through the strip by arrows: Tab goes past it in one step, however many pictures there are. */
+  #step(event) {
+    const last = this.entries.length - 1;
+    const index = this.entries.indexOf(this.current);
+    const next = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: last }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    this.show(this.entries[Math.max(0, Math.min(last, next))]);
+    this.current.item.button.focus();
   }
 
   remove(entry) {
@@ -186,10 +199,16 @@ export class Album {
       entry.item ??= thumbItem(() => this.show(entry));
       const { text, isMatch = false } = entry.running && !entry.asked ? { text: "…" } : this.how.note(entry);
       entry.item.update(entry, { text, isMatch, isCurrent: entry === this.current });
-      return entry.item.element;
+      return entry.item.button;
     });
-    for (const element of [...strip.children]) if (!items.includes(element)) element.remove();
-    strip.append(...items.filter((element) => !element.isConnected));
+    for (const button of [...strip.children]) if (!items.includes(button)) button.remove();
+    strip.append(...items.filter((button) => !button.isConnected));
+  }
+
+  /** Have an item in sight, and leave the page where it is. */
+  #scrollStripTo({ offsetLeft, offsetWidth }) {
+    const strip = this.part("strip");
+    strip.scrollLeft = Math.max(Math.min(strip.scrollLeft, offsetLeft - 3), offsetLeft + offsetWidth + 3 - strip.clientWidth);
   }
 
   showPicture() {
@@ -257,10 +276,11 @@ function thumbItem(onShow) {
     if (name.textContent !== entry.name) name.replaceChildren(fileName(entry.name));
     if (note.textContent !== text) note.textContent = text;
     button.classList.toggle("is-match", isMatch);
+    button.tabIndex = isCurrent ? 0 : -1;
     if (isCurrent) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
   };
-  return { element: el("li", {}, button), update };
+  return { button, update };
 }
 
 /** Keep what stays of a picture when its pixels are given up: its size in words, and a small square of its middle. */

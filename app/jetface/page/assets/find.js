@@ -10,6 +10,8 @@ import { service } from "./service.js";
 
 /** More cards than anybody looks at slow a browser down; the most alike come first. */
 const MOST_CARDS = 600;
+/** So many faces' crops and embeddings are some 100 MB. */
+const MOST_FACES = 10000;
 /** Grouping takes time with the square of it, about a second for these. */
 const MOST_GROUPED = 1000;
 /** Of a name on a box, so many characters. */
@@ -32,6 +34,7 @@ const allShown = () => album.entries.flatMap(shownOf);
 export const addToFind = (files) => album.add(files);
 
 async function look(entry, form, signal) {
+  if (album.entries.reduce((sum, { marks }) => sum + marks.length, 0) >= MOST_FACES) throw new Fault(`This page keeps ${MOST_FACES.toLocaleString("en")} faces at a time.`);
   const { answer, stages, tookMs } = await askPatiently("extract", { form, signal });
   const [slot] = answer.data;
   if (slot.status !== "ok") throw new Fault(`It could not be read. ${slot.traceback}`);
