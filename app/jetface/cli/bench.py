@@ -40,10 +40,14 @@ CASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "onnxruntime-cpu": {"backend": "onnxruntime", "ort_providers": "cpu"},
         "openvino-f32": {"backend": "openvino", "openvino_precision": "f32"},
         "openvino-bf16": {"backend": "openvino", "openvino_precision": "bf16"},
+        # Of the recognizer alone: detectors lose more by it (docs/models.md).
+        "onnxruntime-cpu-int8": {"backend": "onnxruntime", "ort_providers": "cpu", "rec_precision": "int8"},
+        "openvino-int8": {"backend": "openvino", "rec_precision": "int8"},
         "onnxruntime-cuda": {"backend": "onnxruntime", "ort_providers": "cuda"},
         # Engines alone are measured: nobody is to answer in their place while they are built.
         "tensorrt-fp32": {"backend": "tensorrt", "force_fp16": "0", "serve_while_building": "0"},
         "tensorrt-fp16": {"backend": "tensorrt", "force_fp16": "1", "serve_while_building": "0"},
+        "tensorrt-int8": {"backend": "tensorrt", "rec_precision": "int8", "serve_while_building": "0"},
     }
 )
 """Fields of `Settings` by case; everything else is as the environment says."""
@@ -76,6 +80,10 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` shows."""
         return {"name": self.name, "figures": self.figures, "reason": self.reason or None}
+
+
+def _cases_of(task: Task) -> list[str]:
+    return [case for case, fields in CASES.items() if task == "faces" or "rec_precision" not in fields]
 
 
 def run_cases(
@@ -492,7 +500,7 @@ def bench(  # noqa: PLR0913 - its arguments are the options of the command
         click.echo(json.dumps(figures))
         return
     outcomes: list[Outcome] = run_cases(
-        cases or list(CASES), paths, task=task, callers=callers, seconds=seconds, build_timeout_s=build_timeout_s
+        cases or _cases_of(task), paths, task=task, callers=callers, seconds=seconds, build_timeout_s=build_timeout_s
     )
     here = machine()
     if as_json:
