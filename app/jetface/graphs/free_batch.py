@@ -27,6 +27,7 @@ _POINTWISE = frozenset(
 _SPATIAL = frozenset(
     {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "MaxPool"}
 )
+_ALONG_AXES = frozenset({"Concat", "ReduceMax", "Slice", "Softmax", "Split"})
 _SHAPE_MATHS = frozenset({"Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze"})
 
 _HWNC = (2, 3, 0, 1)
@@ -134,11 +135,10 @@ class _Proof:
                 self._nodes.append(reshaped)
                 continue
             else:
-                self._ranks[node.output[0]] = self._rank_after(node)
+                self._ranks |= dict.fromkeys(node.output, self._rank_after(node))
             self._nodes.append(node)
-            if node.op_type == "Transpose":
-                is_nhwc = tuple(attribute(node, "perm")) == _NHWC
-                self._planes[node.output[0]] = (len(self._nodes) - 1, is_nhwc)
+            if node.op_type == "Transpose" and (perm := tuple(attribute(node, "perm"))) in {_HWNC, _NHWC}:
+                self._planes[node.output[0]] = (len(self._nodes) - 1, perm == _NHWC)
         if any(end.name not in self._ranks or end.name in self._planes for end in self._parts.outputs):
             raise _NotProvableError
         return self._parts.replace(nodes=self._nodes, new_weights=self._new_weights)
@@ -157,14 +157,35 @@ class _Proof:
                 and (len(ranks), len(node.output), attribute(node, "training_mode", 0)) == (1, 1, 0)
             )
             or (op in _SPATIAL and is_one_map and len(node.output) == 1)
-            or (op == "Concat" and attribute(node, "axis") > 0 and len(ranks) == len(node.input))
+            or (op in _ALONG_AXES and self._leaves_batch(node, ranks))
             or (op in {"Resize", "Upsample"} and is_one_map and self._keeps_batch(node))
-            or (op == "Transpose" and is_one_map and tuple(attribute(node, "perm", ())) in {_HWNC, _NHWC})
+            or (op == "Transpose" and is_one_map and tuple(attribute(node, "perm", ())) == _HWNC)
+            or (op == "Transpose" and tuple(attribute(node, "perm", ()))[:1] == (0,))
+            or (op == "MatMul" and ranks == [3] and self._weight_rank(node.input[1]) == 2)
         ):
             return ranks[0]
         if (op == "Flatten" and attribute(node, "axis", 1) == 1) or self._is_matrix_product(node, ranks):
             return 2
         raise _NotProvableError
+
+    def _leaves_batch(self, node: onnx.NodeProto, ranks: list[int]) -> bool:
+        """Whether a node works along axes of which the batch is none, and keeps them all."""
+        op, axes = node.op_type, list[int]()
+        if op in {"Concat", "Softmax", "Split"}:
+            # Before opset 13 Softmax took all axes from this one on, 1 unless it was said.
+            usual = {"Split": 0, "Softmax": -1 if self._parts.opset >= 13 else 1}.get(op)
+            axes = [attribute(node, "axis", usual)]
+        elif op == "Slice" and len(node.input) > 3:
+            given = self._parts.constant(node.input[3])
+            axes = [] if given is None else given.tolist()
+        elif op == "ReduceMax" and attribute(node, "keepdims", 1):
+            given = self._parts.constant(node.input[1]) if len(node.input) > 1 else None
+            axes = attribute(node, "axes", []) if given is None else given.tolist()
+        # What they read besides is small and the same for every picture.
+        others = [name for name in node.input if name and name not in self._ranks]
+        are_constant = all(self._weight_rank(name) is not None for name in others) and (op != "Concat" or not others)
+        # Where none is said, it is all of them.
+        return bool(axes) and are_constant and all(axis % ranks[0] > 0 for axis in axes)
 
     def _rank_of_rows(self, node: onnx.NodeProto) -> int:
         """Rank after a Reshape that takes the batch for its first axis, and so keeps each picture's values together."""

@@ -185,7 +185,7 @@ def _words(shape: Shape | None) -> str:
     return "of unknown rank" if shape is None else str([length or "?" for length in shape]).replace("'", "")
 
 
-PREPARATION_VERSION = 7
+PREPARATION_VERSION = 8
 """Goes up with every change of what preparing writes: prepared files are kept under it."""
 
 

@@ -42,6 +42,25 @@ EXACT: Mapping[str, GraphParts] = {
     "optional input": graph([make("Clip", ["x", "", "w"], ["y"])], w=np.float32(6)),
     "channels joined": graph([make("Concat", ["x", "x"], ["y"], axis=1)]),
     "scaled": graph([make("Resize", ["x", "", "s"], ["y"])], opset=20, s=np.array([1, 1, 2, 2], np.float32)),
+    "channels joined, counted from the end": graph([make("Concat", ["x", "x"], ["y"], axis=-3)]),
+    "split by channel": graph(
+        [make("Split", ["x", "s"], ["a", "b"], axis=1), make("Concat", ["b", "a"], ["y"], axis=1)],
+        opset=20, s=np.array([1, 2]),
+    ),
+    "a part of each channel": graph(
+        [make("Slice", ["x", "f", "t", "a"], ["y"])], f=np.array([1, 0]), t=np.array([7, 4]), a=np.array([2, -1])
+    ),
+    "a share of each channel": graph([make("Softmax", ["x"], ["y"], axis=1)], opset=20),
+    "a share of each row": graph([make("Softmax", ["x"], ["y"])], opset=20),
+    "a share of each picture": graph([make("Softmax", ["x"], ["y"])]),
+    "the best of each place": graph([make("ReduceMax", ["x"], ["y"], axes=[1])]),
+    "the best of each place, by an input": graph([make("ReduceMax", ["x", "a"], ["y"])], opset=20, a=np.array([1])),
+    "sides before channels": graph([make("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]), make("Relu", ["t"], ["y"])]),
+    "rows of several numbers times a matrix": graph(
+        [make("Reshape", ["x", "r"], ["f"]), make("Transpose", ["f"], ["t"], perm=[0, 2, 1]),
+         make("MatMul", ["t", "w"], ["y"])],
+        r=np.array([1, 3, 64]), w=np.ones((3, 2), np.float32),
+    ),
     "flattened": graph(
         [make("Flatten", ["x"], ["f"]), make("Gemm", ["f", "w"], ["y"])], w=np.ones((192, 2), np.float32)
     ),
@@ -73,6 +92,24 @@ DOUBTFUL: Mapping[str, GraphParts] = {
     "weights of more axes": graph([make("Add", ["x", "w"], ["y"])], w=np.ones((1, 1, 3, 1, 1), np.float32)),
     "computed weights": graph([make("Neg", ["w"], ["v"]), make("Add", ["x", "v"], ["y"])], w=np.float32(1)),
     "pictures joined": graph([make("Concat", ["x", "x"], ["y"], axis=0)]),
+    "pictures joined, counted from the end": graph([make("Concat", ["x", "x"], ["y"], axis=-4)]),
+    "split by picture": graph([make("Split", ["x"], ["y"])], opset=11),
+    "of some pictures": graph(
+        [make("Slice", ["x", "f", "t", "a"], ["y"])], f=np.array([0]), t=np.array([1]), a=np.array([0])
+    ),
+    "of some pictures, not said": graph(
+        [make("Slice", ["x", "f", "t"], ["y"])], f=np.array([0, 0]), t=np.array([1, 3])
+    ),
+    "a share of all pictures": graph([make("Softmax", ["x"], ["y"], axis=0)], opset=20),
+    "a share of all pictures, counted from the end": graph([make("Softmax", ["x"], ["y"], axis=-4)], opset=20),
+    "the best of all": graph([make("ReduceMax", ["x"], ["y"])]),
+    "the best of all, said by no axis": graph([make("ReduceMax", ["x", "a"], ["y"])], opset=20, a=np.zeros(0, int)),
+    "the best of all pictures": graph([make("ReduceMax", ["x"], ["y"], axes=[0, 1])]),
+    "the best, an axis less": graph([make("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)]),
+    "a matrix times the pictures": graph(
+        [make("Reshape", ["x", "r"], ["f"]), make("MatMul", ["w", "f"], ["y"])],
+        r=np.array([1, 3, 64]), w=np.ones((2, 3), np.float32),
+    ),
     "pictures summed": graph([make("ReduceSum", ["x"], ["y"], axes=[0])]),
     "flattened across pictures": graph([make("Flatten", ["x"], ["y"], axis=0)]),
     "another transposition": graph([make("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])]),
