@@ -274,10 +274,10 @@ def list_models() -> None:
     """Show every registry entry (its task, where its weights are, its licence), then the packs."""
     registry, weights = _open()
     record = LicenseRecord(weights.folder)
-    width = max(map(len, registry))
+    width, task_width = max(map(len, registry)), max(len(spec.task) for spec in registry.values())
     for name, spec in sorted(registry.items()):
         accepted = " [accepted]" if spec.non_commercial and not record.asks(spec) else ""
-        click.echo(f"{name:<{width}}  {spec.task:<11}  {_where(spec, weights):<8}  {spec.license}{accepted}")
+        click.echo(f"{name:<{width}}  {spec.task:<{task_width}}  {_where(spec, weights):<8}  {spec.license}{accepted}")
     click.echo("\nPacks, for `jetface models pull`:")
     for pack, names in packs_of(registry).items():
         click.echo(f"{pack:<{width}}  {', '.join(names)}")
