@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,8 @@ def test_it_holds_the_page_the_registry_and_the_starters(wheel: Path) -> None:
 
 @pytest.mark.timeout(2 * INSTALL_TIMEOUT_S)
 @pytest.mark.usefixtures("index")
-def test_pip_installs_it_and_it_serves(wheel: Path, tmp_path: Path) -> None:
-    """`pip install dist/*.whl && jetface serve`."""
+def test_pip_installs_it_and_it_serves_and_finds_a_person(wheel: Path, shared_faces: Path, tmp_path: Path) -> None:
+    """`pip install dist/*.whl && jetface serve`, then `pip install 'jetface[parquet]'` and `jetface find`."""
     environment, folder = tmp_path / "environment", tmp_path / "empty"
     folder.mkdir()
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
@@ -93,6 +94,14 @@ def test_pip_installs_it_and_it_serves(wheel: Path, tmp_path: Path) -> None:
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
     subprocess.run(pip, check=True, timeout=INSTALL_TIMEOUT_S)
     answers([str(environment / "bin/jetface"), "serve"], folder, tmp_path / "log")
+    subprocess.run([*pip[:-1], "jetface[parquet]"], check=True, timeout=INSTALL_TIMEOUT_S)
+    for name in ("Adrien_Brody", "Al_Gore", "Ben_Affleck"):
+        shutil.copytree(shared_faces / name, folder / "photos" / name)
+    shutil.copy(shared_faces / "Adrien_Brody/1.jpg", folder / "who.jpg")
+    find = [str(environment / "bin/jetface"), "find", "who.jpg", "photos"]
+    environ = service_environ({"HOME": str(tmp_path / "home")})
+    done = subprocess.run(find, cwd=folder, env=environ, check=True, capture_output=True, text=True, timeout=120)
+    assert re.findall(r"^photos/(\w+)/\d\.jpg:", done.stdout, re.MULTILINE) == ["Adrien_Brody"] * 4
 
 
 @pytest.mark.skipif(not UVX.exists(), reason="uvx is not in this environment")
