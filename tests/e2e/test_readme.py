@@ -70,7 +70,7 @@ def test_what_is_to_be_pulled_is_there_to_pull() -> None:
         *(path.read_text("utf-8") for path in page_folder.glob("*.js")),
     ]
     texts += [path.read_text("utf-8") for path in (REPOSITORY / "docs").glob("*.md")]
-    found = [line for text in texts for line in re.findall(r"jetface models pull ([^`\n#\"]+)", text)]
+    found = [line for text in texts for line in re.findall(r"jetface models pull ([^`\n#\"&]+)", text)]
     assert len(found) >= 4
     for line in found:
         words = re.sub(r"--to \S+", "", line).split()
