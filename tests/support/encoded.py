@@ -93,13 +93,20 @@ def riff(chunks: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks
 
 
-def png_bomb(side_px: int) -> bytes:
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row of each pass, and steps between them: https://www.w3.org/TR/png-3/#8Interlace"""
+
+
+def png_bomb(side_px: int, *, is_interlaced: bool = False) -> bytes:
     """Return a PNG of one colour: three bytes for each pixel claimed, hardly any in the file."""
     packer = zlib.compressobj(9)
-    row = bytes(1 + 3 * side_px)
-    packed = b"".join([*(packer.compress(row) for _ in range(side_px)), packer.flush()])
-    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    packed = []
+    for column, row, step_x, step_y in _ADAM7 if is_interlaced else ((0, 0, 1, 1),):
+        line = bytes(1 + 3 * len(range(column, side_px, step_x)))
+        packed += [packer.compress(line) for _ in range(row, side_px, step_y)]
+    packed.append(packer.flush())
+    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, is_interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"".join(packed)) + chunk(b"IEND", b"")
 
 
 def gif_of(indices: np.ndarray, palette_bgr: np.ndarray) -> bytes:
