@@ -106,11 +106,48 @@ def _operator(model: type[BaseModel]) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
+def _closed(required: Mapping[str, Any], **optional: Any) -> dict[str, Any]:
+    """Return the schema of an object that has these keys, and may have these."""
+    properties = {**required, **optional}
+    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+
+
+@cache
+def _ray_job(version: str) -> jsonschema.Draft202012Validator:
+    """Return a schema of KubeRay's `ray.io/v1` as far as we use it, in our words; its pods are Kubernetes' own.
+
+    No package carries KubeRay's. Source: `ray-operator/apis/ray/v1` of KubeRay 1.4, `RayJobSpec` and `RayClusterSpec`.
+    """
+    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}.0-local-strict"
+    definitions = json.loads((folder / "_definitions.json").read_text(encoding="utf-8"))
+    count, text = {"type": "integer", "minimum": 0}, {"type": "string", "minLength": 1}
+    pod = {"$ref": f"{definitions['$id']}#/$defs/io.k8s.api.core.v1.PodTemplateSpec"}
+    group = {"rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}}, "template": pod}
+    counts = {"minReplicas": count, "maxReplicas": count}
+    worker = _closed({**group, **counts, "groupName": text}, replicas=count)
+    cluster = _closed(
+        {"headGroupSpec": _closed(group)}, rayVersion=text, workerGroupSpecs={"type": "array", "items": worker}
+    )
+    spec = _closed(
+        {"entrypoint": text, "rayClusterSpec": cluster},
+        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+        backoffLimit=count,
+        shutdownAfterJobFinishes={"type": "boolean"},
+        ttlSecondsAfterFinished=count,
+    )
+    metadata = _closed({"name": text, "namespace": text})
+    kind = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": "RayJob"}}
+    registry: Registry[Any] = Resource.from_contents(definitions) @ Registry()
+    return jsonschema.Draft202012Validator(_closed({**kind, "metadata": metadata, "spec": spec}), registry=registry)
+
+
 def _validator(manifest: Manifest, version: str) -> jsonschema.Draft202012Validator:
     from cloudcoil.models.keda.v1alpha1 import ScaledObject  # noqa: PLC0415 - seconds, for those who need it
     from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor  # noqa: PLC0415
 
     group, _, api = str(manifest["apiVersion"]).rpartition("/")
+    if (group, manifest["kind"]) == ("ray.io", "RayJob"):
+        return _ray_job(version)
     models = {"keda.sh/ScaledObject": ScaledObject, "monitoring.coreos.com/ServiceMonitor": ServiceMonitor}
     if (model := models.get(f"{group}/{manifest['kind']}")) is not None:
         return _operator(model)

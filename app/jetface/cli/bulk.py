@@ -155,16 +155,10 @@ def results(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
             num_cpus=ACTOR_CPUS,
             num_gpus=1 if num_gpus else 0,
-            ray_remote_args_fn=_spread,
         )
         yield from done.iter_rows()
     finally:
         ray.shutdown()
-
-
-def _spread() -> dict[str, str]:
-    """Put actors on as many machines as there are."""
-    return {"scheduling_strategy": "SPREAD"}
 
 
 def looked_at(out: str) -> set[str]:

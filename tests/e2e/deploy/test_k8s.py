@@ -370,8 +370,13 @@ def test_the_weights_job_brings_what_the_pods_ask_for(folder: str) -> None:
 
 
 def test_the_bulk_job_says_what_the_command_line_and_the_settings_take() -> None:
-    """Its kind has no schema here; what it says to us is held against us."""
+    """Each key is one of KubeRay's or a pod's, and no misspelt one would pass; what it says to us is what we know."""
     job = YAML(typ="safe").load(K8S / "bulk/rayjob.yaml")
+    for release in VERSIONS:
+        assert faults(job, release) == []
+    tried = [(path, bad) for path, bad in misspelt(job) if not re.search("rayStartParams/", path)]
+    assert len(tried) > 60
+    assert [path for path, bad in tried if not faults(bad, VERSIONS[-1])] == []
     known = {name for field in Settings.model_fields for name in variable_names(field)}
     assert job["metadata"]["namespace"] == "jetface"
     for group in (job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]):
