@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
+from jetface.domain import ExtractOptions
 from jetface.errors import BackendUnavailableError, ModelFileError
 from jetface.geometry.tensors import cosine_matrix
 from jetface.graphs.parts import take_apart
 from jetface.graphs.prepare import prepare_graph
 from jetface.graphs.rewrite import EVERYWHERE
+from jetface.imaging.sources import EncodedPicture
 from jetface.judging.drawings import draw_pictures
 from jetface.registry import default_registry_dir, read_registry, read_spec
 from jetface.runtimes.engine_kit import profiles_for
@@ -75,6 +78,25 @@ async def test_a_recognizer_is_written_with_its_verdict_and_serves(models_dir: P
     async with open_service(settings) as service:
         model = await service.store.get("mine")
         assert model.backend == "onnxruntime-cpu-int8"
+
+
+async def test_a_real_detector_finds_as_many_faces(
+    models_dir: Path, shared_models: Path, shared_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_MIRROR", str(shared_models))
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name in ("t1.jpg", "ifrest_Stallone.jpg"):
+        (folder / name).symlink_to(shared_images / name)
+    result = run("det_500m", "--pictures", str(folder), "--least-iou", "0.85")
+    assert result.exit_code == 0, result.output
+    monkeypatch.setenv("DET_PRECISION", "int8")
+    monkeypatch.setenv("BACKEND", "onnxruntime")
+    async with open_service(Settings(models_dir=models_dir, det_model="det_500m", rec_model="mine")) as service:
+        pictures = [EncodedPicture((folder / name).read_bytes()) for name in ("t1.jpg", "ifrest_Stallone.jpg")]
+        found = await service.extractor.extract(pictures, ExtractOptions(score_threshold=0.6), deadline=inf)
+        assert (await service.store.get("det_500m")).backend == "onnxruntime-cpu-int8"
+    assert [len(each.faces) for each in found] == [6, 1]
 
 
 def test_nothing_is_written_when_a_limit_is_missed(models_dir: Path, people: Path) -> None:
