@@ -52,7 +52,10 @@ def run(variables: dict[str, str], *arguments: str | Path, code: int = 0) -> Res
 def test_people_come_from_folders_and_go_through_every_file(
     variables: dict[str, str], folder: Path, shared_faces: Path, tmp_path: Path
 ) -> None:
-    assert "people: 3 persons, 6 faces; 6 are new" in run(variables, "enrol", folder).output
+    (folder / "Al_Gore" / "film.mov").write_bytes(b"no picture")
+    first = run(variables, "enrol", folder, "--strict", code=1)
+    assert "people: 3 persons, 6 faces; 6 are new" in first.output
+    assert "skipped 1 file: 1 .mov" in first.output
     (folder / "Al_Gore" / "empty.jpg").write_bytes(b"")
     again = run(variables, "enrol", folder, code=1)
     assert "3 persons, 6 faces; 0 are new" in again.output

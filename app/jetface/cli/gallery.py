@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name
+from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name, tell_skipped
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.domain import ExtractOptions
 from jetface.errors import StorageError
@@ -231,8 +232,9 @@ async def enrol_folder(
     *,
     min_quality: float,
     takes_largest: bool,
+    skipped: Counter[str],
 ) -> Summary:
-    """Enrol each folder's pictures as one person's, whom it is named after.
+    """Enrol each folder's pictures as one person's, whom it is named after; other files are counted by reason.
 
     Raises:
         click.ClickException: There are no pictures in folders.
@@ -240,7 +242,7 @@ async def enrol_folder(
     """
     found = [
         picture
-        for picture in find_pictures([folder], accept_tiff=settings.accept_tiff)
+        for picture in find_pictures([folder], accept_tiff=settings.accept_tiff, skipped=skipped)
         if len(picture.relative.parts) > 1
     ]
     if not found:
@@ -579,10 +581,18 @@ def gallery() -> None:
 @_collection
 @click.option("--min-quality", type=click.FloatRange(0, 1), default=0.0, help="Refuse faces of less quality.")
 @click.option("--one-face", is_flag=True, help="Refuse pictures that show several faces; else the largest is meant.")
+@click.option("--strict", is_flag=True, help="Exit code 1, too, when files of the folder were skipped.")
 @_url
 @_api_key
 def enrol(
-    *, folder: Path, collection: str, min_quality: float, one_face: bool, url: str | None, api_key: str | None
+    *,
+    folder: Path,
+    collection: str,
+    min_quality: float,
+    one_face: bool,
+    strict: bool,
+    url: str | None,
+    api_key: str | None,
 ) -> None:
     """Enrol people: each folder in FOLDER is a person, its name the person's, the pictures in and below it the faces.
 
@@ -590,10 +600,13 @@ def enrol(
     """
     settings = read_settings()
     desk = by_server(url, api_key) if url else in_process(_settings())
-    summary = asyncio.run(
-        enrol_folder(settings, desk, folder, collection, min_quality=min_quality, takes_largest=not one_face)
+    skipped: Counter[str] = Counter()
+    enrolment = enrol_folder(
+        settings, desk, folder, collection, min_quality=min_quality, takes_largest=not one_face, skipped=skipped
     )
+    summary = asyncio.run(enrolment)
     click.echo(f"{collection}: {summary.num_persons} persons, {summary.num_faces} faces; {summary.num_new} are new")
+    tell_skipped(skipped, strict=strict and not summary.num_refused)
     if summary.num_refused:
         raise click.ClickException(f"{summary.num_refused} of {summary.num_pictures} pictures refused")
 
