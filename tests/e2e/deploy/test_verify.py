@@ -216,6 +216,7 @@ class TestDocker:
         assert docker.render_gid == "105"
         assert docker.did() == [
             "build", "doctor", "up", "start", "answers", "engines", "speed", "soak", "drain", "stop", "bench",
+            "bench",  # of plates
             "up", "start", "report", "down",
         ]  # fmt: skip
         found = outcomes(tmp_path)
