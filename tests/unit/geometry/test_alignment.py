@@ -179,8 +179,9 @@ def test_what_a_crop_does_not_cover_does_not_change_it(scale: float, angle: floa
     corners = np.array([[0, 0], [112, 0], [112, 112], [0, 112]]) - 56
     outline = np.round(corners @ turn.T + np.array(shift)).astype(np.int32)
     reach = 2 * math.ceil(4 * max(1.0, scale)) + 1
-    inside = cv2.fillConvexPoly(np.zeros((300, 200), np.uint8), outline, 1)
-    covered = cv2.dilate(inside, np.ones((reach, reach), np.uint8))
+    # With a margin around the picture: corners that lie beside it reach into it, too.
+    inside = cv2.fillConvexPoly(np.zeros((300 + 2 * reach, 200 + 2 * reach), np.uint8), outline + reach, 1)
+    covered = cv2.dilate(inside, np.ones((reach, reach), np.uint8))[reach:-reach, reach:-reach]
     landmarks = ((TEMPLATE - 56) @ turn.T + np.array(shift)).astype(np.float32)
     np.testing.assert_array_equal(
         align(image, landmarks), align(np.asarray(image * covered[..., None], np.uint8), landmarks)
