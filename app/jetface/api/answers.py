@@ -166,12 +166,17 @@ class DetectFace(TypedDict, total=False):
     norm: Annotated[Float, Field(description="Of `/compare`: how long the embedding was; low for a poor face.")]
 
 
-class DetectPicture(TypedDict):
-    """One picture of `/detect`."""
+class PictureAnswer(TypedDict):
+    """What came of one picture, whatever was looked for."""
 
     status: Status
     took_ms: Millis
     image_hw: tuple[int, int] | None
+
+
+class DetectPicture(PictureAnswer):
+    """One picture of `/detect`."""
+
     rotation: NotRequired[Rotation]
     faces: list[DetectFace]
     error: NotRequired[SlotError | None]
@@ -194,12 +199,9 @@ class RecognizeFace(TypedDict, total=False):
     visible: Annotated[Visible | None, Field(description="Not of pictures that are aligned crops.")]
 
 
-class RecognizePicture(TypedDict):
+class RecognizePicture(PictureAnswer):
     """One picture of `/recognize`."""
 
-    status: Status
-    took_ms: Millis
-    image_hw: tuple[int, int] | None
     rotation: NotRequired[Rotation]
     faces: list[RecognizeFace]
     error: NotRequired[SlotError | None]
@@ -244,12 +246,9 @@ class PlateAnswer(TypedDict):
     characters: list[PlateCharacter]
 
 
-class PlatesPicture(TypedDict):
+class PlatesPicture(PictureAnswer):
     """One picture of `/plates`."""
 
-    status: Status
-    took_ms: Millis
-    image_hw: tuple[int, int] | None
     plates: list[PlateAnswer]
     error: NotRequired[SlotError | None]
 

@@ -14,10 +14,10 @@ from jetface.api.answers import (
     ErrorDetail,
     LandmarksFrom,
     Millis,
+    PictureAnswer,
     Points,
     Rotation,
     SlotError,
-    Status,
     Visible,
 )
 from jetface.api.requests import (
@@ -284,15 +284,17 @@ class SearchedFace(FoundFace):
     matches: list[MatchAnswer]
 
 
-class SearchedPicture(TypedDict):
+class FoundPicture(PictureAnswer):
+    """What came of one picture, but for its faces."""
+
+    rotation: NotRequired[Rotation]
+    error: NotRequired[SlotError]
+
+
+class SearchedPicture(FoundPicture):
     """One picture of a search."""
 
-    status: Status
-    took_ms: Millis
-    image_hw: tuple[int, int] | None
-    rotation: NotRequired[Rotation]
     faces: list[SearchedFace]
-    error: NotRequired[SlotError]
 
 
 class SearchAnswer(TypedDict):
@@ -312,15 +314,10 @@ class IdentifiedFace(FoundFace):
     face: Annotated[NotRequired[str], Field(description="The most alike of the person's; not where there is none.")]
 
 
-class IdentifiedPicture(TypedDict):
+class IdentifiedPicture(FoundPicture):
     """One picture whose faces were identified."""
 
-    status: Status
-    took_ms: Millis
-    image_hw: tuple[int, int] | None
-    rotation: NotRequired[Rotation]
     faces: list[IdentifiedFace]
-    error: NotRequired[SlotError]
 
 
 class IdentifyAnswer(TypedDict):
