@@ -8,10 +8,18 @@ from threading import Event
 
 import httpx
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.conftest import Visit
 from tests.support.server import Server, running_server
+
+KEY = "open-sesame"
+
+
+def unlock(page: Page) -> None:
+    """Enter the key that the page asks for."""
+    page.locator("#key").fill(KEY)
+    page.keyboard.press("Enter")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,7 @@ def locked_server(weights: dict[str, str], tmp_path_factory: pytest.TempPathFact
         "REC_MODEL": "none",
         "GA_MODEL": "genderage_v1",
         "MASK_MODEL": "mask_detector_seeta",
-        "API_KEYS": "open-sesame",
+        "API_KEYS": KEY,
         "MAX_IN_FLIGHT": "2",
     }
     with running_server(tmp_path_factory.mktemp("locked"), settings) as started:
@@ -40,7 +48,7 @@ def test_a_key_is_asked_for_and_used(visit: Callable[..., Visit], locked_server:
     field.fill("wrong")
     page.keyboard.press("Enter")
     field = page.get_by_label("This service does not accept that key.")
-    field.fill("open-sesame")
+    field.fill(KEY)
     page.keyboard.press("Enter")
     expect(page.locator("#key-form")).to_be_hidden()
     visited.drop("#find", t1)
@@ -56,8 +64,7 @@ def test_without_a_recognizer_faces_are_found_all_the_same(
     visit: Callable[..., Visit], locked_server: Server, t1: tuple[str, bytes]
 ) -> None:
     page = visit(f"{locked_server.url}/").page
-    page.locator("#key").fill("open-sesame")
-    page.keyboard.press("Enter")
+    unlock(page)
     expect(page.locator("#models")).to_contain_text("finds faces")
     page.locator("#find-files").set_input_files({"name": t1[0], "mimeType": "image/jpeg", "buffer": t1[1]})
     expect(page.locator(".face")).to_have_count(6)
@@ -70,8 +77,7 @@ def test_attributes_are_told_of_each_face(
     """Those whose models are configured, and quality, which needs none; a chosen face tells more of it."""
     visited = visit(f"{locked_server.url}/")
     page = visited.page
-    page.locator("#key").fill("open-sesame")
-    page.keyboard.press("Enter")
+    unlock(page)
     expect(page.locator("#models")).to_contain_text("guesses gender and age")
     visited.drop("#find", t1)
     expect(page.locator(".face")).to_have_count(6)
@@ -93,7 +99,6 @@ def test_pictures_wait_for_what_the_service_tells_and_for_a_key(
     expect(page.locator('#find [data-part="count"]')).to_have_text("500 pictures, 500 still to look at")
     expect(page.get_by_role("alert")).to_contain_text("This page keeps 500 pictures at a time")
     page.get_by_role("button", name="Clear all").click()
-    field = page.locator("#key")
     visited.drop("#find", t1)
     expect(page.locator('#find [data-part="busy"]')).to_be_visible()
     held: list[Route] = []
@@ -105,9 +110,8 @@ def test_pictures_wait_for_what_the_service_tells_and_for_a_key(
             held.append(route)
 
     page.route("**/info", hold_the_first)
-    field.fill("open-sesame")
     with page.expect_request("**/info"):
-        page.keyboard.press("Enter")
+        unlock(page)
     visited.drop("#find", ("later.jpg", t1[1]))
     expect(page.locator(".face")).to_have_count(0)
     held[0].fallback()
@@ -118,8 +122,7 @@ def test_pictures_wait_for_what_the_service_tells_and_for_a_key(
     page.evaluate("sessionStorage.setItem('jetface.key', 'of yesterday')")
     visited.drop("#find", *[(f"{number}.jpg", t1[1]) for number in range(2)])
     expect(page.locator("#key-form")).to_contain_text("This service does not accept that key.")
-    field.fill("open-sesame")
-    page.keyboard.press("Enter")
+    unlock(page)
     expect(page.locator('#find [data-part="count"]')).to_have_text("4 pictures")
     expect(page.locator(".face")).to_have_count(6)
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -131,14 +134,13 @@ def test_a_busy_service_is_given_time(
     """While somebody else has all places, pictures wait, one box says so, and then they are looked at."""
     visited = visit(f"{locked_server.url}/")
     page = visited.page
-    page.locator("#key").fill("open-sesame")
-    page.keyboard.press("Enter")
+    unlock(page)
     expect(page.locator("#models")).to_contain_text("finds faces")
     busy = page.locator("#busy-note")
     was_told = Event()
 
     def crowd() -> None:
-        headers = {"x-api-key": "open-sesame"}
+        headers = {"x-api-key": KEY}
         with httpx.Client(base_url=locked_server.url, headers=headers, timeout=60, trust_env=False) as client:
             while not was_told.wait(0.01):
                 client.post("/detect", files=[("file", t1)] * 4)

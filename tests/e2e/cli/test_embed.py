@@ -23,15 +23,9 @@ from tests.support.server import service_environ
 
 
 @pytest.fixture(scope="session")
-def variables(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings under which small real weights are found."""
-    return {
-        "MODELS_DIR": str(tmp_path_factory.mktemp("models")),
-        "MODEL_MIRROR": str(shared_models),
-        "MODEL_DOWNLOAD": "0",
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "mobilefacenet128",
-    }
+def variables(weights: dict[str, str]) -> dict[str, str]:
+    """Settings of a command that finds real weights, those of a recognizer of 128 numbers."""
+    return {**weights, "MODEL_DOWNLOAD": "0", "REC_MODEL": "mobilefacenet128"}
 
 
 @pytest.fixture(autouse=True)

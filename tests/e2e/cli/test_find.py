@@ -27,17 +27,10 @@ PEOPLE = ("Abdullah_Gul", "Adrien_Brody", "Al_Gore", "Ana_Guevara")
 
 
 @pytest.fixture(scope="module")
-def variables(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings under which small real weights are found."""
-    return {
-        "MODELS_DIR": str(tmp_path_factory.mktemp("models")),
-        "MODEL_MIRROR": str(shared_models),
-        "MODEL_DOWNLOAD": "0",
-        "DET_MODEL": "det_500m",
-        "REC_MODEL": "w600k_mbf_dequantized",
-        "BACKEND": "onnxruntime",
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-    }
+def variables(weights: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of a command that finds real weights, and keeps faces in a cache of its own."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**weights, "MODEL_DOWNLOAD": "0", "BACKEND": "onnxruntime", "XDG_CACHE_HOME": cache}
 
 
 @pytest.fixture

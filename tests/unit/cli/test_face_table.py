@@ -21,6 +21,19 @@ from jetface.domain import Embedding, Face, PictureResult
 from jetface.errors import ImageDecodeError
 
 MODEL = Model("mine", 4)
+FIRST_FACE = {
+    "face_index": 0,
+    "box": [1, 2, 3, 4],
+    "score": 0.5,
+    "landmarks": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]],
+    "landmarks_from": "detector",
+    "visible": 0.75,
+    "norm": 20.0,
+    "quality": None,
+    "embedding": [0.5] * 4,
+    "model": "mine",
+}
+"""The row of the first face of a `picture`, but for its path."""
 
 
 def picture(path: str, num_faces: int = 1) -> tuple[str, PictureResult]:
@@ -64,19 +77,7 @@ def test_a_row_a_face(out: Path) -> None:
         table.add([picture("a/b.jpg", 2), picture("none.jpg", 0)])
         assert table.finish() == 2
     first, second = pq.read_table(out).to_pylist()
-    assert first == {
-        "path": "a/b.jpg",
-        "face_index": 0,
-        "box": [1, 2, 3, 4],
-        "score": 0.5,
-        "landmarks": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]],
-        "landmarks_from": "detector",
-        "visible": 0.75,
-        "norm": 20.0,
-        "quality": None,
-        "embedding": [0.5] * 4,
-        "model": "mine",
-    }
+    assert first == {"path": "a/b.jpg", **FIRST_FACE}
     assert second["face_index"] == 1
     assert second["landmarks"][4] == [9, 10]
     assert pq.read_schema(out).field("embedding").type == pa.list_(pa.float32(), 4)
@@ -102,20 +103,7 @@ def test_the_ending_says_the_format_and_each_grows_as_the_others_do(tmp_path: Pa
             assert table.finish() == (2 if name != "b.jpg" else 4)
     (read,) = FORMATS[ending].read(out, schema_without_error()) if ending != ".parquet" else (pq.read_table(out),)
     assert read["path"].to_pylist() == ['a "quoted", name.jpg'] * 2 + ["b.jpg"] * 2
-    assert read.slice(0, 1).drop(["path"]).to_pylist() == [
-        {
-            "face_index": 0,
-            "box": [1, 2, 3, 4],
-            "score": 0.5,
-            "landmarks": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]],
-            "landmarks_from": "detector",
-            "visible": 0.75,
-            "norm": 20.0,
-            "quality": None,
-            "embedding": [0.5] * 4,
-            "model": "mine",
-        }
-    ]
+    assert read.slice(0, 1).drop(["path"]).to_pylist() == [FIRST_FACE]
     with pytest.raises(click.ClickException, match="embeddings of mine"), open_table(out, Model("other", 4)):
         pass
 
