@@ -27,6 +27,7 @@ from jetface.engines.job import EngineSource
 from jetface.errors import ServiceError
 from jetface.gallery.people import People
 from jetface.logs import configure_logs, count_dropped_lines, masked
+from jetface.metrics import Metrics
 from jetface.registry import RegistryError
 from jetface.runtimes.choose import Selection
 from jetface.server.drain import Drain
@@ -113,7 +114,7 @@ def _of_one_worker(settings: Settings, slot: int) -> Settings:
     )
 
 
-def _open_tracing(settings: Settings) -> Tracing | None:
+def _open_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     endpoint = settings.otel_exporter_otlp_endpoint
     if not endpoint:
         return None
@@ -124,7 +125,7 @@ def _open_tracing(settings: Settings) -> Tracing | None:
             f"OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry ({missing}): pip install 'jetface[otel]'"
         ) from missing
     _log.info("spans are sent", endpoint=masked(endpoint))
-    return Tracing(endpoint, version=__version__)
+    return Tracing(endpoint, version=__version__, metrics=metrics)
 
 
 def _application(service: Service, worker: Worker | None) -> FastAPI:
@@ -140,7 +141,7 @@ def _application(service: Service, worker: Worker | None) -> FastAPI:
     count_dropped_lines(service.metrics.log_lines_dropped.inc)
 
     people = build_people(service)
-    tracing = _open_tracing(settings)
+    tracing = _open_tracing(settings, service.metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:

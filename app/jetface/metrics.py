@@ -209,6 +209,13 @@ class Metrics:
             "jetface_result_cache_bytes", "Memory of answers that may be given again.", registry=registry
         )
 
+        self.spans = Counter(
+            "jetface_spans", "Spans of requests: sent to the collector, or lost because it did not take them.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in ("sent", "lost"):
+            self.spans.labels(outcome)
+
         self.queue_length = Gauge("jetface_queue_length", "Items waiting for a model.", ["model"], registry=registry)
         self.queue_seconds = LoopHistogram(
             "jetface_queue_seconds", "Seconds an item waited for a model.", ["model"],

@@ -66,6 +66,15 @@ def _env(*names: str, default: Any, meaning: str, allowed: str = "", **limits: A
     return Field(default, validation_alias=AliasChoices(*names), description=meaning, json_schema_extra=extra, **limits)
 
 
+def _url(value: str) -> str:
+    """Return what is a http(s) URL. Raises ValueError for anything else."""
+    parts = urlsplit(value)  # its port, and an address in brackets, are read when they are asked for
+    is_plain = re.fullmatch(r"""[!$-;=?-\[\]_a-z|~]+""", value) and not (parts.query or parts.fragment)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not is_plain:
+        raise ValueError("url")
+    return value
+
+
 def cache_dir() -> Path:
     """Return the folder of what can be made again. Raises RuntimeError where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -418,7 +427,7 @@ class Settings(BaseSettings):
         "LOG_FORMAT", default="text", meaning="Log lines for people (text) or for machines (json)."
     )
     otel_exporter_otlp_endpoint: str = _env(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", default="", allowed="URL or empty",
+        "OTEL_EXPORTER_OTLP_ENDPOINT", default="", allowed="http(s) URL or empty",
         meaning="Collector to which spans of requests are sent, OTLP over HTTP; empty: none. Needs the extra `otel`.",
     )  # fmt: skip
 
@@ -471,13 +480,12 @@ class Settings(BaseSettings):
     @classmethod
     def _url_or_folder(cls, value: str) -> str:
         """Refuse what is meant for a URL and is none: taken for a folder, its password would be part of a path."""
-        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
-            return value
-        parts = urlsplit(value)  # its port, and an address in brackets, are read when they are asked for
-        is_plain = re.fullmatch(r"""[!$-;=?-\[\]_a-z|~]+""", value) and not (parts.query or parts.fragment)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not is_plain:
-            raise ValueError("mirror")
-        return value
+        return _url(value) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value) else value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _url_or_empty(cls, value: str) -> str:
+        return _url(value) if value else value
 
     _variables: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -69,8 +69,13 @@ def test_a_request_and_its_stages_are_part_of_the_caller_s_trace(
             for _ in range(2):
                 client.post("/extract", json=body, headers=headers).raise_for_status()
             assert client.post("/extract", json={}).status_code == 422
-        server.wait_until_ready()
-        server.stop()
+            deadline = time.monotonic() + 30  # it sends each five seconds
+            while 'jetface_spans_total{outcome="sent"}' not in (text := client.get("/metrics").text) or (
+                'jetface_spans_total{outcome="sent"} 0.0' in text
+            ):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert server.stop() == 0
         log = server.read_log()
     assert collector.services == {"jetface"}
     requests = [span for span in collector.spans if span.kind == Span.SPAN_KIND_SERVER]

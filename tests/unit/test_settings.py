@@ -255,6 +255,13 @@ class TestReadSettings:
             read_settings()
         assert "hunter" not in str(error.value)
 
+    @pytest.mark.parametrize("value", ["collector:4318", "grpc://me:hunter2@collector:4317", "http://", "/v1/traces"])
+    def test_a_collector_has_an_address(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", value)
+        with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT=.* is not allowed: http") as error:
+            read_settings()
+        assert "hunter" not in str(error.value)
+
 
 class TestFields:
     """What every declared field must have."""

@@ -7,13 +7,14 @@ Needs the extra `otel`. What is not told here is read by OpenTelemetry from its 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -22,6 +23,7 @@ from jetface.server.context import PROBES
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from jetface.metrics import Metrics
     from jetface.server.context import RequestContext
 
 _SERVER_FAULT = 500
@@ -30,16 +32,17 @@ _SERVER_FAULT = 500
 class Tracing:
     """Sends spans to a collector, in a thread of its own and in batches; what it cannot take is dropped, not kept."""
 
-    def __init__(self, endpoint: str, *, version: str) -> None:
+    def __init__(self, endpoint: str, *, version: str, metrics: Metrics) -> None:
         """Start the thread.
 
         Args:
             endpoint: Address of the collector, OTLP over HTTP, without the path: `http://collector:4318`.
             version: What the spans call the service's version.
+            metrics: Where spans are counted.
         """
         named = Resource({"service.name": "jetface", "service.version": version})
         self._provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
+        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(f"{endpoint.rstrip('/')}/v1/traces", metrics)))
         self._tracer = self._provider.get_tracer("jetface")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -83,6 +86,19 @@ class Tracing:
     def close(self) -> None:
         """Send what is left, and end the thread."""
         self._provider.shutdown()
+
+
+class _Exporter(OTLPSpanExporter):
+    """Counts what becomes of spans."""
+
+    def __init__(self, url: str, metrics: Metrics) -> None:
+        super().__init__(url)
+        self._spans = metrics.spans
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        self._spans.labels("sent" if result is SpanExportResult.SUCCESS else "lost").inc(len(spans))
+        return result
 
 
 def _epoch_ns(reading_s: float) -> int:
