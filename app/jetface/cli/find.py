@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from jetface.settings import cache_dir, read_settings
 
 _CHUNK = 32
 """Pictures that a killed run loses at most."""
+_KEPT_DAYS = 90
+"""How long the faces of a folder are kept in the cache after the last that was new."""
 _SHOWN = ("path", "face_index", "box", "score", "quality")
 
 
@@ -168,14 +171,21 @@ async def look_at(service: Service, folder: Path, asked: Asked) -> FolderFaces:
 
 
 def _cached(folder: Path, service: Service) -> Path:
-    """Return where the faces of a folder are kept, for its owner alone."""
+    """Return where the faces of a folder are kept, for its owner alone; those of others that are old are removed."""
     key = orjson.dumps([readable_name(folder.resolve()), list(service.chosen.names), service.score_threshold])
     place = cache_dir() / "faces"
+    file = place / f"{hashlib.sha256(key).hexdigest()[:32]}.parquet"
+    oldest_s = time.time() - _KEPT_DAYS * 86_400
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        old = [each for each in place.glob("*.parquet") if each != file and each.stat().st_mtime < oldest_s]
+        for each in old:
+            each.unlink(missing_ok=True)
     except OSError as cause:
-        raise click.ClickException(f"{place} cannot be made, name a file by --faces: {cause.strerror}") from cause
-    return place / f"{hashlib.sha256(key).hexdigest()[:32]}.parquet"
+        raise click.ClickException(f"{place} cannot be used, name a file by --faces: {cause.strerror}") from cause
+    if old:
+        click.echo(f"removed from {place}, older than {_KEPT_DAYS} days: {len(old)}", err=True)
+    return file
 
 
 async def _face_of(service: Service, who: Path) -> Vector:

@@ -57,7 +57,13 @@ def test_the_pictures_of_a_person_are_found_and_kept_for_the_next(
 ) -> None:
     """Whoever is looked for next, only what is new or was changed is looked at."""
     who = shared_faces / "Al_Gore" / "4.jpg"
+    forgotten = Path(variables["XDG_CACHE_HOME"], "jetface", "faces", "forgotten.parquet")
+    forgotten.parent.mkdir(parents=True)
+    forgotten.touch()
+    os.utime(forgotten, (0, time.time() - 91 * 86_400))
     first = run(variables, "find", who, album)
+    assert not forgotten.exists()
+    assert "older than 90 days: 1" in first.stderr
     assert {Path(line.partition(":")[0]) for line in first.stdout.splitlines()} == {
         album / "Al_Gore" / f"{number}.jpg" for number in (1, 2, 3)
     }
