@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -122,13 +123,22 @@ def test_a_signal_to_the_whole_group_answers_what_is_in_flight(server: Server) -
     """As Ctrl+C does, and supervisors that end a whole group: each worker is told twice, and all of them drain."""
     body = {"images": {"data": [base64.b64encode(encode(draw_group())).decode()] * 6}}
 
+    sent = threading.Semaphore(0)
+
+    def note(event: str, _details: dict[str, object]) -> None:
+        if event == "http11.send_request_body.complete":
+            sent.release()
+
     def extract() -> httpx.Response:
-        return httpx.post(f"{server.url}/extract", json=body, timeout=150, trust_env=False)
+        with httpx.Client(timeout=150, trust_env=False) as client:
+            return client.post(f"{server.url}/extract", json=body, extensions={"trace": note})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: extract(), range(8)))  # models are loaded, by both
         log_length = len(server.read_log())
         answers = [pool.submit(extract) for _ in range(8)]
+        # A client that connects after the signal finds no listener.
+        assert all(sent.acquire(timeout=60) for _ in range(2 * 8))
         while "answered" not in server.read_log()[log_length:]:
             time.sleep(0.005)
         os.killpg(server.process.pid, signal.SIGINT)
