@@ -250,7 +250,7 @@ def test_every_face_is_answered_once(finer: Detections, coarser: Detections) -> 
     answered = set(map(tuple, merged.boxes.tolist()))
     both = Detections.concatenate([finer, coarser])
     is_answered_so = np.equal.outer(coarser.scores, merged.scores) & (iou_matrix(coarser.boxes, merged.boxes) > 0.4)
-    there = Detections.concatenate([merged, coarser.take(is_answered_so.any(axis=1))])
+    there = Detections.concatenate([merged, coarser.take(np.flatnonzero(is_answered_so.any(axis=1)))])
     overlaps, shared = iou_matrix(both.boxes, there.boxes), intersection_matrix(both.boxes, there.boxes)
     areas, areas_there = box_areas(both.boxes), box_areas(there.boxes)
     for row in range(len(both)):
