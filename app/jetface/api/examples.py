@@ -82,7 +82,7 @@ EXAMPLES: dict[str, Any] = {
         "plates": False,
         "device": {
             "module": None, "l4t_release": None, "power_mode": None, "gpu": None, "gpu_driver": None,
-            "cores_present": 8, "telemetry": "nothing readable", "readings": {}, "unreadable": {},
+            "cores_present": 8, "telemetry": "nothing readable", "age_s": None, "readings": {}, "unreadable": {},
         },
     },
 }  # fmt: skip

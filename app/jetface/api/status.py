@@ -176,6 +176,9 @@ class InfoDevice(TypedDict):
     gpu_driver: str | None
     cores_present: int | None
     telemetry: Annotated[str, Field(description="`on`, `off`, `starting` or `nothing readable`.")]
+    age_s: Annotated[
+        float | None, Field(description="Seconds since the readings were made; null where there are none.")
+    ]
     readings: Annotated[
         Mapping[str, Mapping[str, float]],
         Field(
@@ -549,6 +552,7 @@ def info_router(services: Services) -> APIRouter:
                 gpu_driver=device.gpu_driver,
                 cores_present=device.cores_present,
                 telemetry=device.telemetry,
+                age_s=None if device.age_s is None else round(device.age_s, 1),
                 readings=device.readings,
                 unreadable=device.unreadable,
             ),

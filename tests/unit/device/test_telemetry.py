@@ -24,6 +24,7 @@ from jetface.device.telemetry import (
     Readings,
     SysfsSensors,
     Telemetry,
+    look_at,
     merge,
     open_nvml,
 )
@@ -216,8 +217,8 @@ class TestNvml:
 class Sampled:
     """Telemetry with a fast clock, and a way to wait for its next reading."""
 
-    def __init__(self, root: Path, **openers: Any) -> None:
-        self.telemetry = Telemetry(0.01, root, **openers)
+    def __init__(self, root: Path, *, interval_s: float = 0.01, **openers: Any) -> None:
+        self.telemetry = Telemetry(interval_s, root, **openers)
 
     def wait_until(self, condition: Callable[[DeviceStatus], bool]) -> DeviceStatus:
         deadline = time.monotonic() + 30
@@ -279,9 +280,31 @@ class TestTelemetry:
     def test_the_kind_of_gpu(self, plant: PlantTree, files: Mapping[str, str], gpu: str | None) -> None:
         assert Telemetry(0, plant(files)).status().gpu == gpu
 
+    def test_who_asks_often_reads_nothing_more(self, sampled: Start) -> None:
+        """`/info` answers from the last reading, which it tells the age of, and the last look at the machine."""
+        now, reads, looks = 1000.0, [], []
+
+        class Counted(SysfsSensors):
+            def read(self) -> Readings:
+                reads.append(now)
+                return super().read()
+
+        def look(root: Path) -> DeviceStatus:
+            looks.append(now)
+            return look_at(root)
+
+        machine = sampled(machines.ORIN, open_files=Counted, look=look, clock=lambda: now, interval_s=3600)
+        machine.wait_until(lambda status: status.telemetry == "on")
+        for later in (1000.0, 1001.5, 1002.5, 1004.0):
+            now = later
+            for _ in range(50):
+                status = machine.telemetry.status()
+        assert (len(reads), looks) == (1, [1000.0, 1002.5])
+        assert (status.age_s, status.module) == (4.0, "NVIDIA Jetson AGX Orin Developer Kit")
+
     def test_before_the_first_reading_it_is_starting(self, plant: PlantTree) -> None:
         telemetry = Telemetry(5, plant(machines.ORIN))
-        assert telemetry.status().telemetry == "starting"
+        assert (telemetry.status().telemetry, telemetry.status().age_s) == ("starting", None)
         assert telemetry.readings() == {}
 
     def test_off_reads_nothing_and_starts_no_thread(self, plant: PlantTree) -> None:
