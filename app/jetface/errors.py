@@ -39,7 +39,7 @@
        ├─ EngineLoadError            500    engine_load
        └─ InferenceError             500    inference_failed
           ├─ DeviceMemoryError       503    device_memory      (+ Retry-After)
-          └─ NotFiniteError          500    not_finite
+          └─ NotFiniteError          422    not_finite
 
 `message` is written for the caller: one sentence, no path, no traceback, no echo of the input. What an operator needs
 beyond it goes to the log, as the error's `__cause__`. The HTTP statuses live in `app/jetface/server/encoding.py`.

@@ -97,6 +97,7 @@ STATUS: Mapping[type[ServiceError], HTTPStatus] = MappingProxyType(
         errors.StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
         errors.BackendError: HTTPStatus.INTERNAL_SERVER_ERROR,
         errors.DeviceMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.NotFiniteError: HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
 """The status of a class is that of its nearest ancestor here."""
