@@ -108,7 +108,7 @@ _BUILD_BYTES_PER_FILE_BYTE = 10
 An estimate: TensorRT keeps the weights several times while it chooses kernels."""
 
 
-def gpu_canvases_hw(settings: Settings) -> tuple[tuple[int, int], ...]:
+def canvases_hw(settings: Settings) -> tuple[tuple[int, int], ...]:
     """Return the height and width of every canvas: on a GPU pictures are padded to these and no others."""
     width_px, height_px = settings.max_size
     return tuple(scaled_canvas((height_px, width_px), scale) for scale in settings.det_scales)
@@ -161,7 +161,7 @@ def engine_jobs(
         precisions=precisions_of(settings),
         det_batch_size=settings.det_batch_size,
         rec_batch_size=settings.rec_batch_size,
-        canvases_hw=gpu_canvases_hw(settings),
+        canvases_hw=canvases_hw(settings),
         workspace_bytes=settings.trt_workspace_bytes,
         optimization_level=settings.trt_optimization_level,
         dla_core=settings.trt_dla_core,
@@ -370,7 +370,7 @@ def build_service(settings: Settings, *, root: Path = Path("/"), source: EngineS
         rec_batch_size=settings.rec_batch_size,
         # Every request at the door can have its share of work queued; more cannot come.
         max_waiting=settings.max_in_flight * PICTURES_AT_ONCE * CROPS_AT_ONCE,
-        canvases_hw=gpu_canvases_hw(settings),
+        canvases_hw=canvases_hw(settings),
         # Most requests have one picture; what those of several draw beyond this is copied once more.
         most_canvases=settings.max_in_flight,
         load_timeout_s=settings.load_timeout_s,
@@ -565,10 +565,8 @@ def _extractor(
     metrics: Metrics,
     cache: ResultCache | None,
 ) -> Extractor:
-    width, height = settings.max_size
     options = DetectorOptions(
-        max_hw=(height, width),
-        scales=settings.det_scales,
+        canvases_hw=canvases_hw(settings),
         # A GPU wants few shapes: each costs it a search for algorithms and memory of its own.
         rectangular=backend.is_on_cpu,
     )
@@ -600,7 +598,7 @@ def _plates(
     finder, reader = chosen.plates
     width, height = settings.max_size
     options = DetectorOptions(
-        max_hw=(height, width),
+        canvases_hw=((height, width),),
         fill=FAMILIES[store.spec(finder).family].canvas_fill,
         rectangular=backend.is_on_cpu,
     )

@@ -139,7 +139,7 @@ class Batcher(Generic[Item, Result]):
         if deadline <= now:
             self._dropped["deadline"].inc(len(items))
             raise _too_late()
-        if self.waiting + len(items) > self.max_waiting:
+        if len(self._queue) + len(items) > self.max_waiting:
             raise QueueFullError("Too many items wait for the model.", retry_after_s=self.retry_after_s)
         return await self._wait_for(items, group, deadline, loop, now)
 

@@ -178,11 +178,8 @@ class FairQueue(Generic[QueuedT]):
         # An OrderedDict is an ordered set here: its ends and its middle can be removed in O(1), unlike a deque's.
         self._groups: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[QueuedT, None]]] = OrderedDict()
         self._groups_by_key: dict[Hashable, OrderedDict[Hashable, None]] = {}
-        self._num_entries = 0
-
-    def __len__(self) -> int:
-        """Number of entries that wait."""
-        return self._num_entries
+        self.num_entries = 0
+        """Entries that wait."""
 
     def add(self, entry: QueuedT) -> None:
         """Append `entry` to its group; a group that did not wait gets the last turn."""
@@ -198,7 +195,7 @@ class FairQueue(Generic[QueuedT]):
                 groups = self._groups_by_key[key] = OrderedDict()
             groups[group] = None
         entries[entry] = None
-        self._num_entries += 1
+        self.num_entries += 1
 
     def discard(self, entry: QueuedT) -> bool:
         """Take `entry` out of the queue wherever it stands; False when it does not wait."""
@@ -207,7 +204,7 @@ class FairQueue(Generic[QueuedT]):
         if keys is None or entries is None or entry not in entries:
             return False
         del entries[entry]
-        self._num_entries -= 1
+        self.num_entries -= 1
         if not entries:
             self._forget(entry.group, entry.key)
         return True
@@ -240,7 +237,7 @@ class FairQueue(Generic[QueuedT]):
         keys = self._groups[group]
         entries = keys[key]
         entry, _ = entries.popitem(last=False)
-        self._num_entries -= 1
+        self.num_entries -= 1
         if entries:
             keys.move_to_end(key)
             self._groups_by_key[key].move_to_end(group)
@@ -301,7 +298,7 @@ class BatchQueue(Generic[Item, Result]):
         self._is_abandoned = False
 
     def __len__(self) -> int:
-        return len(self._arrivals) + len(self._waiting)
+        return len(self._arrivals) + self._waiting.num_entries
 
     @property
     def num_running(self) -> int:
@@ -402,7 +399,7 @@ class BatchQueue(Generic[Item, Result]):
                 self._running.remove(ended)
                 if ended.error is not None:
                     self._retry(ended, ended.error, now)
-            while crew is self.crew and (num_waiting := len(self._waiting)):
+            while crew is self.crew and (num_waiting := self._waiting.num_entries):
                 taken = self._waiting.take(share_of(num_waiting, crew.num_lanes - crew.num_busy, self.max_batch))
                 entries = [entry for entry in taken if entry.submission.is_wanted(now)]
                 if entries:
@@ -439,7 +436,7 @@ class BatchQueue(Generic[Item, Result]):
         """Wake as many lanes as there is work for, less those that are awake."""
         crew = self.crew
         num_awake = crew.num_lanes - crew.num_busy - len(crew.asleep)
-        for _ in range(min(len(crew.asleep), len(self._waiting) - num_awake)):
+        for _ in range(min(len(crew.asleep), self._waiting.num_entries - num_awake)):
             crew.asleep.pop().release()
 
     def _clear(self) -> list[Entry[Item, Result]]:
@@ -448,7 +445,7 @@ class BatchQueue(Generic[Item, Result]):
 
     def _stop_retired(self) -> None:
         """Tell lanes to stop that take nothing more, once none of their crew starts or runs."""
-        if self._is_closed and not self._waiting and not self._running:
+        if self._is_closed and not self._waiting.num_entries and not self._running:
             self.crew.is_retired = True
         for crew in self._crews.copy():
             if self._is_abandoned or (crew.is_retired and not crew.num_busy):

@@ -280,4 +280,4 @@ class LooksHead:
 
 def canvas_shapes(looks: Looks) -> tuple[tuple[int, ...], ...]:
     """Return what pictures must have in common to run together."""
-    return tuple(look.canvas.shape for look in looks)
+    return tuple([look.canvas.shape for look in looks])

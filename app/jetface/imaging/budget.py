@@ -76,7 +76,7 @@ class Budget:
         loop = asyncio.get_running_loop()
         if loop.time() >= deadline:
             raise _too_late()
-        if not self._waiters and self._fits(amount):
+        if not self._waiters and self._held + amount <= self.capacity:
             self._held += amount
             return
         waiter = _Waiter(amount)
@@ -95,13 +95,11 @@ class Budget:
     def release(self, amount: int) -> None:
         """Give back what was taken."""
         self._held -= amount
-        self._grant()
-
-    def _fits(self, amount: int) -> bool:
-        return self._held + amount <= self.capacity
+        if self._waiters:
+            self._grant()
 
     def _grant(self) -> None:
-        while self._waiters and self._fits(self._waiters[0].amount):
+        while self._waiters and self._held + self._waiters[0].amount <= self.capacity:
             waiter = self._waiters.popleft()
             if not waiter.granted.done():
                 self._held += waiter.amount

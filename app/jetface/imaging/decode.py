@@ -271,8 +271,9 @@ class Decoder:
         """Foresee the memory of a decode; never less than is needed by more than rounding."""
         # OpenCV decodes into memory of its own and copies it into an array; a quarter turn needs a second array too.
         copies = 2 if header.is_transposed or not _is_usual_jpeg(header) else 1
-        side = int(header.num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
-        return DecodeCost(working_pixels=copies * header.num_pixels + side, kept_pixels=header.num_pixels)
+        num_pixels = header.num_pixels
+        side = int(num_pixels * header.side_bytes_per_pixel / _BYTES_PER_PIXEL)
+        return DecodeCost(working_pixels=copies * num_pixels + side, kept_pixels=num_pixels)
 
     def decode(self, data: bytes, header: PictureHeader) -> Image:
         """Decode a picture and turn it upright.

@@ -220,15 +220,16 @@ class PictureLoader:
         return LoadedPicture(image, self.budget, kept_pixels)
 
     async def _read(self, encoded: EncodedPicture | Base64Picture, deadline: float) -> tuple[bytes, PictureHeader]:
-        if isinstance(encoded, EncodedPicture) and has_quick_header(encoded.data):
-            return self._unwrap(encoded)
-        if isinstance(encoded, EncodedPicture) and len(encoded.data) <= _SHORT_BYTES:
-            return self._unwrap(encoded)
-        return await self._threads.call(partial(self._unwrap, encoded), deadline=deadline)
+        if isinstance(encoded, EncodedPicture):
+            data = encoded.data
+            if len(data) <= _SHORT_BYTES or has_quick_header(data):
+                return data, self._sniff(data)
 
-    def _unwrap(self, source: EncodedPicture | Base64Picture) -> tuple[bytes, PictureHeader]:
-        data = source.data if isinstance(source, EncodedPicture) else decode_base64(source.text)
-        return data, self._sniff(data)
+        def unwrap() -> tuple[bytes, PictureHeader]:
+            data = encoded.data if isinstance(encoded, EncodedPicture) else decode_base64(encoded.text)
+            return data, self._sniff(data)
+
+        return await self._threads.call(unwrap, deadline=deadline)
 
 
 class _Loading(AbstractAsyncContextManager[LoadedPicture]):

@@ -7,9 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from jetface.batching.batcher import Batcher
 from jetface.models.items import ItemMemory
 from jetface.registry import ModelSpec
@@ -129,10 +126,6 @@ class LoadedModel(Generic[Item, Result]):
 
     users: Users = field(default_factory=Users)
     """Entered by each request that uses the model, with no wait between getting it and that."""
-
-    def new_item(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return an uint8 array for an item to be drawn in: pinned memory where a GPU reads it. Not cleared."""
-        return self.items.new_item(shape)
 
     async def close(self, *, grace_s: float) -> None:
         """Run what waits for at most `grace_s`, then free the backend."""

@@ -12,7 +12,7 @@ import numpy as np
 from jetface.domain import Detections, Image, Rotations
 from jetface.errors import ModelError
 from jetface.geometry.boxes import FINER_LOOK_SHARE, are_seen, merge_looks
-from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
+from jetface.geometry.letterbox import Letterbox, to_source
 from jetface.heads.canvases import DetectorItem
 from jetface.models.loaded import LoadedModel
 from jetface.models.store import ModelStore
@@ -27,10 +27,8 @@ degrees none has one, upright 84 in 100 have (docs/adr/0018-turned-pictures.md).
 class DetectorOptions:
     """How pictures are put before the detector."""
 
-    max_hw: tuple[int, int] = (640, 640)
-    """Largest canvas, multiples of 32."""
-    scales: Sequence[float] = (1.0,)
-    """Canvases each picture is looked at, as fractions of `max_hw`, the full one first."""
+    canvases_hw: Sequence[tuple[int, int]] = ((640, 640),)
+    """Height and width of the canvases each picture is looked at, multiples of 32, the full one first."""
     fill: int = 0
     """What a canvas shows around its picture, [0, 255]."""
     rectangular: bool = True
@@ -75,17 +73,12 @@ class Canvases:
             self.letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False, rotation=rotation)]
         else:
             self.letterboxes = [
-                Letterbox.fit(
-                    image_hw,
-                    scaled_canvas(options.max_hw, scale),
-                    rectangular=options.rectangular,
-                    rotation=rotation,
-                )
-                for scale in options.scales
+                Letterbox.fit(image_hw, canvas_hw, rectangular=options.rectangular, rotation=rotation)
+                for canvas_hw in options.canvases_hw
             ]
         # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.
         self.images = [
-            box.apply(image, into=model.new_item(box.canvas_shape), fill=options.fill) for box in self.letterboxes
+            box.apply(image, into=model.items.new_item(box.canvas_shape), fill=options.fill) for box in self.letterboxes
         ]
         self.took_s = time.perf_counter() - started
 

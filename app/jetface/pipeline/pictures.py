@@ -65,6 +65,10 @@ class PictureJob:
         rotation: int | None = None,
     ) -> PictureResult:
         """Return what came of the picture, timed until now."""
+        seconds: dict[str, float] = {}
+        for stage, began, ended in self._spans:
+            name = f"{stage}_s"
+            seconds[name] = seconds.get(name, 0.0) + ended - began
         return PictureResult(
             image_index=self.index,
             faces=tuple(faces),
@@ -73,16 +77,9 @@ class PictureJob:
             image_hw=image_hw,
             detection_scale=detection_scale,
             rotation=rotation,
-            times=self._times(),
-            took_s=self.took_s,
+            times=StageTimes(**seconds, spans=tuple(self._spans)),
+            took_s=time.perf_counter() - self.started,
         )
-
-    def _times(self) -> StageTimes:
-        seconds: dict[str, float] = {}
-        for stage, began, ended in self._spans:
-            name = f"{stage}_s"
-            seconds[name] = seconds.get(name, 0.0) + ended - began
-        return StageTimes(**seconds, spans=tuple(self._spans))
 
     @property
     def worked_s(self) -> float:
@@ -98,11 +95,6 @@ class PictureJob:
             detection_scale=kept.detection_scale,
             rotation=kept.rotation,
         )
-
-    @property
-    def took_s(self) -> float:
-        """Seconds since the picture's turn came."""
-        return time.perf_counter() - self.started
 
 
 Work: TypeAlias = Callable[[PictureJob], Coroutine[Any, Any, PictureResult]]
@@ -200,15 +192,12 @@ def _observe(result: PictureResult, metrics: Metrics) -> None:
         metrics.unread_plates.inc(sum([not plate.reading.text for plate in result.plates]))
     elif result.error is None:
         metrics.faces.observe(len(result.faces))
-        metrics.guessed_faces.inc(sum([_is_guessed(face) for face in result.faces]))
+        guessed = [face for face in result.faces if face.landmarks_from == "box" and face.embedding is not None]
+        metrics.guessed_faces.inc(len(guessed))
     for stage in STAGES:
         seconds = getattr(result.times, f"{stage}_s")
         if seconds > 0:
             metrics.stage_seconds.labels(stage).observe(seconds)
-
-
-def _is_guessed(face: Face) -> bool:
-    return face.landmarks_from == "box" and face.embedding is not None
 
 
 P = ParamSpec("P")

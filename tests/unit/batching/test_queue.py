@@ -40,12 +40,12 @@ def test_batches_hold_one_key_and_at_most_the_limit_and_everything_is_taken_once
     queue: FairQueue[Item] = FairQueue()
     items = add_all(queue, places)
     taken: list[Item] = []
-    while queue:
+    while queue.num_entries:
         batch = queue.take(limit)
         assert 1 <= len(batch) <= limit
         assert len({item.key for item in batch}) == 1
         taken += batch
-        assert len(queue) == len(items) - len(taken)
+        assert queue.num_entries == len(items) - len(taken)
     assert sorted(item.number for item in taken) == list(range(len(items)))
     assert queue.take(limit) == []
 
@@ -56,7 +56,7 @@ def test_first_in_first_out_within_a_group_and_key(places: list[tuple[str, int]]
     queue: FairQueue[Item] = FairQueue()
     add_all(queue, places)
     last: dict[tuple[str, int], int] = {}
-    while queue:
+    while queue.num_entries:
         for item in queue.take(limit):
             assert last.get((item.group, item.key), -1) < item.number
             last[item.group, item.key] = item.number
@@ -67,7 +67,7 @@ def test_a_batch_is_as_full_as_the_key_allows(places: list[tuple[str, int]], lim
     """No place stays empty while an item of the same key waits."""
     queue: FairQueue[Item] = FairQueue()
     waiting = set(add_all(queue, places))
-    while queue:
+    while queue.num_entries:
         batch = queue.take(limit)
         assert len(batch) == min(limit, sum(item.key == batch[0].key for item in waiting))
         waiting -= set(batch)
@@ -114,7 +114,7 @@ def test_discarded_items_never_run_and_the_others_all_do(
     items = add_all(queue, places)
     taken: set[Item] = set()
     gone: set[Item] = set()
-    while queue:
+    while queue.num_entries:
         for item in data.draw(st.lists(st.sampled_from(items), max_size=5)):
             is_waiting = item not in taken and item not in gone
             assert queue.discard(item) is is_waiting
@@ -123,7 +123,7 @@ def test_discarded_items_never_run_and_the_others_all_do(
         batch = queue.take(limit)
         assert not gone & set(batch)
         taken |= set(batch)
-        assert len(queue) == len(items) - len(taken) - len(gone) == len(queue.entries())
+        assert queue.num_entries == len(items) - len(taken) - len(gone) == len(queue.entries())
     assert taken | gone == set(items)
 
 

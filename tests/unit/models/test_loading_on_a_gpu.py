@@ -144,7 +144,7 @@ async def test_canvases_of_a_detector_are_pinned_and_go_up_from_where_they_are(
     model = await loader.load(spec)
     pinned = metrics.registry.get_sample_value("jetface_pinned_bytes", {"model": spec.name})
     assert metrics.registry.get_sample_value("jetface_shared_buckets", {"model": spec.name}) == 0
-    canvas = model.new_item((*CANVASES_HW[0], 3))
+    canvas = model.items.new_item((*CANVASES_HW[0], 3))
     if spec.task != "detection":
         assert (pinned, block_of(canvas)) == (0, None)
     else:

@@ -51,7 +51,7 @@ async def test_a_canvas_goes_up_from_where_it_was_drawn(tmp_path: Path, is_drawn
     )
     loader = ModelLoader(WeightsFolder(folder=tmp_path), Selection(onnx=opener), options, metrics)
     store, pool = ModelStore({spec.name: spec}, loader.load, metrics), WorkPool(1)
-    detector = Detector(store, spec.name, DetectorOptions(max_hw=CANVAS_HW, rectangular=False), pool)
+    detector = Detector(store, spec.name, DetectorOptions(canvases_hw=(CANVAS_HW,), rectangular=False), pool)
     model = await store.get(spec.name)
     first_block = cuda.allocated[model.items.num_bytes]
     cuda.sources.clear()
