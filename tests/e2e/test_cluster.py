@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.cluster import Cluster, Pod, calling, wait_until
+from tests.support.cluster import LOG_DELAY_S, Cluster, Pod, calling, wait_until
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.envoy import require_envoy
 from tests.support.manifests import require_kubectl
@@ -151,10 +151,11 @@ def test_a_slow_pod_is_asked_less(cluster: Cluster, bodies: list[bytes]) -> None
             stop.wait(0.02)
 
     thread = threading.Thread(target=slow_down)
-    with calling(cluster, bodies, "a pod with a tenth of its time") as callers:
-        before = len(cluster.choices())
+    with calling(cluster, bodies, "a pod with a tenth of its time", pause_s=0) as callers:
         thread.start()
         try:
+            time.sleep(5 * LOG_DELAY_S)  # what is written from now on was asked while it is slow
+            before = len(cluster.choices())
             callers.wait_for_more(120)
         finally:
             stop.set()

@@ -179,7 +179,7 @@ def test_sigterm_under_tini_drains(
     tmp_path: Path, weights: dict[str, str], body_of: Callable[..., Any], tini: str
 ) -> None:
     """Requests in flight are answered, new ones get 503 shutting_down, the exit code is 0, all within the grace."""
-    grace_s = 20.0
+    grace_s = 60.0
     crowd = body_of(*["ifrest_lumia.jpg"] * 2, threshold=0.5)
     variables = {**weights, "MODEL_PRELOAD": "1", "SHUTDOWN_GRACE_S": str(grace_s)}
     with running_server(tmp_path, variables, prefix=(tini, "--")) as server, ThreadPoolExecutor(3) as pool:

@@ -44,9 +44,12 @@ from tests.support.server import service_environ
 from tests.support.shared import REPOSITORY
 
 SPEED: Final = 5.0
-PROXY_SPEED: Final = 20.0
+PROXY_SPEED: Final = 10.0
 PATIENCE_S: Final = 90.0
 """Longest wait for something that happens in a moment on a machine at rest."""
+LOG_DELAY_S: Final = 0.1
+_PROMPT_LOG = ("--file-flush-interval-msec", str(round(LOG_DELAY_S * 1e3)))
+"""Envoy writes its log every 10 s."""
 _NAMES = "10.77.0.53"
 _CALLERS = "10.77.0.1"
 _TTL_S = 1
@@ -301,13 +304,15 @@ class Cluster:
         config.write_text(text, encoding="utf-8")
         args = [arg.replace("/etc/envoy/envoy.yaml", str(config)) for arg in spec["containers"][0]["args"]]
         log = self.folder / f"proxy-{number}.log"
-        proxy = Pod(self.lan, host, address, [require_envoy(), *args], os.environ, spec, log, speed=PROXY_SPEED)
+        proxy = Pod(
+            self.lan, host, address, [require_envoy(), *args, *_PROMPT_LOG], os.environ, spec, log, speed=PROXY_SPEED
+        )
         self.proxies.append(proxy)
         wait_until(lambda: proxy.is_ready, "the proxy is ready")
         return proxy
 
     def choices(self) -> list[dict[str, Any]]:
-        """Return what the proxies wrote of each request that was answered; a line comes up to a second late."""
+        """Return what the proxies wrote of each request that was answered; a line may be `LOG_DELAY_S` late."""
         found = []
         for proxy in self.proxies:
             lines = proxy.log.read_text(encoding="utf-8", errors="replace").splitlines()
