@@ -11,7 +11,7 @@ Left out: the scheduler (a pod goes to the host with the fewest), the node contr
 before Kubernetes notices, 40 s later), images, volumes, limits and policies.
 
 Waits of the manifests are `SPEED` times shorter here, those of the proxy's end `PROXY_SPEED` times, and so is what they
-are measured against. Envoy's waits for pods are as they are.
+are measured against. Envoy's waits for pods are as they are, and so is the time that a process has to end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from tests.support.server import service_environ
 from tests.support.shared import REPOSITORY
 
 SPEED: Final = 5.0
-PROXY_SPEED: Final = 10.0
+PROXY_SPEED: Final = 20.0
+_END_S = 5.0
+"""Of a pod's grace, what the manifests leave for its process to end once nothing is in flight."""
 PATIENCE_S: Final = 90.0
 """Longest wait for something that happens in a moment on a machine at rest."""
 LOG_DELAY_S: Final = 0.1
@@ -102,7 +104,7 @@ class Pod:
         self._environ = dict(environ)
         (self._container,) = spec["containers"]
         self._speed = speed
-        self._grace_s = spec["terminationGracePeriodSeconds"] / speed
+        self._grace_s = (spec["terminationGracePeriodSeconds"] - _END_S) / speed + _END_S
         self._told_to_end = threading.Event()
         self.process = self._start()
         self._kubelet = lan.thread(host, self._keep)
