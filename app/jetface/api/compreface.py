@@ -126,7 +126,7 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
             attributes=frozenset(_ATTRIBUTE_BY_PLUGIN[name] for name in fields.face_plugins & {*_ATTRIBUTE_BY_PLUGIN}),
         )
 
-    async def found_in(request: Request, fields: FaceFields, options: ExtractOptions) -> PictureResult:
+    async def found_in(request: Request, options: ExtractOptions) -> PictureResult:
         """Return the faces of a request's one picture; no face is an error here."""
         context = context_of(request)
         asked = await services.bodies.read(request, FaceFields, FaceBody)
@@ -134,7 +134,6 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
             raise RequestError("One picture is wanted.")
         (result,) = await services.extractor.extract(asked.pictures, options, deadline=context.deadline)
         context.add_results([result])
-        del fields
         return _with_faces(result)
 
     async def subjects_of() -> tuple[People, str]:
@@ -229,7 +228,7 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         fields = services.bodies.read_query(request, FaceFields)
         subject = check_id("subject", fields.subject)
         people, name = await subjects_of()
-        result = await found_in(request, fields, options_of(fields, with_crop=True))
+        result = await found_in(request, options_of(fields, with_crop=True))
         (outcome,) = await people.enrol(
             name, subject, [result], EnrolWish(), group=id(context), deadline=context.deadline
         )
@@ -320,7 +319,7 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         context = context_of(request)
         fields = services.bodies.read_query(request, FaceFields)
         people, name = await subjects_of()
-        result = await found_in(request, fields, options_of(fields))
+        result = await found_in(request, options_of(fields))
         queries = [
             Query(vector=face.embedding.vector, top_k=fields.prediction_count, threshold=-1.0)
             for face in result.faces
@@ -345,7 +344,7 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         fields = services.bodies.read_query(request, FaceFields)
         people, name = await subjects_of()
         enrolled = await people.gallery.vector(name, check_id("image_id", image))
-        result = await found_in(request, fields, options_of(fields))
+        result = await found_in(request, options_of(fields))
         note(services, context_of(request), "verify", name, faces=len(result.faces))
         described = [
             _described(face, fields, result) | {"similarity": similar(_cosine(face, enrolled))} for face in result.faces
@@ -355,7 +354,7 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
     async def detect(request: Request) -> dict[str, Any]:
         """Find the faces of a picture."""
         fields = services.bodies.read_query(request, FaceFields)
-        result = await found_in(request, fields, options_of(fields, with_embedding=False))
+        result = await found_in(request, options_of(fields, with_embedding=False))
         return {"result": [_described(face, fields, result) for face in result.faces], **_versions(services, fields)}
 
     async def verify(request: Request) -> dict[str, Any]:
