@@ -325,6 +325,9 @@ class Metrics:
         )  # fmt: skip
         for change in ("stored", "refused", "faces_deleted", "persons_deleted"):
             self.gallery_changes.labels(change)
+        self.gallery_exports = Counter(
+            "jetface_gallery_exports", "Exports of a collection that were begun over HTTP.", registry=registry
+        )
 
         self.log_lines_dropped = Counter(
             "jetface_log_lines_dropped", "Log lines dropped because nobody read the log any more.", registry=registry

@@ -23,7 +23,24 @@ _SENTENCES = (
         ),
         "",
     ),
-    ("import AsyncGenerator, AsyncIterator, Callable,", "import Callable, Generator, Iterator,"),
+    ("import AsyncGenerator, AsyncIterator, Callable, Iterable,", "import Callable, Generator, Iterable, Iterator,"),
+    (
+        (
+            "        with new_file(path) as write:\n"
+            "            async with aclosing(self._stream(self._calls.export_path)) as pieces:\n"
+            "                async for piece in pieces:\n"
+            "                    await in_thread(write, piece)\n"
+        ),
+        (
+            "        with new_file(path) as write, closing(self._stream(self._calls.export_path)) as pieces:\n"
+            "            for piece in pieces:\n"
+            "                write(piece)\n"
+        ),
+    ),
+    (
+        "                async for piece in answer.aiter_bytes():\n                    yield piece\n",
+        "                yield from answer.iter_bytes()\n",
+    ),
     ("            async for item in files:\n                yield item\n", "            yield from files\n"),
     ("            for person in page.items:\n                yield person\n", "            yield from page.items\n"),
     ("            for face in page.items:\n                yield face\n", "            yield from page.items\n"),
@@ -37,6 +54,7 @@ _WORDS = (
     (r"\bAsync(Client|Collections|Collection|Flights|Iterator)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclos(e|ing)\b", r"clos\1"),
+    (r"\baread\b", "read"),
     (r"\bin_thread\b", "here"),
     (r"\bpause\b", "wait"),
 )

@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 
 from jetface_client import (
+    AnswerError,
     AsyncClient,
     Client,
     EnrolOptions,
+    Imported,
     PictureError,
     RequestRefusedError,
     SearchOptions,
+    UnreachableError,
 )
+from jetface_client.gallery import parts_of
+from tests.support.file_server import Answer, file_server
 from tests.support.server import Server, running_server
 
 Use = Callable[[str, Any], Any]
@@ -121,3 +126,50 @@ def test_vectors_and_persons_by_any_id(collections: Plain) -> None:
         people.search_vectors(np.zeros((1, 128)))
     assert refused.value.code == "invalid_request"
     people.delete()
+
+
+def test_a_collection_goes_out_and_in_as_a_file(collections: Plain, tmp_path: Path) -> None:
+    """Line separators of Unicode are no ends of lines."""
+    people = collections.create("out") and collections["out"]
+    people.add_person("Zoë\u2028", name="Zoë")
+    people.enrol_vectors("Zoë\u2028", np.eye(3, 128, dtype=np.float32))
+    file = tmp_path / "people.jsonl"
+    people.export(file)
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert people.export_lines() == lines
+    assert len(lines) == 5
+    with pytest.raises(FileExistsError):
+        people.export(file)
+    copy = collections["in"]
+    assert copy.import_(file) == Imported(num_persons=1, num_persons_added=1, num_faces=3, num_faces_added=3)
+    assert copy.import_lines([*lines, *lines[1:2]]) == Imported(num_persons=2, num_faces=3)
+    (found,) = copy.search_vectors(np.eye(1, 128, dtype=np.float32))
+    assert found.person.name == "Zoë"
+    people.delete()
+    with pytest.raises(RequestRefusedError) as refused:
+        people.export(tmp_path / "none.jsonl")
+    assert refused.value.code == "not_found"
+    assert [path.name for path in tmp_path.iterdir()] == ["people.jsonl"]
+    with pytest.raises(RequestRefusedError, match="Line 1"):
+        copy.import_lines([b"no line"])
+    copy.delete()
+
+
+def test_an_export_is_sent_in_parts() -> None:
+    lines = [b"%d\n" % number for number in range(2500)]
+    assert [part.count(b"\n") for part in parts_of(lines)] == [1000, 1000, 500]
+    assert b"".join(parts_of(lines)) == b"".join(lines)
+    long = [b"x" * 5 * 2**20, b"y" * 9 * 2**20, b"z"]
+    assert [len(part) for part in parts_of(long)] == [len(line) for line in long]
+    assert list(parts_of([])) == []
+
+
+def test_an_export_that_breaks_leaves_no_file(tmp_path: Path) -> None:
+    """A service that ends amid it is told from one that has sent all there is."""
+    cut_off = Answer(b"{}\n" * 9, claimed_length=1000)
+    with file_server({"/v1/collections/people/export": cut_off}) as served, Client(served.url) as client:
+        with pytest.raises(UnreachableError):
+            client.collections["people"].export(tmp_path / "people.jsonl")
+        with pytest.raises(AnswerError, match="is this its address"):
+            client.collections["other"].export(tmp_path / "people.jsonl")
+    assert list(tmp_path.iterdir()) == []

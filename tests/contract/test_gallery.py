@@ -15,11 +15,13 @@ from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
 from jetface.gallery.postgres import PostgresGallery
 from jetface.gallery.protocol import Gallery
-from jetface.gallery.records import NewFace, Query
-from jetface.gallery.transfer import export_collection, import_collection, move_collection
+from jetface.gallery.records import NewFace, NewPerson, Query
+from jetface.gallery.transfer import export_lines, import_lines, move_collection, read_folder, write_folder
 from jetface.metrics import Metrics
 from tests.support.gallery_faces import OTHER_PIN, PIN, new_faces, vectors_of
 from tests.support.gallery_service import NOBODY, group, portrait, served
+
+JPEG = b"\xff\xd8\xff"
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +156,38 @@ async def test_the_api_is_the_same(gallery: Gallery) -> None:
 async def test_an_export_goes_in_again(gallery: Gallery, tmp_path: Path) -> None:
     vectors = vectors_of(5, 2)
     for number, faces in enumerate(vectors):
-        await gallery.add_faces("people", f"p{number}", new_faces(faces, crop=b"jpeg", quality=0.25))
-    assert await export_collection(gallery, "people", tmp_path / "export") == 10
-    assert await import_collection(gallery, tmp_path / "export", "copy") == ("copy", 10)
+        await gallery.add_faces("people", f"p{number}", new_faces(faces, crop=JPEG, quality=0.25))
+    await gallery.add_person("people", "faceless", "Grace", {"born": 1906})
+    lines = export_lines(gallery, await gallery.collection("people"))
+    assert await write_folder(lines, tmp_path / "export") == 10
+    for _ in range(2):
+        assert await import_lines(gallery, read_folder(tmp_path / "export"), "copy") == ("copy", 10)
     assert (await found(gallery, vectors[3, 0], collection="copy"))[0] == "p3"
-    assert (await gallery.exported("copy", after="", limit=1)).items[0].crop == b"jpeg"
-    assert (await gallery.collection("copy")).num_faces == 10
+    assert (await gallery.exported("copy", after="", limit=1)).items[0].crop == JPEG
+    copy = await gallery.collection("copy")
+    assert (copy.num_persons, copy.num_faces, dict(copy.metadata)) == (6, 10, {"of": "tests"})
+    assert (await gallery.person("copy", "faceless")).metadata == {"born": 1906}
+
+
+async def test_persons_and_faces_are_added_all_or_none(gallery: Gallery) -> None:
+    first, other, more = vectors_of(3)[:, 0]
+    ada = NewPerson(id="ada", name="Ada", metadata="{}")
+    faces = [("ada", NewFace(vector=first, id="f0")), ("bob", NewFace(vector=other, id="f1"))]
+    assert await gallery.add_all("people", [ada], faces) == (2, 2)
+    assert await gallery.add_all("people", [ada, ada], [*faces, *faces]) == (0, 0)
+    new = ("eve", NewFace(vector=more, id="f2"))
+    for persons, wrong in (
+        ([NewPerson(id="ada", name="Grace", metadata="{}")], [new]),
+        ([], [new, ("ada", NewFace(vector=more, id="f0"))]),
+        ([], [new, ("bob", NewFace(vector=first, id="f0"))]),
+    ):
+        with pytest.raises(ConflictError):
+            await gallery.add_all("people", persons, wrong)
+    assert "eve" not in await found(gallery, more)
+    assert [each.id for each in (await gallery.persons("people", after="", limit=9)).items] == ["ada", "bob"]
+    assert (await found(gallery, first))[0] == "ada"
+    with pytest.raises(NotFoundError):
+        await gallery.add_all("none", [ada], [])
 
 
 async def test_a_collection_moves_to_another_recognizer(gallery: Gallery) -> None:

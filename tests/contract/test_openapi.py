@@ -39,7 +39,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_post_takes_four_bodies() -> None:
     for path, methods in Harness().app.openapi()["paths"].items():
         # Those of `/models` are told all by their path, and these have no pictures.
-        plain = {"", "/{collection}/persons", "/{collection}/faces/delete"}
+        plain = {"", "/{collection}/persons", "/{collection}/faces/delete", "/{collection}/import"}
         # Those of CompreFace are described by its own pages.
         if (
             "post" in methods

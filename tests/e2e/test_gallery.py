@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,16 +45,18 @@ def folder(shared_images: Path, shared_faces: Path, tmp_path_factory: pytest.Tem
 def commands(page: str) -> list[str]:
     text = (REPOSITORY / "docs" / page).read_text("utf-8")
     blocks = "".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    return [line for line in blocks.splitlines() if line.startswith("curl")]
+    return [line for line in blocks.splitlines() if line.startswith(("curl", "split"))]
+
+
+def run(command: str, server: Server, folder: Path) -> Any:
+    """Run a command of a page; return the JSON that it printed."""
+    text = command.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, capture_output=True, check=True)
+    return json.loads(done.stdout or b"null")
 
 
 def test_the_page_works_as_it_stands_there(server: Server, folder: Path) -> None:
-    answers = []
-    for command in commands("gallery.md"):
-        text = command.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, capture_output=True, check=True)
-        answers.append(json.loads(done.stdout))
-    made, enrolled, found, identified, deleted = answers
+    made, enrolled, found, identified, deleted = (run(each, server, folder) for each in commands("gallery.md")[:5])
     assert made["model"]["name"] == "w600k_mbf_dequantized"
     assert enrolled["pictures"][0]["status"] == "ok"
     (face,) = found["pictures"][0]["faces"]
@@ -65,9 +68,27 @@ def test_the_page_works_as_it_stands_there(server: Server, folder: Path) -> None
 
 def test_an_example_of_erasing_is_one_the_service_knows(server: Server, folder: Path) -> None:
     (command,) = commands("privacy.md")
-    text = command.replace(ADDRESS, str(httpx.URL(server.url).netloc, "ascii"))
-    done = subprocess.run(["bash", "-c", text], cwd=folder, capture_output=True, check=True)
-    assert json.loads(done.stdout)["error"]["code"] == "not_found"
+    assert run(command, server, folder)["error"]["code"] == "not_found"
+
+
+def test_a_collection_goes_out_and_in_as_the_page_says(server: Server, folder: Path) -> None:
+    """Crops and all; a second time, in parts, nothing is new."""
+    make, enrol, *_ = commands("gallery.md")
+    run(make, server, folder)
+    run(enrol, server, folder)
+    exporting, importing, in_parts = commands("gallery.md")[5:]
+    assert run(exporting, server, folder) is None
+    kinds = [next(iter(json.loads(line))) for line in (folder / "people.jsonl").read_bytes().splitlines()]
+    assert kinds == ["collection", "person", "face"]
+    done = run(importing, server, folder)
+    assert (done["persons_added"], done["faces_added"]) == (1, 1)
+    assert run(in_parts, server, folder)["faces_added"] == 0
+    (face,) = httpx.get(f"{server.url}/v1/collections/copy/persons/ada/faces").json()["faces"]
+    crops = [
+        httpx.get(f"{server.url}/v1/collections/{each}/faces/{face['id']}/crop").content for each in ("people", "copy")
+    ]
+    assert crops[0] == crops[1]
+    assert crops[0].startswith(b"\xff\xd8")
 
 
 def test_a_second_process_does_not_get_the_folder(

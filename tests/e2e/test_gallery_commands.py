@@ -112,6 +112,15 @@ def test_a_running_service_does_the_same(
         assert json.loads(line)["faces"][0]["matches"][0]["person"] == "Ana_Guevara"
         assert "Another process" in run(variables, "search", picture, code=1).output
         assert "people: 3 persons, 6 faces" in run(variables, "stats").output
+        assert run(variables, "export", tmp_path / "export", "--url", server.url).output == "6 faces\n"
+        for arguments in ((), ("--collection", "copy")):
+            done = run(variables, "import", tmp_path / "export", *arguments, "--url", server.url)
+            assert done.output.endswith(": 6 faces\n")
+        assert "copy: 3 persons, 6 faces" in run(variables, "stats").output
+        assert "No collection" in run(
+            variables, "export", tmp_path / "none", "--collection", "none", "--url", server.url, code=1
+        ).output  # fmt: skip
+        assert "no whole export" in run(variables, "import", folder, "--url", server.url, code=1).output
         run(variables, "backup", tmp_path / "while.sqlite3")
         assert (
             "a process uses the gallery"

@@ -40,6 +40,7 @@ PICTURE_TYPES = ("image/*", "application/octet-stream")
 """Of a picture as it is: what it says beyond that is not looked at, for the bytes decide."""
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
+LINES_TYPE = "application/x-ndjson"
 ACCEPTED_TYPES = (JSON_TYPE, *sorted(MSGPACK_TYPES), MULTIPART_TYPE, *PICTURE_TYPES)
 
 FILE_FIELD = "file"
@@ -72,6 +73,7 @@ _MAX_PLACES = 2**12
 _MAX_PART_HEADERS = 8
 _MAX_PART_HEAD_BYTES = 2**14
 _MAX_FIELD_BYTES = 2**20
+_MAX_LINES = 10_000
 _MAX_KNOWN = 256
 _MAX_KNOWN_BYTES = 1024
 """Most queries whose meaning is kept, and the longest of them."""
@@ -87,6 +89,7 @@ _WITH_BASE64_DECODED = 1.75
 is there has to wait for room once more."""
 
 Options = TypeVar("Options", bound=AnswerFormat)
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,16 @@ class Bodies:
         context.wants_msgpack = context.wants_msgpack or fields.msgpack
         return fields
 
+    async def read_lines(self, request: Request, parse: Callable[[bytes], Line]) -> list[Line]:
+        """Read a body of lines of JSON, and return what `parse` makes of each; empty ones are passed over.
+
+        Errors are those of `read`, and those of `parse` with the number of the line before them.
+        """
+        if self._media_type(context_of(request)) != LINES_TYPE:
+            raise _unsupported((LINES_TYPE,))
+        body = await self._read_bytes(request, _WITH_BASE64_DECODED)
+        return await self._pool.run(_parsed_lines, body, parse)
+
     def read_query(self, request: Request, model: type[Options]) -> Options:
         """Read the options of a request without a body.
 
@@ -354,6 +367,23 @@ class _Form:
     def pictures(self, kind: str) -> list[PictureSource]:
         """Return the files of `FILE_FIELD` or `OTHER_FIELD`, in the order in which they came."""
         return [EncodedPicture(self._body[start:end]) for start, end in self._files[kind]]
+
+
+def _parsed_lines(body: bytes, parse: Callable[[bytes], Line]) -> list[Line]:
+    parsed: list[Line] = []
+    start = 0
+    for number in range(1, _MAX_LINES + 1):
+        end = body.find(b"\n", start)
+        line = body[start : end if end >= 0 else len(body)]
+        try:
+            if line.strip():
+                parsed.append(parse(line))
+        except RequestError as error:
+            raise RequestError(f"Line {number}: {error.message}", retry_after_s=None, **error.details) from None
+        start = end + 1
+        if not 0 < start < len(body):
+            return parsed
+    raise RequestError("Too many lines in one request.", max_lines=_MAX_LINES)
 
 
 def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, int, int]]:

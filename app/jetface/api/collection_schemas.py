@@ -329,6 +329,16 @@ class IdentifyAnswer(TypedDict):
     vectors: NotRequired[list[IdentifiedFace]]
 
 
+class ImportAnswer(TypedDict):
+    """What an import had, and what of it is new."""
+
+    took_ms: Millis
+    persons: int
+    persons_added: int
+    faces: int
+    faces_added: int
+
+
 class DeletedAnswer(TypedDict):
     """What was deleted."""
 

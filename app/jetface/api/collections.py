@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import structlog
 from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
 
 from jetface.api.answers import detect_picture, milliseconds, num_faces
+from jetface.api.bodies import LINES_TYPE
 from jetface.api.collection_schemas import (
     CollectionAnswer,
     CollectionBody,
@@ -23,6 +26,7 @@ from jetface.api.collection_schemas import (
     IdentifyAnswer,
     IdentifyBody,
     IdentifyFields,
+    ImportAnswer,
     PageFields,
     PersonAnswer,
     PersonBody,
@@ -32,12 +36,13 @@ from jetface.api.collection_schemas import (
     SearchBody,
     SearchFields,
 )
-from jetface.api.openapi import documented, documented_change, documented_fields, documented_list
+from jetface.api.openapi import documented, documented_change, documented_fields, documented_lines, documented_list
 from jetface.api.services import Services
 from jetface.domain import ExtractOptions, PictureResult
 from jetface.errors import ForbiddenError, NotFoundError, RequestError
 from jetface.gallery.people import Enrolled, EnrolWish, Identity, People
 from jetface.gallery.records import Collection, Match, Person, StoredFace, check_id, made_up_id, unit_rows
+from jetface.gallery.transfer import CollectionLine, export_lines, parse_line, persons_and_faces
 from jetface.imaging.sources import PictureSource
 from jetface.server.context import RequestContext, context_of
 from jetface.server.encoding import small_answer
@@ -131,6 +136,48 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
             persons_deleted=deleted.num_persons, faces_deleted=deleted.num_faces,
         )  # fmt: skip
         return small_answer(context, _collection(deleted))
+
+    @router.get("/{collection}/export", **documented_lines(None))
+    async def export_collection(request: Request, collection: str) -> Response:
+        """Return all of a collection as lines of JSON, embeddings and crops among them; for keys that may write."""
+        context = context_of(request)
+        check_may_write(context)
+        gallery = people_of(services).gallery
+        found = await gallery.collection(check_id("collection", collection))
+        note(services, context, "export", found.name, persons=found.num_persons, faces=found.num_faces)
+        services.metrics.gallery_exports.inc()
+        return StreamingResponse(
+            export_lines(gallery, found), media_type=LINES_TYPE, headers={"cache-control": "private, no-store"}
+        )
+
+    @router.post("/{collection}/import", **documented_lines(ImportAnswer))
+    async def import_collection(request: Request, collection: str) -> Response:
+        """Add lines of an export, all of them or none. What is there already stays as it is.
+
+        Where the line of the collection is among them, a collection that is missing is made. Any run of lines can be
+        sent by itself; a person's line comes before its faces.
+        """
+        context = context_of(request)
+        check_may_write(context)
+        people = people_of(services)
+        collection = check_id("collection", collection)
+        lines = await services.bodies.read_lines(request, parse_line)
+        persons, faces = persons_and_faces(lines, people.model(), keeps_crops=people.keeps_crops)
+        described = next((line for line in lines if isinstance(line, CollectionLine)), None)
+        if described is not None:
+            await people.create_collection(collection, orjson.loads(described.metadata))
+        else:
+            await people.collection(collection)
+        persons_added, faces_added = await people.gallery.add_all(collection, persons, faces, deadline=context.deadline)
+        note(services, context, "import", collection, persons_added=persons_added, stored=faces_added)
+        value = {
+            "took_ms": milliseconds(context.took_s),
+            "persons": len(persons),
+            "persons_added": persons_added,
+            "faces": len(faces),
+            "faces_added": faces_added,
+        }
+        return small_answer(context, value)
 
     @router.get("/{collection}/persons", **documented_list(PersonsAnswer, PageFields))
     async def list_persons(request: Request, collection: str) -> Response:

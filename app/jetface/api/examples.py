@@ -28,6 +28,7 @@ _MODEL = {
     "backend": "onnxruntime-cpu", "engine": None, "is_batch_free": True, "sha256": None, "cpu_nodes": [],
     "input_hw": None, "embedding_length": None, "match_threshold": None, "false_match_rate": None,
 }  # fmt: skip
+_LINE = '{"person":{"id":"ada","name":"Ada Lovelace","metadata":{"team":"analysts"}}}\n'
 _DRAWN = {"images": _PICTURES, "threshold": 0.6, "draw_landmarks": True}
 
 EXAMPLES: dict[str, Any] = {
@@ -43,6 +44,8 @@ EXAMPLES: dict[str, Any] = {
     "change_person": {"name": "Ada King"},
     "enrol_person": {"images": _PICTURES, "name": "Ada Lovelace", "largest": True},
     "delete_faces": {"ids": [PARAMETERS["face"]]},
+    "export_collection": _LINE,
+    "import_collection": _LINE,
     "search_faces": {"images": _PICTURES, "top_k": 3},
     "identify_faces": {"images": _PICTURES},
     "list_collections": {"collections": [_COLLECTION]},

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jetface.api import collection_schemas
 from jetface.api import requests as schemas
 from jetface.api.answers import ErrorAnswer
-from jetface.api.bodies import FILE_FIELD, JSON_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
+from jetface.api.bodies import FILE_FIELD, JSON_TYPE, LINES_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
 from jetface.api.examples import EXAMPLES, PARAMETERS
 from jetface.api.requests import CompareFields
 from jetface.server.encoding import MSGPACK_TYPE
@@ -56,6 +56,11 @@ _BODIES: tuple[type[BaseModel], ...] = (
 )
 _BINARY = {"type": "string", "format": "binary"}
 _JPEG = {"description": "A JPEG.", "content": {"image/jpeg": {"schema": _BINARY}}}
+_LINES = (
+    "Lines of JSON, each an object with one key. `collection`: its name, model and metadata. `person`: id, name, "
+    "metadata. `face`: id, person, quality, model (checksum), vector (base64 of little-endian float32), crop (base64 "
+    "of a JPEG)."
+)
 _JPEG_ALONE = {"response_class": Response}
 """Else FastAPI tells of JSON beside it."""
 READ_ONLY = "The API key may read only."
@@ -77,6 +82,7 @@ _GALLERY_ERRORS: dict[int, str] = {
 }
 _OF_BODIES = frozenset({408, 413, 415})
 _OF_READING = frozenset({404, 422, 500, 503})
+_OF_EXPORT = _OF_READING | {403}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "One of `API_KEYS` or `READ_API_KEYS`."},
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same."},
@@ -159,6 +165,19 @@ def documented_list(
         **(_JPEG_ALONE if answer is None else {}),
         "responses": {200: _JPEG if answer is None else {"model": answer}, **_told(told)},
         "openapi_extra": {"parameters": _query(fields)},
+        "response_model": None,
+    }
+
+
+def documented_lines(answer: type[Any] | None) -> dict[str, Any]:
+    """Return the arguments that describe a route of a collection's lines, which are sent; answer None: answered."""
+    lines = {"description": _LINES, "content": {LINES_TYPE: {"schema": _BINARY}}}
+    if answer is None:
+        told = {status: text for status, text in (_GALLERY_ERRORS | _ERRORS).items() if status in _OF_EXPORT}
+        return {**_JPEG_ALONE, "responses": {200: lines, **_told(told)}, "response_model": None}
+    return {
+        "responses": {200: {"model": answer}, **_told(_GALLERY_ERRORS | _ERRORS)},
+        "openapi_extra": {"requestBody": {"required": True, **lines}},
         "response_model": None,
     }
 

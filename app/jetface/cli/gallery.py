@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -24,12 +24,20 @@ from tqdm import tqdm
 from jetface.cli.pictures import Picture, extract_each, find_pictures, readable_name, tell_skipped
 from jetface.cli.quiet import configure_quiet_logs
 from jetface.domain import ExtractOptions
-from jetface.errors import StorageError
+from jetface.errors import RequestError, StorageError
 from jetface.gallery.local import LOCK_NAME
 from jetface.gallery.people import EnrolWish, People
 from jetface.gallery.records import Match, check_id
 from jetface.gallery.store import FILE_NAME, Store
-from jetface.gallery.transfer import export_collection, import_collection, move_collection
+from jetface.gallery.transfer import (
+    CollectionLine,
+    export_lines,
+    import_lines,
+    move_collection,
+    parse_line,
+    read_folder,
+    write_folder,
+)
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, build_people, open_service
 from jetface.settings import Settings, read_settings
@@ -72,7 +80,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Service, People]]:
 
 
 class Desk(Protocol):
-    """Who enrols and searches: this process, or a running service."""
+    """Who has the gallery: this process, or a running service."""
 
     async def known_faces(self, collection: str) -> set[str]:
         """Make a collection where it is missing; return the ids of its faces."""
@@ -92,6 +100,14 @@ class Desk(Protocol):
 
     async def count(self, collection: str) -> tuple[int, int]:
         """Return how many persons and faces there are."""
+        ...
+
+    async def export(self, collection: str) -> AsyncIterator[bytes]:
+        """Return pieces of a collection, each of whole lines."""
+        ...
+
+    async def import_(self, lines: Iterable[bytes], collection: str | None) -> tuple[str, int]:
+        """Add the lines of an export, under its own name with None; return the name, and how many faces it has."""
         ...
 
 
@@ -150,6 +166,16 @@ class _InProcess:
         there = await self._people.gallery.collection(collection)
         return there.num_persons, there.num_faces
 
+    async def export(self, collection: str) -> AsyncIterator[bytes]:
+        """See `Desk.export`."""
+        gallery = self._people.gallery
+        return export_lines(gallery, await gallery.collection(collection))
+
+    async def import_(self, lines: Iterable[bytes], collection: str | None) -> tuple[str, int]:
+        """See `Desk.import_`."""
+        people = self._people
+        return await import_lines(people.gallery, lines, collection, keeps_crops=people.keeps_crops)
+
 
 class _ByServer:
     """A running service, through its client."""
@@ -197,6 +223,22 @@ class _ByServer:
         """See `Desk.count`."""
         there = await self._client.collections[collection].info()
         return there.num_persons, there.num_faces
+
+    async def export(self, collection: str) -> AsyncIterator[bytes]:
+        """See `Desk.export`."""
+        return self._client.collections[collection].export_lines()
+
+    async def import_(self, lines: Iterable[bytes], collection: str | None) -> tuple[str, int]:
+        """See `Desk.import_`."""
+        rest = iter(lines)
+        first = next(rest, b"")
+        if collection is None:
+            described = parse_line(first)
+            if not isinstance(described, CollectionLine):
+                raise RequestError("The export does not begin with its collection.")
+            collection = described.name
+        done = await self._client.collections[collection].import_lines(chain([first], rest))
+        return collection, done.num_faces
 
 
 @asynccontextmanager
@@ -494,19 +536,21 @@ def tabulate_stats(settings: Settings) -> Iterator[str]:
     yield f"{len(found)} collections, {size / 1e6:.1f} MB on the disk"
 
 
-async def export_to(settings: Settings, collection: str, folder: Path) -> int:
+async def export_to(opening: AbstractAsyncContextManager[Desk], collection: str, folder: Path) -> int:
     """Write a collection into a new folder; return how many faces it has."""
-    async with _opened(settings) as (_, people):
+    async with opening as desk:
         try:
-            return await export_collection(people.gallery, collection, folder)
+            return await write_folder(await desk.export(collection), folder)
         except OSError as cause:
             raise click.ClickException(f"{readable_name(folder)} cannot be written: {cause.strerror}") from cause
 
 
-async def import_from(settings: Settings, folder: Path, collection: str | None) -> tuple[str, int]:
+async def import_from(
+    opening: AbstractAsyncContextManager[Desk], folder: Path, collection: str | None
+) -> tuple[str, int]:
     """Add an export to the gallery; return the collection's name and how many faces the export has."""
-    async with _opened(settings) as (_, people):
-        return await import_collection(people.gallery, folder, collection)
+    async with opening as desk:
+        return await desk.import_(read_folder(folder), collection)
 
 
 async def reembed_collection(settings: Settings, collection: str) -> tuple[int, int]:
@@ -571,8 +615,8 @@ _api_key = click.option(
 def gallery() -> None:
     """Enrol people, say who is on a picture, look after the gallery in GALLERY_DIR.
 
-    One process has the gallery at a time. While the service runs on it, `enrol` and `search` go through the service,
-    by --url; `backup`, `check` and `stats` work beside it.
+    One process has the gallery at a time. While the service runs on it, `enrol`, `search`, `export` and `import` go
+    through the service, by --url; `backup`, `check` and `stats` work beside it.
     """
 
 
@@ -675,17 +719,23 @@ def stats() -> None:
 @gallery.command(name="export")
 @click.argument("folder", type=click.Path(exists=False, path_type=Path))
 @_collection
-def export_(*, folder: Path, collection: str) -> None:
+@_url
+@_api_key
+def export_(*, folder: Path, collection: str, url: str | None, api_key: str | None) -> None:
     """Write a collection into a new FOLDER as JSON lines and a NumPy file of vectors."""
-    click.echo(f"{asyncio.run(export_to(_settings(), collection, folder))} faces")
+    desk = by_server(url, api_key) if url else in_process(_settings())
+    click.echo(f"{asyncio.run(export_to(desk, collection, folder))} faces")
 
 
 @gallery.command(name="import")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--collection", help="Under this name; default: that of the export.")
-def import_(*, folder: Path, collection: str | None) -> None:
+@_url
+@_api_key
+def import_(*, folder: Path, collection: str | None, url: str | None, api_key: str | None) -> None:
     """Add what `jetface gallery export` wrote to a collection; what is there already stays."""
-    name, count = asyncio.run(import_from(_settings(), folder, collection))
+    desk = by_server(url, api_key) if url else in_process(_settings())
+    name, count = asyncio.run(import_from(desk, folder, collection))
     click.echo(f"{name}: {count} faces")
 
 

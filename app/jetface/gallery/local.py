@@ -26,6 +26,7 @@ from jetface.gallery.records import (
     Match,
     ModelPin,
     NewFace,
+    NewPerson,
     Page,
     Person,
     Query,
@@ -366,11 +367,26 @@ class LocalGallery:
         def add() -> list[StoredFace | ServiceError]:
             opened = self._find(collection)
             added = self._written.add_faces(opened.row, person_id, name, faces)
-            if added.rows:
-                numbers, ids, persons = zip(*added.rows, strict=True)
-                vectors = np.stack([faces[number].vector for number in numbers])
-                opened.index.add(np.array(ids, np.int64), np.array(persons, np.int64), vectors)
+            _index(opened.index, added.rows, faces)
             return added.outcomes
+
+        return await self._change(add, deadline=deadline)
+
+    async def add_all(
+        self,
+        collection: str,
+        persons: Sequence[NewPerson],
+        faces: Sequence[tuple[str, NewFace]],
+        *,
+        deadline: float = NO_DEADLINE,
+    ) -> tuple[int, int]:
+        """See `Gallery.add_all`."""
+
+        def add() -> tuple[int, int]:
+            opened = self._find(collection)
+            num_persons, rows = self._written.add_all(opened.row, persons, faces)
+            _index(opened.index, rows, [face for _, face in faces])
+            return num_persons, len(rows)
 
         return await self._change(add, deadline=deadline)
 
@@ -427,3 +443,11 @@ class LocalGallery:
         """See `Gallery.exported`."""
         place = place_of(after)
         return await self._read(lambda store: store.exported(self._find(collection).row, after=place, limit=limit))
+
+
+def _index(index: Index, rows: Sequence[tuple[int, int, int]], faces: Sequence[NewFace]) -> None:
+    """Add faces that were stored; `rows`: see `Added`."""
+    if rows:
+        numbers, ids, persons = zip(*rows, strict=True)
+        vectors = np.stack([faces[number].vector for number in numbers])
+        index.add(np.array(ids, np.int64), np.array(persons, np.int64), vectors)

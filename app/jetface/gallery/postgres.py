@@ -30,6 +30,7 @@ from jetface.gallery.records import (
     Match,
     ModelPin,
     NewFace,
+    NewPerson,
     Page,
     Person,
     Query,
@@ -249,11 +250,8 @@ class PostgresGallery:
 
         async def add(sql: AsyncConnection[Any]) -> tuple[Person, bool]:
             row = await _collection_row(sql, collection)
-            is_new = await _insert_person(sql, row, person_id, name, written)
-            person, _ = await _person(sql, row, person_id)
-            if not is_new and (person.name, check_metadata(person.metadata)) != (name, written):
-                raise ConflictError("A person of that id is there already, with another name or other metadata.")
-            return person, is_new
+            is_new = await _add_person(sql, row, NewPerson(id=person_id, name=name, metadata=written))
+            return (await _person(sql, row, person_id))[0], is_new
 
         return await self._run(add)
 
@@ -348,18 +346,38 @@ class PostgresGallery:
             _, person = await _person(sql, row, person_id)
             outcomes: list[StoredFace | ServiceError] = []
             for face in faces:
-                added = await sql.execute(
-                    "INSERT INTO jetface.faces(collection, person, key, quality, created, vector, crop) "
-                    "VALUES(%s, %s, %s, %s, %s, %s::vector, %s) ON CONFLICT(collection, key) DO NOTHING",
-                    (row, person, face.id, face.quality, time.time(), _text(face.vector), face.crop),
-                )
-                stored, vector, _ = await _face(sql, row, face.id)
-                is_same = stored.person_id == person_id and float(vector @ face.vector) >= LIKENESS_OF_DUPLICATES
-                if added.rowcount == 1 or is_same:
-                    outcomes.append(stored)
-                else:
-                    outcomes.append(ConflictError("A face of that id is there already, and is another one."))
+                _, stored = await _add_face(sql, row, person_id, person, face)
+                outcomes.append(stored)
             return outcomes
+
+        return await self._run(add)
+
+    async def add_all(
+        self,
+        collection: str,
+        persons: Sequence[NewPerson],
+        faces: Sequence[tuple[str, NewFace]],
+        *,
+        deadline: float = NO_DEADLINE,
+    ) -> tuple[int, int]:
+        """See `Gallery.add_all`; a request's own deadline ends it."""
+        del deadline
+
+        async def add(sql: AsyncConnection[Any]) -> tuple[int, int]:
+            row = await _collection_row(sql, collection)
+            num_persons = num_faces = 0
+            for person in persons:
+                num_persons += await _add_person(sql, row, person)
+            person_rows: dict[str, int] = {}
+            for person_id, face in faces:
+                if person_id not in person_rows:
+                    num_persons += await _insert_person(sql, row, person_id, person_id, "{}")
+                    person_rows[person_id] = (await _person(sql, row, person_id))[1]
+                is_new, outcome = await _add_face(sql, row, person_id, person_rows[person_id], face)
+                if isinstance(outcome, ConflictError):
+                    raise outcome
+                num_faces += is_new
+            return num_persons, num_faces
 
         return await self._run(add)
 
@@ -473,6 +491,38 @@ async def _insert_person(sql: AsyncConnection[Any], row: int, person_id: str, na
         (row, person_id, name, metadata, time.time()),
     )
     return made.rowcount == 1
+
+
+async def _add_person(sql: AsyncConnection[Any], row: int, person: NewPerson) -> bool:
+    """Return whether a person is new.
+
+    Raises:
+        ConflictError: There is one of that id with another name or other metadata.
+    """
+    is_new = await _insert_person(sql, row, person.id, person.name, person.metadata)
+    if not is_new:
+        there, _ = await _person(sql, row, person.id)
+        if (there.name, check_metadata(there.metadata)) != (person.name, person.metadata):
+            raise ConflictError(
+                "A person of that id is there already, with another name or other metadata.", person=person.id
+            )
+    return is_new
+
+
+async def _add_face(
+    sql: AsyncConnection[Any], row: int, person_id: str, person: int, face: NewFace
+) -> tuple[bool, StoredFace | ConflictError]:
+    """Return whether a face is new, and what is stored; the error where another one of that id is."""
+    added = await sql.execute(
+        "INSERT INTO jetface.faces(collection, person, key, quality, created, vector, crop) "
+        "VALUES(%s, %s, %s, %s, %s, %s::vector, %s) ON CONFLICT(collection, key) DO NOTHING",
+        (row, person, face.id, face.quality, time.time(), _text(face.vector), face.crop),
+    )
+    stored, vector, _ = await _face(sql, row, face.id)
+    is_new = added.rowcount == 1
+    if is_new or (stored.person_id == person_id and float(vector @ face.vector) >= LIKENESS_OF_DUPLICATES):
+        return is_new, stored
+    return False, ConflictError("A face of that id is there already, and is another one.", face=face.id)
 
 
 async def _person(sql: AsyncConnection[Any], row: int, person_id: str) -> tuple[Person, int]:

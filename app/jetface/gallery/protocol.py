@@ -7,7 +7,18 @@ from typing import Any, Protocol
 
 from jetface.domain import Vector
 from jetface.errors import ServiceError
-from jetface.gallery.records import Collection, Exported, Match, ModelPin, NewFace, Page, Person, Query, StoredFace
+from jetface.gallery.records import (
+    Collection,
+    Exported,
+    Match,
+    ModelPin,
+    NewFace,
+    NewPerson,
+    Page,
+    Person,
+    Query,
+    StoredFace,
+)
 
 NO_DEADLINE = float("inf")
 
@@ -91,6 +102,24 @@ class Gallery(Protocol):
 
         Returns:
             One outcome a face: what is stored, or why it is not. A face that is there already is stored.
+        """
+        ...
+
+    async def add_all(
+        self,
+        collection: str,
+        persons: Sequence[NewPerson],
+        faces: Sequence[tuple[str, NewFace]],
+        *,
+        deadline: float = NO_DEADLINE,
+    ) -> tuple[int, int]:
+        """Add persons, and faces each with the id of its person, who is added if new: all of it, or nothing.
+
+        Returns:
+            How many persons and faces are new; the others are there already.
+
+        Raises:
+            ConflictError: There is a person of that id with another name or other metadata, or another face of that id.
         """
         ...
 

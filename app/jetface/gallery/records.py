@@ -72,6 +72,16 @@ class StoredFace:
     has_crop: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPerson:
+    """A person to be added."""
+
+    id: str
+    name: str
+    metadata: str
+    """JSON, as `check_metadata` returns it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NewFace:
     """A face to be stored."""
@@ -200,8 +210,19 @@ def unit_rows(vectors: Sequence[Sequence[float] | NDArray[Any]], length: int) ->
             )
         with np.errstate(over="ignore"):
             rows[number] = vector
-        norm = float(np.linalg.norm(rows[number].astype(np.float64)))
-        if not np.isfinite(norm) or norm < 1e-6:
-            raise RequestError(f"vectors.{number}: not finite, or all zeros.")
-        rows[number] /= np.float32(norm)
+        rows[number] = unit_row(rows[number], f"vectors.{number}")
     return rows
+
+
+def unit_row(vector: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Return a vector of unit length.
+
+    Raises:
+        RequestError: Not finite, or zero; `name` is told.
+    """
+    wide = vector.astype(np.float64)
+    norm = float(np.linalg.norm(wide))
+    if not np.isfinite(norm) or norm < 1e-6:
+        raise RequestError(f"{name}: not finite, or all zeros.")
+    unit: NDArray[np.float32] = (wide / norm).astype(np.float32)
+    return unit

@@ -26,6 +26,7 @@ from jetface.gallery.records import (
     Exported,
     ModelPin,
     NewFace,
+    NewPerson,
     Page,
     Person,
     StoredFace,
@@ -219,11 +220,18 @@ class Store:
             ConflictError: There is one of that id with another name or other metadata.
         """
         with self._writing():
-            is_new = self._insert_person(collection, key, name, metadata)
+            is_new = self._add_person(collection, key, name, metadata)
+            return self._person(collection, key)[1], is_new
+
+    def _add_person(self, collection: int, key: str, name: str, metadata: str) -> bool:
+        is_new = self._insert_person(collection, key, name, metadata)
+        if not is_new:
             _, person = self._person(collection, key)
-            if not is_new and (person.name, check_metadata(person.metadata)) != (name, metadata):
-                raise ConflictError("A person of that id is there already, with another name or other metadata.")
-        return person, is_new
+            if (person.name, check_metadata(person.metadata)) != (name, metadata):
+                raise ConflictError(
+                    "A person of that id is there already, with another name or other metadata.", person=key
+                )
+        return is_new
 
     def _insert_person(self, collection: int, key: str, name: str, metadata: str) -> bool:
         cursor = self._sql.execute(
@@ -318,20 +326,50 @@ class Store:
             outcomes: list[StoredFace | ServiceError] = []
             rows: list[tuple[int, int, int]] = []
             for number, face in enumerate(faces):
-                added = self._sql.execute(
-                    "INSERT INTO faces(collection, person, key, quality, created, vector) VALUES(?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT(collection, key) DO NOTHING",
-                    (collection, person, face.id, face.quality, time.time(), _halves(face.vector)),
-                )
-                if added.rowcount == 1 and added.lastrowid is not None:
-                    rows.append((number, added.lastrowid, person))
-                    if face.crop is not None:
-                        self._sql.execute("INSERT INTO crops VALUES(?, ?)", (added.lastrowid, face.crop))
-                elif not self._is_same(collection, person, face):
-                    outcomes.append(ConflictError("A face of that id is there already, and is another one."))
-                    continue
-                outcomes.append(self._face(collection, face.id)[1])
+                row, outcome = self._add_face(collection, person, face)
+                if row is not None:
+                    rows.append((number, row, person))
+                outcomes.append(outcome or self._face(collection, face.id)[1])
         return Added(outcomes, rows)
+
+    def add_all(
+        self, collection: int, persons: Sequence[NewPerson], faces: Sequence[tuple[str, NewFace]]
+    ) -> tuple[int, list[tuple[int, int, int]]]:
+        """Add persons, and faces each with the id of its person; return how many persons are new, and `Added.rows`.
+
+        Raises:
+            ConflictError: There is a person of that id with another name or other metadata, or another face of that
+                id; nothing is added.
+        """
+        with self._writing():
+            num_new = sum(self._add_person(collection, person.id, person.name, person.metadata) for person in persons)
+            rows: list[tuple[int, int, int]] = []
+            person_rows: dict[str, int] = {}
+            for number, (key, face) in enumerate(faces):
+                if key not in person_rows:
+                    num_new += self._insert_person(collection, key, key, "{}")
+                    person_rows[key] = self._person(collection, key)[0]
+                row, error = self._add_face(collection, person_rows[key], face)
+                if error is not None:
+                    raise error
+                if row is not None:
+                    rows.append((number, row, person_rows[key]))
+        return num_new, rows
+
+    def _add_face(self, collection: int, person: int, face: NewFace) -> tuple[int | None, ConflictError | None]:
+        """Return the row of a face that is new; the error where another one of that id is there."""
+        added = self._sql.execute(
+            "INSERT INTO faces(collection, person, key, quality, created, vector) VALUES(?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT(collection, key) DO NOTHING",
+            (collection, person, face.id, face.quality, time.time(), _halves(face.vector)),
+        )
+        if added.rowcount == 1 and added.lastrowid is not None:
+            if face.crop is not None:
+                self._sql.execute("INSERT INTO crops VALUES(?, ?)", (added.lastrowid, face.crop))
+            return added.lastrowid, None
+        if self._is_same(collection, person, face):
+            return None, None
+        return None, ConflictError("A face of that id is there already, and is another one.", face=face.id)
 
     def _is_same(self, collection: int, person: int, face: NewFace) -> bool:
         owner, vector = self._sql.execute(

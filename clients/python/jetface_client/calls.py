@@ -27,7 +27,8 @@ class Call(Generic[Result_co]):
     path: str
     parse: Callable[[Any], Result_co]
     body: bytes | None = None
-    """Msgpack."""
+    content_type: str = "application/msgpack"
+    """Of the body."""
     method: str | None = None
     """None: GET, or POST with a body."""
     statuses: frozenset[int] = _OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ from jetface_client.exchange import (
     Step,
     Wait,
     exchange,
+    stream,
+    stream_error,
 )
 from jetface_client.flights import Flights, here, wait
 from jetface_client.gallery import (
@@ -34,13 +36,17 @@ from jetface_client.gallery import (
     Enrolled,
     EnrolOptions,
     FoundFace,
+    Imported,
     Person,
     SearchedPicture,
     SearchOptions,
     StoredFace,
     bound,
     create_collection_call,
+    lines_of,
     list_collections_call,
+    new_file,
+    parts_of,
 )
 from jetface_client.options import ExtractOptions, Rotations
 from jetface_client.results import Comparison, ComparisonMatrix, Info, Model, Picture, PlatesPicture, Readiness
@@ -59,15 +65,24 @@ class Ask(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """Reads an answer as it comes."""
+
+    def __call__(self, path: str) -> Generator[bytes, None, None]:
+        """Yield the pieces of what is there."""
+        ...
+
+
 class Collections:
     """The collections of a service: `client.collections["people"]`. Asks nothing before a method is called."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, stream: Stream) -> None:
         self._ask = ask
+        self._stream = stream
 
     def __getitem__(self, name: str) -> Collection:
         """Return a collection by its name, whether or not it is there."""
-        return Collection(name, self._ask)
+        return Collection(name, self._ask, self._stream)
 
     def create(self, name: str, metadata: Mapping[str, Any] | None = None) -> Collection:
         """Make a collection, pinned to the recognizer that serves; one that is there already is returned."""
@@ -82,9 +97,10 @@ class Collections:
 class Collection:
     """The persons of one collection. Methods raise the errors of `jetface_client.errors`."""
 
-    def __init__(self, name: str, ask: Ask) -> None:
+    def __init__(self, name: str, ask: Ask, stream: Stream) -> None:
         self.name = name
         self._ask = ask
+        self._stream = stream
         self._calls = CollectionCalls(name)
 
     def info(self) -> CollectionInfo:
@@ -186,6 +202,39 @@ class Collection:
     ) -> list[FoundFace]:
         """Search for (N, L) embeddings of the collection's recognizer."""
         return self._ask(lambda: self._calls.search_vectors(vectors, options))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it into a new file, a line of JSON each person and face; whole, or no file is there.
+
+        Embeddings and kept crops are among it, so the key has to be one that may write.
+        """
+        with new_file(path) as write, closing(self._stream(self._calls.export_path)) as pieces:
+            for piece in pieces:
+                write(piece)
+
+    def export_lines(self) -> Generator[bytes, None, None]:
+        """Yield what `export` writes, a line with its end at a time."""
+        rest = b""
+        with closing(self._stream(self._calls.export_path)) as pieces:
+            for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+
+    def import_(self, path: str | os.PathLike[str]) -> Imported:
+        """Add what `export` has written; the collection is made if missing, and what is there already stays as it is.
+
+        Sent in parts, each stored whole or not at all; after an error a second call takes up where the first ended.
+        """
+        return self.import_lines(lines_of(path))
+
+    def import_lines(self, lines: Iterable[bytes]) -> Imported:
+        """Add what `export_lines` has yielded; as `import_`."""
+        done = Imported()
+        parts = parts_of(lines)
+        while part := here(next, parts, b""):
+            done += self._ask(bound(self._calls.import_part, part))
+        return done
 
 
 @final
@@ -421,7 +470,7 @@ class Client:
     @property
     def collections(self) -> Collections:
         """The collections of the service's gallery."""
-        return Collections(self._ask)
+        return Collections(self._ask, self._stream)
 
     def info(self) -> Info:
         """Tell what runs there."""
@@ -472,6 +521,16 @@ class Client:
         except httpx.RequestError as cause:
             return cause
         return Reply(answer.status_code, answer.headers, answer.content)
+
+    def _stream(self, path: str) -> Generator[bytes, None, None]:
+        sent = stream(path, self._config)
+        try:
+            with self._http.stream(sent.method, sent.url, headers=sent.headers, timeout=sent.timeout) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise stream_error(Reply(answer.status_code, answer.headers, answer.read()), sent)
+                yield from answer.iter_bytes()
+        except httpx.RequestError as cause:
+            raise stream_error(cause, sent) from cause
 
     def _landed(
         self, flights: Flights[Picture], num_done: int, num_all: int, progress: Progress | None

@@ -151,23 +151,46 @@ def _attempt(call: Call[Any], config: Config, left_s: float, request_id: str) ->
     """
     if left_s <= 0:
         raise DeadlineError(f"no answer within {config.timeout_s:g} s")
-    headers = {
-        "accept": _MSGPACK,
-        "user-agent": config.user_agent,
-        "x-request-id": request_id,
-        "x-request-timeout-ms": str(max(1, int(left_s * 1e3))),
-    }
+    headers = {"x-request-timeout-ms": str(max(1, int(left_s * 1e3)))}
     if call.body is not None:
-        headers["content-type"] = _MSGPACK
+        headers["content-type"] = call.content_type
+    method = call.method or ("GET" if call.body is None else "POST")
+    return _send(method, call.path, config, left_s, request_id, headers=headers, content=call.body)
+
+
+def stream(path: str, config: Config) -> Send:
+    """Return the request of an answer that is read as it comes: nothing but a silence of `timeout_s` ends it."""
+    return _send("GET", path, config, config.timeout_s, uuid.uuid4().hex, headers={}, content=None)
+
+
+def _send(
+    method: str,
+    path: str,
+    config: Config,
+    timeout_s: float,
+    request_id: str,
+    *,
+    headers: Mapping[str, str],
+    content: bytes | None,
+) -> Send:
+    told = {"accept": _MSGPACK, "user-agent": config.user_agent, "x-request-id": request_id, **headers}
     if config.api_key:
-        headers["authorization"] = f"Bearer {config.api_key}"
+        told["authorization"] = f"Bearer {config.api_key}"
     return Send(
-        method=call.method or ("GET" if call.body is None else "POST"),
-        url=f"{config.base_url.rstrip('/')}{call.path}",
-        headers=headers,
-        content=call.body,
-        timeout=httpx.Timeout(left_s, connect=min(CONNECT_TIMEOUT_S, left_s)),
+        method=method,
+        url=f"{config.base_url.rstrip('/')}{path}",
+        headers=told,
+        content=content,
+        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
     )
+
+
+def stream_error(outcome: Reply | httpx.RequestError, sent: Send) -> JetfaceError:
+    """Return the error of a stream that was refused, or broke."""
+    if not isinstance(outcome, Reply):
+        return _transport_error(outcome)
+    answer = _decode(outcome)
+    return _service_error(outcome, answer if isinstance(answer, Mapping) else None, sent.headers["x-request-id"])
 
 
 def _conclude(call: Call[Result], outcome: Outcome, request_id: str) -> Result:
@@ -205,7 +228,7 @@ def _decode(reply: Reply) -> Any:
 
 def _service_error(reply: Reply, envelope: Any, request_id: str) -> JetfaceError:
     """Return the error of an answer that is none of the call's."""
-    error = envelope["error"] if envelope is not None else None
+    error = envelope.get("error") if envelope is not None else None
     if not isinstance(error, Mapping):
         if reply.status not in _BUSY_STATUSES:
             return AnswerError(f"HTTP {reply.status} without an answer of jetface's: is this its address?")

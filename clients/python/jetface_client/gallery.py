@@ -6,9 +6,12 @@ What is asked and how an answer is read is said once, in functions that return a
 from __future__ import annotations
 
 import base64
+import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -28,6 +31,10 @@ Item = TypeVar("Item")
 _PATH = "/v1/collections"
 _MADE = frozenset({200, 201})
 _PAGE = 500
+_LINES = "application/x-ndjson"
+_PART_LINES = 1000
+_PART_BYTES = 8 * 2**20
+"""Most of an export that is sent at once; a line may be longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,20 @@ class Enrolled:
     failure: PictureFailure | None
     nearest: Nearest | None
     """None where nobody like it was there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an export had, and what of it was new."""
+
+    num_persons: int = 0
+    num_persons_added: int = 0
+    num_faces: int = 0
+    num_faces_added: int = 0
+
+    def __add__(self, other: Imported) -> Imported:
+        """Return the sum of two parts."""
+        return Imported(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +191,7 @@ class CollectionCalls:
 
     def __init__(self, name: str) -> None:
         self.path = f"{_PATH}/{quote(name, safe='')}"
+        self.export_path = f"{self.path}/export"
 
     def info(self) -> Call[CollectionInfo]:
         """Return the call of `Collection.info`."""
@@ -279,6 +301,10 @@ class CollectionCalls:
             parse=lambda answer: list(map(_found, answer["vectors"])),
         )
 
+    def import_part(self, part: bytes) -> Call[Imported]:
+        """Return the call that sends some of an export."""
+        return Call(path=f"{self.path}/import", body=part, content_type=_LINES, parse=_imported)
+
     def _person(self, person_id: str) -> str:
         return f"{self.path}/persons/{quote(person_id, safe='')}"
 
@@ -293,9 +319,48 @@ def create_collection_call(name: str, metadata: Mapping[str, Any]) -> Call[Colle
     return Call(path=_PATH, body=_body(name=name, metadata=dict(metadata)), parse=_collection, statuses=_MADE)
 
 
-def bound(build: Callable[..., Call[Result]], *args: str) -> Callable[[], Call[Result]]:
+def bound(build: Callable[..., Call[Result]], *args: str | bytes) -> Callable[[], Call[Result]]:
     """Return what builds a call with these arguments as they are now."""
     return lambda: build(*args)
+
+
+def parts_of(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines, each with its end, as many together as are sent at once."""
+    part: list[bytes] = []
+    num_bytes = 0
+    for line in lines:
+        if part and (len(part) == _PART_LINES or num_bytes + len(line) > _PART_BYTES):
+            yield b"".join(part)
+            part, num_bytes = [], 0
+        part.append(line)
+        num_bytes += len(line)
+    if part:
+        yield b"".join(part)
+
+
+def lines_of(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield the lines of a file, each with its end."""
+    with Path(path).open("rb") as file:
+        yield from file
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], object]]:
+    """Give what writes to a new file, which is there when the block ends: whole, or not at all.
+
+    Raises:
+        OSError: It is there already, or cannot be written.
+    """
+    whole = Path(path)
+    part = whole.with_name(f".{whole.name}.part")
+    if whole.exists():
+        raise FileExistsError(f"{whole} is there already")
+    try:
+        with part.open("wb") as file:
+            yield file.write
+        part.rename(whole)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _body(**fields: Any) -> bytes:
@@ -338,6 +403,15 @@ def _person(answer: Any) -> Person:
 def _face(answer: Any) -> StoredFace:
     return StoredFace(
         id=answer["id"], person_id=answer["person"], quality=answer["quality"], has_crop=answer["has_crop"]
+    )
+
+
+def _imported(answer: Any) -> Imported:
+    return Imported(
+        num_persons=answer["persons"],
+        num_persons_added=answer["persons_added"],
+        num_faces=answer["faces"],
+        num_faces_added=answer["faces_added"],
     )
 
 

@@ -23,6 +23,7 @@ from tests.support.gallery_service import NOBODY, PEOPLE, Served, group, portrai
 
 FACES = "/v1/collections/people/persons/ada/faces"
 SEARCH = "/v1/collections/people/search"
+LINES = {"content-type": "application/x-ndjson"}
 
 
 @pytest.fixture
@@ -416,6 +417,8 @@ class TestAccess:
                 await service.client.delete("/v1/collections/people/faces/one"),
                 await service.client.post("/v1/collections/people/faces/delete", json={"ids": ["one"]}),
                 await service.client.delete("/v1/collections/people"),
+                await service.client.get("/v1/collections/people/export"),
+                await service.client.post("/v1/collections/people/import", content=b"", headers=LINES),
                 await service.client.post("/models/det_500m/unload"),
             ):
                 assert error_of(answer) == (403, "forbidden")
