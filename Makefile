@@ -16,7 +16,7 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
-.PHONY: help run dev test test-quick coverage check lint bench house chaos soak audit lock lock-images dist site docs clean
+.PHONY: help run dev test test-quick coverage check lint bench bench-peers house chaos soak audit lock lock-images dist site docs clean
 
 
 help: ## list the targets
@@ -78,13 +78,16 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling, scripts, ima
 check: lint test ## lint and test
 
 $(VENV)-bench/.ready: requirements/bench.txt
-	@echo "Setting up $(VENV)-bench, for the peer we measure beside us ..."
+	@echo "Setting up $(VENV)-bench, for the peers we measure beside us ..."
 	@$(PYTHON) -m venv $(VENV)-bench
 	@$(VENV)-bench/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insightface; see tests/bench/
 	$(BIN)/python -m tests.bench --peer-python $(VENV)-bench/bin/python
+
+bench-peers: $(VENV)/.dev $(VENV)-bench/.ready ## measure against insightface and uniface in the same rounds, no more (Python 3.11)
+	$(BIN)/python -m tests.bench --only-peers --peer-python $(VENV)-bench/bin/python --out tests/bench/results/peers
 
 house: $(VENV)/.dev ## the size of the code: modules, lines, calls of a request, words of docs; QUICK=1: seconds of test-quick, too
 	$(BIN)/python -m tests.bench.house $(if $(QUICK),--test-quick)
