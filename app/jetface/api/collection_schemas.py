@@ -52,8 +52,8 @@ def _vector(value: object) -> object:
     return memoryview(data).cast("f").tolist()
 
 
-Id = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_id("id", value))]
-Name = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value: check_name("name", value))]
+Id = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value, info: check_id(info.field_name, value))]
+Name = Annotated[str, MaxLen(_MAX_TEXT_CHARS), AfterValidator(lambda value, info: check_name(info.field_name, value))]
 Vector = Annotated[
     list[float],
     _FIRST_FAULT_ENDS,

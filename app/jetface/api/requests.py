@@ -720,7 +720,10 @@ def validate(model: type[Model], value: Mapping[str, Any]) -> Model:
         return model.model_validate(value)
     except ValidationError as cause:
         found = cause.errors(include_url=False, include_input=False, include_context=False)
-        faults = [{"field": _name(error["loc"]), "problem": error["msg"]} for error in found[:8]]
+        # What our own validators say pydantic calls a "Value error".
+        faults = [
+            {"field": _name(error["loc"]), "problem": error["msg"].removeprefix("Value error, ")} for error in found[:8]
+        ]
         raise RequestError(f"{faults[0]['field']}: {faults[0]['problem']}.", fields=faults) from None
 
 

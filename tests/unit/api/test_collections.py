@@ -50,6 +50,22 @@ def text_of(vector: Any) -> str:
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/collections", {"name": ""}, "name: 1 to 256 characters."),
+        ("/v1/collections/people/persons", {"id": "a/b"}, "id: no slash, and not only dots."),
+        (FACES, {"vectors": [text_of(PEOPLE[0, 0])], "ids": ["a\u0007"]}, "ids: no control characters."),
+        (FACES, {"vectors": ["?"]}, "vectors.0: not base64."),
+    ],
+)
+async def test_what_is_wrong_is_told_by_its_field(
+    service: Served, path: str, body: dict[str, Any], message: str
+) -> None:
+    answer = await service.client.post(path, json=body)
+    assert (answer.status_code, answer.json()["detail"]) == (422, message)
+
+
 class TestCollections:
     async def test_one_is_made_once(self, service: Served) -> None:
         answer = await service.client.post("/v1/collections", json={"name": "people", "metadata": {"x": 1}})
