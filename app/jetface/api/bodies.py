@@ -40,7 +40,8 @@ PICTURE_TYPES = ("image/*", "application/octet-stream")
 """Of a picture as it is: what it says beyond that is not looked at, for the bytes decide."""
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
-LINES_TYPE = "application/x-ndjson"
+LINES_TYPES = ("application/x-ndjson", "application/octet-stream")
+"""Of lines of JSON: their own, and the one that all generated clients know."""
 ACCEPTED_TYPES = (JSON_TYPE, *sorted(MSGPACK_TYPES), MULTIPART_TYPE, *PICTURE_TYPES)
 
 FILE_FIELD = "file"
@@ -236,8 +237,8 @@ class Bodies:
 
         Errors are those of `read`, and those of `parse` with the number of the line before them.
         """
-        if self._media_type(context_of(request)) != LINES_TYPE:
-            raise _unsupported((LINES_TYPE,))
+        if self._media_type(context_of(request)) not in LINES_TYPES:
+            raise _unsupported(LINES_TYPES)
         body = await self._read_bytes(request, _WITH_BASE64_DECODED)
         return await self._pool.run(_parsed_lines, body, parse)
 

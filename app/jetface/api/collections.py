@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from jetface.api.answers import detect_picture, milliseconds, num_faces
-from jetface.api.bodies import LINES_TYPE
+from jetface.api.bodies import LINES_TYPES
 from jetface.api.collection_schemas import (
     CollectionAnswer,
     CollectionBody,
@@ -146,8 +146,9 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         found = await gallery.collection(check_id("collection", collection))
         note(services, context, "export", found.name, persons=found.num_persons, faces=found.num_faces)
         services.metrics.gallery_exports.inc()
+        kind = LINES_TYPES[context.header(b"accept") == LINES_TYPES[1]]
         return StreamingResponse(
-            export_lines(gallery, found), media_type=LINES_TYPE, headers={"cache-control": "private, no-store"}
+            export_lines(gallery, found), media_type=kind, headers={"cache-control": "private, no-store"}
         )
 
     @router.post("/{collection}/import", **documented_lines(ImportAnswer))

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jetface.api import collection_schemas
 from jetface.api import requests as schemas
 from jetface.api.answers import ErrorAnswer
-from jetface.api.bodies import FILE_FIELD, JSON_TYPE, LINES_TYPE, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
+from jetface.api.bodies import FILE_FIELD, JSON_TYPE, LINES_TYPES, MULTIPART_TYPE, OTHER_FIELD, PICTURE_TYPES
 from jetface.api.examples import EXAMPLES, PARAMETERS
 from jetface.api.requests import CompareFields
 from jetface.server.encoding import MSGPACK_TYPE
@@ -171,13 +171,16 @@ def documented_list(
 
 def documented_lines(answer: type[Any] | None) -> dict[str, Any]:
     """Return the arguments that describe a route of a collection's lines, which are sent; answer None: answered."""
-    lines = {"description": _LINES, "content": {LINES_TYPE: {"schema": _BINARY}}}
     if answer is None:
+        lines = {"description": _LINES, "content": {kind: {"schema": _BINARY} for kind in LINES_TYPES}}
         told = {status: text for status, text in (_GALLERY_ERRORS | _ERRORS).items() if status in _OF_EXPORT}
         return {**_JPEG_ALONE, "responses": {200: lines, **_told(told)}, "response_model": None}
+    own, plain = LINES_TYPES
+    # Generators refuse a body of a type that they do not know, whatever stands beside it.
+    body = {"required": True, "description": f"Also as `{own}`. {_LINES}", "content": {plain: {"schema": _BINARY}}}
     return {
         "responses": {200: {"model": answer}, **_told(_GALLERY_ERRORS | _ERRORS)},
-        "openapi_extra": {"requestBody": {"required": True, **lines}},
+        "openapi_extra": {"requestBody": body},
         "response_model": None,
     }
 

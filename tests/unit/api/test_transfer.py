@@ -105,6 +105,14 @@ class TestExport:
         np.testing.assert_allclose(vectors, PEOPLE[:2].reshape(8, -1), atol=1e-3)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
+    async def test_it_comes_and_goes_as_plain_bytes_too(self, service: Served) -> None:
+        """Which is what generated clients know."""
+        plain = "application/octet-stream"
+        answer = await service.client.get(EXPORT, headers={"accept": plain})
+        assert answer.headers["content-type"] == plain
+        again = await service.client.post(IMPORT, content=answer.content, headers={"content-type": plain})
+        assert again.json()["faces"] == 8
+
     async def test_it_is_told_in_the_audit_log_and_counted(self, service: Served) -> None:
         with structlog.testing.capture_logs() as logs:
             await service.client.get(EXPORT)
