@@ -249,9 +249,11 @@ def _noise(image: Image, outline: tuple[float, float, float, float]) -> float:
         return 0.0
     step_px = max(2, min(green.shape) // _NOISE_SAMPLES // 2 * 2)
     corners = [green[y::step_px, x::step_px].astype(np.int16) for y in (0, 1) for x in (0, 1)]
-    doubled = np.abs(corners[0] - corners[1] - corners[2] + corners[3])
-    # Halved last: the median of whole numbers takes half the time.
-    return float(np.median(doubled)) / 2 / 0.6745
+    doubled = np.abs(corners[0] - corners[1] - corners[2] + corners[3]).ravel()
+    # The median of small whole numbers by their counts: selection takes longer, and ten times so where many are equal.
+    num_up_to = np.bincount(doubled).cumsum()
+    middle = num_up_to.searchsorted([(doubled.size + 1) // 2, doubled.size // 2 + 1])
+    return float(middle.mean()) / 2 / 0.6745
 
 
 def _shrink(part: Image, matrix: NDArray[np.float64], divisor: int) -> tuple[Image, NDArray[np.float64]]:
