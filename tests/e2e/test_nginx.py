@@ -17,6 +17,7 @@ from tests.support.callers import PATIENCE_S, Callers, wait_until
 from tests.support.drawn import PEOPLE, draw_portrait, encode
 from tests.support.file_server import Answer, FileServer, file_server
 from tests.support.proxy import NGINX_FOLDER, Proxy, render, require_nginx, running_proxy
+from tests.support.scripted_server import Scripted, envelope, scripted_server
 from tests.support.server import Server, free_port, running, service_environ
 from tests.support.shared import REPOSITORY
 
@@ -74,6 +75,38 @@ class TestPolicy:
         answer = client.get("/")
         assert (answer.status_code, answer.text) == (status, "as it came")
         assert sum(len(server.requests) for server in servers) == 1
+
+    @pytest.mark.parametrize(
+        ("path", "num_tries"),
+        [
+            ("/extract", NUM_SERVERS),
+            ("/v1/collections/c/search", NUM_SERVERS),
+            ("/v1/collections/c/persons/p/faces", 1),
+            ("/v1/collections/c/persons", 1),
+            ("/api/v1/recognition/faces?subject=p", 1),
+        ],
+    )
+    def test_what_may_have_stored_a_face_is_not_sent_again(self, tmp_path: Path, path: str, num_tries: int) -> None:
+        """All servers break the connection once they have the request; all else is sent to each of them."""
+        with contextlib.ExitStack() as stack:
+            broken = [stack.enter_context(scripted_server([Scripted(is_broken=True)])) for _ in range(NUM_SERVERS)]
+            hosts = [server.url.removeprefix("http://") for server in broken]
+            proxy = stack.enter_context(running_proxy(tmp_path, hosts))
+            answer = httpx.post(f"{proxy.url}{path}", content=b"{}", trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_server")
+        assert sum(len(server.seen) for server in broken) == num_tries
+
+    def test_what_was_refused_for_now_is_sent_to_another(self, tmp_path: Path) -> None:
+        """Also what adds a face: nothing is stored with a 503, as one that drains answers."""
+        path = "/v1/collections/c/persons/p/faces"
+        with contextlib.ExitStack() as stack:
+            drains = stack.enter_context(scripted_server([envelope(503, "shutting_down")]))
+            serves = stack.enter_context(scripted_server([Scripted(body=b"stored")]))
+            hosts = [server.url.removeprefix("http://") for server in (drains, serves)]
+            proxy = stack.enter_context(running_proxy(tmp_path, hosts))
+            for _ in range(4):
+                assert httpx.post(f"{proxy.url}{path}", content=b"{}", trust_env=False).text == "stored"
+        assert len(serves.seen) == 4
 
     def test_nobody_there_is_said_in_our_words(self, tmp_path: Path) -> None:
         """No server listens: the envelope, when to come back, and the caller's request id."""

@@ -144,9 +144,9 @@ def test_nothing_is_cut_off_at_its_end(overlay: list[Manifest], envoy: dict[str,
     sleep_s = container(overlay, "proxy")["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod(overlay, "proxy")["terminationGracePeriodSeconds"] == sleep_s + END_S
     http = http_settings(envoy)
-    (route,) = http["route_config"]["virtual_hosts"][0]["routes"]
     connection_s = seconds(http["common_http_protocol_options"]["max_connection_duration"])
-    assert sleep_s > connection_s + seconds(route["route"]["timeout"])
+    for route in http["route_config"]["virtual_hosts"][0]["routes"]:
+        assert sleep_s > connection_s + seconds(route["route"]["timeout"])
 
 
 def test_the_proxy_and_the_service_agree(overlay: list[Manifest], envoy: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def test_the_proxy_and_the_service_agree(overlay: list[Manifest], envoy: dict[st
     assert listener["per_connection_buffer_limit_bytes"] == host["request_body_buffer_limit"]
     assert host["request_body_buffer_limit"] >= buffer["max_request_bytes"] + 2**20
     # The service's own 504 comes before a try is given up, and there is time for another.
-    route = host["routes"][0]["route"]
+    route = host["routes"][-1]["route"]
     assert seconds(route["retry_policy"]["per_try_timeout"]) == int(variables["REQUEST_TIMEOUT_S"]) + 3
     assert seconds(route["timeout"]) > 2 * seconds(route["retry_policy"]["per_try_timeout"])
     upstream = cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
@@ -176,6 +176,27 @@ def test_the_proxy_and_the_service_agree(overlay: list[Manifest], envoy: dict[st
     ports = {each["name"]: each["containerPort"] for each in container(overlay, "proxy")["ports"]}
     for each in (listener, stats):
         assert each["address"]["socket_address"]["port_value"] == ports[each["name"]]
+
+
+def test_the_proxy_enrols_nobody_twice(envoy: dict[str, Any]) -> None:
+    """What adds a person or a face is sent again only where no pod can have stored it; all else is stored by nobody."""
+    enrols, others = http_settings(envoy)["route_config"]["virtual_hosts"][0]["routes"]
+    assert others["match"] == {"prefix": "/"}
+    path = re.compile(enrols["match"]["safe_regex"]["regex"])
+    adds = ["/v1/collections/c/persons", "/v1/collections/c/persons/p/faces", "/api/v1/recognition/faces"]
+    assert all(path.fullmatch(each) for each in adds)
+    not_those = [
+        "/v1/collections/c/search",
+        "/api/v1/recognition/recognize",
+        "/extract",
+        "/v1/collections/c/faces/delete",
+    ]
+    assert not any(path.fullmatch(each) for each in not_those)
+    assert enrols["route"]["retry_policy"]["retry_on"].split(",") == [
+        "connect-failure", "refused-stream", "retriable-status-codes",
+    ]  # fmt: skip
+    assert enrols["route"]["retry_policy"]["retriable_status_codes"] == [503]
+    assert enrols["route"]["timeout"] == others["route"]["timeout"]
 
 
 def test_the_proxy_takes_its_configuration_without_a_warning() -> None:
