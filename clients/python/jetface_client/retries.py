@@ -12,7 +12,7 @@ from jetface_client.errors import BusyError, JetfaceError, UnreachableError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often a call is sent. Every call of the service can be repeated safely: none changes anything there."""
+    """How often a call is sent. It can be repeated safely: what changes the gallery carries ids, and is done once."""
 
     num_attempts: int = 5
     """Most times a call is sent; 1: never again."""
