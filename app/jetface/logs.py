@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, TextIO, cast
 
 import orjson
@@ -210,7 +211,7 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
     stream = _stderr or sys.stderr
     structlog.configure(
         processors=[*shared, *renderers],
-        logger_factory=lambda name: _Lines(name, stream),
+        logger_factory=partial(_Lines, stream=stream),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         cache_logger_on_first_use=False,
     )

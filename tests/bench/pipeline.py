@@ -22,13 +22,13 @@ import structlog
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.domain import Detections, Embedding, ExtractOptions, Image
+from jetface.heads.canvases import item_key
 from jetface.imaging.decode import Decoder
 from jetface.imaging.header import PictureHeader
 from jetface.imaging.loader import PictureLoader
 from jetface.imaging.sources import EncodedPicture
 from jetface.metrics import Metrics
 from jetface.models.loaded import LoadedModel, LoadProgress
-from jetface.models.loading import item_key
 from jetface.models.store import ModelStore
 from jetface.pipeline.attributes import Attributes
 from jetface.pipeline.describer import Describer, Recognizer

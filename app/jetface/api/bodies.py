@@ -140,7 +140,7 @@ class Bodies:
             found = await self._read_form(request, content_type, options_model)
         elif media_type == "application/octet-stream" or media_type.startswith("image/"):
             body = await self._read_bytes(request)
-            found = PictureRequest([EncodedPicture(body)], self._options_of_query(request, options_model))
+            found = PictureRequest([EncodedPicture(body)], self.read_query(request, options_model))
         else:
             raise _unsupported(ACCEPTED_TYPES)
         context.wants_msgpack = context.wants_msgpack or found.options.msgpack
@@ -154,8 +154,12 @@ class Bodies:
             raise UnsupportedMediaError("A compressed body is not accepted; send it as it is.")
         return (context.header(b"content-type") or "").partition(";")[0].strip().lower()
 
-    def _options_of_query(self, request: Request, options_model: type[Options]) -> Options:
-        """Return the options a query means; callers ask for the same again and again, so what it means is kept."""
+    def read_query(self, request: Request, options_model: type[Options]) -> Options:
+        """Return the options a query means; callers ask for the same again and again, so what it means is kept.
+
+        Raises:
+            RequestError: A field is wrong.
+        """
         key = (options_model, request.scope["query_string"])
         options, ignored = self._known.get(key, (None, []))
         if not isinstance(options, options_model):
@@ -165,7 +169,8 @@ class Bodies:
                 self._known.clear()
             if len(key[1]) <= _MAX_KNOWN_BYTES:
                 self._known[key] = options, ignored
-        context_of(request).ignored += ignored
+        if ignored:
+            context_of(request).ignored += ignored
         return options
 
     async def _read_fields(
@@ -241,14 +246,6 @@ class Bodies:
             raise _unsupported(LINES_TYPES)
         body = await self._read_bytes(request, _WITH_BASE64_DECODED)
         return await self._pool.run(_parsed_lines, body, parse)
-
-    def read_query(self, request: Request, model: type[Options]) -> Options:
-        """Read the options of a request without a body.
-
-        Raises:
-            RequestError: A field is wrong.
-        """
-        return self._options_of_query(request, model)
 
     async def _read_form(
         self, request: Request, content_type: str, options_model: type[Options]

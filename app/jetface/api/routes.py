@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -90,7 +90,7 @@ class _Exchange:
         self._limits = limits
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._task = _this_task()
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._cause: Exception | None = None
         self._patience_s = limits.stall_s
         self._has_body = False
@@ -205,13 +205,6 @@ class _Exchange:
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:  # pragma: no cover - a coroutine is run by a task
-        raise RuntimeError("no task runs")
-    return task
 
 
 def _wanted_timeout_s(context: RequestContext) -> float:

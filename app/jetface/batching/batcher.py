@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar, get_args
 
@@ -264,13 +265,16 @@ class Batcher(Generic[Item, Result]):
 
     def _on_run_end(self, run: Run[Item, Result]) -> None:
         """Settle those whose items ran, and count the run."""
-        now = self._open().time()
+        now = time.monotonic()
         for entry in run.entries:
             entry.submission.note_run(run.started_at, now)
         if run.error is None:
             for entry, result in zip(run.entries, run.results, strict=True):
                 entry.submission.succeed(entry.index, result, now)
-            self._note_passed(run)
+            self.last_run_failed = False
+            item_s = run.took_s / len(run.entries)
+            mean_s = item_s if self._item_s is None else self._item_s
+            self._item_s = mean_s + _NEWEST_RUN_WEIGHT * (item_s - mean_s)
             self._batch_size.observe(len(run.entries))
             self._run_seconds.observe(run.took_s)
         else:
@@ -283,12 +287,6 @@ class Batcher(Generic[Item, Result]):
             self._run_failures.inc()
         for waited_s in run.waited_s:
             self._queue_seconds.observe(waited_s)
-
-    def _note_passed(self, run: Run[Item, Result]) -> None:
-        self.last_run_failed = False
-        item_s = run.took_s / len(run.entries)
-        mean_s = item_s if self._item_s is None else self._item_s
-        self._item_s = mean_s + _NEWEST_RUN_WEIGHT * (item_s - mean_s)
 
 
 def own_error(cause: BaseException) -> ServiceError:

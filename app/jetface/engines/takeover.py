@@ -29,13 +29,14 @@ from jetface.errors import (
     ServiceError,
     ShuttingDownError,
 )
+from jetface.heads.canvases import item_key
 from jetface.heads.families import FAMILIES
 from jetface.heads.family import probe_item
 from jetface.heads.lanes import Head
 from jetface.metrics import Metrics
 from jetface.models.items import ItemMemory
 from jetface.models.loaded import LoadedModel, LoadProgress
-from jetface.models.loading import ModelLoader, WeightsSupply, item_key, started_in_time, watch_model
+from jetface.models.loading import ModelLoader, WeightsSupply, started_in_time, watch_model
 from jetface.models.store import ModelStore
 from jetface.registry import ModelSpec
 from jetface.runtimes.backend import Backend, warm

@@ -241,6 +241,8 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
 
 def _suppressed(faces: Detections, counts: list[int]) -> tuple[Detections, list[int]]:
     """Suppress overlaps among the `counts[0]` first rows, among the `counts[1]` next ones, and so on; best first."""
+    if len(faces.scores) < 2:
+        return faces, counts
     stops = list(itertools.accumulate(counts))
     groups = [
         (stop - count, stop - count + min(count, MAX_CANDIDATES)) for stop, count in zip(stops, counts, strict=True)
@@ -278,6 +280,6 @@ class LooksHead:
         return [tuple(found[index :: len(items)]) for index in range(len(items))]
 
 
-def canvas_shapes(looks: Looks) -> tuple[tuple[int, ...], ...]:
-    """Return what pictures must have in common to run together."""
-    return tuple([look.canvas.shape for look in looks])
+def item_key(item: Looks | Image) -> tuple[tuple[int, ...], ...] | None:
+    """Return what items share that may run together: the sizes of a picture's canvases; crops all have one size."""
+    return tuple([look.canvas.shape for look in item]) if isinstance(item, tuple) else None

@@ -56,11 +56,8 @@ class WideBackend:
     def __init__(self, narrow: Backend, wide: Backend) -> None:
         self._narrow = narrow
         self._wide = wide
-
-    @property
-    def max_batch_size(self) -> int:
+        self.max_batch_size = min(narrow.max_batch_size, wide.max_batch_size)
         """That of both."""
-        return min(self._narrow.max_batch_size, self._wide.max_batch_size)
 
     def run(self, batch: Batch) -> tuple[Tensor, ...]:
         """Run a batch on whichever suits it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from jetface.errors import ModelStuckError, ServiceError
 from jetface.graphs.parts import num_bytes
 from jetface.graphs.prepare import PreparedFiles, PreparedGraph, prepare_graph
 from jetface.graphs.rewrite import choose_rewrites
-from jetface.heads.canvases import canvas_shapes
+from jetface.heads.canvases import item_key
 from jetface.heads.families import FAMILIES
 from jetface.heads.lanes import RunCounter, make_cpu_lanes, make_lanes
 from jetface.metrics import Metrics
@@ -395,8 +395,3 @@ def watch_model(metrics: Metrics, name: str, batcher: Batcher[Any, Any], items: 
     metrics.watch(metrics.queue_length.labels(name), lambda: batcher.waiting)
     metrics.watch(metrics.oldest_run.labels(name), batcher.oldest_run_s)
     metrics.watch(metrics.pinned_bytes.labels(name), lambda: items.num_bytes)
-
-
-def item_key(item: Any) -> Hashable:
-    """What items may share a run: pictures whose canvases are of the same sizes; crops all have one size."""
-    return canvas_shapes(item) if isinstance(item, tuple) else None

@@ -16,8 +16,6 @@ from jetface.domain import (
     Embedding,
     ExtractOptions,
     Face,
-    Image,
-    Landmarks,
     LandmarksFrom,
     PictureResult,
     Quality,
@@ -47,19 +45,6 @@ class RecognizerOutcome:
     queued_s: float
     took_s: float
     """Wall seconds without the queue."""
-
-
-async def align_faces(pool: WorkPool, image: Image, landmarks: Landmarks) -> list[Crop]:
-    """Cut one aligned crop per face out of `image`.
-
-    Args:
-        pool: Where the work on more than a few is done; one call a picture, so that a crowd does not flood the pool.
-        image: The picture the landmarks belong to.
-        landmarks: (N, 5, 2) float32 in its pixels.
-    """
-    if len(landmarks) <= _FEW_FACES and image.shape[0] * image.shape[1] <= _SMALL_PICTURE_PX:
-        return [align(image, points) for points in landmarks]
-    return await pool.run(lambda: [align(image, points) for points in landmarks])
 
 
 class Recognizer:
@@ -150,8 +135,8 @@ class Describer:
 
     def models(self, options: ExtractOptions) -> list[str]:
         """Return the names of the models that what is wanted of faces may need."""
-        recognizer = self._recognizer.model_name if options.with_embedding and self._recognizer else None
-        return [*([recognizer] if recognizer else []), *self._attributes.models(options.attributes)]
+        names = [self._recognizer.model_name] if options.with_embedding and self._recognizer else []
+        return [*names, *self._attributes.models(options.attributes)] if options.attributes else names
 
     async def describe(
         self, job: PictureJob, picture: LoadedPicture, detections: Detections, options: ExtractOptions
@@ -255,7 +240,11 @@ class Describer:
 
     async def _align(self, job: PictureJob, picture: LoadedPicture, faces: Detections) -> list[Crop]:
         started = time.perf_counter()
-        crops = await align_faces(self._pool, picture.pixels, faces.landmarks)
+        image, landmarks = picture.pixels, faces.landmarks
+        if len(landmarks) <= _FEW_FACES and image.shape[0] * image.shape[1] <= _SMALL_PICTURE_PX:
+            crops = [align(image, points) for points in landmarks]
+        else:  # in one call, so that a crowd does not flood the pool
+            crops = await self._pool.run(lambda: [align(image, points) for points in landmarks])
         job.add(align=time.perf_counter() - started)
         return crops
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -51,14 +52,15 @@ class RequestContext:
     deadline: float = float("inf")
     """`loop.time()` after which the answer is of no use."""
     started: float = field(default_factory=time.perf_counter)
-    stage_s: dict[str, float] = field(default_factory=dict)
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds of work by stage."""
     picture_times: list[StageTimes] = field(default_factory=list)
     is_answer_started: bool = False
     is_body_read: bool = True
     end: Callable[[ServiceError], object] = lambda _: None
     """Makes the request fail from without; nothing before it is served."""
-    end_span: Callable[[str, str, int], object] = lambda _method, _route, _status: None
-    """Told what was answered: ends what traces the request, where something does."""
+    end_span: Callable[[str, str, int], object] | None = None
+    """Told what was answered: ends what traces the request; None where nothing does."""
     held_bytes: Callable[[], int] = lambda: 0
     """What its body has of the budget for bytes."""
     at_end: Callable[[], object] | None = None
@@ -96,10 +98,6 @@ class RequestContext:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
-    def add_stage(self, stage: str, seconds: float) -> None:
-        """Count `seconds` of work as `stage`."""
-        self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
-
     def add_results(self, results: Iterable[PictureResult]) -> None:
         """Count the stages of every picture."""
         for result in results:
@@ -107,7 +105,7 @@ class RequestContext:
             for stage, name in _TIMES:
                 seconds = getattr(result.times, name)
                 if seconds > 0:
-                    self.add_stage(stage, seconds)
+                    self.stage_s[stage] += seconds
 
     def server_timing(self) -> str:
         """Return the value of the `Server-Timing` header, milliseconds; stages of pictures in parallel add up."""
@@ -145,14 +143,13 @@ def new_id() -> str:
 
 def context_of(request: Request) -> RequestContext:
     """Return the context of a request inside a route."""
-    return context_in(request.scope)
+    context: RequestContext = request.scope[_KEY]
+    return context
 
 
 def context_in(scope: Scope) -> RequestContext:
     """Return the context `open_context` hung on the scope."""
-    context = scope[_KEY]
-    if not isinstance(context, RequestContext):  # pragma: no cover - the key is ours
-        raise TypeError("not a request context")
+    context: RequestContext = scope[_KEY]
     return context
 
 

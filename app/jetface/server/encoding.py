@@ -57,7 +57,7 @@ class Answers:
             body = await self._pool.run(to_msgpack if context.wants_msgpack else to_json, value)
         else:
             body = to_msgpack(value) if context.wants_msgpack else to_json(value)
-        context.add_stage("serialise", time.perf_counter() - started)
+        context.stage_s["serialise"] += time.perf_counter() - started
         return answer(body, context, status=status)
 
 

@@ -128,6 +128,11 @@ class Places:
         return len(self._in_flight)
 
     @property
+    def are_taken(self) -> bool:
+        """Whether no place is free."""
+        return len(self._in_flight) >= self._limit
+
+    @property
     def num_received(self) -> int:
         """Requests whose bodies arrive."""
         return len(self._received)
@@ -372,7 +377,7 @@ class QuickRefusals:
             url: Path and query.
             headers: With names in lower case.
         """
-        if self._places.num_taken < self._places.limit or self._drain.is_draining:
+        if not self._places.are_taken or self._drain.is_draining:
             return None
         route = self._routes.get(url.partition(b"?")[0])
         context = open_context({"headers": headers})

@@ -162,11 +162,12 @@ class ObserveRequests:
         if (serialise_s := context.stage_s.get("serialise")) is not None:
             self._metrics.stage_seconds.labels("serialise").observe(serialise_s)
         # Probes and refusals come in numbers; the metrics count them, and `Places` tells of refusals now and then.
-        is_plenty = _is_probe(route) or status == HTTPStatus.TOO_MANY_REQUESTS
+        is_plenty = route.startswith(PROBES) or status == HTTPStatus.TOO_MANY_REQUESTS
         log = _log.debug if is_plenty else _log.info
         client = _address(scope)
         log("answered", method=method, route=route, status=status, took_ms=round(took_s * 1e3, 1), client=client)
-        context.end_span(method, route, status)
+        if context.end_span is not None:
+            context.end_span(method, route, status)
 
     def _route(self, scope: Scope) -> str:
         """Return the route's template: labels must not grow with what clients make up."""
@@ -174,10 +175,6 @@ class ObserveRequests:
         if isinstance(template, str):
             return template
         return scope["path"] if scope["path"] in self._paths else "unmatched"
-
-
-def _is_probe(path: str) -> bool:
-    return path.startswith(PROBES)
 
 
 def _begin_no_span(_context: RequestContext, _path: str) -> None:

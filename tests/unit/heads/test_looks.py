@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jetface.domain import Detections
-from jetface.heads.canvases import DetectorItem, LooksHead, canvas_shapes
+from jetface.heads.canvases import DetectorItem, LooksHead, item_key
 from jetface.runtimes.backend import Backend
 from tests.support.function_backend import FunctionBackend
 
@@ -39,5 +39,5 @@ def test_each_picture_gets_the_answers_of_its_own_looks_and_canvases_of_one_size
 
 
 def test_pictures_share_a_run_when_all_their_canvases_are_of_the_same_sizes() -> None:
-    assert canvas_shapes((look(1, 64), look(2, 32))) == canvas_shapes((look(3, 64), look(4, 32)))
-    assert canvas_shapes((look(1, 64), look(2, 32))) != canvas_shapes((look(1, 64), look(2, 64)))
+    assert item_key((look(1, 64), look(2, 32))) == item_key((look(3, 64), look(4, 32)))
+    assert item_key((look(1, 64), look(2, 32))) != item_key((look(1, 64), look(2, 64)))

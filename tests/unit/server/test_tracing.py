@@ -13,6 +13,7 @@ def test_what_nobody_takes_is_counted_as_lost() -> None:
     tracing = Tracing(f"http://127.0.0.1:{free_port()}", version="1", metrics=metrics)
     context = RequestContext(id="a", wants_msgpack=False)
     tracing.begin(context, "/extract")
+    assert context.end_span is not None
     context.end_span("POST", "/extract", 200)
     tracing.close()
     assert metrics.registry.get_sample_value("jetface_spans_total", {"outcome": "lost"}) == 1
