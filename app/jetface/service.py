@@ -567,6 +567,7 @@ def _extractor(
 ) -> Extractor:
     options = DetectorOptions(
         canvases_hw=canvases_hw(settings),
+        max_upscale=settings.max_upscale,
         # A GPU wants few shapes: each costs it a search for algorithms and memory of its own.
         rectangular=backend.is_on_cpu,
     )

@@ -157,6 +157,10 @@ class Settings(BaseSettings):
         allowed="comma list of 1 to 4 numbers: 1, then fractions between 0 and 1",
         meaning="Canvases each picture is looked at, as fractions of MAX_SIZE; small ones find faces that fill it.",
     )  # fmt: skip
+    max_upscale: float = _env(
+        "MAX_UPSCALE", default=3.0, ge=1, allowed="number from 1, or inf",
+        meaning="Most by which a small picture is enlarged to find its faces; 1: fastest on a CPU; inf: to MAX_SIZE.",
+    )  # fmt: skip
     max_faces: int = _env(
         "MAX_FACES", default=1024, ge=1, le=16384, meaning="Most faces kept per picture, best scores first."
     )

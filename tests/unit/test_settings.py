@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -31,6 +32,8 @@ BAD_VALUES = [
     ("MAX_SIZE", "640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
     ("MAX_SIZE", "640,8224", "width,height, from 32 to 8192, rounded down to multiples of 32"),
     ("MAX_SIZE", "640,640,640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
+    ("MAX_UPSCALE", "0.9", "number from 1, or inf"),
+    ("MAX_UPSCALE", "nan", "number from 1, or inf"),
     ("MAX_SIZE", "31,640", "width,height, from 32 to 8192, rounded down to multiples of 32"),
     ("DET_SCALES", "0.5", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
     ("DET_SCALES", "1,2", "comma list of 1 to 4 numbers: 1, then fractions between 0 and 1"),
@@ -114,6 +117,7 @@ class TestReadSettings:
             ("MODELS_DIR", "/weights", "models_dir", Path("/weights")),
             ("MAX_SIZE", "1280, 704", "max_size", (1280, 704)),
             ("DET_SCALES", "1", "det_scales", (1.0,)),
+            ("MAX_UPSCALE", "inf", "max_upscale", math.inf),
             ("ORT_PROVIDERS", "CUDAExecutionProvider, CPUExecutionProvider,", "ort_providers",
              ("CUDAExecutionProvider", "CPUExecutionProvider")),
             ("MODEL_PRELOAD", "1", "model_preload", True),

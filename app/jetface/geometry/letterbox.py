@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -35,7 +36,13 @@ class Letterbox:
 
     @classmethod
     def fit(
-        cls, image_hw: tuple[int, int], max_hw: tuple[int, int], *, rectangular: bool, rotation: int = 0
+        cls,
+        image_hw: tuple[int, int],
+        max_hw: tuple[int, int],
+        *,
+        rectangular: bool,
+        rotation: int = 0,
+        max_upscale: float = math.inf,
     ) -> Letterbox:
         """Fit a picture into a canvas, keeping its proportions; small pictures are enlarged.
 
@@ -44,6 +51,8 @@ class Letterbox:
             max_hw: Height and width of the largest canvas, multiples of 32.
             rectangular: Pad by `MARGIN_PX`, to the next multiple of 32, at most to `max_hw`; otherwise to `max_hw`.
             rotation: Degrees clockwise by which the picture is turned: 0, 90, 180, 270.
+            max_upscale: Most by which the picture is enlarged, at least 1. One that would fill `max_hw` only beyond
+                that has the scale `max_upscale`, and needs no margin.
 
         Raises:
             ValueError: A side is not positive, or a canvas side is no multiple of 32.
@@ -56,8 +65,14 @@ class Letterbox:
         max_height, max_width = max_hw
         if min(image_hw) < 1 or min(max_hw) < 1 or max_height % CANVAS_STEP_PX or max_width % CANVAS_STEP_PX:
             raise ValueError(f"cannot fit a picture of {image_hw} into a canvas of {max_hw}")
+        margin_px = MARGIN_PX
         aspect = height / width
-        if aspect > max_height / max_width:
+        if max_upscale < min(max_height / height, max_width / width):
+            scale = max_upscale
+            new_height, new_width = round(height * scale), round(width * scale)
+            # It is not placed as insightface places it, so there is nothing for a margin to agree with.
+            margin_px = 0
+        elif aspect > max_height / max_width:
             new_height, new_width = max_height, max(1, int(max_height / aspect))
             scale = new_height / height
         else:
@@ -65,7 +80,10 @@ class Letterbox:
             scale = new_height / height if new_height else new_width / width
             new_height = max(1, new_height)
         if rectangular:
-            canvas_hw = (min(_padded(new_height), max_height), min(_padded(new_width), max_width))
+            canvas_hw = (
+                min(_padded(new_height, margin_px), max_height),
+                min(_padded(new_width, margin_px), max_width),
+            )
         else:
             canvas_hw = max_hw
         return cls(scale, image_hw, (new_height, new_width), canvas_hw, rotation)
@@ -153,5 +171,5 @@ def scaled_canvas(max_hw: tuple[int, int], fraction: float) -> tuple[int, int]:
     return height, width
 
 
-def _padded(side_px: int) -> int:
-    return -(-(side_px + MARGIN_PX) // CANVAS_STEP_PX) * CANVAS_STEP_PX
+def _padded(side_px: int, margin_px: int) -> int:
+    return -(-(side_px + margin_px) // CANVAS_STEP_PX) * CANVAS_STEP_PX

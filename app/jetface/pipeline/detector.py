@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ class DetectorOptions:
     """Height and width of the canvases each picture is looked at, multiples of 32, the full one first."""
     fill: int = 0
     """What a canvas shows around its picture, [0, 255]."""
+    max_upscale: float = math.inf
+    """Most by which a picture is enlarged, at least 1; canvases of a graph of fixed size are filled."""
     rectangular: bool = True
     """Pad by a margin instead of to the full canvas: less to compute, more shapes."""
 
@@ -73,7 +76,13 @@ class Canvases:
             self.letterboxes = [Letterbox.fit(image_hw, model.input_hw, rectangular=False, rotation=rotation)]
         else:
             self.letterboxes = [
-                Letterbox.fit(image_hw, canvas_hw, rectangular=options.rectangular, rotation=rotation)
+                Letterbox.fit(
+                    image_hw,
+                    canvas_hw,
+                    rectangular=options.rectangular,
+                    rotation=rotation,
+                    max_upscale=options.max_upscale,
+                )
                 for canvas_hw in options.canvases_hw
             ]
         # Drawn where the model reads them: on a GPU a canvas is copied by nobody else after this.

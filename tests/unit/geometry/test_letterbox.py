@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from jetface.geometry.letterbox import Letterbox, scaled_canvas, to_source
 
 image_sizes = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 canvas_sizes = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda hw: (hw[0] * 32, hw[1] * 32))
+bounds = st.floats(1, 30) | st.just(math.inf)
 
 
 def insightface_canvas(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
@@ -42,10 +45,12 @@ def test_a_square_canvas_is_insightfaces(image_hw: tuple[int, int]) -> None:
     np.testing.assert_array_equal(letterbox.apply(image), canvas)
 
 
-@given(image_hw=image_sizes, max_hw=canvas_sizes, rectangular=st.booleans())
-def test_every_picture_fits(image_hw: tuple[int, int], max_hw: tuple[int, int], rectangular: bool) -> None:
+@given(image_hw=image_sizes, max_hw=canvas_sizes, rectangular=st.booleans(), max_upscale=bounds)
+def test_every_picture_fits(
+    image_hw: tuple[int, int], max_hw: tuple[int, int], rectangular: bool, max_upscale: float
+) -> None:
     """The resized picture has at least a pixel a side, lies within its canvas, and that within the largest one."""
-    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular)
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular, max_upscale=max_upscale)
     for resized, canvas, limit in zip(letterbox.resized_hw, letterbox.canvas_hw, max_hw, strict=True):
         assert 1 <= resized <= canvas <= limit
         assert canvas % 32 == 0
@@ -57,11 +62,14 @@ def test_every_picture_fits(image_hw: tuple[int, int], max_hw: tuple[int, int], 
 @given(
     image_hw=image_sizes,
     max_hw=canvas_sizes,
+    max_upscale=bounds,
     points=npst.arrays(np.float32, (7, 2), elements=st.floats(-1e4, 1e5, width=32)),
 )
-def test_every_point_round_trips(image_hw: tuple[int, int], max_hw: tuple[int, int], points: np.ndarray) -> None:
+def test_every_point_round_trips(
+    image_hw: tuple[int, int], max_hw: tuple[int, int], max_upscale: float, points: np.ndarray
+) -> None:
     """To the canvas and back is where a point came from, and neither way changes the argument."""
-    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=True)
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=True, max_upscale=max_upscale)
     before = points.copy()
     there = letterbox.to_canvas(points)
     back = letterbox.to_image(there)
@@ -163,19 +171,47 @@ def test_a_rectangular_canvas_keeps_a_margin() -> None:
 
 
 @given(
+    image_hw=st.tuples(st.integers(1, 700), st.integers(1, 700)),
+    max_hw=canvas_sizes,
+    rectangular=st.booleans(),
+    max_upscale=st.floats(1, 30),
+)
+def test_pictures_are_enlarged_up_to_the_bound(
+    image_hw: tuple[int, int], max_hw: tuple[int, int], rectangular: bool, max_upscale: float
+) -> None:
+    """By the bound itself where they are small, on a canvas no larger than they need; others lie as without one."""
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular, max_upscale=max_upscale)
+    if min(limit / side for limit, side in zip(max_hw, image_hw, strict=True)) <= max_upscale:
+        assert letterbox == Letterbox.fit(image_hw, max_hw, rectangular=rectangular)
+        return
+    assert letterbox.scale == max_upscale
+    for side, resized, canvas, limit in zip(image_hw, letterbox.resized_hw, letterbox.canvas_hw, max_hw, strict=True):
+        assert abs(resized - side * max_upscale) <= 0.5
+        assert canvas == limit or (rectangular and canvas - resized < 32)
+
+
+def test_a_picture_that_is_not_enlarged_keeps_its_pixels() -> None:
+    """At a bound of 1."""
+    image = np.random.default_rng(2).integers(0, 256, (90, 110, 3), np.uint8)
+    canvas = Letterbox.fit((90, 110), (640, 640), rectangular=True, max_upscale=1).apply(image)
+    np.testing.assert_array_equal(canvas[:90, :110], image)
+
+
+@given(
     image_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     max_hw=st.tuples(st.integers(1, 6), st.integers(1, 6)).map(lambda hw: (hw[0] * 32, hw[1] * 32)),
     rotation=st.sampled_from([90, 180, 270]),
     rectangular=st.booleans(),
+    max_upscale=st.sampled_from([1.0, 1.5, math.inf]),
 )
 def test_a_turned_picture_is_drawn_as_if_it_had_come_so(
-    image_hw: tuple[int, int], max_hw: tuple[int, int], rotation: int, rectangular: bool
+    image_hw: tuple[int, int], max_hw: tuple[int, int], rotation: int, rectangular: bool, max_upscale: float
 ) -> None:
     """The same canvas, but for rounding; and what lies on it is mapped to the picture as it is."""
     image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
     turned = np.ascontiguousarray(np.rot90(image, -rotation // 90))
-    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular, rotation=rotation)
-    upright = Letterbox.fit(turned.shape[:2], max_hw, rectangular=rectangular)
+    letterbox = Letterbox.fit(image_hw, max_hw, rectangular=rectangular, rotation=rotation, max_upscale=max_upscale)
+    upright = Letterbox.fit(turned.shape[:2], max_hw, rectangular=rectangular, max_upscale=max_upscale)
     assert (letterbox.scale, letterbox.resized_hw, letterbox.canvas_hw) == (
         upright.scale, upright.resized_hw, upright.canvas_hw
     )  # fmt: skip
