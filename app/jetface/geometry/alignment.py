@@ -137,7 +137,7 @@ def visible_shares(landmarks: Landmarks, image_hw: tuple[int, int]) -> NDArray[n
     """
     height, width = image_hw
     points = landmarks.astype(np.float64) @ (1, 1j)
-    middles = points.mean(axis=1, keepdims=True)
+    middles = points.sum(axis=1, keepdims=True) / points.shape[1]
     with np.errstate(all="ignore"):  # what decides nothing comes out as NaN, which is not within anything
         away = points - middles
         scales = away.conj() @ _TEMPLATE / np.square(np.abs(away)).sum(axis=1)
@@ -252,8 +252,8 @@ def _noise(image: Image, outline: tuple[float, float, float, float]) -> float:
     doubled = np.abs(corners[0] - corners[1] - corners[2] + corners[3]).ravel()
     # The median of small whole numbers by their counts: selection takes longer, and ten times so where many are equal.
     num_up_to = np.bincount(doubled).cumsum()
-    middle = num_up_to.searchsorted([(doubled.size + 1) // 2, doubled.size // 2 + 1])
-    return float(middle.mean()) / 2 / 0.6745
+    low, high = num_up_to.searchsorted([(doubled.size + 1) // 2, doubled.size // 2 + 1]).tolist()
+    return float(low + high) / 4 / 0.6745
 
 
 def _shrink(part: Image, matrix: NDArray[np.float64], divisor: int) -> tuple[Image, NDArray[np.float64]]:
