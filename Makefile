@@ -89,8 +89,8 @@ bench: $(VENV)/.dev $(VENV)-bench/.ready ## measure against the floor and insigh
 bench-peers: $(VENV)/.dev $(VENV)-bench/.ready ## measure against insightface and uniface in the same rounds, no more (Python 3.11)
 	$(BIN)/python -m tests.bench --only-peers --peer-python $(VENV)-bench/bin/python --out tests/bench/results/peers
 
-house: $(VENV)/.dev ## the size of the code: modules, lines, calls of a request, words of docs; QUICK=1: seconds of test-quick, too
-	$(BIN)/python -m tests.bench.house $(if $(QUICK),--test-quick)
+house: $(VENV)/.dev ## the size of the code: modules, lines, calls of a request, words of docs; CALLS=1: which; QUICK=1: seconds of test-quick, too
+	$(BIN)/python -m tests.bench.house $(if $(QUICK),--test-quick) $(if $(CALLS),--calls)
 
 chaos: $(VENV)/.dev ## let clients and machines misbehave, print what it does to others; see tests/chaos/
 	$(BIN)/python -m tests.chaos

@@ -1,6 +1,6 @@
 """The size of the code: modules, lines, what a request passes through, words of documentation. `make house` prints it.
 
-python -m tests.bench.house --test-quick
+python -m tests.bench.house --test-quick --calls
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -69,6 +70,15 @@ class Passage:
     def num_calls_on_loop(self) -> int:
         """Count the calls on the event loop."""
         return sum(is_on_loop for _, is_on_loop in self.calls)
+
+    def lines(self) -> Iterator[str]:
+        """Tell each function, those of a file together: how often it was called, and on which kind of thread."""
+        counts = Counter(
+            (Path(code.co_filename).relative_to(PACKAGE).as_posix(), not is_on_loop, code.co_firstlineno, code.co_name)
+            for code, is_on_loop in self.calls
+        )
+        for (file, is_elsewhere, line, name), count in sorted(counts.items()):
+            yield f"{count:>4} {'thread' if is_elsewhere else 'loop  '} {file}:{line} {name}"
 
 
 class CallCounter:
@@ -169,7 +179,8 @@ def test_quick_s() -> float:
 
 @click.command()
 @click.option("--test-quick", "with_tests", is_flag=True, help="Run the quick tests, too.")
-def main(*, with_tests: bool) -> None:
+@click.option("--calls", "with_calls", is_flag=True, help="Print each function that the request calls, too.")
+def main(*, with_tests: bool, with_calls: bool) -> None:
     """Print the table."""
     modules = sorted(PACKAGE.rglob("*.py"))
     passage = warm_passage()
@@ -187,6 +198,8 @@ def main(*, with_tests: bool) -> None:
     click.echo(f"| {'':<34} | before | at most | now    |\n|---|---|---|---|")
     for (what, (before, aim)), count in zip(BEFORE_AND_AIM.items(), now, strict=False):
         click.echo(f"| {what:<34} | {before:>6} | {aim:>7} | {count:>6,.0f} |")
+    if with_calls:
+        click.echo("\n".join(["", *passage.lines()]))
 
 
 if __name__ == "__main__":
