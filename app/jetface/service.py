@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
 from jetface.engines.takeover import EngineLoader
 from jetface.errors import BackendUnavailableError, NotFoundError, ServiceError, StorageError
+from jetface.gallery.index import ExactIndex, Index
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
 from jetface.gallery.protocol import Gallery
@@ -514,7 +515,7 @@ def _gallery(settings: Settings, metrics: Metrics) -> Gallery | None:
     """Return the gallery where the settings have it.
 
     Raises:
-        StorageError: It is in a database whose driver is not installed.
+        StorageError: A driver or a library that it needs is not installed.
     """
     if settings.gallery_url is not None:
         try:
@@ -524,8 +525,20 @@ def _gallery(settings: Settings, metrics: Metrics) -> Gallery | None:
             raise StorageError("GALLERY_URL needs the driver: pip install 'jetface[postgres]'") from cause
         return PostgresGallery(settings.gallery_url.get_secret_value(), metrics, ttl_days=settings.gallery_ttl_days)
     if settings.gallery_dir is not None:
-        return LocalGallery(settings.gallery_dir, metrics, ttl_days=settings.gallery_ttl_days)
+        make_index = _index_maker(settings)
+        return LocalGallery(settings.gallery_dir, metrics, ttl_days=settings.gallery_ttl_days, make_index=make_index)
     return None
+
+
+def _index_maker(settings: Settings) -> Callable[[int], Index]:
+    if settings.gallery_index == "exact":
+        return ExactIndex
+    try:
+        # Here, because its library is optional.
+        from jetface.gallery.faiss_index import FaissIndex  # noqa: PLC0415 - as above
+    except ImportError as cause:
+        raise StorageError("GALLERY_INDEX=faiss needs FAISS: pip install 'jetface[faiss]'") from cause
+    return FaissIndex
 
 
 async def _unload_idle(service: Service) -> None:

@@ -351,6 +351,10 @@ class Settings(BaseSettings):
         "GALLERY_URL", default=None, allowed="postgresql://user:password@host/database, or empty",
         meaning="Database of the gallery in place of GALLERY_DIR, for several replicas or WORKERS.",
     )  # fmt: skip
+    gallery_index: Literal["exact", "faiss"] = _env(
+        "GALLERY_INDEX", default="exact",
+        meaning="How GALLERY_DIR is searched; faiss (extra `faiss`): a tenth of the time for a million faces and more.",
+    )  # fmt: skip
     gallery_keep_crops: bool = _env(
         "GALLERY_KEEP_CROPS", default=False,
         meaning="1: keep the aligned face of each enrolled picture, to show it and for a change of the recognizer.",
@@ -635,6 +639,8 @@ def read_settings() -> Settings:
         raise SettingsError("; ".join(map(_explain, fields))) from None
     if settings.gallery_dir is not None and settings.gallery_url is not None:
         raise SettingsError("GALLERY_DIR and GALLERY_URL are both set: a gallery has one place")
+    if settings.gallery_url is not None and settings.gallery_index != "exact":
+        raise SettingsError("GALLERY_INDEX is for GALLERY_DIR: with GALLERY_URL the database searches")
     if settings.gallery_dir is not None and settings.workers > 1:
         raise SettingsError(
             f"WORKERS={settings.workers} is not allowed with GALLERY_DIR: one process writes and searches the gallery. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jetface.errors import ConflictError, NotFoundError, RequestError, StorageError
+from jetface.gallery.faiss_index import FaissIndex
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
 from jetface.gallery.postgres import PostgresGallery
@@ -33,11 +35,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.cleanup()
 
 
-@pytest.fixture(params=["local", "postgresql"])
+@pytest.fixture(params=["local", "local, faiss", "postgresql"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Gallery]:
     """Return what opens one gallery again and again."""
     if request.param == "local":
         return lambda: LocalGallery(tmp_path / "gallery", Metrics())
+    if request.param == "local, faiss":
+        # With codes from the first faces on, as far as there can be.
+        make_index = partial(FaissIndex, least_faces=16)
+        return lambda: LocalGallery(tmp_path / "gallery", Metrics(), make_index=make_index)
     url = request.getfixturevalue("database")
     return lambda: PostgresGallery(url, Metrics())
 

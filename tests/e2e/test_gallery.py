@@ -104,6 +104,19 @@ def test_a_second_process_does_not_get_the_folder(
     assert "Traceback" not in said
 
 
+def test_an_index_whose_library_is_not_installed_ends_the_start(
+    weights: dict[str, str], gallery_dir: Path, tmp_path: Path
+) -> None:
+    """One sentence says why, and what to install."""
+    (tmp_path / "faiss.py").write_text("raise ModuleNotFoundError(name='faiss')")
+    variables = {**weights, "GALLERY_DIR": str(gallery_dir), "GALLERY_INDEX": "faiss", "PYTHONPATH": str(tmp_path)}
+    with running_server(tmp_path, variables, wait=False) as started:
+        assert started.process.wait(60) == 3
+        said = started.log.read_text()
+    assert "GALLERY_INDEX=faiss needs FAISS: pip install 'jetface[faiss]'" in said
+    assert "Traceback" not in said
+
+
 def test_several_workers_do_not_start(gallery_dir: Path) -> None:
     done = subprocess.run(
         ["jetface", "serve"], capture_output=True, text=True, check=False, timeout=60,

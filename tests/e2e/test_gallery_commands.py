@@ -63,6 +63,7 @@ def test_people_come_from_folders_and_go_through_every_file(
 
     picture = shared_faces / "Ana_Guevara" / "4.jpg"
     assert "Ana_Guevara 0." in run(variables, "search", picture).output
+    assert "Ana_Guevara 0." in run({**variables, "GALLERY_INDEX": "faiss"}, "search", picture).output
     (line,) = run(variables, "search", picture, "--json", "--top", "3", "--threshold", "-1").output.splitlines()
     matches = json.loads(line)["faces"][0]["matches"]
     assert matches[0]["person"] == "Ana_Guevara"

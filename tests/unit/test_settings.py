@@ -55,6 +55,7 @@ BAD_VALUES = [
     ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "comma list of addresses and networks, *, or empty"),
     ("FORWARDED_ALLOW_IPS", "*,10.0.0.0/8", "comma list of addresses and networks, *, or empty"),
     ("URL_ALLOW_HOSTS", "a.*.b", "comma list of hosts, *.domains, addresses and networks, or empty"),
+    ("GALLERY_INDEX", "hnsw", "exact or faiss"),
     ("HOST", "two words", "address"),
     ("PORT", "http", "integer from 1 to 65535"),
     ("PORT", "70000", "integer from 1 to 65535"),
@@ -103,6 +104,12 @@ class TestReadSettings:
         with pytest.raises(SettingsError) as error:
             read_settings()
         assert str(error.value) == "API_KEYS='...' is not allowed: comma list of ASCII words, or empty"
+
+    def test_an_index_is_for_a_gallery_in_a_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GALLERY_URL", "postgresql://db/people")
+        monkeypatch.setenv("GALLERY_INDEX", "faiss")
+        with pytest.raises(SettingsError, match="GALLERY_INDEX is for GALLERY_DIR"):
+            read_settings()
 
     @pytest.mark.parametrize("field", Settings.model_fields)
     def test_set_but_empty_is_not_set(self, monkeypatch: pytest.MonkeyPatch, field: str) -> None:

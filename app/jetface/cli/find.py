@@ -27,8 +27,8 @@ from jetface.cli.quiet import configure_quiet_logs
 from jetface.cli.sources import Source
 from jetface.cli.sources import find as find_sources
 from jetface.domain import Vector
-from jetface.gallery.index import Candidates, Index
-from jetface.gallery.search import BYTE_ERROR, Ranked, rank
+from jetface.gallery.index import Candidates, ExactIndex
+from jetface.gallery.search import Ranked, rank
 from jetface.service import Service, open_service
 from jetface.settings import cache_dir, read_settings
 
@@ -45,7 +45,7 @@ class FaceIndex:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         """Take (N, L) vectors of unit length; a face is known by its row."""
         self._vectors = vectors
-        self._index = Index(vectors.shape[1])
+        self._index = ExactIndex(vectors.shape[1])
         rows = np.arange(len(vectors))
         self._index.add(rows, rows, vectors)
 
@@ -56,7 +56,7 @@ class FaceIndex:
     def alike(self, query: Vector, threshold: float) -> list[Ranked]:
         """Return all faces that are at least so similar, most alike first."""
         (found,) = self._index.nearest(query[None], len(self._index))
-        may_be = found.scores >= threshold - BYTE_ERROR
+        may_be = found.scores >= threshold - self._index.error
         candidates = Candidates(found.ids[may_be], found.persons[may_be], found.scores[may_be])
         (ranked,) = rank(self._rows, query[None], [candidates])
         return [face for face in ranked if face.similarity >= threshold]

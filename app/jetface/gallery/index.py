@@ -1,4 +1,4 @@
-"""The faces of a collection in memory, a byte a number, and the exact search through all of them.
+"""The faces of a collection in memory: what an index does, and the exact one, a byte a number.
 
 The scan multiplies every row with the query, a part that fits the core's cache at a time. What it finds is ranked
 again by the vectors that were stored, so a byte a number costs no accuracy at the top; and a row that was written
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Candidates:
     ids: NDArray[np.int64]
     persons: NDArray[np.int64]
     scores: NDArray[np.float32]
-    """Cosine similarity, to about 0.005."""
+    """Cosine similarity, as far as `Index.error` says."""
 
 
 class _Block:
@@ -45,8 +45,68 @@ class _Block:
         self.persons = np.full(num_rows, NO_FACE, np.int64)
 
 
-class Index:
+class Index(Protocol):
     """The faces of one collection. One thread writes, one searches; they may be two."""
+
+    @property
+    def error(self) -> float:
+        """More than a score differs from the similarity by stored vectors."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of faces."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what is searched, as far as it is used."""
+        ...
+
+    def add(self, ids: NDArray[np.int64], persons: NDArray[np.int64], vectors: Vectors) -> None:
+        """Add faces.
+
+        Args:
+            ids: (N,) of which none is there yet.
+            persons: (N,) whose they are.
+            vectors: (N, length) of about unit length.
+        """
+        ...
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Remove those faces that are there."""
+        ...
+
+    def remove_person(self, person: int) -> None:
+        """Remove every face of a person."""
+        ...
+
+    def move_person(self, person: int, to: int) -> None:
+        """Give all faces of a person to another."""
+        ...
+
+    def nearest(self, queries: NDArray[np.float32], count: int) -> list[Candidates]:
+        """Return the `count` faces most like each query, or all there are.
+
+        Args:
+            queries: (B, length) of unit length.
+            count: >= 1.
+        """
+        ...
+
+    def best_of_persons(self, query: NDArray[np.float32], count: int) -> Candidates:
+        """Return the most alike face of each of the `count` persons most like a query: the way for large persons.
+
+        Args:
+            query: (length,) of unit length.
+            count: >= 1.
+        """
+        ...
+
+
+class ExactIndex:
+    """See `Index`. Looks at every face."""
+
+    error = 0.02
 
     def __init__(self, length: int) -> None:
         """Begin empty.
@@ -67,17 +127,11 @@ class Index:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the rows that were written to."""
+        """See `Index.num_bytes`: the rows that were written to."""
         return self._num_used * (self.length + 20)
 
     def add(self, ids: NDArray[np.int64], persons: NDArray[np.int64], vectors: Vectors) -> None:
-        """Add faces.
-
-        Args:
-            ids: (N,) of which none is there yet.
-            persons: (N,) whose they are.
-            vectors: (N, length) of about unit length.
-        """
+        """See `Index.add`."""
         rows, scales = _quantized(vectors)
         places = self._free_places(len(ids))
         for number in np.unique(places // BLOCK_ROWS).tolist():
@@ -109,12 +163,12 @@ class Index:
         return np.concatenate([*freed, new])
 
     def remove(self, ids: NDArray[np.int64]) -> None:
-        """Remove those faces that are there."""
+        """See `Index.remove`."""
         for block in self._blocks:
             self._clear(block, np.flatnonzero(np.isin(block.ids, ids)))
 
     def remove_person(self, person: int) -> None:
-        """Remove every face of a person."""
+        """See `Index.remove_person`."""
         for block in self._blocks:
             self._clear(block, np.flatnonzero(block.persons == person))
 
@@ -126,17 +180,22 @@ class Index:
         self._num_faces -= len(at)
 
     def move_person(self, person: int, to: int) -> None:
-        """Give all faces of a person to another."""
+        """See `Index.move_person`."""
         for block in self._blocks:
             block.persons[block.persons == person] = to
 
-    def nearest(self, queries: NDArray[np.float32], count: int) -> list[Candidates]:
-        """Return the `count` faces most like each query, or all there are.
+    def faces(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Return ids, persons and vectors, to a byte a number, of all faces."""
+        is_face = [block.ids != NO_FACE for block in self._blocks]
+        here = list(zip(self._blocks, is_face, strict=True))
+        return (
+            np.concatenate([block.ids[at] for block, at in here]),
+            np.concatenate([block.persons[at] for block, at in here]),
+            np.concatenate([block.rows[at] * block.scales[at, None] for block, at in here]),
+        )
 
-        Args:
-            queries: (B, length) of unit length.
-            count: >= 1.
-        """
+    def nearest(self, queries: NDArray[np.float32], count: int) -> list[Candidates]:
+        """See `Index.nearest`."""
         found = [_Best(count) for _ in queries]
         floors = np.full(len(queries), -np.inf, np.float32)
         for block, scores in self._scores(queries):
@@ -149,12 +208,7 @@ class Index:
         return [best.sorted() for best in found]
 
     def best_of_persons(self, query: NDArray[np.float32], count: int) -> Candidates:
-        """Return the most alike face of each of the `count` persons most like a query: the way for large persons.
-
-        Args:
-            query: (length,) of unit length.
-            count: >= 1.
-        """
+        """See `Index.best_of_persons`."""
         ids, persons, scores = [], [], []
         for block, found in self._scores(query[None]):
             at = np.flatnonzero(~np.isnan(found[:, 0]))
@@ -167,7 +221,7 @@ class Index:
             scores.append(found[order, 0])
         if not ids:
             return _Best(count).sorted()
-        return _of_each_person(np.concatenate(ids), np.concatenate(persons), np.concatenate(scores), count)
+        return of_each_person(np.concatenate(ids), np.concatenate(persons), np.concatenate(scores), count)
 
     def _scores(self, queries: NDArray[np.float32]) -> Iterator[tuple[_Block, NDArray[np.float32]]]:
         """Yield each block with the similarity of its rows to each query, (rows, B), NaN where there is no face."""
@@ -221,7 +275,7 @@ def _floor(scores: NDArray[np.float32], count: int) -> float:
     return float(np.partition(part, len(part) - count)[len(part) - count])
 
 
-def _of_each_person(
+def of_each_person(
     ids: NDArray[np.int64], persons: NDArray[np.int64], scores: NDArray[np.float32], count: int
 ) -> Candidates:
     """Keep the most alike face of each person, and of the persons the `count` most alike."""

@@ -18,7 +18,7 @@ from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.domain import Vector
 from jetface.errors import DeadlineExceededError, NotFoundError, ServiceError, StorageError
-from jetface.gallery.index import Index
+from jetface.gallery.index import ExactIndex, Index
 from jetface.gallery.protocol import NO_DEADLINE
 from jetface.gallery.records import (
     Collection,
@@ -65,7 +65,15 @@ class LocalGallery:
     so changes and searches wait for that.
     """
 
-    def __init__(self, folder: Path, metrics: Metrics, *, ttl_days: float = 0.0, max_waiting: int = 4096) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metrics: Metrics,
+        *,
+        ttl_days: float = 0.0,
+        max_waiting: int = 4096,
+        make_index: Callable[[int], Index] = ExactIndex,
+    ) -> None:
         """Take a folder; it is opened by `open`.
 
         Args:
@@ -73,10 +81,12 @@ class LocalGallery:
             metrics: Where faces, persons and searches are counted.
             ttl_days: Faces older than this are deleted; 0: none is.
             max_waiting: Most queries that wait for a scan.
+            make_index: Makes an empty index for vectors of a length.
         """
         self._folder = folder
         self._path = folder / FILE_NAME
         self._metrics = metrics
+        self._make_index = make_index
         self._ttl_s = ttl_days * 86400
         self._lock = filelock.FileLock(folder / LOCK_NAME, thread_local=False)
         self._writer = Threads(1, "gallery_writer")
@@ -150,7 +160,7 @@ class LocalGallery:
 
     def _load_rows(self) -> None:
         opened = {
-            name: _Opened(row, collection.model, Index(collection.model.embedding_length))
+            name: _Opened(row, collection.model, self._make_index(collection.model.embedding_length))
             for name, (row, collection) in self._written.collections().items()
         }
         index_by_row = {each.row: each.index for each in opened.values()}
@@ -256,7 +266,7 @@ class LocalGallery:
         def create() -> bool:
             row, is_new = self._written.create_collection(name, model, written)
             if is_new:
-                self._opened[name] = _Opened(row, model, Index(model.embedding_length))
+                self._opened[name] = _Opened(row, model, self._make_index(model.embedding_length))
             return is_new
 
         is_new = await self._change(create)
@@ -343,7 +353,9 @@ class LocalGallery:
             opened = self._find(collection)
             deleted = self._written.delete_persons(opened.row, person_id)
             if person_id is None:
-                self._opened[collection] = _Opened(opened.row, opened.model, Index(opened.model.embedding_length))
+                self._opened[collection] = _Opened(
+                    opened.row, opened.model, self._make_index(opened.model.embedding_length)
+                )
             else:
                 opened.index.remove_person(deleted[0][0])
             self._must_erase = True

@@ -19,8 +19,6 @@ from jetface.gallery.store import Store
 RANKED_AGAIN = 64
 """Faces of which the stored vectors are compared: on vectors with the covariance of real embeddings a byte a number
 has the right face among the first of them always."""
-BYTE_ERROR = 0.02
-"""More than a similarity by bytes differs from the one by stored vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +67,7 @@ class Searcher:
         scan_s = time.perf_counter() - started
         ranked = rank(self._store.vectors, queries, nearest)
         for number, (each, found) in enumerate(zip(asked, ranked, strict=True)):
-            if _may_miss_persons(each.query, nearest[number], found, len(index)):
+            if _may_miss_persons(each.query, nearest[number], found, index):
                 begun = time.perf_counter()
                 persons = index.best_of_persons(queries[number], max(RANKED_AGAIN, 2 * each.query.top_k))
                 scan_s += time.perf_counter() - begun
@@ -128,12 +126,12 @@ def _ranked_persons(
     return list(best.values())
 
 
-def _may_miss_persons(query: Query, nearest: Candidates, found: Sequence[Ranked], num_faces: int) -> bool:
+def _may_miss_persons(query: Query, nearest: Candidates, found: Sequence[Ranked], index: Index) -> bool:
     """Tell whether persons with many faces may have crowded out others that are wanted."""
-    if len(nearest.ids) >= num_faces or len(found) > query.top_k:
+    if len(nearest.ids) >= len(index) or len(found) > query.top_k:
         return False
     is_next_missing = len(found) < 2
-    return is_next_missing or float(nearest.scores[-1]) >= query.threshold - BYTE_ERROR
+    return is_next_missing or float(nearest.scores[-1]) >= query.threshold - index.error
 
 
 def _match(face: Ranked, person: tuple[str, str, str, str]) -> Match:

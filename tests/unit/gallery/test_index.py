@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jetface.gallery.index import BLOCK_ROWS, Index
+from jetface.gallery.index import BLOCK_ROWS, ExactIndex
 
 LENGTH = 64
 
@@ -20,17 +20,17 @@ def unit(count: int, seed: int = 0, length: int = LENGTH) -> NDArray[np.float32]
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-def filled(vectors: NDArray[np.float32], persons: NDArray[np.int64] | None = None) -> Index:
-    index = Index(vectors.shape[1])
+def filled(vectors: NDArray[np.float32], persons: NDArray[np.int64] | None = None) -> ExactIndex:
+    index = ExactIndex(vectors.shape[1])
     ids = np.arange(1, len(vectors) + 1)
     index.add(ids, ids if persons is None else persons, vectors)
     return index
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    (found,) = Index(LENGTH).nearest(unit(1), 5)
+    (found,) = ExactIndex(LENGTH).nearest(unit(1), 5)
     assert len(found.ids) == 0
-    assert len(Index(LENGTH).best_of_persons(unit(1)[0], 5).ids) == 0
+    assert len(ExactIndex(LENGTH).best_of_persons(unit(1)[0], 5).ids) == 0
 
 
 def test_the_nearest_are_those_of_float_arithmetic() -> None:
@@ -98,7 +98,7 @@ def test_the_best_face_of_each_person_is_found_among_large_persons() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "person"]), st.integers(0, 19)), max_size=40))
 def test_it_holds_what_a_plain_dictionary_holds(steps: list[tuple[str, int]]) -> None:
     vectors = unit(20)
-    index, kept = Index(LENGTH), dict[int, int]()
+    index, kept = ExactIndex(LENGTH), dict[int, int]()
     for step, number in steps:
         if step == "add" and number not in kept:
             index.add(np.array([number]), np.array([number % 4]), vectors[number : number + 1])
