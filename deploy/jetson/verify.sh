@@ -98,6 +98,7 @@ chmod 755 "$steps"
 # --- The three ways to a service: beside ARGUMENT ... runs a command of jetface there, verifying ARGUMENT ... a step ------
 
 service= # process id, without Docker
+waiting= # process group that waits for the service's first answer
 port=${PORT:-18080}
 
 case $mode in
@@ -200,7 +201,7 @@ last_words() {
 }
 
 start() {
-  local waiting
+  local code=0
   case $mode in
     docker)
       stack up --detach --no-build >&2 || return
@@ -211,18 +212,24 @@ start() {
       service=$!
       ;;
   esac
+  # A process group of its own: what is to end is the program, not only the shell that runs it.
+  set -m
   asked start --timeout "$(awk -v minutes="$engine_minutes" 'BEGIN { print minutes * 60 }')" &
   waiting=$!
+  set +m
   while kill -0 "$waiting" 2>/dev/null; do
     if ! is_up; then
-      kill "$waiting" 2>/dev/null || true
+      kill -- "-$waiting" 2>/dev/null || true
       wait "$waiting" || true
+      waiting=
       printf 'the service has ended: %s\n' "$(last_words)" >&2
       return 1
     fi
     sleep 0.2
   done
-  wait "$waiting"
+  wait "$waiting" || code=$?
+  waiting=
+  return "$code"
 }
 
 stop() {
@@ -256,6 +263,7 @@ drain_and_stop() {
 finish() {
   local code=$?
   trap - EXIT
+  [[ -z $waiting ]] || kill -- "-$waiting" 2>/dev/null || true
   if [[ -n $service ]]; then
     kill -TERM "$service" 2>/dev/null || true
     wait "$service" || true

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.server import Server, free_port, running_server, service_environ
@@ -77,12 +78,15 @@ class TestCheckout:
         assert "| how | checkout |" in report
 
     def test_a_service_that_does_not_start_fails_the_report_and_says_why(self, tmp_path: Path) -> None:
-        """At once: nobody waits an hour for the engines of a service that has ended."""
-        variables = {"PORT": str(free_port()), "BACKEND": "tensorrt"}
+        """At once: nobody waits an hour for the engines of a service that has ended, in the background neither."""
+        port = str(free_port())
+        variables = {"PORT": port, "BACKEND": "tensorrt"}
         done = run(tmp_path, "--no-docker", variables=variables)
         assert done.returncode == 1
         assert outcomes(tmp_path)["first-answer"] == "fail"
         assert "the service has ended: Error: BACKEND=tensorrt cannot be had" in (tmp_path / "report.md").read_text()
+        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        assert [command for command in commands if f"http://127.0.0.1:{port}" in command] == []
 
     def test_the_service_of_somebody_else_is_not_verified_in_its_place(self, tmp_path: Path, server: Server) -> None:
         done = run(tmp_path, "--no-docker", variables={"PORT": server.url.rpartition(":")[2]})
