@@ -20,6 +20,7 @@ from jetface.geometry.boxes import iou_matrix
 from jetface.imaging.sources import EncodedPicture
 from jetface.service import Service, open_service
 from jetface.settings import Settings
+from tests.bench.large_pictures import faces_of
 from tests.bench.small_pictures import portraits_of
 from tests.support.shared import shared_dir
 
@@ -54,8 +55,7 @@ class Compared:
 async def found(service: Service, data: bytes) -> Sequence[Face]:
     """Return faces down to a little below the threshold, without embeddings."""
     options = ExtractOptions(score_threshold=service.score_threshold - MARGIN, with_embedding=False)
-    deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    return (await service.extractor.extract([EncodedPicture(data)], options, deadline=deadline))[0].faces
+    return await faces_of(service, data, options)
 
 
 async def embedded(service: Service, data: bytes, faces: Sequence[Face]) -> Sequence[Face]:

@@ -11,10 +11,9 @@ import pytest
 
 from jetface.api.compreface import similarity_of
 from jetface.gallery.local import LocalGallery
-from jetface.metrics import Metrics
 from jetface.server.limits import Access
 from tests.support.fakes import Harness
-from tests.support.gallery_service import MATCH_THRESHOLD, NOBODY, Served, group, portrait, served
+from tests.support.gallery_service import MATCH_THRESHOLD, NOBODY, Served, group, opened_gallery, portrait, served
 
 FACES = "/api/v1/recognition/faces"
 SUBJECTS = "/api/v1/recognition/subjects"
@@ -23,10 +22,8 @@ RECOGNIZE = "/api/v1/recognition/recognize"
 
 @pytest.fixture
 async def gallery(tmp_path: Path) -> AsyncIterator[LocalGallery]:
-    opened = LocalGallery(tmp_path / "gallery", Metrics())
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened_gallery(tmp_path / "gallery") as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from jetface.domain import Embedding, Face
 from jetface.errors import ServiceError
+from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
 from jetface.gallery.protocol import Gallery
 from jetface.gallery.records import ModelPin
 from jetface.imaging.sources import PictureSource
+from jetface.metrics import Metrics
 from tests.support.fakes import FakeExtractor, Harness, bytes_of, face_number
 from tests.support.gallery_faces import PIN, vectors_of
+
+
+@asynccontextmanager
+async def opened_gallery(folder: Path) -> AsyncIterator[LocalGallery]:
+    """Open the gallery of a folder, and close it."""
+    gallery = LocalGallery(folder, Metrics())
+    await gallery.open()
+    yield gallery
+    await gallery.close()
+
 
 PEOPLE = vectors_of(12, 4)
 """(12, 4, 512): persons, and photographs of each."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +14,6 @@ import pytest
 import structlog
 
 from jetface.gallery.local import LocalGallery
-from jetface.metrics import Metrics
 from jetface.server.limits import Access
 from tests.support.fakes import Harness
 from tests.support.gallery_faces import OTHER_PIN
@@ -24,14 +22,6 @@ from tests.support.gallery_service import NOBODY, PEOPLE, Served, group, portrai
 FACES = "/v1/collections/people/persons/ada/faces"
 SEARCH = "/v1/collections/people/search"
 LINES = {"content-type": "application/x-ndjson"}
-
-
-@pytest.fixture
-async def gallery(tmp_path: Path) -> AsyncIterator[LocalGallery]:
-    opened = LocalGallery(tmp_path / "gallery", Metrics())
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from jetface.errors import RequestError
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.records import NewPerson
 from jetface.gallery.transfer import export_lines, parse_line, read_folder, write_folder
-from jetface.metrics import Metrics
 from tests.support.gallery_faces import OTHER_PIN, PIN, new_faces, vectors_of
 from tests.support.gallery_service import PEOPLE, Served, portrait, served
 
@@ -27,14 +26,6 @@ EXPORT = "/v1/collections/people/export"
 IMPORT = "/v1/collections/people/import"
 LINES = {"content-type": "application/x-ndjson"}
 JPEG = b"\xff\xd8\xff the rest of it"
-
-
-@pytest.fixture
-async def gallery(tmp_path: Path) -> AsyncIterator[LocalGallery]:
-    opened = LocalGallery(tmp_path / "gallery", Metrics())
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
