@@ -27,7 +27,7 @@ define set_up
   { echo "jetface needs Python 3.10 or newer; $$($(PYTHON) --version) is $(PYTHON). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
 @echo "Setting up $(VENV) from $(1) ..."
 @$(PYTHON) -m venv $(VENV)
-@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $(1)
+@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 @$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/python
 endef
 
@@ -117,7 +117,7 @@ JETSON7 := --python-version 3.12 --python-platform aarch64-manylinux_2_39
 GPU := --python-version 3.12 --python-platform x86_64-manylinux_2_35
 
 lock: lock-images ## resolve the lock files anew (needs uv)
-	$(LOCK) --universal --python-version 3.10 pyproject.toml --extra parquet --group build -o requirements/run.txt
+	$(LOCK) --universal --python-version 3.10 --overrides requirements/unwanted.txt pyproject.toml --extra parquet --group build requirements/run.in -o requirements/run.txt
 	$(LOCK) --universal --python-version 3.10 -c requirements/run.txt pyproject.toml --group build --group dev -o requirements/dev.txt
 	$(LOCK) --universal --python-version 3.10 requirements/bench.in -o requirements/bench.txt
 	$(LOCK) --universal --python-version 3.10 requirements/audit.in -o requirements/audit.txt

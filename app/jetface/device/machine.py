@@ -144,6 +144,20 @@ def _gpu_clock_is_fixed(root: Path) -> bool | None:
     return None if least is None or most is None else least == most
 
 
+_CPU_FIELDS = re.compile(r"^(model name|CPU implementer|CPU part|CPU variant)\s*:\s*(.+)$", re.MULTILINE)
+"""Of x86, and of Arm, where makers and their designs are numbers."""
+
+
+def cpu_model(root: Path = Path("/")) -> str | None:
+    """Return what the first core is called, such as `AMD EPYC 9R14`; None when the system does not say.
+
+    Args:
+        root: Where `/proc` is; another folder in tests.
+    """
+    found = dict(reversed(_CPU_FIELDS.findall(read_text(root / "proc/cpuinfo") or "")))
+    return found.get("model name") or ", ".join(f"{name} {found[name]}" for name in sorted(found)) or None
+
+
 _FOLDER = "sys/devices/system/cpu"
 
 

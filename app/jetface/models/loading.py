@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import structlog
@@ -17,7 +16,7 @@ from jetface.atomic import sweep_parts
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
 from jetface.device.limits import MemoryGuard
-from jetface.domain import Blob
+from jetface.device.machine import cpu_model
 from jetface.errors import ModelStuckError, ServiceError
 from jetface.graphs.parts import num_bytes
 from jetface.graphs.prepare import PreparedFiles, PreparedGraph, prepare_graph
@@ -30,6 +29,7 @@ from jetface.models.download import DEADLINE_S
 from jetface.models.items import ItemMemory
 from jetface.models.loaded import LoadedModel, LoadProgress
 from jetface.models.precision import Precisions
+from jetface.models.race import LEAST_GAIN, LEAST_GAIN_OF_FREE_CANVAS, Verdicts, fastest, make_blob, measure_ms
 from jetface.models.weights import WeightsFolder
 from jetface.registry import ModelSpec
 from jetface.runtimes.backend import Backend, warm
@@ -37,58 +37,6 @@ from jetface.runtimes.choose import Opener, Selection
 from jetface.runtimes.onnx_cuda import OnnxCudaBackend
 from jetface.runtimes.providers import runtime_version
 from jetface.threads import SlowWork
-
-_MOST_TURNS = 20
-
-_BUDGET_S = 0.4
-"""No turn is begun after this much time. With the runs before the clock starts and a last turn this is 0.8 s for two
-backends that take 100 ms a run each."""
-
-LEAST_GAIN = 1.05
-"""The first backend is left only for one this many times as fast: less is noise."""
-
-LEAST_GAIN_OF_FREE_CANVAS = 1.3
-"""As `LEAST_GAIN`, where canvases vary: the measurement does not, and OpenVINO pays for each change of size."""
-
-
-def make_blob(input_hw: tuple[int, int]) -> Blob:
-    """Return one item of noise: kernels take as long for it as for a picture."""
-    return np.random.default_rng(0).standard_normal((1, 3, *input_hw)).astype(np.float32)
-
-
-def measure_ms(backends: Mapping[str, Backend], blob: Blob) -> dict[str, float]:
-    """Let backends take turns at one blob and return the least time of each: other work can only add to a time.
-
-    A median would mostly tell how busy the cores were, and chose wrongly on a machine whose cores all were.
-
-    Raises:
-        InferenceError: One of them does not run.
-    """
-    for backend in backends.values():
-        backend.run(blob)
-    times_ms: dict[str, list[float]] = {name: [] for name in backends}
-    started = time.perf_counter()
-    for _ in range(_MOST_TURNS):
-        for name, backend in backends.items():
-            run_started = time.perf_counter()
-            backend.run(blob)
-            times_ms[name].append(1e3 * (time.perf_counter() - run_started))
-        if time.perf_counter() - started > _BUDGET_S:
-            break
-    return {name: min(times) for name, times in times_ms.items()}
-
-
-def fastest(times_ms: Mapping[str, float], *, least_gain: float = LEAST_GAIN) -> str:
-    """Return the name of the fastest; the first one unless another gains enough to be worth it.
-
-    Args:
-        times_ms: Milliseconds by name, in order of preference, at least one.
-        least_gain: How many times as fast as the first another has to be.
-    """
-    names: Sequence[str] = list(times_ms)
-    best = min(names, key=lambda name: times_ms[name])
-    return best if times_ms[best] * least_gain < times_ms[names[0]] else names[0]
-
 
 _log = structlog.get_logger(__name__)
 
@@ -156,6 +104,10 @@ class LoadOptions:
     """Longest opening of a model, its download aside; one that takes longer hangs."""
 
 
+_Way: TypeAlias = tuple[Opener, Path, bool]
+"""What opens a model, its file, and whether that is quantized."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runner:
     """A graph opened one way, one backend a lane."""
@@ -216,6 +168,7 @@ class ModelLoader:
         self._metrics = metrics
         self._memory = memory or MemoryGuard(floor_bytes=0)
         self._prepared = PreparedFiles(weights.folder / "prepared")
+        self._verdicts = Verdicts(weights.folder / "prepared")
         self._counter = RunCounter()
         self._opening = SlowWork("opening", most=1, timeout_s=options.load_timeout_s)
 
@@ -281,9 +234,7 @@ class ModelLoader:
         if quantized is not None:
             # On a GPU ONNX Runtime gains nothing by it: there INT8 is for engines, unless it is asked for by name.
             ways += [(opener, quantized, True) for opener in openers if opener.is_on_cpu or wanted == "int8"]
-        runner = self._start(*ways[0], spec)
-        for way in ways[1:]:
-            runner = self._faster(runner, *way, spec)
+        runner = self._start(*ways[0], spec) if len(ways) == 1 else self._fastest(ways, spec)
         first = runner.backends[0]
         items = ItemMemory(self._options.most_canvases)
         probed = FAMILIES[spec.family].probe(spec, first, runner.graph.input_hw, takes_pixels=runner.graph.takes_pixels)
@@ -303,6 +254,31 @@ class ModelLoader:
             num_shared=lambda: first.num_shared if isinstance(first, OnnxCudaBackend) else 0,
         )
 
+    def _fastest(self, ways: Sequence[_Way], spec: ModelSpec) -> _Runner:
+        """Return the fastest of several ways to run a model: whoever won before under the same conditions, or wins now.
+
+        Raises:
+            ServiceError: The first cannot run it.
+        """
+        conditions = [cpu_model() or "unknown CPU", f"{self._options.num_cores} cores", *map(_condition, ways)]
+        won = self._verdicts.recall(spec.name, conditions)
+        for way in (way for way in ways if _name(way[0], is_int8=way[2]) == won):
+            try:
+                runner = self._start(*way, spec)
+            except ServiceError as error:
+                _log.warning("backend that won before fails", model=spec.name, backend=won, reason=error.message)
+                break
+            _log.info("backend chosen", model=spec.name, backend=won, by="an earlier race")
+            return runner
+        runner, is_complete = self._start(*ways[0], spec), True
+        for way in ways[1:]:
+            faster = self._faster(runner, *way, spec)
+            runner, is_complete = faster or runner, is_complete and faster is not None
+        # Whoever could not take part may next time.
+        if is_complete:
+            self._verdicts.keep(spec.name, conditions, runner.name)
+        return runner
+
     def _start(self, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
         graph = prepare_graph(
             path,
@@ -316,14 +292,17 @@ class ModelLoader:
         backends = opener.open(graph.model, num_lanes=num_lanes, max_batch_size=max_batch)
         return _Runner(opener=opener, is_int8=is_int8, graph=graph, max_batch=max_batch, backends=backends)
 
-    def _faster(self, holder: _Runner, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
-        """Return the faster of two ways to run a model, both open for the comparison, the other one closed."""
+    def _faster(self, holder: _Runner, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner | None:
+        """Return the faster of two ways to run a model, both open for the comparison, the other one closed.
+
+        None where the second one cannot run it.
+        """
         name = _name(opener, is_int8=is_int8)
         try:
             challenger = self._start(opener, path, is_int8, spec)
         except ServiceError as error:
             _log.warning("backend is left out", model=spec.name, backend=name, reason=error.message)
-            return holder
+            return None
         runners = {runner.name: runner for runner in (holder, challenger)}
         blob = make_blob(holder.graph.input_hw or _RACE_CANVAS_HW)
         try:
@@ -331,7 +310,7 @@ class ModelLoader:
         except ServiceError as error:
             _log.warning("backend is left out", model=spec.name, backend=name, reason=error.message)
             challenger.close()
-            return holder
+            return None
         chosen = fastest(times_ms, least_gain=LEAST_GAIN if holder.graph.input_hw else LEAST_GAIN_OF_FREE_CANVAS)
         _log.info(
             "backend chosen", model=spec.name, backend=chosen,
@@ -372,6 +351,13 @@ class ModelLoader:
 
 def _name(opener: Opener, *, is_int8: bool) -> str:
     return f"{opener.name}-int8" if is_int8 else opener.name
+
+
+def _condition(way: _Way) -> str:
+    """Tell a way from others, also from what it is with another version of its runtime or another file."""
+    opener, path, is_int8 = way
+    stat = path.stat()
+    return f"{_name(opener, is_int8=is_int8)} {opener.version}: {path.name}, {stat.st_size}, {stat.st_mtime_ns}"
 
 
 async def started_in_time(batcher: Batcher[Any, Any], timeout_s: float) -> None:

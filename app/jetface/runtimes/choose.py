@@ -209,6 +209,11 @@ class Opener(Protocol):
         ...
 
     @property
+    def version(self) -> str:
+        """That of the runtime."""
+        ...
+
+    @property
     def is_on_cpu(self) -> bool:
         """Whether runs take the cores that everything else needs too. On a GPU, graphs take pixels."""
         ...
@@ -242,6 +247,11 @@ class OnnxOpener:
     def provider(self) -> str:
         """The provider that runs what it can."""
         return self.providers[0]
+
+    @property
+    def version(self) -> str:
+        """ONNX Runtime's."""
+        return ".".join(map(str, runtime_version()))
 
     @property
     def is_on_cpu(self) -> bool:
@@ -299,6 +309,11 @@ class OpenVinoOpener:
     def name(self) -> str:
         """`openvino-` and the precision."""
         return f"openvino-{self.precision}"
+
+    @property
+    def version(self) -> str:
+        """OpenVINO's."""
+        return metadata.version("openvino")
 
     def open(
         self, model: bytes | Path, *, num_lanes: int, max_batch_size: int, num_threads: int = 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetface.device.machine import offline_cores, online_cores, present_cores, read_number, read_text
+from jetface.device.machine import cpu_model, offline_cores, online_cores, present_cores, read_number, read_text
 
 PlantTree = Callable[[Mapping[str, str]], Path]
 
@@ -66,3 +66,23 @@ def test_small_files_are_read_without_what_surrounds_them(plant: PlantTree) -> N
     assert read_text(root / "missing") is None
     assert read_text(root) is None
     assert [read_number(root / name) for name in ("number", "word", "missing")] == [42, None, None]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "model"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9R14\n\nprocessor\t: 1\nmodel name\t: another\n", "AMD EPYC 9R14"),
+        (
+            "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd42\n",
+            "CPU implementer 0x41, CPU part 0xd42, CPU variant 0x0",
+        ),
+        ("processor\t: 0\n", None),
+        (None, None),
+    ],
+    ids=["x86", "Arm", "silent", "hidden"],
+)
+def test_a_cpu_is_called_as_the_system_calls_its_first_core(tmp_path: Path, cpuinfo: str | None, model: str) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert cpu_model(tmp_path) == model

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class SlowedOpener:
     fault: Exception | None = None
     opened: list[SlowedBackend] = field(default_factory=list)
     provider: str = "OpenVINO"
+    version: str = "1"
     is_on_cpu: bool = True
 
     def open(
@@ -146,6 +147,58 @@ async def test_the_faster_backend_gets_the_model_and_the_other_one_is_closed(
         for opener in openers:
             opener.opened.clear()
         logs.clear()
+
+
+async def test_a_race_is_run_once_for_a_machine_a_file_and_those_who_take_part(
+    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, logs: list[Any]
+) -> None:
+    async def load(*openers: SlowedOpener, num_cores: int = 2) -> list[str]:
+        """Load the model anew; return what was measured, and the winner."""
+        logs.clear()
+        loader = loader_of(folder, Candidates(openers=openers), num_cores=num_cores)
+        model = await loader.load(spec)
+        await model.close(grace_s=5)
+        loader.close()
+        (line,) = (line for line in logs if line["event"] == "backend chosen")
+        return [*line.get("run_ms", ()), model.backend]
+
+    assert await load(slow, fast) == ["slow", "fast", "fast"]
+    slow.opened.clear()
+    assert await load(slow, fast) == ["fast"]
+    assert not slow.opened
+    assert await load(slow, replace(fast, version="2")) == ["slow", "fast", "fast"]
+    assert await load(slow, fast, num_cores=1) == ["slow", "fast", "fast"]
+    (folder / spec.file_name).touch()
+    assert await load(slow, fast) == ["slow", "fast", "fast"]
+
+
+async def test_a_race_is_run_again_where_its_winner_no_longer_runs_the_model(
+    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, logs: list[Any]
+) -> None:
+    broken = replace(fast, fault=ModelFileError("No such operator."))
+    for openers, backend in (((slow, fast), "fast"), ((slow, broken), "slow"), ((slow, fast), "fast")):
+        loader = loader_of(folder, Candidates(openers=openers))
+        model = await loader.load(spec)
+        assert model.backend == backend
+        await model.close(grace_s=5)
+        loader.close()
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+        "backend that won before fails",
+        "backend is left out",
+    ]
+
+
+async def test_a_verdict_that_cannot_be_read_is_no_verdict(
+    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener
+) -> None:
+    for _ in range(2):
+        loader = loader_of(folder, Candidates(openers=(slow, fast)))
+        model = await loader.load(spec)
+        assert model.backend == "fast"
+        await model.close(grace_s=5)
+        loader.close()
+        (verdict,) = (folder / "prepared").glob("*.fastest.json")
+        verdict.write_text("{")
 
 
 async def test_a_model_the_first_runs_is_served_though_another_cannot(

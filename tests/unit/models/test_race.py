@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jetface.domain import Batch, Tensor
-from jetface.models.loading import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
+from jetface.models.race import LEAST_GAIN_OF_FREE_CANVAS, fastest, make_blob, measure_ms
 
 
 @dataclass
