@@ -25,6 +25,7 @@ from jetface.engines.job import EngineJob, EngineJobs, EngineSource
 from jetface.engines.plan import PlanFolder
 from jetface.engines.takeover import EngineLoader
 from jetface.errors import BackendUnavailableError, NotFoundError, ServiceError, StorageError
+from jetface.gallery.cuda_index import CudaIndex, Scanner
 from jetface.gallery.index import ExactIndex, Index
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
@@ -490,7 +491,7 @@ async def open_service(settings: Settings, *, root: Path = Path("/")) -> AsyncIt
 def build_people(service: Service) -> People | None:
     """Build the gallery that the settings name, which `People.gallery.open` opens; None where they name none."""
     settings = service.settings
-    gallery = _gallery(settings, service.metrics)
+    gallery = _gallery(settings, service.metrics, service.backend)
     if gallery is None:
         return None
 
@@ -511,11 +512,11 @@ def build_people(service: Service) -> People | None:
     )
 
 
-def _gallery(settings: Settings, metrics: Metrics) -> Gallery | None:
+def _gallery(settings: Settings, metrics: Metrics, backend: Selection) -> Gallery | None:
     """Return the gallery where the settings have it.
 
     Raises:
-        StorageError: A driver or a library that it needs is not installed.
+        StorageError: A driver, a library or a GPU that it needs is not there.
     """
     if settings.gallery_url is not None:
         try:
@@ -525,14 +526,21 @@ def _gallery(settings: Settings, metrics: Metrics) -> Gallery | None:
             raise StorageError("GALLERY_URL needs the driver: pip install 'jetface[postgres]'") from cause
         return PostgresGallery(settings.gallery_url.get_secret_value(), metrics, ttl_days=settings.gallery_ttl_days)
     if settings.gallery_dir is not None:
-        make_index = _index_maker(settings)
+        make_index = _index_maker(settings, backend)
         return LocalGallery(settings.gallery_dir, metrics, ttl_days=settings.gallery_ttl_days, make_index=make_index)
     return None
 
 
-def _index_maker(settings: Settings) -> Callable[[int], Index]:
+def _index_maker(settings: Settings, backend: Selection) -> Callable[[int], Index]:
     if settings.gallery_index == "exact":
         return ExactIndex
+    if settings.gallery_index == "cuda":
+        if backend.onnx is None or backend.onnx.cuda is None:
+            raise StorageError(
+                "GALLERY_INDEX=cuda needs models that run on ONNX Runtime's CUDA provider: "
+                "pip install 'jetface[cuda]' onnxruntime-gpu"
+            )
+        return partial(CudaIndex, scanner=Scanner(backend.onnx.cuda))
     try:
         # Here, because its library is optional.
         from jetface.gallery.faiss_index import FaissIndex  # noqa: PLC0415 - as above

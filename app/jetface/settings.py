@@ -351,9 +351,10 @@ class Settings(BaseSettings):
         "GALLERY_URL", default=None, allowed="postgresql://user:password@host/database, or empty",
         meaning="Database of the gallery in place of GALLERY_DIR, for several replicas or WORKERS.",
     )  # fmt: skip
-    gallery_index: Literal["exact", "faiss"] = _env(
+    gallery_index: Literal["exact", "faiss", "cuda"] = _env(
         "GALLERY_INDEX", default="exact",
-        meaning="How GALLERY_DIR is searched; faiss (extra `faiss`): a tenth of the time for a million faces and more.",
+        meaning="How GALLERY_DIR is searched; faiss (extra `faiss`): a tenth of the time for a million faces and more; "
+        "cuda: exact, in an NVIDIA GPU's memory.",
     )  # fmt: skip
     gallery_keep_crops: bool = _env(
         "GALLERY_KEEP_CROPS", default=False,

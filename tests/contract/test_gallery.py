@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from jetface.errors import ConflictError, NotFoundError, RequestError, StorageError
+from jetface.gallery.cuda_index import CudaIndex, Scanner
 from jetface.gallery.faiss_index import FaissIndex
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.people import People
@@ -20,6 +21,8 @@ from jetface.gallery.protocol import Gallery
 from jetface.gallery.records import NewFace, NewPerson, Query
 from jetface.gallery.transfer import export_lines, import_lines, move_collection, read_folder, write_folder
 from jetface.metrics import Metrics
+from jetface.runtimes.onnx_cuda import CudaSetup
+from tests.support.fake_cuda import FakeCuda
 from tests.support.gallery_faces import OTHER_PIN, PIN, new_faces, vectors_of
 from tests.support.gallery_service import NOBODY, group, portrait, served
 
@@ -35,7 +38,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.cleanup()
 
 
-@pytest.fixture(params=["local", "local, faiss", "postgresql"])
+@pytest.fixture(params=["local", "local, faiss", "local, cuda", "postgresql"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Gallery]:
     """Return what opens one gallery again and again."""
     if request.param == "local":
@@ -44,6 +47,10 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Gallery
         # With codes from the first faces on, as far as there can be.
         make_index = partial(FaissIndex, least_faces=16)
         return lambda: LocalGallery(tmp_path / "gallery", Metrics(), make_index=make_index)
+    if request.param == "local, cuda":
+        scanner = Scanner(CudaSetup(cuda=FakeCuda(is_eager=True), device="cpu"))
+        on_device = partial(CudaIndex, scanner=scanner, first_rows=1024)
+        return lambda: LocalGallery(tmp_path / "gallery", Metrics(), make_index=on_device)
     url = request.getfixturevalue("database")
     return lambda: PostgresGallery(url, Metrics())
 

@@ -117,6 +117,17 @@ def test_an_index_whose_library_is_not_installed_ends_the_start(
     assert "Traceback" not in said
 
 
+def test_the_index_of_a_gpu_ends_the_start_where_there_is_none(
+    weights: dict[str, str], gallery_dir: Path, tmp_path: Path
+) -> None:
+    variables = {**weights, "GALLERY_DIR": str(gallery_dir), "GALLERY_INDEX": "cuda"}
+    with running_server(tmp_path, variables, wait=False) as started:
+        assert started.process.wait(60) == 3
+        said = started.log.read_text()
+    assert "GALLERY_INDEX=cuda needs models that run on ONNX Runtime's CUDA provider" in said
+    assert "Traceback" not in said
+
+
 def test_several_workers_do_not_start(gallery_dir: Path) -> None:
     done = subprocess.run(
         ["jetface", "serve"], capture_output=True, text=True, check=False, timeout=60,

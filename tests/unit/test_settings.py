@@ -55,7 +55,7 @@ BAD_VALUES = [
     ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "comma list of addresses and networks, *, or empty"),
     ("FORWARDED_ALLOW_IPS", "*,10.0.0.0/8", "comma list of addresses and networks, *, or empty"),
     ("URL_ALLOW_HOSTS", "a.*.b", "comma list of hosts, *.domains, addresses and networks, or empty"),
-    ("GALLERY_INDEX", "hnsw", "exact or faiss"),
+    ("GALLERY_INDEX", "hnsw", "exact, faiss or cuda"),
     ("HOST", "two words", "address"),
     ("PORT", "http", "integer from 1 to 65535"),
     ("PORT", "70000", "integer from 1 to 65535"),

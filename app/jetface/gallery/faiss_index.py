@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from jetface.gallery.index import NO_FACE, Candidates, ExactIndex, Vectors, of_each_person
+from jetface.gallery.index import NO_FACE, Candidates, ExactIndex, Vectors, best_by_nearest
 
 LEAST_FACES = 100_000
 """Below, an exact search takes about 10 ms."""
@@ -24,7 +24,6 @@ nothing. To take them out moves all codes, a second for a million."""
 _LEARNT_FROM = 20_000
 _NUMBERS_A_CODE = 2
 _BITS_A_CODE = 4
-_FACES_OF_PERSONS = 4096
 _log = structlog.get_logger("jetface.gallery")
 
 
@@ -155,10 +154,4 @@ class FaissIndex:
         few = self._few
         if self._codes is None:
             return few.best_of_persons(query, count)
-        num_wanted = _FACES_OF_PERSONS
-        while True:
-            (found,) = self.nearest(query[None], num_wanted)
-            best = of_each_person(found.ids, found.persons, found.scores, count)
-            if len(best.ids) == count or len(found.ids) < num_wanted:
-                return best
-            num_wanted *= 8
+        return best_by_nearest(self, query, count)

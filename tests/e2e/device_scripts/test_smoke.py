@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.device import backends, cuda_module, graphs, memory, nhwc_fp16, nvjpeg
+from tests.device import backends, cuda_module, gallery, graphs, memory, nhwc_fp16, nvjpeg
 from tests.device.gpu import open_setup
 from tests.device.lock_held import LockSampler
 from tests.device.nhwc_fp16 import first_that
@@ -26,7 +26,7 @@ from tests.device.timing import take_turns
 from tests.support.shared import REPOSITORY
 from tests.support.tiny_onnx import EMBEDDING_LENGTH, arcface_model, scrfd_model
 
-PROGRAMS = ("cuda_module", "backends", "graphs", "service", "memory", "lock_held", "nhwc_fp16", "nvjpeg")
+PROGRAMS = ("cuda_module", "backends", "graphs", "service", "memory", "lock_held", "gallery", "nhwc_fp16", "nvjpeg")
 
 
 @pytest.fixture
@@ -112,6 +112,13 @@ def test_the_memory_of_a_real_service_is_measured(tmp_path: Path) -> None:
     options += ["--det-model", "starter_det", "--rec-model", "starter_rec", "--first", "4", "--requests", "12"]
     result = CliRunner().invoke(memory.main, options, catch_exceptions=False)
     assert rows_of(result)["requests answered"] == 12
+
+
+def test_indexes_of_the_gallery_give_the_same_answers() -> None:
+    options = ["--device", "cpu", "--faces", "2000", "--seconds", "0"]
+    rows = rows_of(CliRunner().invoke(gallery.main, options, catch_exceptions=False))
+    assert rows["2,000 faces: answers that are the same"] == 1
+    assert rows["2,000 faces, cuda: of 16"] > 0
 
 
 def test_a_graph_that_does_not_kill_is_told(recognizer: Path) -> None:
