@@ -48,7 +48,7 @@ def encode(extension: str, image: np.ndarray, parameters: Sequence[int] = ()) ->
 def exif(orientation: int, order: str = "<", *, tag: int = 0x0112, kind: int = 3, count: int = 1) -> bytes:
     """Return a TIFF structure that says an orientation, after another entry; `order` is `<` or `>`."""
     mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
-    value = struct.pack(order + {1: "B3x", 4: "I"}.get(kind, "H2x"), orientation)
+    value = struct.pack(order + {1: "B3x", 4: "I", 9: "i"}.get(kind, "H2x"), orientation)
     entries = struct.pack(f"{order}HHIHH", 0x0100, 3, 1, 640, 0) + struct.pack(f"{order}HHI", tag, kind, count) + value
     return mark + struct.pack(f"{order}IH", 8, 2) + entries + struct.pack(f"{order}I", 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import threading
 import warnings
 from collections import deque
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from jetface.domain import Image
 from jetface.errors import BackendUnavailableError, ImageDecodeError
-from jetface.imaging.formats import first_gif_frame
+from jetface.imaging.formats import first_gif_frame, with_png_end
 from jetface.imaging.header import PictureFormat, PictureHeader, damaged, truncated, turn_upright
 
 _MOST_PIECES = 8
@@ -172,8 +173,8 @@ _END_OF_JPEG = b"\xff\xd9"
 _LIMIT_SCANS = 32768
 """`TJFLAG_LIMITSCANS`: no more than 500 scans. Ignored before libturbojpeg 2.1; the header's reader is stricter."""
 
-_PREMATURE = "remature end"
-"""In what libjpeg says of a picture that ends too early."""
+_PREMATURE = re.compile(r"remature end|found marker 0xd9 instead of RST")
+"""In what libjpeg says of a picture that ends too early, within the coded data or at a restart marker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +309,7 @@ class Decoder:
         try:
             image = decode(strict=True)
         except ValueError as cause:
-            if _PREMATURE in str(cause):
+            if _PREMATURE.search(str(cause)):
                 raise truncated() from cause
             try:
                 # Every viewer passes over other damage.
@@ -322,7 +323,7 @@ class Decoder:
             # It makes an array of its own where the picture is not as large as its header says.
             image = self._turbojpeg.decode(data, flags=_LIMIT_SCANS, dst=image)
         except UserWarning as cause:
-            if _PREMATURE in str(cause):
+            if _PREMATURE.search(str(cause)):
                 raise truncated() from cause
             # Every viewer passes over other damage; the pixels are there.
         except OSError as cause:
@@ -345,13 +346,17 @@ def _check_whole(jpeg: bytes, colorspace: str) -> None:
     try:
         simplejpeg.decode_jpeg(_with_end(jpeg), colorspace=colorspace, min_factor=8, strict=True)
     except ValueError as cause:
-        if _PREMATURE in str(cause):
+        if _PREMATURE.search(str(cause)):
             raise truncated() from cause
 
 
 def _decode_cmyk(data: bytes, header: PictureHeader) -> Image:
     _check_whole(data, "CMYK")
     return _decode_by_opencv(_with_end(data), header)
+
+
+def _decode_png(data: bytes, header: PictureHeader) -> Image:
+    return _decode_by_opencv(with_png_end(data), header)
 
 
 def _decode_gif(data: bytes, header: PictureHeader) -> Image:
@@ -409,7 +414,7 @@ def _checked(image: np.ndarray, header: PictureHeader) -> Image:
 
 _WAYS: Mapping[PictureFormat, Callable[[bytes, PictureHeader], Image]] = {
     "jpeg": _decode_cmyk,
-    "png": _decode_by_opencv,
+    "png": _decode_png,
     "webp": _decode_by_opencv,
     "bmp": _decode_by_opencv,
     "gif": _decode_gif,

@@ -14,6 +14,9 @@ from jetface.imaging import heif
 from jetface.imaging.header import EXIF_MARK, PictureHeader, damaged, read_orientation, truncated
 
 BMP_MAGIC = b"BM"
+_BMP_32_BIT_MASKED = struct.pack("<HI", 32, 3)
+_BMP_MASKS = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+"""Where OpenCV 5.0 takes colours to lie, whatever a header of less than 56 bytes says."""
 GIF_MAGICS = (b"GIF87a", b"GIF89a")
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, b";"
@@ -43,6 +46,9 @@ def read_bmp_header(data: bytes) -> PictureHeader:
         raise damaged()
     if width < 0:
         raise damaged()
+    bits_and_coding = data[28:34]
+    if 40 <= header_length < 56 and bits_and_coding == _BMP_32_BIT_MASKED and data[54:66] != _BMP_MASKS:
+        raise ImageDecodeError("The picture is a kind of BMP that is not supported: its colours are in another order.")
     return PictureHeader(format="bmp", stored_hw=(abs(height), width))
 
 
@@ -111,6 +117,8 @@ _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _END_OF_IMAGE = b"\xff\xd9"
+_UNWRITTEN = bytes(512)
+"""What a file ends with whose length was set before all of it had come; decoders read a flat colour from it."""
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 """A marker's code behind the last of its fill bytes; FF 00 is no marker."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -205,12 +213,14 @@ def _read_jpeg_frame(marker: int, segment: bytes) -> _JpegFrame:
 
 
 def _check_scans(data: bytes, position: int, frame: _JpegFrame, *, is_buffered: bool) -> None:
-    """Refuse a picture with more scans than any encoder writes, or one that was cut off between two of them.
+    """Refuse a picture with more scans than any encoder writes, one that was cut off between two, or not all written.
 
     In the coded data after a scan's header FF is always followed by 00 or a restart marker, so plain searches do.
 
     Source: ITU-T T.81, B.2.3 and G.1.1.1.
     """
+    if data.endswith(_UNWRITTEN) and data.find(_END_OF_IMAGE, position) < 0:
+        raise truncated()
     if not is_buffered:
         return
     missing = {(component, coefficient) for component in frame.components for coefficient in range(64)}
@@ -249,6 +259,8 @@ def _jpeg_header(frame: _JpegFrame, orientation: int, *, is_buffered: bool) -> P
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
 MAX_PNG_CHUNKS = 65_536
 """64 MiB in libpng's own chunks of 8 kB are 8192; bounds the time a hostile file costs."""
 
@@ -264,6 +276,7 @@ def read_png_header(data: bytes) -> PictureHeader:
 
     Source: PNG specification, third edition, sections 5 and 11.
     """
+    num_given, data = len(data), with_png_end(data)
     stored_hw: tuple[int, int] | None = None
     orientation = 1
     is_animated = False
@@ -273,7 +286,7 @@ def read_png_header(data: bytes) -> PictureHeader:
             raise truncated()
         length, kind = struct.unpack_from(">I4s", data, position)
         payload, end = position + 8, position + 12 + length
-        if end > len(data):
+        if end > (len(data) if kind == b"IEND" else num_given):
             raise truncated()
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != _uint32(data, end - 4):
             raise damaged()
@@ -291,6 +304,14 @@ def read_png_header(data: bytes) -> PictureHeader:
             return PictureHeader(format="png", stored_hw=stored_hw, orientation=orientation, side_bytes_per_pixel=side)
         position = end
     raise damaged()
+
+
+def with_png_end(png: bytes) -> bytes:
+    """Return a PNG that ends with its last chunk: where that alone is missing, all pixels are there."""
+    if png.endswith(_PNG_END) or b"IDAT" not in png:
+        return png
+    num_there = next(length for length in range(len(_PNG_END) - 1, -1, -1) if png.endswith(_PNG_END[:length]))
+    return png + _PNG_END[num_there:]
 
 
 def _uint32(data: bytes, position: int) -> int:
@@ -416,10 +437,11 @@ def read_tiff_header(data: bytes) -> PictureHeader:
     # A decoder makes room for whole tiles, whatever the picture's size: TIFF pads them to it, and no further.
     if tags.get(_TILE_WIDTH, 0) > width + 1024 or tags.get(_TILE_HEIGHT, 0) > height + 1024:
         raise damaged()
+    is_transposed = read_orientation(data) >= 5
     return PictureHeader(
         format="tiff",
-        stored_hw=(height, width),
-        orientation=read_orientation(data),
+        # OpenCV turns a TIFF upright, though told not to.
+        stored_hw=(width, height) if is_transposed else (height, width),
         side_bytes_per_pixel=max(_UNPACKED_SIDE_BYTES, bits / 8),
     )
 

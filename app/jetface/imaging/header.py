@@ -61,8 +61,8 @@ EXIF_MARK = b"Exif\0\0"
 """Begins EXIF data in a JPEG's APP1 segment, and, against the specification, in some WebP files."""
 
 _ORIENTATION_TAG = 0x0112
-_LETTERS = {1: "B", 3: "H", 4: "I"}
-"""By kind. The specification wants a SHORT; some write a LONG or a BYTE, and viewers take them."""
+_LETTERS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}
+"""By kind. The specification wants a SHORT; some write a LONG, a BYTE or a signed one, and viewers take them."""
 _MAX_ENTRIES = 512
 """A first directory holds a few dozen entries; one that claims 65,535 shall not cost their time."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from tests.support.encoded import (
 IMAGE = smooth_image(45, 70)
 GRAY = IMAGE[:, :, 0]
 JPEG = encode(".jpg", IMAGE, [cv2.IMWRITE_JPEG_QUALITY, 95])
+RESTARTING_JPEG = encode(".jpg", IMAGE, [cv2.IMWRITE_JPEG_RST_INTERVAL, 1])
 WHOLE_FILES = {
     "jpeg": JPEG,
     "progressive": encode(".jpg", IMAGE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
@@ -219,6 +221,23 @@ class TestOrientation:
         turned = decode(decoder, jpeg_with_exif(JPEG, tiff))
         assert np.array_equal(turned, UPRIGHT[orientation](decode(decoder, JPEG)))
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "I;16"])
+    def test_a_tiff_is_turned_once(self, decoder: Decoder, mode: str, orientation: int) -> None:
+        """OpenCV turns a TIFF itself."""
+        picture = PIL.Image.fromarray(GRAY if mode in {"L", "I;16"} else IMAGE[:, :, ::-1])
+        if mode == "I;16":
+            picture = PIL.Image.fromarray(GRAY.astype(np.uint16) * 257)
+        tagged = PIL.Image.Exif()
+        tagged[0x0112] = orientation
+        file = io.BytesIO()
+        (picture.convert("CMYK") if mode == "CMYK" else picture).save(file, "TIFF", exif=tagged)
+        expected = UPRIGHT[orientation](np.repeat(GRAY[:, :, None], 3, axis=2) if mode in {"L", "I;16"} else IMAGE)
+        header = sniff(file.getvalue(), max_pixels=10**8, accept_tiff=True)
+        image = decoder.decode(file.getvalue(), header)
+        assert header.source_hw == expected.shape[:2]
+        assert np.abs(image.astype(int) - expected).max() <= 2
+
     @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 8), st.randoms(use_true_random=False))
     def test_turning_equals_numpy(self, height: int, width: int, orientation: int, random: object) -> None:
         seed = random.getrandbits(32)  # type: ignore[attr-defined]  # hypothesis types it as object
@@ -236,7 +255,8 @@ class TestBroken:
     def test_a_truncated_picture_is_refused(self, decoder: Decoder, name: str) -> None:
         """A half-grey picture would be answered "no faces"."""
         data = WHOLE_FILES[name]
-        for length in range(len(data) // 3, len(data) - 4, max(1, len(data) // 40)):
+        end = len(data) - (12 if name == "png" else 4)
+        for length in range(len(data) // 3, end, max(1, len(data) // 40)):
             with pytest.raises(ImageDecodeError):
                 decode(decoder, data[:length])
 
@@ -246,6 +266,47 @@ class TestBroken:
         half = data[: (scan + len(data)) // 2] + b"\xff\xd9"
         with pytest.raises(ImageDecodeError, match="truncated"):
             decode(decoder, half)
+
+    @pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["cut", "cut-with-end"])
+    def test_a_jpeg_with_restart_markers_is_truncated_wherever_it_is_cut(self, decoder: Decoder, end: bytes) -> None:
+        """Cameras write them; a cut before one is not told as one within the coded data is."""
+        data = RESTARTING_JPEG
+        for length in range(data.index(b"\xff\xda") + 14, len(data) - 3):
+            with pytest.raises(ImageDecodeError, match="truncated"):
+                decode(decoder, data[:length] + end)
+
+    def test_a_jpeg_whose_rest_was_never_written_is_truncated(self, decoder: Decoder) -> None:
+        """Zeros are coded pixels of one colour; behind a whole picture they are nothing."""
+        data = RESTARTING_JPEG
+        half = data[: len(data) // 2]
+        with pytest.raises(ImageDecodeError, match="truncated"):
+            decode(decoder, half + bytes(600))
+        assert np.array_equal(decode(decoder, data + bytes(600)), decode(decoder, data))
+
+    @pytest.mark.parametrize("missing", range(1, 13))
+    def test_a_png_that_lacks_its_last_chunk_alone_is_shown(self, decoder: Decoder, missing: int) -> None:
+        """All of its pixels are there."""
+        assert np.array_equal(decode(decoder, encode(".png", IMAGE)[:-missing]), IMAGE)
+
+    def test_a_png_cut_between_two_chunks_of_pixels_is_refused(self, decoder: Decoder) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+        data = encode(".png", noise)
+        with pytest.raises(ImageDecodeError):
+            decode(decoder, data[: data.rindex(b"IDAT") - 4])
+
+    def test_a_bmp_of_another_order_of_colours_is_read_right_or_refused(self, decoder: Decoder) -> None:
+        rows = np.dstack([IMAGE[::-1, :, ::-1], np.zeros(IMAGE.shape[:2], np.uint8)]).tobytes()
+        masks = struct.pack("<4I", 0xFF, 0xFF00, 0xFF0000, 0)
+        for header_bytes, masks_behind in ((40, masks[:12]), (56, b"")):
+            header = struct.pack("<IiiHHIIiiII", header_bytes, 70, 45, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks
+            start = 14 + header_bytes + len(masks_behind)
+            head = b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start)
+            data = head + header[:header_bytes] + masks_behind + rows
+            if masks_behind:
+                with pytest.raises(ImageDecodeError, match="a kind of BMP that is not supported"):
+                    decode(decoder, data)
+            else:
+                assert np.array_equal(decode(decoder, data), IMAGE)
 
     @pytest.mark.parametrize("name", ["half_jpeg_with_end_marker.jpg"])
     def test_what_is_truncated_is_said_to_be(self, decoder: Decoder, shared_dir: Path, name: str) -> None:
