@@ -218,7 +218,7 @@ def passing(scores: NDArray[np.float32], thresholds: Sequence[float]) -> Passed 
     scores = scores.reshape(-1)
     # float32, as the scores are: 0.7 must reach a threshold of 0.7. Bits of floats from 0 on are ordered as the numbers
     # are, and those of all that is negative, infinite or no number come after: one pass over the scores tells all.
-    least = np.float32(min(thresholds))
+    least = np.float32(min(thresholds)) + np.float32(0)  # -0, whose bits are a negative number's, becomes 0
     rows = (scores.view(np.uint32) >= least.view(np.uint32)).nonzero()[0]
     if not len(rows):
         return None

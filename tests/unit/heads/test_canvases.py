@@ -145,6 +145,13 @@ def test_a_score_reaches_a_threshold_that_float32_cannot_tell_from_it() -> None:
     assert passing(scores, [0.71, 0.72]) is None
 
 
+def test_minus_zero_is_a_threshold_of_zero() -> None:
+    scores = np.array([[0.9, 0.0]], np.float32)
+    passed = passing(scores, [-0.0])
+    assert passed is not None
+    assert passed.rows.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("item", [0, 2])
 def test_one_score_that_is_not_finite_fails_the_run(value: float, item: int) -> None:
