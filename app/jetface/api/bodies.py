@@ -61,14 +61,14 @@ _MAX_FIELDS = 64
 _MAX_ESCAPES = 2**13
 _MAX_MISSPELT = 16
 _MAX_OPTION_CHARS = 64
-_OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_OPTION_NAME = re.compile(r" *([A-Za-z0-9_.-]+)(\[\d*\])? *")
 _INERT = frozenset({"use_rotation"})
 """What InsightFace-REST's clients send with everything, though it looks like an option of ours: nobody misspelt it."""
 
 _LEAST_LIKENESS = 0.75
 """Of two names, as `difflib` measures it: `thresh` to `threshold` 0.8, `landmarks` to `return_landmarks` 0.72."""
 _LEAST_BEGINNING = 5
-"""Letters of a name that is the beginning of one option alone, `limit` of `limit_faces`, for it to be meant."""
+"""Letters of a name, or of its last word, that begins one option alone, `limit` of `limit_faces`: it is meant."""
 _SNIFFED_BYTES = 64
 _MAX_PLACES = 2**12
 _MAX_PART_HEADERS = 8
@@ -500,7 +500,7 @@ def _misspelt(given: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
         return []
     first = itertools.islice((name for name in given if name in unknown), _MAX_MISSPELT)
     likely = ((name, _likely_option(name, model)) for name in first if len(name) <= _MAX_OPTION_CHARS)
-    return [f"{name};like={option}" for name, option in likely if option]
+    return [f"{name.strip()};like={option}" for name, option in likely if option]
 
 
 @cache
@@ -511,13 +511,17 @@ def _names_of(model: type[BaseModel]) -> frozenset[str]:
 @lru_cache(1024)
 def _likely_option(name: str, model: type[BaseModel]) -> str | None:
     """Return the option that somebody may have meant by a name; callers say the same again and again."""
-    if not _OPTION_NAME.fullmatch(name):
+    found = _OPTION_NAME.fullmatch(name)
+    if not found:
         return None
-    plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
-    begun = [option for option in model.model_fields if option.startswith(plain) and len(plain) >= _LEAST_BEGINNING]
-    if len(begun) == 1:
-        return begun[0]
-    return next(iter(difflib.get_close_matches(plain, model.model_fields, n=1, cutoff=_LEAST_LIKENESS)), None)
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])|[.-]", "_", found[1]).lower()
+    close = difflib.get_close_matches(plain, model.model_fields, n=1, cutoff=_LEAST_LIKENESS)
+    return _only_one_begun(plain, model) or next(iter(close), None) or _only_one_begun(plain.rpartition("_")[2], model)
+
+
+def _only_one_begun(beginning: str, model: type[BaseModel]) -> str | None:
+    begun = [option for option in model.model_fields if option.startswith(beginning)]
+    return begun[0] if len(begun) == 1 and len(beginning) >= _LEAST_BEGINNING else None
 
 
 def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:

@@ -163,7 +163,8 @@ async def test_a_picture_without_a_file_name_is_refused_under_another_name_too(
     ("given", "meant"),
     [("thresh", "threshold"), ("Threshold", "threshold"), ("limitFaces", "limit_faces"),
      ("min-face-size", "min_face_size"), ("det_threshold", "threshold"), ("return_landmark", "return_landmarks"),
-     ("embedonly", "embed_only"), ("thres", "threshold"), ("limit", "limit_faces")],
+     ("embedonly", "embed_only"), ("thres", "threshold"), ("limit", "limit_faces"), ("det_thresh", "threshold"),
+     ("limit_faces[]", "limit_faces"), ("fields[0]", "fields"), ("limit.faces", "limit_faces")],
 )  # fmt: skip
 async def test_an_option_that_looks_misspelt_is_told(
     client: httpx.AsyncClient, harness: Harness, given: str, meant: str
