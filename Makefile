@@ -16,6 +16,9 @@ DOCKERFILES := Dockerfile.jetson deploy/jetson/Dockerfile.slim deploy/jetson/Doc
 
 AUDITED := requirements/run.txt requirements/cpu.txt requirements/gpu.txt requirements/jetson.txt requirements/jetson7.txt
 
+# Where this is set, each process that a test starts would compile all of its modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run dev test test-quick coverage check lint bench bench-peers house chaos soak audit lock lock-images dist site docs clean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from fastapi.dependencies import models as fastapi_caches
 from hypothesis import settings as hypothesis_settings
 
 from jetface.settings import Settings, variable_names
@@ -44,6 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Note what is skipped where `SKIPPED_TESTS` names a file; xdist's workers leave it to who started them."""
     if (path := os.environ.get("SKIPPED_TESTS")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_SkippedTests(Path(path)))
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects that were imported and collected stay to the end: the garbage collector passes them by."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _forget_applications() -> Iterator[None]:
+    """FastAPI remembers thousands of endpoints, and with each of them the application of a test that is over."""
+    yield
+    for cached in vars(fastapi_caches).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
