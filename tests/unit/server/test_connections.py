@@ -502,6 +502,55 @@ def test_few_connections_are_accepted_before_others_are_served() -> None:
     assert max(Counter(made).values()) <= ACCEPTED_AT_ONCE
 
 
+class TestCrowd:
+    """Many connections come at once, each with a request."""
+
+    def begun(self, paths: list[str], *, num_gone: int = 0) -> list[str]:
+        """Return the paths of requests in the order in which they began, `/kept` on a connection that was there.
+
+        Args:
+            paths: Of those who come; all wait in the kernel before the first is accepted.
+            num_gone: So many of them, the first, have gone by then.
+        """
+        begun: list[str] = []
+        connections = Connections()
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.append(scope["path"])
+            await Response(b"aa")(scope, receive, send)
+
+        async def run() -> None:
+            async with served(application, Metrics(), connections=connections) as kept:
+                await kept.send(GET + END)
+                await kept.answer()
+                begun.clear()
+                clients = [socket.create_connection(("127.0.0.1", kept.port)) for _ in paths]
+                for client, path in zip(clients, paths, strict=True):
+                    client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf".encode())
+                for client in clients[:num_gone]:
+                    client.close()
+                await kept.send(b"GET /kept HTTP/1.1\r\nHost: x\r\n\r\n")
+                await until(lambda: {"/kept", *paths[num_gone:]} <= set(begun))
+                for client in clients:
+                    client.close()
+            await until(lambda: not connections.num_open)
+
+        with contextlib.closing(ServingLoop()) as loop:
+            loop.run_until_complete(run())
+        return begun
+
+    def test_health_is_answered_before_those_who_came_first(self) -> None:
+        paths = [f"/extract/{number}" for number in range(90)]
+        begun = self.begun([*paths[:80], "/health/live", *paths[80:]])
+        assert begun.index("/health/live") < 20
+        assert begun.index("/kept") < 5
+        assert [path for path in begun if path in paths] == paths
+
+    def test_the_requests_of_those_who_went_do_not_begin(self) -> None:
+        begun = self.begun([*["/extract"] * 80, "/last"], num_gone=80)
+        assert begun.count("/extract") < 40
+
+
 class TestRefusalAtOnce:
     """Where every place is taken a POST is refused before the application hears of it, in the same words."""
 
