@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -144,12 +145,13 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         check_may_write(context)
         gallery = people_of(services).gallery
         found = await gallery.collection(check_id("collection", collection))
-        note(services, context, "export", found.name, persons=found.num_persons, faces=found.num_faces)
-        services.metrics.gallery_exports.inc()
+        lines: AsyncIterable[bytes] | Iterable[bytes] = ()
+        if not context.is_head:
+            lines = export_lines(gallery, found)
+            note(services, context, "export", found.name, persons=found.num_persons, faces=found.num_faces)
+            services.metrics.gallery_exports.inc()
         kind = LINES_TYPES[context.header(b"accept") == LINES_TYPES[1]]
-        return StreamingResponse(
-            export_lines(gallery, found), media_type=kind, headers={"cache-control": "private, no-store"}
-        )
+        return StreamingResponse(lines, media_type=kind, headers={"cache-control": "private, no-store"})
 
     @router.post("/{collection}/import", **documented_lines(ImportAnswer))
     async def import_collection(request: Request, collection: str) -> Response:
@@ -162,8 +164,9 @@ def collections_router(services: Services) -> APIRouter:  # noqa: C901, PLR0915 
         check_may_write(context)
         people = people_of(services)
         collection = check_id("collection", collection)
-        lines = await services.bodies.read_lines(request, parse_line)
-        persons, faces = persons_and_faces(lines, people.model(), keeps_crops=people.keeps_crops)
+        model = people.model()
+        lines = await services.bodies.read_lines(request, partial(parse_line, model=model))
+        persons, faces = persons_and_faces(lines, model, keeps_crops=people.keeps_crops)
         described = next((line for line in lines if isinstance(line, CollectionLine)), None)
         if described is not None:
             await people.create_collection(collection, orjson.loads(described.metadata))

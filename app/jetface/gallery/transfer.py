@@ -129,11 +129,15 @@ def _face_line(each: Exported, sha256: str) -> bytes:
     return _json({"face": fields})
 
 
-def parse_line(line: bytes) -> Line:
+def parse_line(line: bytes, model: ModelPin | None = None) -> Line:
     """Return what a line says.
 
+    Args:
+        line: Of an export.
+        model: The recognizer of the collection that it is for, so that a vector of its has to have its length.
+
     Raises:
-        RequestError: It is none of an export.
+        RequestError: It is none of an export, or of another length.
     """
     if len(line) > MAX_LINE_BYTES:
         raise RequestError("The line is too long.", max_line_bytes=MAX_LINE_BYTES)
@@ -147,7 +151,14 @@ def parse_line(line: bytes) -> Line:
     read = _READ.get(kind)
     if read is None or not isinstance(fields, dict):
         raise RequestError("An object is wanted that has one of collection, person and face.")
-    return read(fields)
+    found = read(fields)
+    if isinstance(found, FaceLine) and model is not None and found.sha256 == model.sha256:
+        length = model.embedding_length
+        if len(found.face.vector) != length:
+            raise RequestError(
+                f"vector: {len(found.face.vector)} numbers; the recognizer has {length}.", embedding_length=length
+            )
+    return found
 
 
 def _read_collection(fields: Mapping[str, Any]) -> CollectionLine:
@@ -224,7 +235,6 @@ def persons_and_faces(
 
     Raises:
         ModelMismatchError: They are of another recognizer.
-        RequestError: A vector has another length than the recognizer's.
     """
     persons: list[NewPerson] = []
     faces: list[tuple[str, NewFace]] = []
@@ -240,11 +250,6 @@ def persons_and_faces(
                 serving={"model": model.name, "sha256": model.sha256},
             )
         if isinstance(line, FaceLine):
-            if len(line.face.vector) != model.embedding_length:
-                raise RequestError(
-                    f"vector: {len(line.face.vector)} numbers; the recognizer has {model.embedding_length}.",
-                    embedding_length=model.embedding_length,
-                )
             faces.append((line.person_id, line.face if keeps_crops else replace(line.face, crop=None)))
     return persons, faces
 
@@ -268,13 +273,15 @@ async def import_lines(
         ConflictError: A person or face of that id is there and differs, or the collection is of another recognizer.
             What was added until then stays.
     """
-    parsed = map(parse_line, lines)
-    described = next(parsed, None)
+    rest = iter(lines)
+    first = next(rest, None)
+    described = None if first is None else parse_line(first)
     if not isinstance(described, CollectionLine):
         raise RequestError("The export does not begin with its collection.")
     name = described.name if name is None else check_id("name", name)
     await gallery.create_collection(name, described.model, orjson.loads(described.metadata))
     num_faces = 0
+    parsed = (parse_line(line, described.model) for line in rest)
     while part := list(islice(parsed, _STORED_AT_ONCE)):
         persons, faces = persons_and_faces(part, described.model, keeps_crops=keeps_crops)
         await gallery.add_all(name, persons, faces)

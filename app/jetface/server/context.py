@@ -57,6 +57,8 @@ class RequestContext:
     picture_times: list[StageTimes] = field(default_factory=list)
     is_answer_started: bool = False
     is_body_read: bool = True
+    is_head: bool = False
+    """Whether nothing but the headers of the answer is sent."""
     end: Callable[[ServiceError], object] = lambda _: None
     """Makes the request fail from without; nothing before it is served."""
     end_span: Callable[[str, str, int], object] | None = None

@@ -27,7 +27,7 @@ from jetface.errors import (
 )
 from jetface.logs import masked, request_context
 from jetface.metrics import Metrics, Series
-from jetface.server.context import PROBES, TRAILING_BYTES, RequestContext, open_context
+from jetface.server.context import PROBES, TRAILING_BYTES, RequestContext, context_in, open_context
 from jetface.server.drain import Drain
 from jetface.server.encoding import envelope, headers_of, small_answer, status_of
 
@@ -286,6 +286,7 @@ class HeadAsGet:
                 message = {**message, "body": b""}
             await send(message)
 
+        context_in(scope).is_head = True
         # A copy: the server goes by its own method when it counts what is sent.
         asked = {**scope, "method": "GET"}
         try:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -68,6 +68,18 @@ def a_person(**fields: Any) -> dict[str, Any]:
     return {"person": {"id": "new", "name": "New", "metadata": {}, **fields}}
 
 
+class Watched:
+    """A gallery, and what it was asked."""
+
+    def __init__(self, gallery: LocalGallery) -> None:
+        self.asked: list[str] = []
+        self._gallery = gallery
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.append(name)
+        return getattr(self._gallery, name)
+
+
 COLLECTION = {
     "name": "people",
     "model": {"name": PIN.name, "sha256": PIN.sha256, "embedding_length": PIN.embedding_length},
@@ -123,6 +135,23 @@ class TestExport:
         await service.enrol("bob", portrait(3, 0))
         faces = b"".join([piece async for piece in pieces])
         assert [text.count(b"\n") for text in (head, persons, faces)] == [1, 3, 8]
+
+    async def test_for_its_headers_nothing_is_read(self, gallery: LocalGallery) -> None:
+        watched = Watched(gallery)
+        async with served(cast("LocalGallery", watched)) as service:
+            await gallery.create_collection("people", PIN, {})
+            with structlog.testing.capture_logs() as logs:
+                head = await service.client.head(EXPORT)
+            assert (head.status_code, head.content) == (200, b"")
+            assert "exported" not in watched.asked
+            assert not [line for line in logs if line["event"] == "gallery"]
+            assert service.harness.metrics.registry.get_sample_value("jetface_gallery_exports_total") == 0
+            full = await service.client.get(EXPORT)
+            assert "exported" in watched.asked
+            assert [head.headers[name] == full.headers[name] for name in ("content-type", "cache-control")] == [
+                True
+            ] * 2
+            assert (await service.client.head("/v1/collections/none/export")).status_code == 404
 
     async def test_a_collection_that_is_not_there_is_told_before_anything_is_sent(self, service: Served) -> None:
         assert error_of(await service.client.get("/v1/collections/none/export"))[:2] == (404, "not_found")
@@ -229,8 +258,11 @@ class TestImport:
         assert (await service.gallery.collection("people")).num_persons == 3
 
     async def test_a_vector_of_another_length_is_refused(self, service: Served) -> None:
-        status, _, message = error_of(await sent(service, a_face(vector=text_of(np.ones(128)))))
-        assert (status, message) == (422, "vector: 128 numbers; the recognizer has 512.")
+        answer = await sent(service, a_person(), b"", a_face(vector=text_of(np.ones(128))))
+        assert error_of(answer)[::2] == (422, "Line 3: vector: 128 numbers; the recognizer has 512.")
+        assert answer.json()["error"]["details"] == {"embedding_length": 512}
+        of_other = a_face(model=OTHER_PIN.sha256, vector=text_of(np.ones(128)))
+        assert error_of(await sent(service, of_other))[:2] == (409, "model_mismatch")
 
     async def test_vectors_are_stored_at_unit_length(self, service: Served) -> None:
         assert (await sent(service, a_face(vector=text_of(np.full(512, 3e38))))).status_code == 200
