@@ -70,7 +70,9 @@ _LEAST_LIKENESS = 0.75
 _LEAST_BEGINNING = 5
 """Letters of a name, or of its last word, that begins one option alone, `limit` of `limit_faces`: it is meant."""
 _SNIFFED_BYTES = 64
-_MAX_PLACES = 2**12
+_MAX_PLACES = 2**14
+_SEARCHED_BYTES = 2**20
+"""Of a form at a time: what is wrong with its first parts is found before the rest is searched."""
 _MAX_PART_HEADERS = 8
 _MAX_PART_HEAD_BYTES = 2**14
 _MAX_FIELD_BYTES = 2**20
@@ -421,13 +423,17 @@ def _places(body: bytes, delimiter: bytes) -> Iterator[int]:
             place = body.find(delimiter, place + len(delimiter))
         return
     first = int.from_bytes(delimiter[:4], "little")
-    places = []
-    for shift in range(4):
-        is_first = np.frombuffer(body, "<u4", (len(body) - shift) // 4, shift) == first
-        if np.count_nonzero(is_first) > _MAX_PLACES:
-            raise RequestError("The form has too many lines that begin as a boundary does.")
-        places += (4 * np.flatnonzero(is_first) + shift).tolist()
-    yield from (place for place in sorted(places) if body.startswith(delimiter, place))
+    num_places = 0
+    for start in range(0, len(body), _SEARCHED_BYTES):
+        places: list[int] = []
+        for begin in range(start, start + 4):
+            num_words = max(0, min(_SEARCHED_BYTES, len(body) - begin)) // 4
+            found = np.flatnonzero(np.frombuffer(body, "<u4", num_words, min(begin, len(body))) == first)
+            num_places += len(found)
+            if num_places > _MAX_PLACES:
+                raise RequestError("The form has too many lines that begin as a boundary does.")
+            places += (4 * found + begin).tolist()
+        yield from (place for place in sorted(places) if body.startswith(delimiter, place))
 
 
 def _name_of_part(head: bytes) -> tuple[str, bool]:

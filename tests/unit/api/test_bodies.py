@@ -75,6 +75,19 @@ async def test_others_of_compare_have_both_names(client: httpx.AsyncClient, harn
     assert list(pictures_of(harness)) == [b"image", b"other", b"others[]", b"other[1]"]
 
 
+@pytest.mark.parametrize("offset", range(-8, 5))
+async def test_a_boundary_may_be_anywhere_in_a_large_form(
+    client: httpx.AsyncClient, harness: Harness, offset: int
+) -> None:
+    """Across the end of the first megabyte, too, which is searched by itself."""
+    head = "name=file; filename=a"
+    size = 2**20 + offset - form_of([(head, b"")]).index(b"\r\n--b--")
+    contents = [bytes(size), b"x" * 2**20, b"\r\n--"]
+    answer = await client.post("/extract", content=form_of([(head, content) for content in contents]), headers=FORM)
+    assert answer.status_code == 200
+    assert list(pictures_of(harness)) == contents
+
+
 @pytest.mark.parametrize("size", [10, 300_000])
 async def test_a_form_may_have_text_around_it_and_blanks_behind_its_boundaries(
     client: httpx.AsyncClient, harness: Harness, size: int
