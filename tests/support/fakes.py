@@ -349,6 +349,13 @@ class Harness:
             connections=connections,
         )
 
+    def renewed(self) -> Harness:
+        """Return it as it was made, but for what metrics counted; one that drains goes on draining."""
+        vars(self.extractor).update(vars(FakeExtractor()))
+        vars(self.models).update(vars(FakeModels()))
+        self.pool.threads = WorkPool(2).threads
+        return self
+
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         """Return a client without default headers that say more than the test does."""

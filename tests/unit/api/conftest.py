@@ -13,9 +13,15 @@ from tests.support.fakes import Harness
 from tests.support.gallery_service import opened_gallery
 
 
-@pytest.fixture
-def harness() -> Harness:
+@pytest.fixture(scope="module")
+def application() -> Harness:
+    """For the tests of a file: building it takes longer than most. One that counts or drains builds its own."""
     return Harness()
+
+
+@pytest.fixture
+def harness(application: Harness) -> Harness:
+    return application.renewed()
 
 
 @pytest.fixture

@@ -217,13 +217,14 @@ class TestService:
         assert one == found[1]
         assert (one["state"], one["reason"], one["license"]) == ("failed", "The file is missing.", "research")
 
-    async def test_metrics_count_routes_by_template_and_status(self, client: httpx.AsyncClient) -> None:
-        await post(client, "/extract")
-        await client.get("/models/a")
-        await client.get("/models/b")
-        await client.get("/made-up-1")
-        await client.request("BREW", "/made-up-2")
-        text = (await client.get("/metrics")).text
+    async def test_metrics_count_routes_by_template_and_status(self) -> None:
+        async with Harness().client() as client:
+            await post(client, "/extract")
+            await client.get("/models/a")
+            await client.get("/models/b")
+            await client.get("/made-up-1")
+            await client.request("BREW", "/made-up-2")
+            text = (await client.get("/metrics")).text
         for line in (
             'jetface_requests_total{method="POST",route="/extract",status="200"} 1.0',
             'jetface_requests_total{method="GET",route="/models/{name}",status="404"} 2.0',

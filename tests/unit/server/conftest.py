@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.api.conftest import client, harness
+from tests.unit.api.conftest import application, client, harness
 
-__all__ = ["client", "harness"]
+__all__ = ["application", "client", "harness"]

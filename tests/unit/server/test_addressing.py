@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -19,17 +18,6 @@ READ = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-async def harness() -> Harness:
-    return Harness()
-
-
-@pytest.fixture
-async def client(harness: Harness) -> AsyncIterator[httpx.AsyncClient]:
-    async with harness.client() as connected:
-        yield connected
-
-
 @pytest.mark.parametrize("path", READ)
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
     read, head = await client.get(path), await client.head(path)
@@ -42,13 +30,17 @@ async def test_head_of_what_is_not_there(client: httpx.AsyncClient) -> None:
     assert (await client.head("/nothing")).status_code == 404
 
 
-async def test_head_tells_bad_news_too(harness: Harness, client: httpx.AsyncClient) -> None:
+async def test_head_tells_bad_news_too() -> None:
+    harness = Harness()
     harness.drain.begin(lambda: None, "test")
-    assert (await client.head("/health/ready")).status_code == 503
+    async with harness.client() as client:
+        assert (await client.head("/health/ready")).status_code == 503
 
 
-async def test_head_is_counted_as_head_under_its_route(harness: Harness, client: httpx.AsyncClient) -> None:
-    await client.head("/models/det_500m")
+async def test_head_is_counted_as_head_under_its_route() -> None:
+    harness = Harness()
+    async with harness.client() as client:
+        await client.head("/models/det_500m")
     labels = {"route": "/models/{name}", "method": "HEAD", "status": "200"}
     assert harness.metrics.registry.get_sample_value("jetface_requests_total", labels) == 1
 
