@@ -54,14 +54,17 @@ $(VENV)/.training: $(VENV)/.dev training/requirements.txt
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -r training/requirements.txt
 	@touch $@
 
+# Files in order: their tests in one process, and tests/unit last, so that no long one is left to a single worker.
+XDIST := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 # The programs of training/ need PyTorch, several hundred MB: their tests run where TRAINING=1 asks for them.
 test: $(VENV)/.dev $(if $(TRAINING),$(VENV)/.training) ## set up, then run every test; ARGS='-k box': those; TRAINING=1: training/ too
-	$(BIN)/python -m pytest $(ARGS) -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest $(ARGS) $(XDIST)
 
 # Apart from `test`, which it makes half as long again.
 coverage: $(VENV)/.dev ## run every test, and fail below 95 % of branches
 	@$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(XDIST)
 
 # tests/unit/conftest.py holds these tests to one process and marks what needs weights.
 test-quick: $(VENV)/.dev ## unit tests that need no weights, within a minute; ARGS='-k box': of those
