@@ -86,6 +86,8 @@ def find(source: str, settings: Settings, *, column: str = "path", skipped: Coun
             found = []
         elif Path(source).suffix in _LISTS:
             found = _listed(source, column)
+        elif _is_path(source) and folder.is_file():  # its name may look like a glob
+            found = [source]
         else:
             suffixes = PICTURE_SUFFIXES | TIFF_SUFFIXES if settings.accept_tiff else PICTURE_SUFFIXES
             found = _stored(source, suffixes)
@@ -114,7 +116,7 @@ def _listed(source: str, column: str) -> list[str]:
     with _open(source) as file:
         data = file.read()
     if source.endswith(".txt"):
-        return [line for line in data.decode().splitlines() if line]
+        return [line for line in os.fsdecode(data).splitlines() if line.strip()]
     read = csv.read_csv if source.endswith(".csv") else pq.read_table
     return [str(path) for path in read(io.BytesIO(data))[column].to_pylist() if path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from zipfile import ZipFile
@@ -52,6 +53,24 @@ def test_globs_and_stores_are_searched_too(folder: Path) -> None:
         written.write(folder / "two.jpg", "deeper/two.jpg")
     (found,) = find(f"zip://*/*.jpg::{archive}", SETTINGS)
     assert (found.name, found.read()) == (f"zip://deeper/two.jpg::{archive}", b"two.jpg")
+
+
+@pytest.mark.parametrize("name", ["photo[1].jpg", "what?.jpg", "no_suffix"])
+def test_a_file_that_is_there_is_taken_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """Though it looks like a glob that finds nothing, or something else."""
+    for other in (name, "photo1.jpg", "whats.jpg"):
+        (tmp_path / other).write_bytes(other.encode())
+    (found,) = find(str(tmp_path / name), SETTINGS)
+    assert found.read() == name.encode()
+
+
+def test_a_list_names_files_that_are_not_utf_8(tmp_path: Path) -> None:
+    picture = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    picture.write_bytes(b"picture")
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(os.fsencode(picture) + b"\r\n \n")
+    (found,) = find(str(listed), SETTINGS)
+    assert (found.read(), Path(found.name).name) == (b"picture", r"caf\xe9.jpg")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".txt"])
