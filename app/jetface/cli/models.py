@@ -95,7 +95,9 @@ def add_model(settings: Settings, file: Path, wanted: Wanted) -> None:
             if part not in below
         ],
     }
-    copies = {} if is_there else {folder / f"{name}.onnx": file, **{folder / part: file.parent / part for part in data}}
+    copies = {} if is_there else {folder / part: file.parent / part for part in data}
+    if not is_there and _is_name(name):  # the system may refuse to look for a file of what is none
+        copies[folder / f"{name}.onnx"] = file
     faults += [
         f"{target.name}: another file of that name is in MODELS_DIR"
         for target, source in copies.items()
@@ -119,10 +121,14 @@ def _refusal(file: Path, faults: Sequence[str]) -> click.ClickException:
 
 
 def _name_faults(name: str, registry: Registry, folder: Path) -> Iterator[str]:
-    if not re.fullmatch(NAME_PATTERN, name) or len(name) > 64:
+    if not _is_name(name):
         yield f"--name: {name!r} is no name: up to 64 letters, digits, `.`, `_` and `-`, the first no sign"
     elif name in registry or name in registry.unreadable or (folder / f"{name}.toml").exists():
         yield f"--name: there is a model {name} already; give it another"
+
+
+def _is_name(name: str) -> bool:
+    return bool(re.fullmatch(NAME_PATTERN, name)) and len(name) <= 64
 
 
 def _family_faults(wanted: Wanted) -> Iterator[str]:
@@ -169,8 +175,10 @@ def _describe(entry: dict[str, Any], wanted: Wanted, name: str, parts: GraphPart
         # What is wrong with its input or outputs is said by `_fit_faults`, in words of the entry.
         answers = []
         if "embedding_length" in family.needs:
-            entry["embedding_length"] = 1
-    outputs += [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
+            declared = shape_of(parts.outputs[0]) or ()
+            entry["embedding_length"] = next((length for length in declared[1:] if length), 1)
+    told = [f"{end.name} {list(found)}" for end, found in zip(parts.outputs, answers, strict=False)]
+    outputs += told or [end.name for end in parts.outputs]
     if "slots" in family.needs and answers:
         entry["slots"] = answers[0][1]
     if "embedding_length" in family.needs and answers:
@@ -189,7 +197,7 @@ def _answers(parts: GraphParts, sides_px: Sequence[int]) -> list[tuple[int, ...]
 def _fit_faults(entry: Mapping[str, Any], file: Path) -> Iterator[str]:
     """Yield what keeps a graph from being served by an entry: it is prepared, opened and run as a service does."""
     draft = {**_without_none(entry)}
-    if not re.fullmatch(NAME_PATTERN, draft["name"]):
+    if not _is_name(draft["name"]):
         draft["name"] = "model"
     try:
         spec = ModelSpec.model_validate(draft)
@@ -204,7 +212,8 @@ def _fit_faults(entry: Mapping[str, Any], file: Path) -> Iterator[str]:
     try:
         graph = prepare_graph(file, spec)
         with closing(open_onnx_backends(graph.model)[0]) as backend:
-            FAMILIES[spec.family].probe(spec, backend, graph.input_hw)
+            probed = FAMILIES[spec.family].probe(spec, backend, graph.input_hw)
+            probed.head.run(backend, [probed.probe_item])
     except ServiceError as error:
         yield error.message
 

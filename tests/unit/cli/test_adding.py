@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from jetface.cli.main import main
 from jetface.models.weights import WeightsFolder
@@ -47,6 +48,17 @@ def test_the_entry_says_what_the_graph_says(models_dir: Path, recognizer: Path) 
     assert WeightsFolder(folder=models_dir).locate(spec).read_bytes() == recognizer.read_bytes()
     assert "embedding [1, 4]" in (models_dir / "mine.toml").read_text()
     assert "mine" in read_registry([default_registry_dir(), models_dir])
+
+
+def test_a_batch_that_was_fixed_at_export_is_freed(models_dir: Path, recognizer: Path) -> None:
+    """A run of one picture fails before, so nothing is known of the answer but what is declared."""
+    graph = onnx.load_model(recognizer)
+    for end in (*graph.graph.input, *graph.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_value = 4
+    recognizer.write_bytes(graph.SerializeToString())
+    result = add(recognizer, "--family", "arcface")
+    assert result.exit_code == 0, result.stderr
+    assert read_spec(models_dir / "mine.toml").embedding_length == 4
 
 
 def test_what_is_said_counts(models_dir: Path, recognizer: Path) -> None:
@@ -152,6 +164,24 @@ class TestFaults:
         self.check(models_dir, add(path, "--family", "arcface"), "mine.onnx.data: another file of that name")
         path.with_name("mine.onnx.data").unlink()
         self.check(models_dir, add(path, "--family", "arcface"), "'mine.onnx.data', which is not there")
+
+    def test_a_graph_that_cannot_be_run(self, models_dir: Path, recognizer: Path) -> None:
+        """Why is said, not what its outputs might have been; so of one that runs, and answers with no number."""
+        graph = onnx.load_model(recognizer)
+        graph.opset_import[0].version = 99
+        recognizer.write_bytes(graph.SerializeToString())
+        self.check(models_dir, add(recognizer, "--family", "arcface"), "its operators are of opset 99")
+        for divisor, said in ((0.0, "numbers that are not finite"), (np.inf, "zero or not finite")):
+            graph = onnx.load_model_from_string(arcface_model())
+            (output,) = (node for node in graph.graph.node if "embedding" in node.output)
+            output.output[0] = "before"
+            graph.graph.initializer.append(numpy_helper.from_array(np.float32(divisor), "divisor"))
+            graph.graph.node.append(helper.make_node("Div", ["before", "divisor"], ["embedding"]))
+            recognizer.write_bytes(graph.SerializeToString())
+            self.check(models_dir, add(recognizer, "--family", "arcface"), said)
+
+    def test_a_name_that_no_file_can_have(self, models_dir: Path, recognizer: Path) -> None:
+        self.check(models_dir, add(recognizer, "--family", "arcface", "--name", "x" * 300), "is no name")
 
     def test_weights_in_a_folder_below(self, models_dir: Path, tmp_path: Path) -> None:
         path = split(tmp_path / "export")
