@@ -67,9 +67,19 @@ def schema_of(embedding_length: int) -> pa.Schema:
     )
 
 
+def _of_any_length(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_of_any_length(kind.value_type)) if pa.types.is_fixed_size_list(kind) else kind
+
+
 def rows_of(results: Sequence[tuple[str, PictureResult]], model: Model) -> pa.Table:
-    """Return the rows of pictures, each with its path."""
-    schema = schema_of(model.embedding_length)
+    """Return the rows of pictures, each with its path.
+
+    Their lists are of any length: pyarrow before 26, the last for Python 3.10, reads no file that has lists of a fixed
+    length and nulls among them.
+    """
+    fixed = schema_of(model.embedding_length)
+    about = {_METADATA: orjson.dumps({"embedding_length": model.embedding_length})}
+    schema = pa.schema([field.with_type(_of_any_length(field.type)) for field in fixed], about)
     faces: list[tuple[str, int, Face]] = []
     others: list[tuple[str, str | None]] = []
     order: list[int] = []
@@ -95,7 +105,7 @@ def rows_of(results: Sequence[tuple[str, PictureResult]], model: Model) -> pa.Ta
         "model": [model.name] * len(faces),
         "error": pa.nulls(len(faces), pa.string()),
     }
-    found = pa.table(columns, schema=schema)
+    found = pa.table(columns, schema=fixed).cast(schema)
     empty = {name: pa.nulls(len(others), schema.field(name).type) for name in schema.names}
     said = {"path": [path for path, _ in others], "error": [error for _, error in others]}
     rest = pa.table({**empty, **said, "model": [model.name] * len(others)}, schema=schema)
@@ -361,7 +371,7 @@ class FaceTable:
     def _take_over_part(self, part: Path) -> None:
         try:
             rows = pq.read_table(part, columns=["path", "face_index", "model", "error"])
-            length = pq.read_schema(part).field("embedding").type.list_size
+            length = orjson.loads((pq.read_schema(part).metadata or {})[_METADATA])["embedding_length"]
         except (KeyError, OSError, ValueError, pa.ArrowException) as cause:
             raise click.ClickException(f"{part} was not written by `jetface embed`: choose another --out") from cause
         for name in set(rows["model"].to_pylist()):

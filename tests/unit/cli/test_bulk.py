@@ -62,6 +62,8 @@ class TestActor:
             done = actor(pa.table({"address": list(map(os.fsencode, paths))})).to_pylist()
             assert done == [{"pictures": 5, "failed": 3, "faces": 3}]
         (file,) = (tmp_path / "out").glob("*.parquet")
+        # Those of a fixed length, nulls among them, are beyond the pyarrow of Python 3.10.
+        assert not [field for field in pq.read_schema(file) if pa.types.is_fixed_size_list(field.type)]
         rows = pq.read_table(file).to_pylist()
         assert [(Path(row["path"]).name, row["face_index"]) for row in rows] == [
             ("two.jpg", 0),
