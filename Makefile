@@ -67,9 +67,9 @@ coverage: $(VENV)/.dev ## run every test, and fail below 95 % of branches
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(XDIST)
 
 # tests/unit/conftest.py holds these tests to one process and marks what needs weights.
-test-quick: $(VENV)/.dev ## unit tests that need no weights, within a minute; ARGS='-k box': of those
+test-quick: $(VENV)/.dev ## unit tests that need neither weights nor seconds, within a minute; ARGS='-k box': of those
 	FUZZ=0.1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --hypothesis-profile=quick \
-	  -m 'not weights' tests/unit $(ARGS)
+	  -m 'not weights and not slow' tests/unit $(ARGS)
 
 lint: $(VENV)/.dev ## style, types, layers, dependencies, spelling, scripts, images
 	$(BIN)/ruff check .

@@ -96,6 +96,7 @@ def test_cuda_is_told_in_its_own_words_to_keep_no_cache(
     assert os.environ.get("CUDA_CACHE_DISABLE") == expected
 
 
+@pytest.mark.slow
 def test_freed_memory_is_given_back_again_and_again(settings: Settings, tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as captured:
         in_service(settings.model_copy(update={"memory_trim_s": 0.01}), tmp_path, lambda _service: asyncio.sleep(2))

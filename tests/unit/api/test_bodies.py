@@ -296,6 +296,7 @@ class TestBudget:
         assert (await client.post("/detect", content=b"{" + self.LARGE, headers=JSON)).status_code == 422
         assert self.held(harness) == 0
 
+    @pytest.mark.slow
     async def test_who_declares_much_and_sends_little_takes_nothing_from_others(
         self, client: httpx.AsyncClient, harness: Harness
     ) -> None:

@@ -122,6 +122,7 @@ async def test_a_body_that_drips_times_out_however_regularly_it_comes() -> None:
     assert took_s < 2
 
 
+@pytest.mark.slow
 async def test_a_body_that_comes_fast_enough_may_take_longer_than_a_silence() -> None:
     harness = Harness(limits=RequestLimits(stall_s=0.5, min_bytes_per_s=10))
     pieces = [BODY[start : start + 40] for start in range(0, len(BODY), 40)]

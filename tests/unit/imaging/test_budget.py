@@ -216,6 +216,7 @@ class TestBytes:
         assert budget.held == 0
         assert not any(sender.has_made_way for sender in senders)
 
+    @pytest.mark.slow
     async def test_who_sends_slowly_makes_way_when_others_wait_and_only_then(self) -> None:
         budget = ByteBudget(4 * MIB + 2**14)
         drippers = [Sender(budget) for _ in range(4)]
@@ -235,6 +236,7 @@ class TestBytes:
             await drippers[0].send(MIB)
         assert budget.held == 4 * MIB
 
+    @pytest.mark.slow
     async def test_what_is_whole_never_makes_way(self) -> None:
         budget = ByteBudget(MIB)
         whole, late = Sender(budget), Sender(budget)
@@ -245,6 +247,7 @@ class TestBytes:
         assert not whole.has_made_way
         assert (budget.held, budget.num_waiting) == (MIB, 0)
 
+    @pytest.mark.slow
     async def test_who_leaves_the_line_takes_nothing(self) -> None:
         budget = ByteBudget(MIB)
         first, second, third = Sender(budget), Sender(budget), Sender(budget)

@@ -123,6 +123,7 @@ async def test_a_fetched_file_counts_until_it_is_decoded(threads: Threads, metri
         assert budget.held == 0
 
 
+@pytest.mark.slow
 async def test_a_file_that_comes_slowly_makes_way_and_fails_its_slot(threads: Threads, metrics: Metrics) -> None:
     class Silent(OneFile):
         """Stops after a file's length."""
@@ -245,6 +246,7 @@ class TestLeaving:
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.slow
 async def test_four_bombs_at_once_stay_within_memory_that_is_given_back(loader: PictureLoader) -> None:
     """131 kB each, 39.7 million pixels each: 119 MB decoded, twice that while OpenCV copies."""
     bomb = png_bomb(6300)

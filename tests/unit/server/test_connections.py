@@ -457,6 +457,7 @@ async def test_between_two_requests_a_connection_may_be_silent_for_longer_than_w
     assert (await connection.refusal())[0] == 408
 
 
+@pytest.mark.slow
 async def test_the_rest_of_a_refused_body_does_not_end_the_connection(metrics: Metrics) -> None:
     """It ends the wait for the next request only where it is not whole in time itself."""
 
@@ -614,6 +615,7 @@ class TestRefusalAtOnce:
             await connection.send(post("/extract"))
             assert (await connection.refusal())[0] == 401
 
+    @pytest.mark.slow
     async def test_what_is_not_served_and_what_is_too_long_stay_what_they_are(self) -> None:
         async with self.full() as (_, connection):
             await connection.send(b"POST /extract HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")

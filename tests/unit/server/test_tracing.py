@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jetface.metrics import Metrics
 from jetface.server.context import RequestContext
 from jetface.server.tracing import Tracing
 from tests.support.server import free_port
 
 
+@pytest.mark.slow
 def test_what_nobody_takes_is_counted_as_lost() -> None:
     metrics = Metrics()
     tracing = Tracing(f"http://127.0.0.1:{free_port()}", version="1", metrics=metrics)
