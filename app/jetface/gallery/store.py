@@ -113,15 +113,17 @@ class Store:
             is_writer: Whether it may write. One process has one writer; its lock is `jetface.gallery.local`'s.
         """
         with _told():
-            if is_writer:
-                self._sql = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-                self._make()
-            else:
-                uri = f"{path.absolute().as_uri()}?mode=ro"
-                self._sql = sqlite3.connect(
-                    uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-                )
-            self._sql.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            address = str(path) if is_writer else f"{path.absolute().as_uri()}?mode=ro"
+            self._sql = sqlite3.connect(
+                address, uri=not is_writer, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                if is_writer:
+                    self._make()
+                self._sql.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            except BaseException:
+                self._sql.close()
+                raise
 
     def _make(self) -> None:
         for pragma in (
