@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from jetface.domain import Image
 from jetface.errors import BackendUnavailableError, ImageDecodeError
-from jetface.imaging.formats import first_gif_frame, with_png_end
+from jetface.imaging.formats import first_gif_frame, plain_png, with_png_end
 from jetface.imaging.header import PictureFormat, PictureHeader, damaged, truncated, turn_upright
 
 _MOST_PIECES = 8
@@ -356,7 +356,7 @@ def _decode_cmyk(data: bytes, header: PictureHeader) -> Image:
 
 
 def _decode_png(data: bytes, header: PictureHeader) -> Image:
-    return _decode_by_opencv(with_png_end(data), header)
+    return _decode_by_opencv(plain_png(with_png_end(data)), header)
 
 
 def _decode_gif(data: bytes, header: PictureHeader) -> Image:

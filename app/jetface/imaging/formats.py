@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import mul
 
@@ -267,6 +267,15 @@ MAX_PNG_CHUNKS = 65_536
 _ANIMATED_PNG_SIDE_BYTES = 6.5
 """Measured: OpenCV 5.0 holds up to 12.1 bytes a pixel of an animation, six of them the picture and its copy."""
 
+_PNG_TEXTS = frozenset({b"zTXt", b"iTXt"})
+"""libpng unpacks up to a thousand of them, each to 8 MB, and keeps them: 8 GB for a file of 8 MB."""
+
+_MOST_UNCHECKED_BYTES = 2**22
+"""Shorter coded data is not looked through: what it may hold beyond the picture is unpacked within seconds."""
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+
 
 def read_png_header(data: bytes) -> PictureHeader:
     """Walk a PNG from chunk to chunk, up to its end.
@@ -312,6 +321,54 @@ def with_png_end(png: bytes) -> bytes:
         return png
     num_there = next(length for length in range(len(_PNG_END) - 1, -1, -1) if png.endswith(_PNG_END[:length]))
     return png + _PNG_END[num_there:]
+
+
+def plain_png(data: bytes) -> bytes:
+    """Return a PNG that `read_png_header` has read without its compressed texts, which nobody here reads.
+
+    Raises:
+        ImageDecodeError: Much more is coded in it than its pixels. libpng would unpack all of that, for minutes.
+
+    Source: PNG specification, third edition, sections 8 and 11.
+    """
+    has_texts = any(kind in data for kind in _PNG_TEXTS)
+    if len(data) <= _MOST_UNCHECKED_BYTES and not has_texts:
+        return data
+    kept, coded = [data[: len(PNG_MAGIC)]], []
+    position = len(PNG_MAGIC)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if kind == b"IDAT":
+            coded.append(memoryview(data)[position + 8 : end - 4])
+        if kind not in _PNG_TEXTS:
+            kept.append(memoryview(data)[position:end])
+        position = len(data) if kind == b"IEND" else end
+    if sum(map(len, coded)) > _MOST_UNCHECKED_BYTES:
+        _check_coded(coded, _most_png_bytes(data))
+    return b"".join(kept) if has_texts else data
+
+
+def _most_png_bytes(data: bytes) -> int:
+    """Return how many bytes the rows of a PNG take at most: seven passes have more rows than the picture."""
+    width, height, depth, color = struct.unpack_from(">IIBB", data, len(PNG_MAGIC) + 8)
+    row_bytes = 1 + -(-width * depth * _PNG_CHANNELS.get(color, 4) // 8)
+    return 2 * height * row_bytes + _MOST_UNCHECKED_BYTES
+
+
+def _check_coded(coded: Iterable[memoryview], most_bytes: int) -> None:
+    unpacker = zlib.decompressobj()
+    num_bytes = 0
+    try:
+        for piece in coded:
+            rest: bytes | memoryview = piece
+            while rest and not unpacker.eof:
+                num_bytes += len(unpacker.decompress(rest, 2**20))
+                rest = unpacker.unconsumed_tail
+                if num_bytes > most_bytes:
+                    raise damaged()
+    except zlib.error:
+        raise damaged() from None
 
 
 def _uint32(data: bytes, position: int) -> int:

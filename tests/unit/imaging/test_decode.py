@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from jetface.imaging.header import PictureHeader, turn_upright
 from tests.support.encoded import (
     ANIMATED_WEBP,
     CMYK_JPEG,
+    chunk,
     core_bmp,
     encode,
     exif,
@@ -352,6 +355,33 @@ class TestBroken:
         data = JPEG.replace(b"\xff\xdb", b"\xff\xfe")
         with pytest.raises(ImageDecodeError):
             decode(decoder, data)
+
+    @pytest.mark.parametrize("at_end", [False, True])
+    def test_texts_that_unpack_to_gigabytes_cost_nothing(self, decoder: Decoder, *, at_end: bool) -> None:
+        """Libpng unpacks and keeps a thousand of them, of 8 MB each: 8 GB."""
+        plain = encode(".png", IMAGE)
+        texts = [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0")]
+        bomb = b"".join(chunk(kind, head + zlib.compress(bytes(7_900_000))) for kind, head in texts) * 400
+        place = plain.rindex(b"IEND") - 4 if at_end else 33
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        np.testing.assert_array_equal(decode(decoder, plain[:place] + bomb + plain[place:]), IMAGE)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10
+
+    def test_what_is_coded_beyond_the_picture_is_damage(self, decoder: Decoder) -> None:
+        """Libpng unpacks all of it before it passes over it: four minutes for 64 MiB."""
+        noise = np.random.default_rng(0).integers(0, 255, (1200, 1300, 3), np.uint8)
+        rows = b"".join(b"\0" + row.tobytes() for row in noise)
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1300, 1200, 8, 2, 0, 0, 0))
+        png = b"\x89PNG\r\n\x1a\n" + head
+
+        def coded(content: bytes) -> bytes:
+            packed = zlib.compress(content)
+            return b"".join(chunk(b"IDAT", packed[start : start + 65536]) for start in range(0, len(packed), 65536))
+
+        end = chunk(b"IEND", b"")
+        np.testing.assert_array_equal(decode(decoder, png + coded(rows) + end), noise[:, :, ::-1])
+        with pytest.raises(ImageDecodeError, match="damaged"):
+            decode(decoder, png + coded(rows + bytes(64 * 2**20)) + end)
 
     def test_nothing_is_written_to_stderr(self, decoder: Decoder, capfd: pytest.CaptureFixture[str]) -> None:
         """OpenCV and libpng would write a line for each broken upload; OpenCV's libjpeg cannot be kept from it."""
