@@ -79,6 +79,15 @@ class ServiceError(Exception):
         return type(self)(self.message, retry_after_s=self.retry_after_s, **self.details)
 
 
+_IN_LOG = "; the log says why"
+
+
+def told(error: ServiceError) -> str:
+    """Return an error's message for who sees no log: with the cause where it speaks of one."""
+    cause = " ".join(f"{error.__cause__ or ''}".split())
+    return error.message.replace(_IN_LOG, f": {cause}") if cause else error.message
+
+
 class RequestError(ServiceError):
     """The request cannot be understood or names what is not allowed. Raised while it is read, before any work."""
 

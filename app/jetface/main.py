@@ -114,18 +114,28 @@ def _of_one_worker(settings: Settings, slot: int) -> Settings:
     )
 
 
-def _open_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
-    endpoint = settings.otel_exporter_otlp_endpoint
-    if not endpoint:
-        return None
+def tracing_class() -> type[Tracing]:
+    """Return what sends spans.
+
+    Raises:
+        SettingsError: OpenTelemetry is not installed.
+    """
     try:
         from jetface.server.tracing import Tracing  # noqa: PLC0415 - an extra
     except ImportError as missing:
         raise SettingsError(
             f"OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry ({missing}): pip install 'jetface[otel]'"
         ) from missing
+    return Tracing
+
+
+def _open_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if not endpoint:
+        return None
+    make = tracing_class()
     _log.info("spans are sent", endpoint=masked(endpoint))
-    return Tracing(endpoint, version=__version__, metrics=metrics)
+    return make(endpoint, version=__version__, metrics=metrics)
 
 
 def _application(service: Service, worker: Worker | None) -> FastAPI:

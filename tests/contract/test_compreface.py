@@ -191,6 +191,22 @@ async def test_keys_come_in_its_header_and_in_the_path_of_a_picture(gallery: Loc
         assert (await service.client.get(f"/api/v1/static/nobody/images/{image}")).status_code == 401
 
 
+async def test_a_key_that_may_only_read_makes_no_collection(gallery: LocalGallery) -> None:
+    """Before anybody was enrolled there is nobody: that is no error, and nothing is stored for asking."""
+    access = Access(api_keys=("writer",), read_api_keys=("reader",))
+    async with served(gallery, access=access) as service:
+        service.client.headers["x-api-key"] = "reader"
+        assert (await service.client.get(SUBJECTS)).json() == {"subjects": []}
+        listed = (await service.client.get(FACES)).json()
+        assert (listed["faces"], listed["total_elements"]) == ([], 0)
+        answer = await service.client.post(RECOGNIZE, files={"file": ("a.jpg", portrait(0, 0))})
+        assert [face["subjects"] for face in answer.json()["result"]] == [[]]
+        assert (await service.client.get(f"{FACES}/x/img")).status_code == 404
+        verified = await service.client.post(f"{FACES}/x/verify", files={"file": ("a.jpg", portrait(0, 0))})
+        assert verified.status_code == 404
+        assert await gallery.collections() == []
+
+
 def test_similarity_is_monotonic_and_has_the_threshold_where_it_is_advised() -> None:
     for threshold in (0.2, 0.3, MATCH_THRESHOLD):
         values = [similarity_of(cosine / 100, threshold) for cosine in range(-100, 101)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -13,7 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jetface.cli.main import main
-from jetface.gallery.store import FILE_NAME
+from jetface.gallery.records import ModelPin
+from jetface.gallery.store import FILE_NAME, Store
 from tests.support.server import running_server
 
 PEOPLE = ("Al_Gore", "Ana_Guevara", "Adrien_Brody")
@@ -95,6 +99,69 @@ def test_people_come_from_folders_and_go_through_every_file(
     assert "people: 6 faces embedded anew" in run(changed, "reembed", "people").output
     assert "people: 3 persons, 6 faces of mobilefacenet128" in run(changed, "stats").output
     assert "Ana_Guevara 0." in run(changed, "search", picture).output
+
+    # What has no crop would be gone.
+    shutil.rmtree(exported / "crops")
+    run(variables, "import", exported, "--collection", "bare")
+    assert "6 of 6 faces have no crop" in run(changed, "reembed", "bare", code=1).output
+    assert "bare: 3 persons, 6 faces of w600k_mbf_dequantized" in run(changed, "stats").output
+    assert "6 faces had no crop and are gone" in run(changed, "reembed", "bare", "--lose-faces").output
+    assert "bare: 3 persons, 0 faces of mobilefacenet128" in run(changed, "stats").output
+
+
+def test_a_backup_that_cannot_be_used_is_told_before_anything_is_replaced(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    folder = Path(variables["GALLERY_DIR"])
+    folder.mkdir()
+    file = folder / FILE_NAME
+    with Store(file, is_writer=True) as store:
+        store.create_collection("people", ModelPin(name="m", sha256="ab", embedding_length=4), "{}")
+        # As a copy of the folder has it after a kill: the last of it is in the log.
+        copied = tmp_path / "copied"
+        shutil.copytree(folder, copied)
+        backup = tmp_path / "backup.sqlite3"
+        run(variables, "backup", backup)
+    assert backup.stat().st_mode & 0o077 == 0
+    other = {**variables, "GALLERY_DIR": str(tmp_path / "other")}
+    run(other, "restore", copied / FILE_NAME)
+    assert "people: 0 persons, 0 faces" in run(other, "stats").output
+
+    with closing(sqlite3.connect(backup)) as sql:
+        sql.execute("PRAGMA user_version = 7")
+    (tmp_path / "text").write_bytes(b"no database" * 100)
+    (tmp_path / "empty").touch()
+    for name, why in (
+        ("backup.sqlite3", "version 7; this jetface reads 1"),
+        ("text", "file is not a database"),
+        ("empty", "version 0"),
+    ):
+        assert why in run(other, "restore", tmp_path / name, "--force", code=1).output
+    assert "people: 0 persons, 0 faces" in run(other, "stats").output
+    assert "No such file" in run(variables, "backup", tmp_path / "none" / "x", code=1).output
+
+
+def test_a_dry_run_knows_what_ends_a_start(variables: dict[str, str], tmp_path: Path) -> None:
+    """What is wrong with the gallery, too: `jetface doctor` and the start say the same."""
+    file = tmp_path / "file"
+    file.touch()
+    for folder, why in ((file, "no folder that may be written"), (Path("/proc/none"), "may be written")):
+        for command in (("serve", "--dry-run"), ("doctor",)):
+            result = CliRunner().invoke(main, command, env={**variables, "GALLERY_DIR": str(folder), "PORT": "18579"})
+            assert (result.exit_code, why in result.output) == (3, True), result.output
+    database = {name: value for name, value in variables.items() if name != "GALLERY_DIR"}
+    database["GALLERY_URL"] = "postgresql://ada:hunter2@127.0.0.1:1/none"
+    result = CliRunner().invoke(main, ["serve", "--dry-run"], env={**database, "PORT": "18579"})
+    assert result.exit_code == 3
+    assert "database cannot be used" in result.output
+    assert "hunter2" not in result.output
+
+
+def test_long_paths_with_one_ending_are_two_faces(variables: dict[str, str], folder: Path) -> None:
+    for name in PEOPLE[:2]:
+        (folder / name / "1.jpg").rename(folder / name / f"{'a' * 240}.jpg")
+    assert "people: 3 persons, 6 faces; 6 are new" in run(variables, "enrol", folder).output
+    assert "0 are new" in run(variables, "enrol", folder).output
 
 
 def test_a_running_service_does_the_same(

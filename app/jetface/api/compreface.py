@@ -24,7 +24,7 @@ from jetface.api.services import Services
 from jetface.domain import ExtractOptions, Face, PictureResult
 from jetface.errors import NoFaceError, NotFoundError, RequestError, ServiceError, UnauthorizedError
 from jetface.gallery.people import EnrolWish, People
-from jetface.gallery.records import Query, check_id
+from jetface.gallery.records import Match, Query, check_id
 from jetface.server.context import context_of
 from jetface.server.encoding import small_answer, status_of
 
@@ -141,6 +141,13 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         made, _ = await people.create_collection(collection, {})
         return people, made.name
 
+    async def subjects_there() -> tuple[People, str | None]:
+        """Return None for a collection that nobody has made yet: who reads makes none."""
+        people = people_of(services)
+        name = check_id("name", collection)
+        is_there = any(each.name == name for each in await people.gallery.collections())
+        return people, (await people.collection(name)).name if is_there else None
+
     def answered(
         function: Callable[..., Awaitable[dict[str, Any] | Response]], *, status: int = 200
     ) -> Callable[[Request], Awaitable[Response]]:
@@ -178,10 +185,10 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
 
     async def list_subjects(_request: Request) -> dict[str, Any]:
         """List all subjects."""
-        people, name = await subjects_of()
+        people, name = await subjects_there()
         subjects: list[str] = []
         after: str | None = ""
-        while after is not None:
+        while name is not None and after is not None:
             page = await people.gallery.persons(name, after=after, limit=_MAX_PAGE)
             subjects += [person.id for person in page.items]
             after = page.next
@@ -240,15 +247,17 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
     async def list_faces(request: Request) -> dict[str, Any]:
         """List enrolled faces, a page at a time."""
         fields = services.bodies.read_query(request, ListFields)
-        people, name = await subjects_of()
+        people, name = await subjects_there()
         subject = check_id("subject", fields.subject) if fields.subject else None
-        if subject is None:
+        if name is None:
+            total = 0
+        elif subject is None:
             total = (await people.gallery.collection(name)).num_faces
         else:
             total = (await people.gallery.person(name, subject)).num_faces
         listed: list[dict[str, Any]] = []
         skipped, after = 0, ""
-        while len(listed) < fields.size:
+        while name is not None and len(listed) < fields.size:
             left = fields.page * fields.size - skipped
             page = await people.gallery.faces(name, subject, after=after, limit=min(left or fields.size, _MAX_PAGE))
             if left:
@@ -300,7 +309,9 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
 
     async def read_picture(request: Request, image: str) -> Response:
         """Return the aligned face as JPEG; nothing where it was not kept."""
-        people, name = await subjects_of()
+        people, name = await subjects_there()
+        if name is None:
+            raise NotFoundError("No face of that id is in the collection.")
         kept = await people.gallery.crop(name, check_id("image_id", image))
         note(services, context_of(request), "read crop", name)
         return Response(kept or b"", media_type="image/jpeg", headers={"cache-control": "private, no-store"})
@@ -318,15 +329,17 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
         """Tell of every face of a picture which subjects are most alike."""
         context = context_of(request)
         fields = services.bodies.read_query(request, FaceFields)
-        people, name = await subjects_of()
+        people, name = await subjects_there()
         result = await found_in(request, options_of(fields))
         queries = [
             Query(vector=face.embedding.vector, top_k=fields.prediction_count, threshold=-1.0)
             for face in result.faces
             if face.embedding is not None
         ]
-        found = await people.gallery.search(name, queries, group=id(context), deadline=context.deadline)
-        note(services, context, "search", name, faces=len(queries), found=sum(map(bool, found)))
+        found: Sequence[Sequence[Match]] = [[] for _ in queries]
+        if name is not None:
+            found = await people.gallery.search(name, queries, group=id(context), deadline=context.deadline)
+        note(services, context, "search", collection, faces=len(queries), found=sum(map(bool, found)))
         described = [
             _described(face, fields, result)
             | {
@@ -342,7 +355,9 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
     async def verify_face(request: Request, image: str) -> dict[str, Any]:
         """Compare every face of a picture with one that is enrolled."""
         fields = services.bodies.read_query(request, FaceFields)
-        people, name = await subjects_of()
+        people, name = await subjects_there()
+        if name is None:
+            raise NotFoundError("No face of that id is in the collection.")
         enrolled = await people.gallery.vector(name, check_id("image_id", image))
         result = await found_in(request, options_of(fields))
         note(services, context_of(request), "verify", name, faces=len(result.faces))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ from jetface.device.machine import find_gpu, find_jetson, online_cores, present_
 from jetface.heads.families import read_known
 from jetface.logs import configure_logs, masked
 from jetface.registry import RegistryError, default_registry_dir
-from jetface.settings import Settings, misspelt_variables, read_settings
+from jetface.settings import Settings, SettingsError, misspelt_variables, read_settings
 
 _SHOWN_PACKAGES = (
     "numpy",
@@ -104,39 +105,46 @@ def find_faults(settings: Settings, root: Path, *, is_starting: bool, builds: bo
     if not builds:
         return worst_first(found)
     is_safe = not any(each.name in _RUNTIME_FINDINGS and each.severity is not Severity.NOTE for each in found)
-    return worst_first([*found, *_start_faults(settings, root, imports_runtime=is_safe)])
+    faults = _start_faults(settings, root, imports_runtime=is_safe, is_starting=is_starting)
+    return worst_first([*found, *faults])
 
 
-def _start_faults(settings: Settings, root: Path, *, imports_runtime: bool) -> Iterator[Finding]:
+def _start_faults(settings: Settings, root: Path, *, imports_runtime: bool, is_starting: bool) -> Iterator[Finding]:
     """Build the service as a start does, and let it go: what it refuses is known to nobody else.
 
     Args:
         settings: The effective configuration.
         root: Where `/proc` and `/sys` are.
         imports_runtime: Whether ONNX Runtime may be imported in this process; else its models are chosen, no more.
+        is_starting: Whether the service is about to start: else it may be what has the gallery.
     """
-    from jetface.errors import ServiceError  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.errors import ServiceError, told  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.main import tracing_class  # noqa: PLC0415 - as in `_tensorrt`
     from jetface.models.defaults import ModelChooser  # noqa: PLC0415 - as in `_tensorrt`
-    from jetface.service import build_service, choose_models, open_weights  # noqa: PLC0415 - as in `_tensorrt`
+    from jetface.service import build_people, build_service, choose_models, open_weights  # noqa: PLC0415 - as there
 
     try:
         if imports_runtime:
-            build_service(settings, root=root)
+            people = build_people(build_service(settings, root=root))
+            if people is not None:
+                asyncio.run(people.gallery.check(is_starting=is_starting))
+            if settings.otel_exporter_otlp_endpoint:
+                tracing_class()
         else:
             registry, weights = open_weights(settings)
             choose_models(settings, ModelChooser(registry, weights.is_at_hand))
-    except (RegistryError, ServiceError, OSError) as error:
+    except (RegistryError, ServiceError, SettingsError, OSError) as error:
         yield Finding(
             name="start-refused",
             severity=Severity.STOP,
-            what=masked(f"{error}".rstrip(".") + "."),
+            what=masked((told(error) if isinstance(error, ServiceError) else f"{error}").rstrip(".") + "."),
             why="The service cannot start.",
             cure="Mend what it names; `jetface settings` shows what is in force, `jetface models list` what there is.",
         )
 
 
 def _environment_faults(settings: Settings) -> Iterator[Finding]:
-    if not settings.api_keys:
+    if not settings.api_keys and not settings.read_api_keys:
         yield Finding(
             name="open-to-all",
             severity=Severity.WARNING,

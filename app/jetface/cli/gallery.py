@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from jetface.domain import ExtractOptions
 from jetface.errors import RequestError, StorageError
 from jetface.gallery.local import LOCK_NAME
 from jetface.gallery.people import EnrolWish, People
-from jetface.gallery.records import Match, check_id
+from jetface.gallery.records import Match, StoredFace, check_id
 from jetface.gallery.store import FILE_NAME, Store
 from jetface.gallery.transfer import (
     CollectionLine,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 DEFAULT_COLLECTION = "people"
 
 _AT_ONCE = 64
+_MAX_PATH_CHARS = 200
 _AT_ONCE_BY_SERVER = 8
 _PATIENCE_BY_SERVER_S = 300.0
 _PATIENCE_S = 3600.0
@@ -374,19 +375,29 @@ async def _take_over(
 
 
 async def _known_faces(people: People, collection: str) -> set[str]:
-    known: set[str] = set()
+    return {face.id async for face in _faces(people, collection)}
+
+
+async def _count_without_crop(people: People, collection: str) -> int:
+    return sum([not face.has_crop async for face in _faces(people, collection)])
+
+
+async def _faces(people: People, collection: str) -> AsyncIterator[StoredFace]:
     after: str | None = ""
     while after is not None:
         page = await people.gallery.faces(collection, None, after=after, limit=10_000)
-        known.update(face.id for face in page.items)
+        for face in page.items:
+            yield face
         after = page.next
-    return known
 
 
 def _face_id(picture: Picture) -> str:
     """Return what a face is known by: the path of its picture, whose slashes an id cannot have."""
     name = readable_name(picture.relative.as_posix()).replace("/", ":")
-    return check_id("picture", name[-200:])
+    if len(name) > _MAX_PATH_CHARS:  # the ends of two long paths may be alike
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        name = f"{digest}:{name[-_MAX_PATH_CHARS:]}"
+    return check_id("picture", name)
 
 
 async def search_pictures(
@@ -476,6 +487,7 @@ def back_up(settings: Settings, file: Path) -> None:
     part.unlink(missing_ok=True)
     try:
         with Store(_file_of(settings), is_writer=False) as store:
+            part.touch(mode=0o600)
             store.back_up(part)
         with part.open("rb") as written:
             os.fsync(written.fileno())
@@ -496,17 +508,21 @@ def restore_backup(settings: Settings, file: Path, *, is_forced: bool) -> None:
     if folder is None:  # pragma: no cover - the command has asked
         raise click.ClickException("there is no gallery")
     with Store(file, is_writer=False) as store:
+        store.check_version()
         faults = store.faults()
     if faults:
         raise click.ClickException(f"the backup is damaged: {'; '.join(faults)}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK_NAME, timeout=0):
             there = folder / FILE_NAME
             if there.exists() and not is_forced:
                 raise click.ClickException("a gallery is there already; --force puts the backup in its place")
             part = folder / f".{FILE_NAME}.part"
-            shutil.copyfile(file, part)
+            part.unlink(missing_ok=True)
+            # Not its bytes: a copy of a folder has what was written last in a log beside the file.
+            with Store(file, is_writer=False) as store:
+                store.back_up(part)
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             # Its log belongs to it: behind another file it would be taken for that one's.
@@ -553,8 +569,12 @@ async def import_from(
         return await desk.import_(read_folder(folder), collection)
 
 
-async def reembed_collection(settings: Settings, collection: str) -> tuple[int, int]:
-    """Move a collection to the recognizer of the settings; return how many faces moved and how many did not."""
+async def reembed_collection(settings: Settings, collection: str, *, loses_faces: bool) -> tuple[int, int]:
+    """Move a collection to the recognizer of the settings; return how many faces moved and how many did not.
+
+    Raises:
+        click.ClickException: Some have no crop, and may not be lost.
+    """
     async with _opened(settings) as (service, people):
 
         async def embed(crops: list[bytes]) -> list[Any]:
@@ -568,9 +588,18 @@ async def reembed_collection(settings: Settings, collection: str) -> tuple[int, 
             return vectors
 
         there = await people.gallery.collection(collection)
+        if not loses_faces and (num_without := await _count_without_crop(people, collection)):
+            raise click.ClickException(
+                f"{num_without} of {there.num_faces} faces have no crop; with --lose-faces they are deleted, and their "
+                "pictures have to be enrolled anew"
+            )
         with tqdm(total=there.num_faces, unit="face", file=sys.stderr, disable=None) as progress:
             return await move_collection(
-                people.gallery, collection, people.model(), embed, told=lambda done: progress.update(done - progress.n)
+                people.gallery,
+                collection,
+                people.model(),
+                embed,
+                told=lambda done: progress.update(done - progress.n),
             )
 
 
@@ -764,12 +793,13 @@ def import_compreface(*, url: str, api_key: str, collection: str | None) -> None
 
 @gallery.command()
 @click.argument("collection")
-def reembed(*, collection: str) -> None:
+@click.option("--lose-faces", is_flag=True, help="Delete faces whose crop was not kept; else nothing is done.")
+def reembed(*, collection: str, lose_faces: bool) -> None:
     """Move a collection to the recognizer that serves now, by the crops that GALLERY_KEEP_CROPS kept.
 
-    Faces without a crop are left behind; persons stay. Searches find the collection as it was until the end.
+    Persons stay. Searches find the collection as it was until the end.
     """
-    num_moved, num_left = asyncio.run(reembed_collection(_settings(), collection))
+    num_moved, num_left = asyncio.run(reembed_collection(_settings(), collection, loses_faces=lose_faces))
     click.echo(f"{collection}: {num_moved} faces embedded anew")
     if num_left:
-        raise click.ClickException(f"{num_left} faces had no crop and were left behind: enrol their pictures anew")
+        click.echo(f"{num_left} faces had no crop and are gone: enrol their pictures anew", err=True)

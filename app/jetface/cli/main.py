@@ -9,7 +9,7 @@ import click
 
 from jetface import __commit__, __version__
 from jetface.device.checks import STARTUP_FAILURE
-from jetface.errors import ServiceError
+from jetface.errors import ServiceError, told
 from jetface.logs import masked
 from jetface.registry import RegistryError
 from jetface.settings import SettingsError
@@ -61,7 +61,7 @@ class OneLineErrors(click.Group):
             is_start = ctx.invoked_subcommand in {"serve", "doctor"}
             raise (_WouldNotStart if is_start else _Misconfigured)(masked(str(cause))) from cause
         except ServiceError as cause:
-            raise click.ClickException(masked(cause.message)) from cause
+            raise click.ClickException(masked(told(cause))) from cause
 
 
 class _LazyGroup(OneLineErrors):

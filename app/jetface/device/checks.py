@@ -483,7 +483,7 @@ def check_folders(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
         named["TRT_ENGINE_CACHE_PATH"] = place.engine_dir
     for variable, folder in named.items():
         there = _nearest(folder)
-        if there is None or not _is_writable(there):
+        if there is None or not is_writable(there):
             yield Finding(
                 name="folder-read-only",
                 severity=Severity.WARNING,
@@ -507,7 +507,7 @@ def check_folders(place: Place, *, builds_engines: bool) -> Iterator[Finding]:
 def check_temporary(place: Place) -> Iterator[Finding]:
     """Look for a folder of temporary files that is full, or cannot be written."""
     folder = place.temporary_dir
-    if not folder.is_dir() or not _is_writable(folder):
+    if not folder.is_dir() or not is_writable(folder):
         what = f"{folder}, where temporary files go, cannot be written."
     elif (free_bytes := shutil.disk_usage(folder).free) < place.need_temporary_bytes:
         what = f"{free_bytes / 2**20:.1f} MiB are free in {folder}, where temporary files go."
@@ -634,7 +634,7 @@ def _nearest(folder: Path) -> Path | None:
     return None
 
 
-def _is_writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Try it: permissions do not tell of a file system that is mounted read-only."""
     try:
         with tempfile.TemporaryFile(dir=folder):

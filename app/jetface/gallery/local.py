@@ -16,6 +16,7 @@ import structlog
 
 from jetface.batching.batcher import Batcher
 from jetface.batching.lane import Lane
+from jetface.device.checks import is_writable
 from jetface.domain import Vector
 from jetface.errors import DeadlineExceededError, NotFoundError, ServiceError, StorageError
 from jetface.gallery.index import ExactIndex, Index
@@ -95,7 +96,8 @@ class LocalGallery:
         self._num_persons = 0
         self._loading: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
-        self._must_erase = False
+        # What a process deleted just before it was killed may be in the log.
+        self._must_erase = True
         searcher = Searcher(self._path)
         self._batcher: Batcher[Asked, Answer] = Batcher(
             "gallery",
@@ -107,6 +109,27 @@ class LocalGallery:
         )
         self._written: Store
         self._read_from: Store
+
+    async def check(self, *, is_starting: bool) -> None:
+        """See `Gallery.check`."""
+        there = next(each for each in (self._folder, *self._folder.absolute().parents) if each.exists())
+        if not is_writable(there):
+            raise StorageError(f"The folder of the gallery cannot be used: {there} is no folder that may be written.")
+        if is_starting and (self._folder / LOCK_NAME).exists():
+            self._take_lock()
+            self._lock.release()
+        if self._path.exists():
+            with Store(self._path, is_writer=False) as store:
+                store.check_version(may_be_new=True)
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise StorageError(
+                "Another process uses the folder of the gallery. One process has it at a time: stop that one, or ask "
+                "it over HTTP (`--url`)."
+            ) from None
 
     async def open(self) -> None:
         """Lock the folder and open the file; the index is loaded behind it.
@@ -126,13 +149,9 @@ class LocalGallery:
 
     def _open(self) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise StorageError(
-                "Another process uses the folder of the gallery. One process has it at a time: stop that one, or ask "
-                "it over HTTP (`--url`)."
-            ) from None
+            # Embeddings are nobody else's to read; a folder that is there keeps its mode.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._take_lock()
         except OSError as cause:
             raise StorageError("The folder of the gallery cannot be used; the log says why.") from cause
         try:
@@ -331,9 +350,12 @@ class LocalGallery:
     ) -> Person:
         """See `Gallery.change_person`."""
         written = None if metadata is None else check_metadata(metadata)
-        return await self._change(
-            lambda: self._written.change_person(self._find(collection).row, person_id, name=name, metadata=written)
-        )
+
+        def change() -> Person:
+            self._must_erase = True
+            return self._written.change_person(self._find(collection).row, person_id, name=name, metadata=written)
+
+        return await self._change(change)
 
     async def rename_person(self, collection: str, person_id: str, new_id: str) -> None:
         """See `Gallery.rename_person`."""
@@ -343,6 +365,7 @@ class LocalGallery:
             before, now = self._written.rename_person(opened.row, person_id, new_id)
             if before != now:
                 opened.index.move_person(before, now)
+            self._must_erase = True
 
         await self._change(rename)
 
@@ -451,10 +474,16 @@ class LocalGallery:
             self._metrics.gallery_search_seconds.labels("rank").observe(answer.rank_s)
         return [answer.matches for answer in outcome.results]
 
-    async def exported(self, collection: str, *, after: str, limit: int) -> Page[Exported]:
+    async def last_face(self, collection: str) -> str:
+        """See `Gallery.last_face`."""
+        return str(await self._read(lambda store: store.last_face(self._find(collection).row)))
+
+    async def exported(self, collection: str, *, after: str, until: str, limit: int) -> Page[Exported]:
         """See `Gallery.exported`."""
-        place = place_of(after)
-        return await self._read(lambda store: store.exported(self._find(collection).row, after=place, limit=limit))
+        place, end = place_of(after), place_of(until)
+        return await self._read(
+            lambda store: store.exported(self._find(collection).row, after=place, until=end, limit=limit)
+        )
 
 
 def _index(index: Index, rows: Sequence[tuple[int, int, int]], faces: Sequence[NewFace]) -> None:

@@ -36,6 +36,7 @@ from jetface.gallery.records import (
     Query,
     StoredFace,
     check_metadata,
+    is_same_metadata,
     place_of,
 )
 from jetface.metrics import Metrics
@@ -43,6 +44,7 @@ from jetface.metrics import Metrics
 NUM_CONNECTIONS = 4
 _CONNECT_S = 10
 _SWEEP_S = 30.0
+_NO_END = 2**63 - 1
 _SCHEMA_LOCK = 0x6A657466
 """Any number that nobody else locks: replicas that start together make the tables once."""
 
@@ -103,6 +105,16 @@ class PostgresGallery:
         self._ttl_s = ttl_days * 86400
         self._free: asyncio.LifoQueue[AsyncConnection[Any] | None] = asyncio.LifoQueue()
         self._sweeping: asyncio.Task[None] | None = None
+
+    async def check(self, *, is_starting: bool) -> None:
+        """See `Gallery.check`; any number of processes may have it."""
+        del is_starting
+        self._free = asyncio.LifoQueue()
+        self._free.put_nowait(None)
+        try:
+            await self._run(lambda sql: sql.execute("SELECT 1"))
+        finally:
+            await self.close()
 
     async def open(self) -> None:
         """Connect, and make the tables.
@@ -383,23 +395,32 @@ class PostgresGallery:
 
     async def faces(self, collection: str, person_id: str | None, *, after: str, limit: int) -> Page[StoredFace]:
         """See `Gallery.faces`."""
-        page = await self._faces(collection, person_id, after, limit)
+        page = await self._faces(collection, person_id, place_of(after), _NO_END, limit)
         return Page([each.face for each in page.items], page.next)
 
-    async def exported(self, collection: str, *, after: str, limit: int) -> Page[Exported]:
-        """See `Gallery.exported`."""
-        return await self._faces(collection, None, after, limit)
+    async def last_face(self, collection: str) -> str:
+        """See `Gallery.last_face`."""
 
-    async def _faces(self, collection: str, person_id: str | None, after: str, limit: int) -> Page[Exported]:
-        place = place_of(after)
+        async def read(sql: AsyncConnection[Any]) -> str:
+            row = await _collection_row(sql, collection)
+            query = "SELECT coalesce(max(id), 0) FROM jetface.faces WHERE collection = %s"
+            return str((await _row(sql, query, (row,)))[0])
+
+        return await self._run(read)
+
+    async def exported(self, collection: str, *, after: str, until: str, limit: int) -> Page[Exported]:
+        """See `Gallery.exported`."""
+        return await self._faces(collection, None, place_of(after), place_of(until), limit)
+
+    async def _faces(self, collection: str, person_id: str | None, place: int, end: int, limit: int) -> Page[Exported]:
 
         async def read(sql: AsyncConnection[Any]) -> Page[Exported]:
             row = await _collection_row(sql, collection)
             where, value = "f.collection = %s", row
             if person_id is not None:
                 where, value = "f.person = %s", (await _person(sql, row, person_id))[1]
-            query = f"{_FACE} WHERE {where} AND f.id > %s ORDER BY f.id LIMIT %s"
-            found = await _rows(sql, query, (value, place, limit + 1))
+            query = f"{_FACE} WHERE {where} AND f.id > %s AND f.id <= %s ORDER BY f.id LIMIT %s"
+            found = await _rows(sql, query, (value, place, end, limit + 1))
             items = [Exported(face=_to_face(each), vector=_vector(each[6]), crop=each[7]) for each in found[:limit]]
             return Page(items, str(found[limit - 1][5]) if len(found) > limit else None)
 
@@ -502,7 +523,7 @@ async def _add_person(sql: AsyncConnection[Any], row: int, person: NewPerson) ->
     is_new = await _insert_person(sql, row, person.id, person.name, person.metadata)
     if not is_new:
         there, _ = await _person(sql, row, person.id)
-        if (there.name, check_metadata(there.metadata)) != (person.name, person.metadata):
+        if there.name != person.name or not is_same_metadata(there.metadata, person.metadata):
             raise ConflictError(
                 "A person of that id is there already, with another name or other metadata.", person=person.id
             )

@@ -158,8 +158,23 @@ class Gallery(Protocol):
         """
         ...
 
-    async def exported(self, collection: str, *, after: str, limit: int) -> Page[Exported]:
-        """Return a page of all that is kept of the faces, in the order in which they were added."""
+    async def last_face(self, collection: str) -> str:
+        """Return the place of the face that was added last, as `until` takes it."""
+        ...
+
+    async def exported(self, collection: str, *, after: str, until: str, limit: int) -> Page[Exported]:
+        """Return a page of all that is kept of the faces, in the order in which they were added, up to a place."""
+        ...
+
+    async def check(self, *, is_starting: bool) -> None:
+        """Look whether `open` would succeed, without changing anything.
+
+        Args:
+            is_starting: Whether it is opened next: else a service that runs may be who has it.
+
+        Raises:
+            StorageError: As `open` would.
+        """
         ...
 
     async def open(self) -> None:

@@ -17,10 +17,16 @@ from jetface.errors import RequestError
 
 MAX_ID_CHARS = 256
 MAX_METADATA_BYTES = 16 * 2**10
+MAX_METADATA_DEPTH = 64
+"""As bodies have it: an answer puts metadata some levels deeper, and can be written down to 254."""
 LIKENESS_OF_DUPLICATES = 0.92
 """Cosine similarity from which two faces are taken for one picture. With w600k_mbf_dequantized on LFW two photographs
 of one person are alike to 0.90 at most (200 people, three each), and one photograph saved again as JPEG of quality 50
 is to 0.93 at least (120 of them)."""
+
+_CONTROLS = frozenset({"Cc", "Cs"})
+"""Unicode's categories: controls, halves of characters."""
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 T = TypeVar("T")
 
@@ -156,16 +162,21 @@ def check_name(what: str, value: str) -> str:
     """Return a name as it is kept: in Unicode's composed form, which not every system writes.
 
     Raises:
-        RequestError: Empty, too long, or with control characters.
+        RequestError: Empty, too long, or with control characters. Joiners, which Persian, Sinhala and emoji are written
+            with, are none; what turns the direction of the text around it is.
     """
     if len(value) > 4 * MAX_ID_CHARS:  # before anything looks at all of it
         raise RequestError(f"{what}: at most {MAX_ID_CHARS} characters.", max_chars=MAX_ID_CHARS)
     composed = unicodedata.normalize("NFC", value)
     if not composed.strip() or len(composed) > MAX_ID_CHARS:
         raise RequestError(f"{what}: 1 to {MAX_ID_CHARS} characters.", max_chars=MAX_ID_CHARS)
-    if any(unicodedata.category(each)[0] == "C" for each in composed):
+    if any(map(_is_control, composed)):
         raise RequestError(f"{what}: no control characters.")
     return composed
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in _CONTROLS or unicodedata.bidirectional(char) in _TURNS
 
 
 def check_id(what: str, value: str) -> str:
@@ -184,7 +195,7 @@ def check_metadata(value: Mapping[str, Any]) -> str:
     """Return metadata as JSON.
 
     Raises:
-        RequestError: Too long, or not JSON.
+        RequestError: Too long, nested too deep, or not JSON.
     """
     try:
         written = orjson.dumps(value)
@@ -192,7 +203,24 @@ def check_metadata(value: Mapping[str, Any]) -> str:
         raise RequestError("metadata: an object of JSON values.") from None
     if len(written) > MAX_METADATA_BYTES:
         raise RequestError(f"metadata: at most {MAX_METADATA_BYTES} bytes as JSON.", max_bytes=MAX_METADATA_BYTES)
+    if _is_deeper(value, MAX_METADATA_DEPTH):
+        raise RequestError("metadata: nested too deep.", max_depth=MAX_METADATA_DEPTH)
     return written.decode()
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether a value has more levels than `depth`."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(each, depth - 1) for each in inner)
+
+
+def is_same_metadata(there: Mapping[str, Any], written: str) -> bool:
+    """Whether metadata says what `written`, which `check_metadata` returned, does, in whatever order."""
+    return _sorted(there) == _sorted(orjson.loads(written))
+
+
+def _sorted(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def unit_rows(vectors: Sequence[Sequence[float] | NDArray[Any]], length: int) -> NDArray[np.float32]:

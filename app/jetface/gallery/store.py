@@ -30,7 +30,7 @@ from jetface.gallery.records import (
     Page,
     Person,
     StoredFace,
-    check_metadata,
+    is_same_metadata,
 )
 
 FILE_NAME = "gallery.sqlite3"
@@ -141,8 +141,7 @@ class Store:
                 for statement in _statements(_SCHEMA):
                     self._sql.execute(statement)
                 self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
-            raise StorageError(f"The gallery's file is of version {version}; this jetface reads {SCHEMA_VERSION}.")
+        self.check_version()
 
     def close(self) -> None:
         """Close the connection."""
@@ -168,6 +167,20 @@ class Store:
                 if self._sql.in_transaction:
                     self._sql.execute("ROLLBACK")
                 raise
+
+    def check_version(self, *, may_be_new: bool = False) -> None:
+        """Refuse a file that is no gallery's, or of another version.
+
+        Args:
+            may_be_new: Whether nothing may be in it yet.
+
+        Raises:
+            StorageError: It is.
+        """
+        with _told():
+            (version,) = self._sql.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION and not (may_be_new and version == 0):
+            raise StorageError(f"The gallery's file is of version {version}; this jetface reads {SCHEMA_VERSION}.")
 
     # Collections
 
@@ -229,7 +242,7 @@ class Store:
         is_new = self._insert_person(collection, key, name, metadata)
         if not is_new:
             _, person = self._person(collection, key)
-            if (person.name, check_metadata(person.metadata)) != (name, metadata):
+            if person.name != name or not is_same_metadata(person.metadata, metadata):
                 raise ConflictError(
                     "A person of that id is there already, with another name or other metadata.", person=key
                 )
@@ -497,14 +510,22 @@ class Store:
             ).fetchall()
         return {row: tuple(rest) for row, *rest in found}
 
-    def exported(self, collection: int, *, after: int, limit: int) -> Page[Exported]:
+    def last_face(self, collection: int) -> int:
+        """Return the row of the face that was added last; 0 where there is none."""
+        with _told():
+            found = self._sql.execute(
+                "SELECT id FROM faces WHERE +collection = ? ORDER BY id DESC LIMIT 1", (collection,)
+            ).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def exported(self, collection: int, *, after: int, until: int, limit: int) -> Page[Exported]:
         """Return the next faces with vectors and crops, in the order in which they were added."""
         more = ", faces.vector, (SELECT jpeg FROM crops WHERE face = faces.id) FROM faces"
         query = _FACE.replace(" FROM faces JOIN", f"{more} JOIN")
         with _told():
             found = self._sql.execute(
-                f"{query} WHERE +faces.collection = ? AND faces.id > ? ORDER BY faces.id LIMIT ?",
-                (collection, after, limit + 1),
+                f"{query} WHERE +faces.collection = ? AND faces.id > ? AND faces.id <= ? ORDER BY faces.id LIMIT ?",
+                (collection, after, until, limit + 1),
             ).fetchall()
         items = [
             Exported(face=_face(*facts), vector=np.frombuffer(vector, np.float16).astype(np.float32), crop=crop)

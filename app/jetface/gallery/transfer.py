@@ -19,12 +19,12 @@ crops/I.jpg       the aligned face of row I, where crops were kept
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -79,11 +79,11 @@ class FaceLine:
 Line: TypeAlias = CollectionLine | NewPerson | FaceLine
 
 
-async def all_faces(gallery: Gallery, collection: str) -> AsyncIterator[Sequence[Exported]]:
-    """Yield all that is kept of the faces, some at a time, in the order in which they were added."""
+async def all_faces(gallery: Gallery, collection: str, until: str) -> AsyncIterator[Sequence[Exported]]:
+    """Yield all that is kept of the faces up to a place, some at a time, in the order in which they were added."""
     after: str | None = ""
     while after is not None:
-        page = await gallery.exported(collection, after=after, limit=_READ_AT_ONCE)
+        page = await gallery.exported(collection, after=after, until=until, limit=_READ_AT_ONCE)
         yield page.items
         after = page.next
 
@@ -99,7 +99,8 @@ async def all_persons(gallery: Gallery, collection: str) -> AsyncIterator[Sequen
 
 async def export_lines(gallery: Gallery, collection: Collection) -> AsyncIterator[bytes]:
     """Yield a collection as whole lines, several at a time; faces that are enrolled meanwhile are not among them."""
-    begun_s = time.time()
+    # Not by time: a clock that was set back would leave faces out. Of who comes later no line of a person is written.
+    until = await gallery.last_face(collection.name)
     model = collection.model
     pin = {"name": model.name, "sha256": model.sha256, "embedding_length": model.embedding_length}
     yield _json({"collection": {"name": collection.name, "model": pin, "metadata": collection.metadata}})
@@ -108,9 +109,8 @@ async def export_lines(gallery: Gallery, collection: Collection) -> AsyncIterato
             _json({"person": {"id": each.id, "name": each.name, "metadata": each.metadata, "created": each.created_s}})
             for each in persons
         )
-    async for faces in all_faces(gallery, collection.name):
-        # Of a person who is new, too, no line was written.
-        yield b"".join(_face_line(each, model.sha256) for each in faces if each.face.created_s <= begun_s)
+    async for faces in all_faces(gallery, collection.name, until):
+        yield b"".join(_face_line(each, model.sha256) for each in faces)
 
 
 def _face_line(each: Exported, sha256: str) -> bytes:
@@ -300,7 +300,7 @@ async def write_folder(pieces: AsyncIterator[bytes], folder: Path) -> int:
         OSError: The folder is there already, or cannot be written.
         RequestError: The lines are none of an export.
     """
-    folder.mkdir(parents=True)  # noqa: ASYNC240 - a command has the loop for itself
+    folder.mkdir(mode=0o700, parents=True)  # noqa: ASYNC240 - a command has the loop for itself
     with ExitStack() as files:
         writer = _FolderWriter(folder, files)
         try:
@@ -371,7 +371,7 @@ def read_folder(folder: Path) -> Iterator[bytes]:
     try:
         described = orjson.loads((folder / _FILES[0]).read_bytes())
         sha256, length = str(described["model"]["sha256"]), int(described["model"]["embedding_length"])
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        vectors = _read_vectors(folder / "vectors.npy")
         with (folder / "faces.jsonl").open("rb") as faces:
             num_faces = sum(1 for _ in faces)
         if vectors.ndim != 2 or vectors.shape != (num_faces, length):
@@ -387,11 +387,28 @@ def read_folder(folder: Path) -> Iterator[bytes]:
         raise RequestError("The folder holds no whole export of a collection.") from cause
 
 
+def _read_vectors(path: Path) -> NDArray[Any]:
+    """Map a NumPy file of numbers.
+
+    Raises:
+        ValueError: Another kind of file, or a header that lies.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, OverflowError, SyntaxError, TokenError) as cause:
+        raise ValueError(f"{path.name}: {cause}") from cause
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+        raise ValueError(f"{path.name}: no array of floating-point numbers")
+    return found
+
+
 def _of_row(folder: Path, row: int, vectors: NDArray[Any], sha256: str) -> dict[str, str]:
     fields = {"model": sha256, "vector": pybase64.b64encode_as_string(vectors[row].astype("<f4").tobytes())}
     crop = folder / "crops" / f"{row}.jpg"
     if crop.exists():
-        fields["crop"] = pybase64.b64encode_as_string(crop.read_bytes())
+        with crop.open("rb") as file:
+            # What is longer makes a line that is refused.
+            fields["crop"] = pybase64.b64encode_as_string(file.read(MAX_LINE_BYTES))
     return fields
 
 
@@ -411,6 +428,7 @@ async def move_collection(
         How many faces were embedded anew, and how many were left behind because their crop was not kept.
     """
     collection = await gallery.collection(name)
+    until = await gallery.last_face(name)
     new_name = f"{name[:200]} of {model.sha256[:12]}"
     for other in await gallery.collections():
         if other.name == new_name:  # a run that was ended
@@ -420,7 +438,7 @@ async def move_collection(
         for person in persons:
             await gallery.add_person(new_name, person.id, person.name, person.metadata)
     num_moved = num_left = 0
-    async for found in all_faces(gallery, name):
+    async for found in all_faces(gallery, name, until):
         kept = [each for each in found if each.crop is not None]
         num_left += len(found) - len(kept)
         vectors = await embed([each.crop for each in kept if each.crop is not None]) if kept else []

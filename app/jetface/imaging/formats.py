@@ -334,7 +334,8 @@ def plain_png(data: bytes) -> bytes:
     has_texts = any(kind in data for kind in _PNG_TEXTS)
     if len(data) <= _MOST_UNCHECKED_BYTES and not has_texts:
         return data
-    kept, coded = [data[: len(PNG_MAGIC)]], []
+    kept: list[bytes | memoryview] = [data[: len(PNG_MAGIC)]]
+    coded: list[memoryview] = []
     position = len(PNG_MAGIC)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -352,8 +353,8 @@ def plain_png(data: bytes) -> bytes:
 def _most_png_bytes(data: bytes) -> int:
     """Return how many bytes the rows of a PNG take at most: seven passes have more rows than the picture."""
     width, height, depth, color = struct.unpack_from(">IIBB", data, len(PNG_MAGIC) + 8)
-    row_bytes = 1 + -(-width * depth * _PNG_CHANNELS.get(color, 4) // 8)
-    return 2 * height * row_bytes + _MOST_UNCHECKED_BYTES
+    row_bytes: int = 1 + -(-width * depth * _PNG_CHANNELS.get(color, 4) // 8)
+    return 2 * int(height) * row_bytes + _MOST_UNCHECKED_BYTES
 
 
 def _check_coded(coded: Iterable[memoryview], most_bytes: int) -> None:

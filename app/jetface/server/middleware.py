@@ -24,6 +24,7 @@ from jetface.errors import (
     ModelBuildingError,
     QueueFullError,
     ServiceError,
+    told,
 )
 from jetface.logs import masked, request_context
 from jetface.metrics import Metrics, Series
@@ -213,8 +214,7 @@ async def _send_start(send: Send, message: Message) -> None:
     """Pass on how the application's start went; of what is foreseen to fail, a sentence in place of the traceback."""
     error = sys.exc_info()[1]
     if message["type"] == "lifespan.startup.failed" and isinstance(error, ServiceError):
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        message = {**message, "message": masked(f"The service cannot start: {error}{cause}")}
+        message = {**message, "message": masked(f"The service cannot start: {told(error)}")}
     await send(message)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -46,6 +47,7 @@ def text_of(vector: Any) -> str:
         ("/v1/collections", {"name": ""}, "name: 1 to 256 characters."),
         ("/v1/collections/people/persons", {"id": "a/b"}, "id: no slash, and not only dots."),
         (FACES, {"vectors": [text_of(PEOPLE[0, 0])], "ids": ["a\u0007"]}, "ids: no control characters."),
+        ("/v1/collections/people/persons", {"id": "\u202egnp.exe"}, "id: no control characters."),
         (FACES, {"vectors": ["?"]}, "vectors.0: not base64."),
     ],
 )
@@ -54,6 +56,22 @@ async def test_what_is_wrong_is_told_by_its_field(
 ) -> None:
     answer = await service.client.post(path, json=body)
     assert (answer.status_code, answer.json()["detail"]) == (422, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+        "\u0dc1\u0dca\u200d\u0dbb\u0dd3",
+        "\U0001f469\u200d\U0001f680",
+        "\U0001fae9",
+    ],
+)
+async def test_names_are_of_any_language(service: Served, name: str) -> None:
+    """Persian and Sinhala join and part letters by signs without a width, as emoji do; Unicode grows."""
+    persons = "/v1/collections/people/persons"
+    assert (await service.client.post(persons, json={"id": name})).json()["name"] == name
+    assert (await service.client.get(f"{persons}/{quote(name)}")).json()["id"] == name
 
 
 class TestCollections:

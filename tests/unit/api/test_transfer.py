@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -182,6 +183,10 @@ class TestExport:
         assert len(sizes) == 5
         assert max(sizes) < 2**18
 
+    async def test_faces_of_a_clock_that_was_ahead_are_in_it(self, service: Served, gallery: LocalGallery) -> None:
+        gallery._written._sql.execute("UPDATE faces SET created = created + 86400")
+        assert len([line for line in lines_of(await service.client.get(EXPORT)) if "face" in line]) == 8
+
 
 class TestImport:
     async def test_an_export_makes_the_same_collection(self, service: Served) -> None:
@@ -310,6 +315,18 @@ class TestImport:
         async with served(gallery, limits=RequestLimits(max_body_bytes=1000)) as small:
             assert error_of(await sent(small, a_face()))[:2] == (413, "body_too_large")
 
+    async def test_metadata_is_no_deeper_than_answers_can_be_written(self, service: Served) -> None:
+        """What is stored is listed, found and exported for good: one person too deep would end all of that."""
+
+        def nested(depth: int) -> dict[str, Any]:
+            return {"a": nested(depth - 1)} if depth else {}
+
+        for line in (a_person(metadata=nested(65)), {"collection": {**COLLECTION, "metadata": nested(65)}}):
+            assert error_of(await sent(service, line))[2].endswith("metadata: nested too deep.")
+        assert (await sent(service, a_person(metadata=nested(64)))).status_code == 200
+        assert len((await service.client.get("/v1/collections/people/persons")).json()["persons"]) == 4
+        assert len(lines_of(await service.client.get(EXPORT))) == 13
+
 
 class TestLines:
     def test_a_face_and_a_person_are_read(self) -> None:
@@ -345,3 +362,35 @@ class TestLines:
         (tmp_path / "export" / "faces.jsonl").write_bytes(b"{}\n")
         with pytest.raises(RequestError, match="one vector for each face"):
             list(read_folder(tmp_path / "export"))
+
+    async def test_vectors_that_are_none_are_told(self, tmp_path: Path) -> None:
+        """Files of NumPy and what calls itself one, with headers that lie."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"".join(orjson.dumps(line) + b"\n" for line in ({"collection": COLLECTION}, a_face(id="f")))
+
+        await write_folder(pieces(), tmp_path / "export")
+        file = tmp_path / "export" / "vectors.npy"
+        whole, vectors = file.read_bytes(), np.load(file)
+
+        def headed(shape: str) -> bytes:
+            return whole.replace(b"(1, 512), ", shape.encode().ljust(10), 1)
+
+        def written(save: Any, *arrays: Any) -> bytes:
+            target = io.BytesIO()
+            save(target, *arrays)
+            return target.getvalue()
+
+        shapes = ("(-1, 512),", "(1, 10**,", "(2**62,9),", "((((((((")
+        arrays = (vectors.astype(complex), vectors.astype("U9"), np.array([[{}] * 512], object))
+        wrong = [b"", whole[:-1], b"PK", *map(headed, shapes), written(np.savez, vectors)]
+        wrong += [written(np.save, array) for array in arrays]
+        for content in wrong:
+            file.write_bytes(content)
+            with pytest.raises(RequestError, match="no whole export"):
+                list(read_folder(tmp_path / "export"))
+        file.write_bytes(whole)
+        (tmp_path / "export" / "crops").mkdir()
+        (tmp_path / "export" / "crops" / "0.jpg").symlink_to("/dev/zero")
+        with pytest.raises(RequestError, match="too long"):
+            list(map(parse_line, read_folder(tmp_path / "export")))

@@ -18,9 +18,11 @@ from jetface.errors import (
     RequestError,
     StorageError,
     StorageFullError,
+    told,
 )
 from jetface.gallery.local import LocalGallery
 from jetface.gallery.records import NewFace, Query
+from jetface.gallery.store import Store
 from jetface.metrics import Metrics
 from tests.support.gallery_faces import PIN, new_faces, vectors_of
 
@@ -38,6 +40,58 @@ async def fill(gallery: LocalGallery, vectors: NDArray[np.float32]) -> None:
 async def found(gallery: LocalGallery, vector: NDArray[np.float32], top_k: int = 5) -> list[str]:
     (matches,) = await gallery.search("people", [query(vector, top_k)], group=None)
     return [match.person_id for match in matches]
+
+
+async def test_what_was_changed_is_nowhere_on_the_disk(gallery: LocalGallery, tmp_path: Path, metrics: Metrics) -> None:
+    """Neither after a change nor after the start of a process whose forerunner was killed before it had erased."""
+
+    def on_disk() -> bytes:
+        return b"".join(path.read_bytes() for path in (tmp_path / "gallery").glob("gallery.sqlite3*"))
+
+    await gallery.create_collection("people", PIN, {})
+    await gallery.add_person("people", "first-id", "Ada Lovelace", {"born": "in London"})
+    assert all(each in on_disk() for each in (b"first-id", b"Ada Lovelace", b"in London"))
+    await gallery.change_person("people", "first-id", name="A", metadata={})
+    assert not any(each in on_disk() for each in (b"Ada Lovelace", b"in London"))
+    await gallery.rename_person("people", "first-id", "other")
+    assert b"first-id" not in on_disk()
+    with Store(tmp_path / "gallery" / "gallery.sqlite3", is_writer=True) as killed:
+        killed.delete_persons(1, "other")
+        again = LocalGallery(tmp_path / "gallery", metrics)
+        await gallery.close()
+        assert b"other" in on_disk()
+        await again.open()
+        while b"other" in on_disk():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        await again.close()
+
+
+async def test_its_folder_is_nobody_elses(gallery: LocalGallery, tmp_path: Path) -> None:
+    del gallery
+    assert (tmp_path / "gallery").stat().st_mode & 0o077 == 0
+
+
+async def test_whether_it_would_open_is_known_without_opening_it(
+    gallery: LocalGallery, tmp_path: Path, metrics: Metrics
+) -> None:
+    there = tmp_path / "gallery"
+    with pytest.raises(StorageError, match="Another process"):
+        await LocalGallery(there, metrics).check(is_starting=True)
+    await LocalGallery(there, metrics).check(is_starting=False)
+    await gallery.close()
+    await LocalGallery(there, metrics).check(is_starting=True)
+    new = tmp_path / "new" / "one"
+    await LocalGallery(new, metrics).check(is_starting=True)
+    assert not new.parent.exists()
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below", Path("/proc/none")):
+        with pytest.raises(StorageError, match="may be written"):
+            await LocalGallery(folder, metrics).check(is_starting=True)
+    (there / "gallery.sqlite3").write_bytes(b"no database" * 100)
+    with pytest.raises(StorageError) as error:
+        await LocalGallery(there, metrics).check(is_starting=True)
+    assert told(error.value) == "The gallery's storage failed: file is not a database."
 
 
 async def test_a_person_is_found_by_another_face(gallery: LocalGallery) -> None:
@@ -230,7 +284,7 @@ async def test_changes_of_persons(gallery: LocalGallery) -> None:
     await gallery.rename_person("people", "other", "lovelace")
     assert len((await gallery.faces("people", "lovelace", after="", limit=9)).items) == 2
     assert await found(gallery, vectors_of(1, seed=9)[0, 0]) == ["lovelace"]
-    page = await gallery.exported("people", after="", limit=1)
+    page = await gallery.exported("people", after="", until=await gallery.last_face("people"), limit=1)
     assert page.items[0].crop == b"jpeg"
     assert page.next is not None
     assert [each.id for each in await gallery.delete_faces("people", [face.id, "none"])] == [face.id]
