@@ -87,6 +87,27 @@ def test_turned_pictures_are_found_by_all_four_bodies(client: httpx.Client, shar
     assert "rotations" in refused.json()["error"]["message"]
 
 
+def test_a_given_box_is_answered_with_the_score_of_its_face(client: httpx.Client, shared_images: Path) -> None:
+    """What tells that a face lies on its side, and that the landmarks seen in it are wrong."""
+    picture = cv2.imencode(".png", np.rot90(read_image(shared_images / "bbt1.jpg")))[1].tobytes()
+
+    def ask(route: str, **options: str) -> list[dict[str, Any]]:
+        (told,) = client.post(route, files={"file": picture}, data=options).json()["pictures"]
+        return list(told["faces"])
+
+    found = ask("/detect", rotations="auto")
+    boxes = json.dumps([[face["box"] for face in found] + [[2, 2, 40, 40]]])
+    *known, nobody = ask("/recognize", boxes=boxes, rotations="auto")
+    assert [face["score"] for face in known] == [face["score"] for face in found]
+    assert (nobody["landmarks_from"], nobody["score"]) == ("box", 0)
+    lying = ask("/recognize", boxes=boxes)[:-1]
+    for face, upright in zip(lying, known, strict=True):
+        assert np.dot(face["embedding"], upright["embedding"]) < 0.9
+        assert face["score"] < 0.6 <= upright["score"]
+    (given,) = ask("/recognize", landmarks=json.dumps([[found[0]["landmarks"]]]))
+    assert "score" not in given
+
+
 def test_many_pictures_keep_their_faces(client: httpx.Client, body_of: Callable[..., Any]) -> None:
     """Each picture's faces come under that picture, also when small ones are dropped."""
     names = ["t1.jpg", "ifrest_Stallone.jpg", "bbt1.jpg", "ifrest_Stallone.jpg"]

@@ -195,6 +195,7 @@ class RecognizeFace(TypedDict, total=False):
     embedding: Embedding | None
     norm: Float | None
     box: Box | None
+    score: Annotated[Float | None, Field(description="Of boxes: that of the detected face; 0 where there is none.")]
     landmarks_from: Annotated[LandmarksFrom | None, Field(description="Not of pictures that are aligned crops.")]
     visible: Annotated[Visible | None, Field(description="Not of pictures that are aligned crops.")]
 
@@ -529,6 +530,8 @@ def _recognize_face(face: Face, keys: frozenset[str], *, is_base64: bool) -> Rec
     told: RecognizeFace = {}
     if "box" in keys:
         told["box"] = np.ascontiguousarray(face.box)
+    if "score" in keys and face.landmarks_from in {"detector", "box"}:
+        told["score"] = np.float32(face.score)
     if "landmarks_from" in keys and face.landmarks_from is not None:
         told["landmarks_from"] = face.landmarks_from
     if "visible" in keys and face.visible is not None:

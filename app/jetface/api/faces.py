@@ -114,7 +114,7 @@ def extract_router(services: Services) -> APIRouter:
     return router
 
 
-_RECOGNIZE_KEYS = frozenset({"embedding", "norm", "landmarks_from", "visible"})
+_RECOGNIZE_KEYS = frozenset({"embedding", "norm", "score", "landmarks_from", "visible"})
 
 
 def recognize_router(services: Services) -> APIRouter:

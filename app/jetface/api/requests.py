@@ -645,7 +645,7 @@ def _is_box(value: list[Coordinate]) -> list[Coordinate]:
 Coordinates = Annotated[list[Coordinate], _FIRST_FAULT_ENDS]
 FacePoints = Annotated[list[Coordinates], _FIRST_FAULT_ENDS, AfterValidator(_is_five_points)]
 FaceBox = Annotated[Coordinates, AfterValidator(_is_box)]
-RecognizeField = Literal["embedding", "norm", "box", "landmarks_from", "visible"]
+RecognizeField = Literal["embedding", "norm", "box", "score", "landmarks_from", "visible"]
 
 
 class RecognizeFields(AnswerFormat):
