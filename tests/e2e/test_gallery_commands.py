@@ -222,6 +222,16 @@ def test_what_is_missing_is_told(variables: dict[str, str], tmp_path: Path) -> N
     assert "no whole export" in run(variables, "import", tmp_path / "empty", code=1).output
 
 
+def test_a_name_that_cannot_be_kept_costs_its_person_alone(variables: dict[str, str], folder: Path) -> None:
+    (folder / "Al_Gore" / "1.jpg").rename(folder / "Al_Gore" / "new\nline.jpg")
+    (folder / "Ana_Guevara").rename(folder / "Ana\nGuevara")
+    for num_new in (4, 0):
+        said = run(variables, "enrol", folder, code=1).output
+        assert f"people: 2 persons, 4 faces; {num_new} are new" in said
+        assert "refused: folder: no control characters." in said
+        assert "2 of 6 pictures refused" in said
+
+
 class CompreFace(BaseHTTPRequestHandler):
     """Two routes of it, over pictures in a folder; one was not kept."""
 
@@ -235,8 +245,8 @@ class CompreFace(BaseHTTPRequestHandler):
             return
         if url.path == "/api/v1/recognition/faces":
             page = int(parse_qs(url.query)["page"][0])
-            faces = [{"image_id": f"{name}-1", "subject": name} for name in (*PEOPLE, "Gone")]
-            shown = {"faces": faces[2 * page : 2 * page + 2], "page_number": page, "total_pages": 2}
+            faces = [{"image_id": f"{name}-1", "subject": name} for name in (*PEOPLE, "Gone", "a/b")]
+            shown = {"faces": faces[2 * page : 2 * page + 2], "page_number": page, "total_pages": 3}
             body = json.dumps(shown).encode()
         else:
             name = url.path.split("/")[-2].removesuffix("-1")
@@ -258,6 +268,7 @@ def test_people_come_from_a_running_compreface(variables: dict[str, str], folder
         done = run(variables, "import-compreface", url, "--api-key", "key", code=1)
         assert "compreface: 3 persons, 3 faces; 3 are new" in done.output
         assert "Gone, Gone-1: refused: its picture was not kept there" in done.output
+        assert "'a/b', 'a/b-1': refused: image_id: no slash" in done.output
         assert "3 faces; 0 are new" in run(variables, "import-compreface", url, "--api-key", "key", code=1).output
         refused = run(variables, "import-compreface", url, "--api-key", "wrong", code=1)
         assert "cannot be read" in refused.output

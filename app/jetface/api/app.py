@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jetface.api.collections import collections_router
@@ -165,9 +166,15 @@ def _routes(routers: Iterable[APIRouter]) -> list[APIRoute]:
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
-async def _translate(_request: Request, error: Any) -> NoReturn:
+async def _translate(request: Request, error: Any) -> NoReturn:
     """Let the framework's own errors take the way of ours."""
-    raise from_http_exception(error) from None
+    methods = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL
+        for method in route.methods or ()
+    }
+    raise from_http_exception(error, methods) from None
 
 
 async def _pass_on(_request: Request, error: Exception) -> NoReturn:

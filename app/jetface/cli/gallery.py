@@ -296,8 +296,12 @@ async def enrol_folder(
         known = await desk.known_faces(collection)
         with tqdm(total=len(found), unit="picture", file=sys.stderr, disable=None) as progress:
             for name, of_person in groupby(found, key=lambda picture: readable_name(picture.relative.parts[0])):
-                person_id = check_id("folder", name)
                 new = [picture for picture in of_person if _face_id(picture) not in known]
+                try:
+                    person_id = check_id("folder", name)
+                except RequestError as error:
+                    _count(summary, new, [error.message] * len(new))
+                    continue
                 for start in range(0, len(new), _AT_ONCE):
                     part = new[start : start + _AT_ONCE]
                     _count(summary, part, await desk.enrol(collection, person_id, part, wish))
@@ -358,7 +362,12 @@ async def _take_over(
     summary: Summary,
 ) -> None:
     """Enrol one picture."""
-    image_id, subject = check_id("image_id", face["image_id"]), check_id("subject", face["subject"])
+    try:
+        image_id, subject = check_id("image_id", face["image_id"]), check_id("subject", face["subject"])
+    except RequestError as error:
+        summary.num_refused += 1
+        click.echo(f"{face['subject']!r}, {face['image_id']!r}: refused: {error.message}", err=True)
+        return
     picture = (await client.get(f"/api/v1/recognition/faces/{quote(image_id)}/img")).raise_for_status().content
     reason: str | None = "its picture was not kept there"
     if picture:
@@ -394,10 +403,13 @@ async def _faces(people: People, collection: str) -> AsyncIterator[StoredFace]:
 def _face_id(picture: Picture) -> str:
     """Return what a face is known by: the path of its picture, whose slashes an id cannot have."""
     name = readable_name(picture.relative.as_posix()).replace("/", ":")
-    if len(name) > _MAX_PATH_CHARS:  # the ends of two long paths may be alike
-        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        name = f"{digest}:{name[-_MAX_PATH_CHARS:]}"
-    return check_id("picture", name)
+    try:
+        if len(name) <= _MAX_PATH_CHARS:
+            return check_id("picture", name)
+    except RequestError:
+        pass
+    # Too long, or with characters that an id cannot have: nobody has to read it.
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 async def search_pictures(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -96,3 +98,15 @@ def main() -> None:
 
     Every command is configured by the environment variables that `jetface settings` lists.
     """
+    _fill_streams()
+
+
+def _fill_streams() -> None:
+    """Put the null device where a stream was closed: what is opened next would get its number, and what it is sent."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the least number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))  # noqa: SIM115

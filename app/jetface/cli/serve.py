@@ -93,8 +93,10 @@ def serve(
         check_start(settings)
         click.echo(f"would listen on {_where(settings)}, WORKERS={settings.workers}")
         return
-    for number in (signal.SIGTTIN, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)  # they stop a process that touches a terminal it has not
+    # The first two stop a process that touches a terminal it has not; the others, with which some daemons are told to
+    # open their logs anew, end one that does not know them, and what it answers with it.
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     drop_unread_lines()
     configure_logs(settings.log_level, settings.log_format)
     if post is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from math import ceil
 from types import MappingProxyType
@@ -129,13 +129,17 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return headers
 
 
-def from_http_exception(error: HTTPException) -> ServiceError:
-    """Translate what the framework raises for an unknown route or method; its own words may echo the input."""
+def from_http_exception(error: HTTPException, methods: Collection[str] = ()) -> ServiceError:
+    """Translate what the framework raises for an unknown route or method; its own words may echo the input.
+
+    Args:
+        error: What it raised.
+        methods: Those of all routes of the path; the framework knows the first one's.
+    """
     if error.status_code == HTTPStatus.NOT_FOUND:
         return errors.NotFoundError("No such route.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        methods = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
-        allowed = sorted(methods | {"HEAD"} if "GET" in methods else methods)
+        allowed = sorted({*methods, "HEAD"} if "GET" in methods else {*methods})
         return errors.MethodNotAllowedError("The route exists, but not for this method.", allow=", ".join(allowed))
     if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return errors.RequestError("The request cannot be understood.")

@@ -43,6 +43,24 @@ def naps(service: Server, count: int) -> Iterator[list[Future[httpx.Response]]]:
         yield futures
 
 
+def test_closed_streams_and_signals_that_mean_nothing_here_do_not_end_it(tmp_path: Path) -> None:
+    """What is opened in place of standard error would be sent the log: a socket, or the gallery."""
+    port = free_port()
+    environ = service_environ(
+        {"HOST": "127.0.0.1", "PORT": str(port), "MODELS_DIR": str(tmp_path), "MODEL_DOWNLOAD": "0"}
+    )
+    command = ["sh", "-c", 'exec "$0" -m jetface.cli serve <&- >&- 2>&-', sys.executable]
+    with running(command, port, tmp_path / "log", {**environ, "BACKEND": "onnxruntime"}) as server:
+        server.wait_until_live()
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN):
+            server.process.send_signal(number)
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        streams = [Path(f"/proc/{server.process.pid}/fd/{number}").readlink() for number in range(3)]
+        assert streams == [Path("/dev/null")] * 3
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+
+
 class TestSignals:
     """What callers see when the process is told to stop."""
 

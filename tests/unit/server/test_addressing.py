@@ -47,7 +47,13 @@ async def test_head_is_counted_as_head_under_its_route() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("POST", "/info", "GET, HEAD"), ("HEAD", "/extract", "POST"), ("PUT", "/", "GET, HEAD")],
+    [
+        ("POST", "/info", "GET, HEAD"),
+        ("HEAD", "/extract", "POST"),
+        ("PUT", "/", "GET, HEAD"),
+        ("PUT", "/v1/collections/x", "DELETE, GET, HEAD"),
+        ("PATCH", "/api/v1/recognition/subjects", "DELETE, GET, HEAD, POST"),
+    ],
 )
 async def test_a_refused_method_names_the_others(client: httpx.AsyncClient, method: str, path: str, allow: str) -> None:
     answer = await client.request(method, path)
