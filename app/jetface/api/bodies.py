@@ -65,6 +65,9 @@ _OPTION_NAME = re.compile(r" *([A-Za-z0-9_.-]+)(\[\d*\])? *")
 _INERT = frozenset({"use_rotation"})
 """What InsightFace-REST's clients send with everything, though it looks like an option of ours: nobody misspelt it."""
 
+_OF_INSIGHTFACE = {"bbox": "boxes", "kps": "landmarks", "keypoints": "landmarks"}
+"""Its names for what we call otherwise. Without its `boxes` a picture of `/recognize` is taken for a crop."""
+
 _LEAST_LIKENESS = 0.75
 """Of two names, as `difflib` measures it: `thresh` to `threshold` 0.8, `landmarks` to `return_landmarks` 0.72."""
 _LEAST_BEGINNING = 5
@@ -521,6 +524,9 @@ def _likely_option(name: str, model: type[BaseModel]) -> str | None:
     if not found:
         return None
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|[.-]", "_", found[1]).lower()
+    known = _OF_INSIGHTFACE.get(plain)
+    if known in model.model_fields:
+        return known
     close = difflib.get_close_matches(plain, model.model_fields, n=1, cutoff=_LEAST_LIKENESS)
     return _only_one_begun(plain, model) or next(iter(close), None) or _only_one_begun(plain.rpartition("_")[2], model)
 

@@ -196,6 +196,13 @@ async def test_an_option_that_looks_misspelt_is_told(
     assert counted == before + 5
 
 
+@pytest.mark.parametrize(("given", "meant"), [("bbox", "boxes"), ("kps", "landmarks"), ("keypoints", "landmarks")])
+async def test_names_that_insightface_has_for_faces_are_told(client: httpx.AsyncClient, given: str, meant: str) -> None:
+    """Else the picture would be taken for a crop, and nothing said."""
+    answer = await client.post("/recognize", json={"images": {"data": [""]}, given: [[[1, 2, 3, 4]]]})
+    assert answer.headers["x-ignored"] == f"{given};like={meant}"
+
+
 async def test_the_misspelling_is_told_beside_the_error(client: httpx.AsyncClient) -> None:
     answer = await client.post("/extract", json={"image": {"data": []}, "thresh": 1})
     assert answer.status_code == 422
