@@ -282,7 +282,7 @@ def test_models_of_ones_own_are_served_as_exporters_write_them(
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "broken.toml").write_text('name = "broken"')
-    (tmp_path / "mixing.onnx").write_bytes(MIXING["the mean of the batch"])
+    (tmp_path / "mixing.onnx").write_bytes(MIXING["items turned round"])
     files = {
         "rec_functions": require_shared("cases", "graphs", "rec_functions.onnx"),
         "beside": split(tmp_path, "beside"),
