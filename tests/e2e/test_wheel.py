@@ -23,6 +23,9 @@ from tests.support.shared import REPOSITORY
 INSTALL_TIMEOUT_S = 600
 """Longest time to fetch and unpack what jetface depends on: 150 MB, on a busy machine."""
 
+OLDEST_OPENCV = "opencv-python-headless==4.11.0.86"
+"""The oldest that is allowed, and what a Jetson of Python 3.10 has."""
+
 UVX = Path(sys.executable).parent / "uvx"
 
 
@@ -94,6 +97,8 @@ def test_pip_installs_it_and_it_serves_and_finds_a_person(wheel: Path, shared_fa
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
     subprocess.run(pip, check=True, timeout=INSTALL_TIMEOUT_S)
     answers([str(environment / "bin/jetface"), "serve"], folder, tmp_path / "log")
+    subprocess.run([*pip[:-1], OLDEST_OPENCV], check=True, timeout=INSTALL_TIMEOUT_S)
+    answers([str(environment / "bin/jetface"), "serve"], folder, tmp_path / "log with the oldest OpenCV")
     subprocess.run([*pip[:-1], "jetface[parquet]"], check=True, timeout=INSTALL_TIMEOUT_S)
     for name in ("Adrien_Brody", "Al_Gore", "Ben_Affleck"):
         shutil.copytree(shared_faces / name, folder / "photos" / name)

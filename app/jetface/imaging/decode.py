@@ -224,7 +224,9 @@ class Decoder:
             turbojpeg: What `open_pyturbojpeg` returned; None: simplejpeg decodes JPEG.
         """
         # OpenCV writes lines of its own to stderr for every damaged picture; the error we raise says it to the caller.
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        # Before OpenCV 5, the Jetsons' version among them, the function is in another place.
+        set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+        set_log_level(0)
         # Pictures are decoded side by side, one a thread; how large they may be is said by the header's limits.
         pi_heif.options.DECODE_THREADS = PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1
         pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
