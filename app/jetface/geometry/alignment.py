@@ -21,6 +21,9 @@ TEMPLATE = np.array(
 """(5, 2) where landmarks come to lie in a crop. Source: `arcface_dst`, insightface `utils/face_align.py`."""
 TEMPLATE.setflags(write=False)
 
+_LONGEST_PX = 2**15 - 2
+"""Side of what OpenCV before 5, the Jetsons' version among them, warps; of a longer one some pixels are left out."""
+
 SHRINK_BELOW = 0.5
 """Crop pixels per pixel below which bilinear sampling, which sees two pixels each way, leaves some out."""
 
@@ -229,6 +232,9 @@ def align(image: Image, landmarks: NDArray[np.float32]) -> Crop:
     scale = similarity.scale
     if scale < SHRINK_BELOW and _noise(image, outline) >= NOISE_LIMIT:
         part, matrix = _shrink(part, matrix, int(1 / scale))
+    if (step := -(-max(part.shape[:2]) // _LONGEST_PX)) > 1:
+        part = part[::step, ::step]
+        matrix[:, :2] *= step
     crop = cv2.warpAffine(part, matrix, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR, borderValue=0.0)
     return np.asarray(crop, np.uint8)
 
