@@ -152,6 +152,15 @@ def _environment_faults(settings: Settings) -> Iterator[Finding]:
             why="Whoever reaches the port may send pictures, and load and unload models.",
             cure="Set API_KEYS to a long random word, or keep the port to those who may: HOST=127.0.0.1, a firewall.",
         )
+    pictures = settings.root_images_dir
+    if pictures is not None and not pictures.is_dir():
+        yield Finding(
+            name="no-pictures-folder",
+            severity=Severity.WARNING,
+            what=f"ROOT_IMAGES_DIR={pictures} is no folder.",
+            why="No picture that a request names by its path is found.",
+            cure="Mount or make it, or unset ROOT_IMAGES_DIR.",
+        )
     for name, meant in misspelt_variables(os.environ).items():
         yield Finding(
             name="variable-misspelt",

@@ -164,6 +164,7 @@ REFUSED = {
     "backend that is not here": ({"BACKEND": "tensorrt"}, "tensorrt"),
     "provider that is not here": ({"ORT_PROVIDERS": "migraphx"}, "ORT_PROVIDERS"),
     "setting that is no value": ({"PORT": "http"}, "PORT='http' is not allowed"),
+    "gallery that cannot be": ({"GALLERY_DIR": "/proc/none"}, "no folder that may be written"),
     "address of another machine": ({"HOST": "192.0.2.1"}, "192.0.2.1"),
 }
 """What the service does not start with."""
@@ -188,6 +189,15 @@ def test_all_commands_agree_on_what_does_not_start(
     assert result.exit_code == 3
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_folder_of_pictures_that_is_none_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROOT_IMAGES_DIR", str(tmp_path / "none"))
+    result = run()
+    assert result.exit_code == 0
+    assert f"ROOT_IMAGES_DIR={tmp_path / 'none'} is no folder." in result.stdout
+    (tmp_path / "none").mkdir()
+    assert "ROOT_IMAGES_DIR" not in run("--preflight").output
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
