@@ -63,7 +63,7 @@ class CanvasPainter:
         """A piece of a natural picture, mirrored and turned by quarter turns, at a random scale."""
         x, y = pixels(canvas_px, device)
         like = torch.empty(batch, device=device)
-        side = float(self.backgrounds.width_px[0])
+        side = self.backgrounds.width_px[0].float()
         scale = torch.exp(uniform(like, math.log(0.1), 0.0, 1, 1)) * side / canvas_px
         free = side - scale * canvas_px
         u = x * scale + free * uniform(like, 0, 1, 1, 1)

@@ -4,7 +4,7 @@ The teachers miss faces that fill a 640 canvas and find them on the same canvas 
 shown to them twice, and what they find large at half the size is carried over to the student's stride 32.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ SEEN_FROM = 0.1
 """Lowest score at which a teacher is taken to see a face, so that its distances mean something."""
 
 
-@dataclass(frozen=True, slots=True)
-class LevelTarget:
+class LevelTarget(NamedTuple):
     """Targets at one stride.
 
     Attributes:

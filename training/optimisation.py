@@ -25,6 +25,7 @@ def pick_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same
     if "LOCAL_RANK" in os.environ:
         distributed.init_process_group("nccl")
     return device

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.config import DetectorLoss, DetectorShape, RunConfig, read_table
-from training.detector import NUM_ANCHORS, DetectorStudent
+from training.detector import DetectorStudent
 from training.detector_canvases import CanvasPainter, worsen
 from training.detector_targets import SEEN_FROM, LevelTarget, make_targets
 from training.face_bank import FaceBank, load_backgrounds
@@ -38,17 +38,16 @@ def level_loss(maps: tuple[Tensor, ...], target: LevelTarget) -> Tensor:
     difference = (logits.sigmoid() - target.scores).square()
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, target.scores, reduction="none")
     score_term = (difference * cross_entropy).sum()
-    batch, _, height, width = logits.shape
-    seen = target.scores > SEEN_FROM
-    weight = target.scores[seen]
-
-    def pick(values: Tensor) -> Tensor:
-        return values.reshape(batch, NUM_ANCHORS, -1, height, width).permute(0, 1, 3, 4, 2)[seen]
-
-    wanted = pick(target.boxes)
-    box_term = (weight * box_loss(pick(boxes), wanted)).sum()
-    side = (wanted.sum(1, keepdim=True) / 2).clamp(min=0.5)
-    distance = ((pick(landmarks) - pick(target.landmarks)) / side).abs().mean(1)
+    # Every anchor is counted, with weight 0 where no face is seen: to pick the others out, the GPU would have to wait.
+    seen = (target.scores > SEEN_FROM)[:, :, None]
+    weight = target.scores * seen[:, :, 0]
+    wanted = torch.where(seen, target.boxes, 1.0)  # distances mean nothing where no face is seen
+    found = boxes.reshape(wanted.shape)
+    rows = [values.movedim(2, -1).reshape(-1, 4) for values in (found, wanted)]
+    box_term = (weight.flatten() * box_loss(*rows)).sum()
+    side = (wanted.sum(2, keepdim=True) / 2).clamp(min=0.5)
+    points = landmarks.reshape(target.landmarks.shape)
+    distance = ((points - torch.where(seen, target.landmarks, 0.0)) / side).abs().mean(2)
     return torch.stack([score_term, box_term, (weight * distance).sum(), weight.sum()])
 
 
@@ -58,6 +57,13 @@ def mean_terms(levels: list[tuple[Tensor, ...]], targets: list[LevelTarget], *, 
     if not balance:
         sums = sums.sum(0, keepdim=True)
     return (sums[:, :3] / sums[:, 3:].clamp(min=FEWEST_FACES)).mean(0)
+
+
+def learn(student: DetectorStudent, blob: Tensor, targets: list[LevelTarget], *, balance: bool) -> Tensor:
+    """The three terms (3,) for one batch of canvases; the student runs in half precision on a GPU."""
+    with torch.autocast(blob.device.type, torch.float16, enabled=blob.is_cuda):
+        levels = student.maps(blob)
+    return mean_terms(levels, targets, balance=balance)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start-from", type=Path, default=None, help="begin with the average of this checkpoint")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="write the checkpoint and stop")
     parser.add_argument("--limit", type=int, default=None, help="use only so many portraits and backgrounds")
-    parser.add_argument("--compile", action="store_true", help="compile the drawing of canvases")
+    parser.add_argument("--compile", action="store_true", help="compile canvases, teachers and student")
     return parser.parse_args()
 
 
@@ -98,17 +104,17 @@ def main() -> None:
         place(load_detector(options.teachers / name), device, half)
         for name in ("det_500m.onnx", "scrfd_2.5g_bnkps.onnx")
     ]
-    draw = torch.compile(painter.draw_sharp, dynamic=False) if options.compile else painter.draw_sharp
+    draw, look, teach = painter.draw_sharp, make_targets, learn
+    if options.compile:
+        draw, look, teach = (torch.compile(function, dynamic=False) for function in (draw, look, teach))
     term_weights = torch.tensor([weights.score_weight, weights.box_weight, weights.landmark_weight], device=device)
     started_s = time.monotonic()
     while run.step < config.steps and not is_time_up(run.step, started_s, options.stop_after_s):
         with torch.no_grad():
             canvases = worsen(draw(config.batch, weights.canvas_px))
             blob = ((canvases - 127.5) / 128).contiguous(memory_format=torch.channels_last)
-            targets = make_targets(*teachers, blob.to(half), weights.second_teacher_weight, weights.large_from_px)
-        with torch.autocast(device.type, half, enabled=half == torch.float16):
-            levels = run.student.maps(blob)
-        terms = mean_terms(levels, targets, balance=weights.balance_levels)
+            targets = look(*teachers, blob.to(half), weights.second_teacher_weight, weights.large_from_px)
+        terms = teach(run.student, blob, targets, balance=weights.balance_levels)
         run.apply((terms * term_weights).sum())
         if rank() == 0 and (run.step % 100 == 0 or run.step == config.steps):
             took_s = time.monotonic() - started_s
