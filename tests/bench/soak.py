@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -33,6 +32,9 @@ from tests.support.shared import shared_dir
 
 CLIENTS = 8
 """More than the smallest machine has cores: there is a queue, and requests of all kinds are in flight together."""
+
+REST_S = 0.5
+"""Between the last answer and a reading: connections that were given up are noticed, and what they held is let go."""
 
 WARM_UP_SHARE = 0.2
 """Of the run: caches, arenas and pools fill; growth is judged from there on."""
@@ -78,10 +80,22 @@ class Soak:
     readings: list[Memory] = field(default_factory=list)
 
     def growth_percent(self) -> float:
-        """Return by how much the last fifth lies above the first one after the warm-up, by medians."""
-        warm = [memory.rss for memory in self.readings[int(len(self.readings) * WARM_UP_SHARE) :]]
+        """Return by how much the last fifth lies above the first one after the warm-up, by the least of each.
+
+        Above it is what malloc keeps of freed memory, until a large picture has it give that back; a leak lifts the
+        least, too.
+        """
+        warm = self._warm()
         width = max(1, len(warm) // 5)
-        return 100 * (statistics.median(warm[-width:]) / statistics.median(warm[:width]) - 1)
+        return 100 * (min(warm[-width:]) / min(warm[:width]) - 1)
+
+    def spread_percent(self) -> float:
+        """Return by how much the largest reading after the warm-up lies above the least."""
+        warm = self._warm()
+        return 100 * (max(warm) / min(warm) - 1)
+
+    def _warm(self) -> list[int]:
+        return [memory.rss for memory in self.readings[int(len(self.readings) * WARM_UP_SHARE) :]]
 
 
 def mixed(images: Path, seed: int) -> Iterator[tuple[str, bytes | None]]:
@@ -119,40 +133,65 @@ def mixed(images: Path, seed: int) -> Iterator[tuple[str, bytes | None]]:
         yield name, kinds[name][1]()
 
 
+async def outcome_of(
+    request: bytes | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> tuple[str, bool]:
+    """Send a request; return the status of its answer or what came instead, and whether the connection is done with."""
+    try:
+        if request is None:
+            writer.write(post("/extract", bytes(100_000), "image/jpeg")[:50_000])
+            await writer.drain()
+            return "-", True
+        writer.write(request)
+        status, _, closes = await read_answer(reader)
+    except (ConnectionError, asyncio.IncompleteReadError) as cause:
+        return type(cause).__name__, True
+    return str(status), closes
+
+
 async def drive(port: int, pid: int, images: Path, *, seconds: float, every_s: float) -> Soak:
-    """Let `CLIENTS` send mixed requests, and read the memory meanwhile."""
+    """Let `CLIENTS` send mixed requests; now and then let all be answered, and read the memory.
+
+    What requests in work hold would differ from reading to reading by more than any leak.
+    """
     soak = Soak()
     started = time.monotonic()
     end = started + seconds
+    may_send = asyncio.Event()
+    may_send.set()
+    in_work: set[int] = set()
+    all_is_answered = asyncio.Event()
+    all_is_answered.set()
 
     async def client(seed: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
         requests = mixed(images, seed)
+        closes = True
         while True:
             name, request = await asyncio.to_thread(next, requests)
+            await may_send.wait()
             if time.monotonic() > end:
                 break
-            closes = True
-            try:
-                if request is None:
-                    writer.write(post("/extract", bytes(100_000), "image/jpeg")[:50_000])
-                    await writer.drain()
-                    soak.statuses[f"{name}: -"] += 1
-                else:
-                    writer.write(request)
-                    status, _, closes = await read_answer(reader)
-                    soak.statuses[f"{name}: {status}"] += 1
-            except (ConnectionError, asyncio.IncompleteReadError) as cause:
-                soak.statuses[f"{name}: {type(cause).__name__}"] += 1
+            in_work.add(seed)
+            all_is_answered.clear()
+            if closes:  # only now: a connection on which nothing comes is closed
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
+            outcome, closes = await outcome_of(request, reader, writer)
+            soak.statuses[f"{name}: {outcome}"] += 1
+            in_work.discard(seed)
+            if not in_work:
+                all_is_answered.set()
             if closes:
                 writer.close()
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
-        writer.close()
+        if not closes:
+            writer.close()
 
     async def watch() -> None:
         while time.monotonic() < end:
-            reading = await asyncio.to_thread(Memory.of, pid, (time.monotonic() - started) / 60)
-            soak.readings.append(reading)
+            may_send.clear()
+            await all_is_answered.wait()
+            await asyncio.sleep(REST_S)
+            soak.readings.append(await asyncio.to_thread(Memory.of, pid, (time.monotonic() - started) / 60))
+            may_send.set()
             await asyncio.sleep(every_s)
 
     await asyncio.gather(watch(), *(client(seed) for seed in range(CLIENTS)))
@@ -193,7 +232,8 @@ def main() -> None:
     sys.stdout.write(table(soak.readings))
     for name, count in sorted(soak.statuses.items()):
         sys.stdout.write(f"{name}: {count}\n")
-    sys.stdout.write(f"{soak.statuses.total()} requests; after the warm-up {soak.growth_percent():+.1f} %\n")
+    sys.stdout.write(f"{soak.statuses.total()} requests; after the warm-up {soak.growth_percent():+.1f} %, ")
+    sys.stdout.write(f"the largest reading {soak.spread_percent():.0f} % above the least\n")
 
 
 if __name__ == "__main__":
