@@ -12,7 +12,6 @@ import pytest
 
 from jetface.domain import KnownFaces, PictureResult
 from jetface.geometry.boxes import iou_matrix
-from jetface.geometry.tensors import cosine_matrix
 from tests.support.encoded import encode
 from tests.support.pictures import read_image
 from tests.support.portraits import crop_of, middle_face, vector_of
@@ -75,7 +74,7 @@ def test_people_are_told_apart_as_well(service: Any, unbounded: Any, small: list
     assert {result.detection_scale for result in bounded} == {service.settings.max_upscale}
     embeddings, filled = vectors(bounded), vectors(free)
     assert np.median(np.einsum("nl,nl->n", embeddings, filled)) >= 0.98
-    cosines = cosine_matrix(embeddings, embeddings)
+    cosines = embeddings @ embeddings.T
     np.fill_diagonal(cosines, -1)
     people = np.repeat(np.arange(NUM_PEOPLE), NUM_EACH)
     assert (people[cosines.argmax(axis=1)] == people).all()

@@ -142,10 +142,6 @@ class Letterbox:
         mapped[..., 0::2], mapped[..., 1::2] = turned
         return mapped
 
-    def to_canvas(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map (..., 2) or (N, 4) pixels of a picture that is not turned to canvas pixels; a new float32 array."""
-        return np.multiply(points, self.scale, dtype=np.float32)
-
 
 def to_source(detections: Detections, letterbox: Letterbox) -> Detections:
     """Map detections from canvas pixels to picture pixels; scores are shared, not copied, and so is all of no face.

@@ -78,17 +78,3 @@ def softmax_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     weights = np.exp(rows - rows.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = weights / weights.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def cosine_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosine of every pair of unit rows.
-
-    Args:
-        a: (N, L) float32 unit rows.
-        b: (M, L) float32 unit rows.
-
-    Returns:
-        (N, M) float32 in [-1, 1]; rounding beyond that is cut off.
-    """
-    cosines: NDArray[np.float32] = np.clip(a @ b.T, -1.0, 1.0)
-    return cosines
