@@ -149,6 +149,7 @@ async def test_the_faster_backend_gets_the_model_and_the_other_one_is_closed(
         logs.clear()
 
 
+@pytest.mark.parametrize("spec", ["arcface"], indirect=True)
 async def test_a_race_is_run_once_for_a_machine_a_file_and_those_who_take_part(
     folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, logs: list[Any]
 ) -> None:
@@ -172,6 +173,7 @@ async def test_a_race_is_run_once_for_a_machine_a_file_and_those_who_take_part(
     assert await load(slow, fast) == ["slow", "fast", "fast"]
 
 
+@pytest.mark.parametrize("spec", ["arcface"], indirect=True)
 async def test_a_race_is_run_again_where_its_winner_no_longer_runs_the_model(
     folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, logs: list[Any]
 ) -> None:
@@ -188,6 +190,7 @@ async def test_a_race_is_run_again_where_its_winner_no_longer_runs_the_model(
     ]
 
 
+@pytest.mark.parametrize("spec", ["arcface"], indirect=True)
 async def test_a_verdict_that_cannot_be_read_is_no_verdict(
     folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener
 ) -> None:
