@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from numpy.typing import NDArray
 
@@ -265,4 +267,25 @@ async def test_a_database_that_is_not_there_is_told_without_its_password() -> No
     with pytest.raises(StorageError) as error:
         await gallery.open()
     assert "hunter2" not in str(error.value)
+    await gallery.close()
+
+
+async def test_postgresql_counts_from_now_what_an_unset_clock_dated(database: str) -> None:
+    gallery = PostgresGallery(database, Metrics(), ttl_days=1.0)
+    await gallery.open()
+    await gallery.create_collection("dated", PIN, {})
+    await gallery.add_faces("dated", "ada", new_faces(vectors_of(2)[:, 0]))
+    await gallery.close()
+    async with await psycopg.AsyncConnection.connect(database) as sql:
+        await sql.execute("UPDATE jetface.faces SET created = 60.0")
+    before_s = time.time()
+    await gallery.open()  # which sweeps
+    for _ in range(100):
+        faces = (await gallery.faces("dated", "ada", after="", limit=9)).items
+        if min(face.created_s for face in faces) >= before_s:
+            break
+        await asyncio.sleep(0.05)
+    assert len(faces) == 2
+    assert min(face.created_s for face in faces) >= before_s
+    await gallery.delete_collection("dated")
     await gallery.close()

@@ -25,6 +25,7 @@ from jetface.errors import ConflictError, NotFoundError, ServiceError, StorageEr
 from jetface.gallery.protocol import NO_DEADLINE
 from jetface.gallery.records import (
     LIKENESS_OF_DUPLICATES,
+    UNSET_CLOCK_BEFORE_S,
     Collection,
     Exported,
     Match,
@@ -162,7 +163,11 @@ class PostgresGallery:
         self._metrics.gallery_persons.set(persons)
 
     async def _delete_old(self, created_before_s: float) -> None:
+        dates_anew = (max(time.time(), UNSET_CLOCK_BEFORE_S), UNSET_CLOCK_BEFORE_S)
+
         async def delete(sql: AsyncConnection[Any]) -> int:
+            await sql.execute("UPDATE jetface.faces SET created = %s WHERE created < %s", dates_anew)
+            await sql.execute("UPDATE jetface.persons SET created = %s WHERE created < %s", dates_anew)
             gone = await sql.execute("DELETE FROM jetface.faces WHERE created < %s", (created_before_s,))
             await sql.execute(
                 "DELETE FROM jetface.persons p WHERE created < %s "

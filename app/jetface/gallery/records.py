@@ -26,6 +26,10 @@ LIKENESS_OF_DUPLICATES = 0.92
 of one person are alike to 0.90 at most (200 people, three each), and one photograph saved again as JPEG of quality 50
 is to 0.93 at least (120 of them)."""
 
+UNSET_CLOCK_BEFORE_S = 1_735_689_600.0
+"""Start of 2025: what was stored before was stored by a clock that had not been set, as that of a Jetson without a
+battery at its start. Nobody knows how old it is, so for `GALLERY_TTL_DAYS` it counts from when that is noticed."""
+
 _CONTROLS = frozenset({"Cc", "Cs"})
 """Unicode's categories: controls, halves of characters."""
 _TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})

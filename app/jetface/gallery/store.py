@@ -22,6 +22,7 @@ from typing_extensions import Self
 from jetface.errors import ConflictError, NotFoundError, ServiceError, StorageError, StorageFullError
 from jetface.gallery.records import (
     LIKENESS_OF_DUPLICATES,
+    UNSET_CLOCK_BEFORE_S,
     Collection,
     Exported,
     ModelPin,
@@ -435,13 +436,21 @@ class Store:
     def delete_older(self, created_before_s: float) -> list[tuple[int, int]]:
         """Delete faces that were stored before a time, and persons who have none left; return rows of collection, face.
 
-        A person is older by the time when it was added.
+        A person is older by the time when it was added. What a clock dated that had not been set is dated anew.
         """
+        now_s = max(time.time(), UNSET_CLOCK_BEFORE_S)
+        old: list[tuple[int, int]] = []
         with self._writing():
-            old = self._sql.execute(
-                "SELECT collection, id FROM faces NOT INDEXED WHERE created < ?", (created_before_s,)
-            ).fetchall()
-            self._sql.execute("DELETE FROM faces WHERE created < ?", (created_before_s,))
+            # One pass over all faces where, as mostly, none is old.
+            (oldest_s,) = self._sql.execute("SELECT min(created) FROM faces NOT INDEXED").fetchone()
+            if oldest_s is not None and oldest_s < UNSET_CLOCK_BEFORE_S:
+                self._sql.execute("UPDATE faces SET created = ? WHERE created < ?", (now_s, UNSET_CLOCK_BEFORE_S))
+            if oldest_s is not None and oldest_s < created_before_s:
+                old = self._sql.execute(
+                    "SELECT collection, id FROM faces NOT INDEXED WHERE created < ?", (created_before_s,)
+                ).fetchall()
+                self._sql.execute("DELETE FROM faces WHERE created < ?", (created_before_s,))
+            self._sql.execute("UPDATE persons SET created = ? WHERE created < ?", (now_s, UNSET_CLOCK_BEFORE_S))
             self._sql.execute(
                 "DELETE FROM persons WHERE created < ? AND NOT EXISTS(SELECT 1 FROM faces WHERE person = persons.id)",
                 (created_before_s,),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jetface.errors import ConflictError, NotFoundError, StorageError, StorageFullError
-from jetface.gallery.records import NewFace, StoredFace
+from jetface.gallery.records import UNSET_CLOCK_BEFORE_S, NewFace, StoredFace
 from jetface.gallery.store import PAGE_BYTES, Store
 from tests.support.gallery_faces import OTHER_PIN, PIN, new_faces, vectors_of
 
@@ -149,10 +149,27 @@ def test_a_reader_puts_the_last_of_erasing_off_and_holds_nobody_up(store: Store,
 def test_old_faces_and_persons_without_any_go(store: Store, collection: int) -> None:
     for number in range(3):
         store.add_faces(collection, f"p{number}", None, new_faces(vectors_of(2, seed=number)[:, 0]))
-    store._sql.execute("UPDATE faces SET created = 1 WHERE id <= 3")
-    store._sql.execute("UPDATE persons SET created = 1 WHERE id <= 2")
-    assert store.delete_older(1000.0) == [(collection, 1), (collection, 2), (collection, 3)]
+    long_ago_s = UNSET_CLOCK_BEFORE_S + 1
+    store._sql.execute("UPDATE faces SET created = ? WHERE id <= 3", (long_ago_s,))
+    store._sql.execute("UPDATE persons SET created = ? WHERE id <= 2", (long_ago_s,))
+    assert store.delete_older(long_ago_s) == []
+    assert store.delete_older(long_ago_s + 1) == [(collection, 1), (collection, 2), (collection, 3)]
     assert [person.id for person in store.persons(collection, after=0, limit=9).items] == ["p1", "p2"]
+
+
+def test_what_an_unset_clock_dated_counts_from_now(store: Store, collection: int) -> None:
+    """As on a board without a battery, which begins in 1970 and is told the time later."""
+    store.add_faces(collection, "ada", None, new_faces(vectors_of(2)[:, 0]))
+    store._sql.execute("UPDATE faces SET created = 60.0 WHERE id = 1")
+    store._sql.execute("UPDATE persons SET created = 60.0")
+    before_s = time.time()
+    assert store.delete_older(before_s - 86400) == []
+    (face, _), (person,) = (
+        store.faces(collection, "ada", after=0, limit=9).items,
+        store.persons(collection, after=0, limit=9).items,
+    )
+    assert min(face.created_s, person.created_s) >= before_s
+    assert [row for _, row in store.delete_older(time.time() + 1)] == [1, 2]
 
 
 def test_a_full_disk_is_told_and_tears_nothing(store: Store, collection: int) -> None:
