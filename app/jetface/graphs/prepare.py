@@ -70,7 +70,7 @@ def _load(name: str, model: Path) -> tuple[Path, Mapping[str, Any]] | None:
         is_intact = facts["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
         _log.warning("prepared graph is unreadable and made anew", model=name, reason=repr(cause))
         return None
     if not is_intact:

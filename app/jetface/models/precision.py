@@ -114,7 +114,7 @@ def _read(spec: ModelSpec, folder: Path) -> Mapping[str, Any]:
     path = int8_path(spec, folder)
     try:
         verdict = json.loads(path.with_suffix(".json").read_bytes())
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise _not_to_be_had(spec, f"{path.name} or its .json is not in MODELS_DIR, or cannot be read") from cause
     if not path.is_file() or not isinstance(verdict, dict) or verdict.get("model") != spec.name:
         raise _not_to_be_had(spec, f"{path.name} is not in MODELS_DIR, or its .json is another model's")

@@ -90,7 +90,7 @@ class Verdicts:
             return str(kept["fastest"]) if kept["conditions"] == list(conditions) else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as cause:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
             _log.warning("verdict of a race is unreadable; it is run again", model=model, reason=repr(cause))
             return None
 

@@ -12,6 +12,7 @@ import getpass
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -93,7 +94,7 @@ class LicenseRecord:
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("license"), str):
                 accepted.add(entry["license"])
@@ -344,6 +345,8 @@ def _is_file(path: Path) -> bool:
 def _fault_of(path: Path) -> str | None:
     """Say in a clause what keeps a file from being read; None where nothing does, or it is not there."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe that nobody writes to would hang
+            return f"{path.name} is here and cannot be read (it is no file)"
         with path.open("rb") as file:
             file.read(1)
     except (FileNotFoundError, NotADirectoryError):

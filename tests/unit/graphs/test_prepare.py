@@ -198,7 +198,9 @@ def test_other_weights_or_another_entry_are_another_prepared_graph(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".json"])
-@pytest.mark.parametrize("content", [b"", b"junk", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"[]", b"{}", b"[" * 100_000], ids=["empty", "junk", "list", "object", "deep"]
+)
 def test_a_damaged_prepared_graph_is_made_anew(tmp_path: Path, suffix: str, content: bytes) -> None:
     cache = PreparedFiles(tmp_path / "prepared")
     first = prepare(tmp_path, arcface_model(), arcface_spec(), cache)

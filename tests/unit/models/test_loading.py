@@ -191,8 +191,9 @@ async def test_a_race_is_run_again_where_its_winner_no_longer_runs_the_model(
 
 
 @pytest.mark.parametrize("spec", ["arcface"], indirect=True)
+@pytest.mark.parametrize("damaged", ["{", "[" * 100_000], ids=["cut", "deep"])
 async def test_a_verdict_that_cannot_be_read_is_no_verdict(
-    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener
+    folder: Path, spec: ModelSpec, fast: SlowedOpener, slow: SlowedOpener, damaged: str
 ) -> None:
     for _ in range(2):
         loader = loader_of(folder, Candidates(openers=(slow, fast)))
@@ -201,7 +202,7 @@ async def test_a_verdict_that_cannot_be_read_is_no_verdict(
         await model.close(grace_s=5)
         loader.close()
         (verdict,) = (folder / "prepared").glob("*.fastest.json")
-        verdict.write_text("{")
+        verdict.write_text(damaged)
 
 
 async def test_a_model_the_first_runs_is_served_though_another_cannot(

@@ -78,7 +78,7 @@ def test_another_precision_that_is_named_leaves_it_out(tmp_path: Path, named: An
     assert precisions.of_engine(spec) == named
 
 
-@pytest.mark.parametrize("harm", ["graph", "weights", "sidecar", "missing", "of another model"])
+@pytest.mark.parametrize("harm", ["graph", "weights", "sidecar", "deep sidecar", "missing", "of another model"])
 def test_one_that_cannot_be_trusted_is_an_error_where_named_and_left_out_by_auto(tmp_path: Path, harm: str) -> None:
     spec, weights = put(tmp_path, WITHIN)
     path = int8_path(spec, tmp_path)
@@ -88,6 +88,8 @@ def test_one_that_cannot_be_trusted_is_an_error_where_named_and_left_out_by_auto
         weights.write_bytes(arcface_model(seed=1))
     elif harm == "sidecar":
         path.with_suffix(".json").write_text("[")
+    elif harm == "deep sidecar":
+        path.with_suffix(".json").write_text("[" * 100_000)
     elif harm == "missing":
         path.unlink()
     else:

@@ -103,11 +103,13 @@ def test_a_file_of_the_mirror_that_has_another_checksum_stays_where_it_is(tmp_pa
     assert mirror.read_bytes() == b"other"
 
 
-@pytest.mark.parametrize("name", ["folder", "circle"])
+@pytest.mark.parametrize("name", ["folder", "circle", "pipe"])
 def test_what_is_no_file_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine.onnx"
     if name == "folder":
         path.mkdir()
+    elif name == "pipe":
+        os.mkfifo(path)
     else:
         path.symlink_to(path)
     with file_server({"/mine.onnx": Answer(WEIGHTS)}) as server:

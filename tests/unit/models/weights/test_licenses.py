@@ -53,7 +53,11 @@ def test_a_line_for_each_licence_says_who_when_and_for_what(tmp_path: Path, monk
     assert [line["license"] for line in lines] == ["Research only", "Others", "Mine, nur für mich"]
 
 
-@pytest.mark.parametrize("text", ["{not json", "[1]", '{"license": 1}', "\ud800".encode("utf-8", "surrogatepass")])
+@pytest.mark.parametrize(
+    "text",
+    ["{not json", "[1]", '{"license": 1}', "\ud800".encode("utf-8", "surrogatepass"), "[" * 100_000],
+    ids=["cut", "list", "number", "surrogate", "deep"],
+)
 def test_a_line_that_cannot_be_read_accepts_nothing(tmp_path: Path, text: str | bytes) -> None:
     """And does not keep a good one from being read, as far as it is text at all."""
     content = text if isinstance(text, bytes) else f'{text}\n{{"license": "Others"}}\n'.encode()
