@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 import zlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from jetface.domain import Image
 
@@ -38,7 +40,11 @@ def smooth_image(height: int, width: int) -> Image:
 
 
 def encode(extension: str, image: np.ndarray, parameters: Sequence[int] = ()) -> bytes:
-    """Encode with OpenCV; `extension` is `.jpg`, `.png` and so on."""
+    """Encode with OpenCV, GIF with Pillow, as OpenCV 4.11 writes none; `extension` is `.jpg`, `.png` and so on."""
+    if extension == ".gif":
+        file = io.BytesIO()
+        PIL.Image.fromarray(image[:, :, ::-1]).save(file, "GIF")
+        return file.getvalue()
     is_encoded, data = cv2.imencode(extension, image, list(parameters))
     if not is_encoded:
         raise ValueError(extension)

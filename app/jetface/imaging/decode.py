@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: JPEG by libjpeg-turbo or the GPU, HEIC by libheif, AVIF by Pillow, the rest by OpenCV."""
+"""Encoded bytes to pixels: JPEG by libjpeg-turbo or a GPU, HEIC by libheif, AVIF and GIF by Pillow, else by OpenCV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from jetface.domain import Image
 from jetface.errors import BackendUnavailableError, ImageDecodeError
-from jetface.imaging.formats import first_gif_frame, plain_png, with_png_end
+from jetface.imaging.formats import plain_png, with_png_end
 from jetface.imaging.header import PictureFormat, PictureHeader, damaged, truncated, turn_upright
 
 _MOST_PIECES = 8
@@ -281,7 +281,7 @@ class Decoder:
     def decode(self, data: bytes, header: PictureHeader) -> Image:
         """Decode a picture and turn it upright.
 
-        Alpha is dropped, 16 bits become 8, an animation gives its first frame.
+        Alpha is dropped, 16 bits become 8, an animation gives its first frame, a PNG's its still picture.
 
         Args:
             data: The file that `header` was read from.
@@ -333,6 +333,10 @@ class Decoder:
         return _checked(image, header)
 
 
+_LIBRARY_ERRORS = (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError)
+"""What Pillow and libheif's wrapper raise of damaged files."""
+
+
 def _is_usual_jpeg(header: PictureHeader) -> bool:
     """Whether libjpeg-turbo makes BGR of it, right into an array of ours; of CMYK it makes nothing but CMYK."""
     return header.format == "jpeg" and header.num_channels != 4
@@ -362,7 +366,26 @@ def _decode_png(data: bytes, header: PictureHeader) -> Image:
 
 
 def _decode_gif(data: bytes, header: PictureHeader) -> Image:
-    return _decode_by_opencv(first_gif_frame(data), header)
+    try:
+        indices, colours = _indices_of_gif(data, header)
+    except _LIBRARY_ERRORS as cause:
+        raise damaged() from cause
+    return _checked(cv2.applyColorMap(indices, colours), header)
+
+
+def _indices_of_gif(data: bytes, header: PictureHeader) -> tuple[np.ndarray, np.ndarray]:
+    """Return (H, W) uint8 and the (256, 1, 3) BGR they stand for. When it returns, what Pillow holds is gone."""
+    with PIL.Image.open(BytesIO(data), formats=["GIF"]) as opened:
+        if opened.size != header.stored_hw[::-1]:  # a frame reaches beyond: Pillow would make room for it
+            raise damaged()
+        opened.load()
+        palette = opened.getpalette()
+        # Without a palette, or with that of all greys, the indices are brightness.
+        colours = np.repeat(np.arange(256, dtype=np.uint8), 3)
+        if palette is not None:
+            colours[:] = 0
+            colours[: len(palette)] = palette
+        return np.asarray(opened), np.ascontiguousarray(colours.reshape(256, 1, 3)[:, :, ::-1])
 
 
 def _decode_by_opencv(data: bytes, header: PictureHeader) -> Image:
@@ -379,7 +402,7 @@ def _decode_heic(data: bytes, header: PictureHeader) -> Image:
     try:
         opened = pi_heif.open_heif(data, convert_hdr_to_8bit=True, bgr_mode=True)
         image = np.asarray(opened[opened.primary_index])
-    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+    except _LIBRARY_ERRORS as cause:
         raise damaged() from cause
     if image.ndim == 2 or image.shape[2] < 3:
         gray = image if image.ndim == 2 else image[:, :, 0]
@@ -394,7 +417,7 @@ def _decode_avif(data: bytes, header: PictureHeader) -> Image:
         data = data[:8] + b"avif" + data[12:]
     try:
         pixels = _pixels_of_avif(data)
-    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as cause:
+    except _LIBRARY_ERRORS as cause:
         raise damaged() from cause
     way = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGR
     return _checked(cv2.cvtColor(pixels, way), header)
@@ -424,4 +447,5 @@ _WAYS: Mapping[PictureFormat, Callable[[bytes, PictureHeader], Image]] = {
     "heic": _decode_heic,
     "avif": _decode_avif,
 }
-"""All but usual JPEGs. AVIF is not for OpenCV, which holds two to three times the memory that Pillow does."""
+"""All but usual JPEGs. AVIF is not for OpenCV, which holds two to three times the memory that Pillow does; nor is GIF,
+which OpenCV 4.11, the Jetsons' version, does not read."""

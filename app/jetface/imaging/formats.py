@@ -19,12 +19,9 @@ _BMP_MASKS = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
 """Where OpenCV 5.0 takes colours to lie, whatever a header of less than 56 bytes says."""
 GIF_MAGICS = (b"GIF87a", b"GIF89a")
 
-_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, b";"
+_GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
 _MAX_GIF_BLOCKS = 4096
 """Comments and the like before the first frame; bounds the time a hostile file costs."""
-
-_GIF_BYTES_PER_PIXEL = 2.2
-"""Measured: OpenCV 5.0 holds 2.7 pictures at most while it decodes one, two of them the picture and its copy."""
 
 
 def read_bmp_header(data: bytes) -> PictureHeader:
@@ -63,25 +60,19 @@ def read_gif_header(data: bytes) -> PictureHeader:
     if len(data) < 13:
         raise truncated()
     width, height = struct.unpack_from("<HH", data, 6)
-    first_gif_frame(data)
-    return PictureHeader(format="gif", stored_hw=(height, width), side_bytes_per_pixel=_GIF_BYTES_PER_PIXEL)
+    _check_first_gif_frame(data)
+    return PictureHeader(format="gif", stored_hw=(height, width))
 
 
-def first_gif_frame(data: bytes) -> bytes:
-    """Return a GIF of the first frame alone: the others cost time, and a trailer may be missing.
-
-    Raises:
-        ImageDecodeError: Truncated before the end of that frame, or damaged.
-
-    Source: GIF89a specification, sections 15 to 27 and appendix A.
-    """
+def _check_first_gif_frame(data: bytes) -> None:
+    """Refuse a GIF that ends before its first frame does. Source: GIF89a specification, 15 to 27 and appendix A."""
     try:
         position = 13 + _palette_bytes(data[10])
         for _ in range(_MAX_GIF_BLOCKS):
             kind = data[position]
             if kind == _GIF_IMAGE:
-                end = _end_of_gif_blocks(data, position + 11 + _palette_bytes(data[position + 9]))
-                return data if data[end : end + 1] == _GIF_TRAILER else data[:end] + _GIF_TRAILER
+                _end_of_gif_blocks(data, position + 11 + _palette_bytes(data[position + 9]))
+                return
             if kind != _GIF_EXTENSION:
                 break
             position = _end_of_gif_blocks(data, position + 2)
@@ -264,11 +255,9 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 MAX_PNG_CHUNKS = 65_536
 """64 MiB in libpng's own chunks of 8 kB are 8192; bounds the time a hostile file costs."""
 
-_ANIMATED_PNG_SIDE_BYTES = 6.5
-"""Measured: OpenCV 5.0 holds up to 12.1 bytes a pixel of an animation, six of them the picture and its copy."""
-
-_PNG_TEXTS = frozenset({b"zTXt", b"iTXt"})
-"""libpng unpacks up to a thousand of them, each to 8 MB, and keeps them: 8 GB for a file of 8 MB."""
+_UNREAD_PNG_CHUNKS = frozenset({b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT"})
+"""Compressed texts: libpng unpacks up to a thousand, each to 8 MB, and keeps them, 8 GB for a file of 8 MB. And what
+makes an animation of a still picture: of a damaged one OpenCV 4.11 and 5.0 read and write memory that is not theirs."""
 
 _MOST_UNCHECKED_BYTES = 2**22
 """Shorter coded data is not looked through: what it may hold beyond the picture is unpacked within seconds."""
@@ -288,7 +277,6 @@ def read_png_header(data: bytes) -> PictureHeader:
     num_given, data = len(data), with_png_end(data)
     stored_hw: tuple[int, int] | None = None
     orientation = 1
-    is_animated = False
     position = len(PNG_MAGIC)
     for _ in range(MAX_PNG_CHUNKS):
         if position + 12 > len(data):
@@ -306,11 +294,8 @@ def read_png_header(data: bytes) -> PictureHeader:
             stored_hw = (height, width)
         elif kind == b"eXIf":
             orientation = read_orientation(data[payload : end - 4])
-        elif kind == b"acTL":
-            is_animated = True
         elif kind == b"IEND":
-            side = _ANIMATED_PNG_SIDE_BYTES if is_animated else 0.0
-            return PictureHeader(format="png", stored_hw=stored_hw, orientation=orientation, side_bytes_per_pixel=side)
+            return PictureHeader(format="png", stored_hw=stored_hw, orientation=orientation)
         position = end
     raise damaged()
 
@@ -324,15 +309,15 @@ def with_png_end(png: bytes) -> bytes:
 
 
 def plain_png(data: bytes) -> bytes:
-    """Return a PNG that `read_png_header` has read without its compressed texts, which nobody here reads.
+    """Return a PNG that `read_png_header` has read without its compressed texts and its animation.
 
     Raises:
         ImageDecodeError: Much more is coded in it than its pixels. libpng would unpack all of that, for minutes.
 
     Source: PNG specification, third edition, sections 8 and 11.
     """
-    has_texts = any(kind in data for kind in _PNG_TEXTS)
-    if len(data) <= _MOST_UNCHECKED_BYTES and not has_texts:
+    has_unread = any(kind in data for kind in _UNREAD_PNG_CHUNKS)
+    if len(data) <= _MOST_UNCHECKED_BYTES and not has_unread:
         return data
     kept: list[bytes | memoryview] = [data[: len(PNG_MAGIC)]]
     coded: list[memoryview] = []
@@ -342,12 +327,12 @@ def plain_png(data: bytes) -> bytes:
         end = position + 12 + length
         if kind == b"IDAT":
             coded.append(memoryview(data)[position + 8 : end - 4])
-        if kind not in _PNG_TEXTS:
+        if kind not in _UNREAD_PNG_CHUNKS:
             kept.append(memoryview(data)[position:end])
         position = len(data) if kind == b"IEND" else end
     if sum(map(len, coded)) > _MOST_UNCHECKED_BYTES:
         _check_coded(coded, _most_png_bytes(data))
-    return b"".join(kept) if has_texts else data
+    return b"".join(kept) if has_unread else data
 
 
 def _most_png_bytes(data: bytes) -> int:

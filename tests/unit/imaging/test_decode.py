@@ -150,6 +150,45 @@ class TestDecode:
         data = gif_of(np.arange(40 * 60).reshape(40, 60) % 4, colours)
         assert np.array_equal(decode(decoder, data), image)
 
+    def test_a_gif_without_colours_is_grey(self, decoder: Decoder) -> None:
+        file = io.BytesIO()
+        PIL.Image.fromarray(GRAY).save(file, "GIF")
+        assert np.array_equal(decode(decoder, file.getvalue()), np.repeat(GRAY[:, :, None], 3, axis=2))
+
+    def test_a_gif_whose_frame_reaches_beyond_it_is_refused(self, decoder: Decoder) -> None:
+        """Before there is room for the frame, which may be any size."""
+        data = bytearray(WHOLE_FILES["gif"])
+        data[6:10] = struct.pack("<HH", 1, 1)  # its size
+        with pytest.raises(ImageDecodeError, match="damaged"):
+            decode(decoder, bytes(data))
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+    @pytest.mark.parametrize("blend", [0, 1])
+    def test_of_an_animated_png_the_still_picture_counts(self, decoder: Decoder, mode: str, blend: int) -> None:
+        still = PIL.Image.fromarray(IMAGE[:, :, ::-1])
+        pictures = [picture.convert(mode) for picture in (still, still.rotate(180))]
+        file = io.BytesIO()
+        pictures[0].save(file, "PNG", save_all=True, append_images=pictures[1:], blend=blend)
+        plain = io.BytesIO()
+        pictures[0].save(plain, "PNG")
+        assert np.array_equal(decode(decoder, file.getvalue()), decode(decoder, plain.getvalue()))
+
+    @pytest.mark.parametrize("side_px", [8, 60_000])
+    @pytest.mark.parametrize("coded", [b"", b"\x78\x9c\xff\xff", zlib.compress(bytes(30))])
+    @pytest.mark.parametrize("is_still_a_frame", [False, True])
+    def test_damage_to_the_animation_of_a_png_costs_nothing(
+        self, decoder: Decoder, side_px: int, coded: bytes, *, is_still_a_frame: bool
+    ) -> None:
+        """OpenCV gives other pixels or ends the process."""
+        control = struct.pack(">IIIIHHBB", side_px, side_px, 0, 0, 1, 10, 0, 0)
+        first = chunk(b"fcTL", bytes(4) + control)
+        frames = first if is_still_a_frame else first + chunk(b"fdAT", struct.pack(">I", 1) + coded)
+        second = chunk(b"fcTL", struct.pack(">I", 2) + control) + chunk(b"fdAT", struct.pack(">I", 3) + coded)
+        start, still, end = WHOLE_FILES["png"][:33], WHOLE_FILES["png"][33:-12], WHOLE_FILES["png"][-12:]
+        pieces = [frames, still, second] if is_still_a_frame else [still, frames, second]
+        animated = start + chunk(b"acTL", struct.pack(">II", 2, 0)) + b"".join(pieces) + end
+        assert np.array_equal(decode(decoder, animated), IMAGE)
+
     @pytest.mark.parametrize("data", [encode(".png", np.full((1, 1, 3), 7, np.uint8)), encode(".jpg", IMAGE[:1])])
     def test_slim_pictures_decode(self, decoder: Decoder, data: bytes) -> None:
         assert decode(decoder, data).shape[0] == 1
