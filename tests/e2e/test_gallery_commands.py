@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -210,6 +213,23 @@ def test_a_damaged_gallery_and_a_damaged_backup_are_told(
     assert file.read_bytes() == whole
     file.write_bytes(torn)
     assert run(variables, "check", code=1).output.count("\n") >= 1
+
+
+def test_a_restore_that_finds_no_room_leaves_nothing_of_it(
+    variables: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    run(variables, "enrol", folder)
+    gallery, backup = Path(variables["GALLERY_DIR"]), tmp_path / "backup.sqlite3"
+    run(variables, "backup", backup)
+    before = sorted(path.name for path in gallery.iterdir())
+    restore = 'ulimit -f 16; exec "$0" -m jetface.cli gallery restore --force "$1"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", restore, sys.executable, backup],
+        env={**os.environ, **variables}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.startswith("Error: The gallery's")) == (1, True)
+    assert sorted(path.name for path in gallery.iterdir()) == before
+    assert run(variables, "check").output == "whole\n"
 
 
 def test_what_is_missing_is_told(variables: dict[str, str], tmp_path: Path) -> None:

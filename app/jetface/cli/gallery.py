@@ -532,15 +532,18 @@ def restore_backup(settings: Settings, file: Path, *, is_forced: bool) -> None:
                 raise click.ClickException("a gallery is there already; --force puts the backup in its place")
             part = folder / f".{FILE_NAME}.part"
             part.unlink(missing_ok=True)
-            # Not its bytes: a copy of a folder has what was written last in a log beside the file.
-            with Store(file, is_writer=False) as store:
-                store.back_up(part)
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
-            # Its log belongs to it: behind another file it would be taken for that one's.
-            for suffix in ("-wal", "-shm"):
-                (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
-            part.rename(there)
+            try:
+                # Not its bytes: a copy of a folder has what was written last in a log beside the file.
+                with Store(file, is_writer=False) as store:
+                    store.back_up(part)
+                with part.open("rb") as written:
+                    os.fsync(written.fileno())
+                # Its log belongs to it: behind another file it would be taken for that one's.
+                for suffix in ("-wal", "-shm"):
+                    (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+                part.rename(there)
+            finally:
+                part.unlink(missing_ok=True)
     except filelock.Timeout:
         raise click.ClickException("a process uses the gallery; stop it first") from None
     except OSError as cause:
