@@ -106,4 +106,6 @@ def test_a_reader_as_it_is_published_reads_the_same(shared_models: Path, tmp_pat
         head = PlateOcr.probe(spec, backend, takes_pixels=True)
         texts.append([(found.text, found.certainties.round(3).tolist()) for found in head.run(backend, crops)])
     assert texts[0] == texts[1]
-    assert PLATES[0] in {text for text, _ in texts[0]}
+    # OpenCV 4.11 draws with another font than 5.0, whose I is a 1 to the reader.
+    read = {text.replace("I", "1") for text, _ in texts[0]}
+    assert read >= {text.replace("I", "1") for text in PLATES}
