@@ -10,11 +10,12 @@ import socket
 import ssl
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpcore
 import httpx
@@ -85,6 +86,66 @@ async def resolve(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
 
 
+_SMALL_READ_BYTES = 4096
+_MOST_WRAPPING_BYTES = 2**16
+"""Most bytes of heads and chunks around a file, and an eighth of it on top: a host may send `100 Continue` without
+end, or chunks of one byte, of which a megabyte takes a second of the event loop."""
+
+
+@dataclass(slots=True)
+class _Received:
+    """What has come for one request."""
+
+    num_bytes: int = 0
+    num_file_bytes: int = 0
+
+
+_RECEIVED: ContextVar[_Received | None] = ContextVar("received", default=None)
+
+
+class CountedStream(httpcore.AsyncNetworkStream):
+    """Counts what is read for a request, in small pieces until most of it is the file's; ends what is mostly not."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read.
+
+        Raises:
+            UrlRefusedError: Too little of what came is the file.
+        """
+        received = _RECEIVED.get()
+        if received is None:
+            return await self._stream.read(max_bytes, timeout)
+        num_wrapping = received.num_bytes - received.num_file_bytes
+        if num_wrapping > _MOST_WRAPPING_BYTES + received.num_file_bytes // 8:
+            raise UrlRefusedError("The URL's host sends too little of the picture in too much around it.")
+        if received.num_file_bytes < received.num_bytes // 2:
+            max_bytes = min(max_bytes, _SMALL_READ_BYTES)
+        data = await self._stream.read(max_bytes, timeout)
+        received.num_bytes += len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write."""
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close."""
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Begin TLS, and count what it carries."""
+        return CountedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the stream says of itself."""
+        return self._stream.get_extra_info(info)
+
+
 class CheckedBackend(httpcore.AsyncNetworkBackend):
     """Connects to addresses that were checked, and to no others.
 
@@ -132,9 +193,10 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None,
         socket_options: Iterable[SocketOption] | None,
     ) -> httpcore.AsyncNetworkStream:
-        return await self._backend.connect_tcp(
+        stream = await self._backend.connect_tcp(
             str(address), port, timeout=timeout, local_address=local_address, socket_options=socket_options
         )
+        return CountedStream(stream)
 
     async def connect_unix_socket(
         self,
@@ -445,6 +507,8 @@ class UrlFetcher:
             headers=list(sent.items()),
             extensions={"timeout": {"connect": silence_s, "read": silence_s, "write": silence_s}},
         )
+        received = _Received()
+        _RECEIVED.set(received)
         async with request as response:
             answered = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in answered:
@@ -456,18 +520,19 @@ class UrlFetcher:
             declared = answered.get(b"content-length", b"0")
             if declared.isdigit() and int(declared) > self._limits.max_bytes:
                 raise self._too_long()
-            return await self._read(response, share)
+            return await self._read(response, received, share)
 
-    async def _read(self, response: httpcore.Response, share: Share | None) -> bytes:
+    async def _read(self, response: httpcore.Response, received: _Received, share: Share | None) -> bytes:
         end = asyncio.get_running_loop().time() + self._limits.timeout_s
-        received = bytearray()
+        file = bytearray()
         async for part in response.aiter_stream():
-            received += part
-            if len(received) > self._limits.max_bytes:
+            file += part
+            received.num_file_bytes = len(file)
+            if len(file) > self._limits.max_bytes:
                 raise self._too_long()
             if share is not None:
                 await share.grow(len(part), deadline=end)
-        return bytes(received)
+        return bytes(file)
 
     def _too_long(self) -> UrlRefusedError:
         return UrlRefusedError(f"The URL's file is longer than {self._limits.max_bytes} bytes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -350,6 +351,44 @@ class TestLimits:
         server.answers["/"] = endless
         with pytest.raises(UrlRefusedError, match="longer than 1000 bytes"):
             await fetcher.fetch(RemotePicture(server.url("/")), deadline=in_s())
+
+    @pytest.mark.parametrize(
+        ("head", "piece"),
+        [
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        ],
+        ids=["100 Continue", "chunks of a byte"],
+    )
+    async def test_what_is_mostly_not_the_file_is_cut(self, server: Server, head: bytes, piece: bytes) -> None:
+        """Long before the time limit, with little of it read."""
+        num_taken = 0
+
+        async def endless(writer: asyncio.StreamWriter, _head: str) -> None:
+            nonlocal num_taken
+            writer.write(head)
+            while True:
+                writer.write(piece * 1000)
+                await writer.drain()
+                num_taken += 1000 * len(piece)
+
+        server.answers["/"] = endless
+        async with contextlib.aclosing(UrlFetcher(HostPolicy.listed(["127.0.0.1"]))) as fetcher:
+            with pytest.raises(UrlRefusedError, match="too little of the picture"):
+                await fetcher.fetch(RemotePicture(server.url("/")), deadline=in_s())
+        assert num_taken < 2**25  # what the system's buffers hold, too
+
+    async def test_a_file_in_chunks_of_a_kilobyte_is_taken(self, server: Server) -> None:
+        body = bytes(range(256)) * 4
+
+        async def chunked(writer: asyncio.StreamWriter, _head: str) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write((b"%x\r\n%s\r\n" % (len(body), body)) * 3000 + b"0\r\n\r\n")
+            await writer.drain()
+
+        server.answers["/"] = chunked
+        async with contextlib.aclosing(UrlFetcher(HostPolicy.listed(["127.0.0.1"]))) as fetcher:
+            assert await fetcher.fetch(RemotePicture(server.url("/")), deadline=in_s()) == body * 3000
 
     async def test_a_length_that_promised_more_is_an_error(self, fetcher: UrlFetcher, server: Server) -> None:
         async def short(writer: asyncio.StreamWriter, _head: str) -> None:
