@@ -303,7 +303,7 @@ async def test_a_backend_that_hangs_holds_up_no_other_model_for_ever(folder: Pat
             return super().open(model, **choices)
 
     first, second = stored(folder, arcface_spec(), arcface_model()), stored(folder, scrfd_spec(), scrfd_model())
-    options = LoadOptions(num_cores=1, det_batch_size=4, rec_batch_size=4, max_waiting=16, load_timeout_s=0.5)
+    options = LoadOptions(num_cores=1, det_batch_size=4, rec_batch_size=4, max_waiting=16, load_timeout_s=1.5)
     loader = ModelLoader(WeightsFolder(folder=folder), Candidates(openers=(Hanging("odd"),)), options, Metrics())
     loads = [asyncio.create_task(loader.load(spec)) for spec in (first, second)]
     try:
