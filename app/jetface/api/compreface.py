@@ -144,9 +144,10 @@ def compreface_router(services: Services, collection: str, *, keys: Sequence[str
     async def subjects_there() -> tuple[People, str | None]:
         """Return None for a collection that nobody has made yet: who reads makes none."""
         people = people_of(services)
-        name = check_id("name", collection)
-        is_there = any(each.name == name for each in await people.gallery.collections())
-        return people, (await people.collection(name)).name if is_there else None
+        try:
+            return people, (await people.collection(check_id("name", collection))).name
+        except NotFoundError:
+            return people, None
 
     def answered(
         function: Callable[..., Awaitable[dict[str, Any] | Response]], *, status: int = 200

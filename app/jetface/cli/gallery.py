@@ -500,14 +500,19 @@ def back_up(settings: Settings, file: Path) -> None:
     try:
         with Store(_file_of(settings), is_writer=False) as store:
             part.touch(mode=0o600)
-            store.back_up(part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+            _back_up_for_good(store, part)
         part.rename(file)
     except OSError as cause:
         raise click.ClickException(f"{readable_name(file)} cannot be written: {cause.strerror}") from cause
     finally:
         part.unlink(missing_ok=True)
+
+
+def _back_up_for_good(store: Store, file: Path) -> None:
+    """Write a backup, and return when it is on the disk as far as `fsync` goes."""
+    store.back_up(file)
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def restore_backup(settings: Settings, file: Path, *, is_forced: bool) -> None:
@@ -535,9 +540,7 @@ def restore_backup(settings: Settings, file: Path, *, is_forced: bool) -> None:
             try:
                 # Not its bytes: a copy of a folder has what was written last in a log beside the file.
                 with Store(file, is_writer=False) as store:
-                    store.back_up(part)
-                with part.open("rb") as written:
-                    os.fsync(written.fileno())
+                    _back_up_for_good(store, part)
                 # Its log belongs to it: behind another file it would be taken for that one's.
                 for suffix in ("-wal", "-shm"):
                     (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
@@ -610,11 +613,7 @@ async def reembed_collection(settings: Settings, collection: str, *, loses_faces
             )
         with tqdm(total=there.num_faces, unit="face", file=sys.stderr, disable=None) as progress:
             return await move_collection(
-                people.gallery,
-                collection,
-                people.model(),
-                embed,
-                told=lambda done: progress.update(done - progress.n),
+                people.gallery, collection, people.model(), embed, told=lambda done: progress.update(done - progress.n)
             )
 
 

@@ -260,8 +260,10 @@ class ModelLoader:
         Raises:
             ServiceError: The first cannot run it.
         """
-        conditions = [cpu_model() or "unknown CPU", f"{self._options.num_cores} cores", *map(_condition, ways)]
-        won = self._verdicts.recall(spec.name, conditions)
+        names = [f"{_name(opener, is_int8=is_int8)} {opener.version}" for opener, _, is_int8 in ways]
+        entrants = [cpu_model() or "unknown CPU", f"{self._options.num_cores} cores", *names]
+        files = [_facts_of_file(path) for _, path, _ in ways]
+        won = self._verdicts.recall(spec.name, entrants, files)
         for way in (way for way in ways if _name(way[0], is_int8=way[2]) == won):
             try:
                 runner = self._start(*way, spec)
@@ -276,7 +278,7 @@ class ModelLoader:
             runner, is_complete = faster or runner, is_complete and faster is not None
         # Whoever could not take part may next time.
         if is_complete:
-            self._verdicts.keep(spec.name, conditions, runner.name)
+            self._verdicts.keep(spec.name, entrants, files, runner.name)
         return runner
 
     def _start(self, opener: Opener, path: Path, is_int8: bool, spec: ModelSpec) -> _Runner:
@@ -353,11 +355,10 @@ def _name(opener: Opener, *, is_int8: bool) -> str:
     return f"{opener.name}-int8" if is_int8 else opener.name
 
 
-def _condition(way: _Way) -> str:
-    """Tell a way from others, also from what it is with another version of its runtime or another file."""
-    opener, path, is_int8 = way
+def _facts_of_file(path: Path) -> str:
+    """Tell a file from what it is when it has been replaced."""
     stat = path.stat()
-    return f"{_name(opener, is_int8=is_int8)} {opener.version}: {path.name}, {stat.st_size}, {stat.st_mtime_ns}"
+    return f"{path.name}, {stat.st_size}, {stat.st_mtime_ns}"
 
 
 async def started_in_time(batcher: Batcher[Any, Any], timeout_s: float) -> None:

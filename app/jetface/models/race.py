@@ -72,38 +72,43 @@ def fastest(times_ms: Mapping[str, float], *, least_gain: float = LEAST_GAIN) ->
 
 
 class Verdicts:
-    """Who won which race, in files of a folder. Safe for several processes: each file appears whole."""
+    """Who won which race, in files of a folder. Safe for several processes: each file appears whole.
+
+    There is one file for a model and those who take part on a machine; another race among them replaces it.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Keep them in `folder`, which need not exist."""
         self._folder = folder
 
-    def recall(self, model: str, conditions: Sequence[str]) -> str | None:
-        """Return who won the race under these conditions; None where it was never run, or nobody can tell.
+    def recall(self, model: str, entrants: Sequence[str], files: Sequence[str]) -> str | None:
+        """Return who won a race; None where it was never run, or nobody can tell.
 
         Args:
             model: The model's name.
-            conditions: All that decides who wins: machine, file, who takes part, in order of preference.
+            entrants: The machine and who takes part, in order of preference.
+            files: What tells the files they opened from others.
         """
         try:
-            kept = json.loads(self._path(model, conditions).read_bytes())
-            return str(kept["fastest"]) if kept["conditions"] == list(conditions) else None
+            kept = json.loads(self._path(model, entrants).read_bytes())
+            is_same = (kept["entrants"], kept["files"]) == (list(entrants), list(files))
+            return str(kept["fastest"]) if is_same else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
             _log.warning("verdict of a race is unreadable; it is run again", model=model, reason=repr(cause))
             return None
 
-    def keep(self, model: str, conditions: Sequence[str], name: str) -> None:
+    def keep(self, model: str, entrants: Sequence[str], files: Sequence[str], name: str) -> None:
         """Write down who won; where the folder cannot be written, the next load runs the race again."""
-        verdict = json.dumps({"fastest": name, "conditions": list(conditions)}, indent=2)
+        verdict = json.dumps({"fastest": name, "entrants": list(entrants), "files": list(files)}, indent=2)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._path(model, conditions)) as file:
+            with whole_file(self._path(model, entrants)) as file:
                 file.write(verdict.encode())
         except OSError as cause:
             _log.info("verdict of a race is not kept: the folder cannot be written", model=model, reason=cause.strerror)
 
-    def _path(self, model: str, conditions: Sequence[str]) -> Path:
-        digest = hashlib.sha256("\n".join(conditions).encode()).hexdigest()[:_KEY_DIGITS]
+    def _path(self, model: str, entrants: Sequence[str]) -> Path:
+        digest = hashlib.sha256("\n".join(entrants).encode()).hexdigest()[:_KEY_DIGITS]
         return self._folder / f"{model}-{digest}.fastest.json"

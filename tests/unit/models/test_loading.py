@@ -169,8 +169,10 @@ async def test_a_race_is_run_once_for_a_machine_a_file_and_those_who_take_part(
     assert not slow.opened
     assert await load(slow, replace(fast, version="2")) == ["slow", "fast", "fast"]
     assert await load(slow, fast, num_cores=1) == ["slow", "fast", "fast"]
+    num_verdicts = len([*(folder / "prepared").glob("*.fastest.json")])
     (folder / spec.file_name).touch()
     assert await load(slow, fast) == ["slow", "fast", "fast"]
+    assert len([*(folder / "prepared").glob("*.fastest.json")]) == num_verdicts
 
 
 @pytest.mark.parametrize("spec", ["arcface"], indirect=True)
