@@ -6,19 +6,17 @@ written to.
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from jetface.errors import StorageError
 from jetface.gallery.cuda_index import CudaIndex, Scanner
 from jetface.runtimes.onnx_cuda import CudaSetup
 from tests.support.fake_cuda import FakeCuda
 from tests.support.gallery_faces import LENGTH, vectors_of
+from tests.support.gallery_indexes import answers_beside, crowd_around, persons_of
 
 PERSONS = 1200
 VECTORS = vectors_of(PERSONS, 4)
@@ -39,10 +37,6 @@ def filled(scanner: Scanner, at_once: int = 700) -> CudaIndex:
         part = slice(start, start + at_once)
         index.add(IDS[part], OWNERS[part], vectors[part])
     return index
-
-
-def persons_of(index: CudaIndex, queries: NDArray[np.float32]) -> list[int]:
-    return [int(found.persons[0]) for found in index.nearest(queries, 64)]
 
 
 @pytest.mark.parametrize("at_once", [350, 4000])
@@ -117,10 +111,8 @@ def test_a_person_joins_another(scanner: Scanner) -> None:
 
 def test_the_best_of_each_person_is_found_among_large_persons(scanner: Scanner) -> None:
     """One person's faces, more than are looked at first, are nearer than any of the others'."""
-    random = np.random.default_rng(1)
-    crowd = VECTORS[0, 0] + 0.01 * random.standard_normal((5000, LENGTH)).astype(np.float32)
     index = filled(scanner)
-    index.add(np.arange(10_000, 15_000), np.zeros(5000, np.int64), crowd / np.linalg.norm(crowd, axis=1, keepdims=True))
+    index.add(np.arange(10_000, 15_000), np.zeros(5000, np.int64), crowd_around(VECTORS[0, 0]))
     assert set(index.nearest(VECTORS[:1, 0], 64)[0].persons.tolist()) == {0}
     found = index.best_of_persons(VECTORS[0, 0], 20)
     assert len(set(found.persons.tolist())) == 20
@@ -171,22 +163,14 @@ def test_one_thread_searches_while_another_writes(scanner: Scanner) -> None:
     """From the first block until long after there are more, with faces removed and rows used again between."""
     index = CudaIndex(LENGTH, scanner=scanner, first_rows=1024)
     index.add(IDS[:300], OWNERS[:300], VECTORS[:100, :3].reshape(-1, LENGTH))
-    is_over = threading.Event()
-    wrong: list[list[int]] = []
 
-    def search() -> None:
-        while not is_over.is_set():
-            persons = persons_of(index, VECTORS[:20, 3])
-            if persons != list(range(20)):
-                wrong.append(persons)
+    def write() -> None:
+        for person in range(100, PERSONS):
+            index.add(IDS[person == OWNERS], OWNERS[person == OWNERS], VECTORS[person, :3])
+            if person % 4 == 0:
+                index.remove_person(person - 60 if person >= 160 else person)
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    for person in range(100, PERSONS):
-        index.add(IDS[person == OWNERS], OWNERS[person == OWNERS], VECTORS[person, :3])
-        if person % 4 == 0:
-            index.remove_person(person - 60 if person >= 160 else person)
-    is_over.set()
-    thread.join()
-    assert wrong == []
+    answers = answers_beside(index, VECTORS[:20, 3], write)
+    assert answers
+    assert [each for each in answers if each != list(range(20))] == []
     assert persons_of(index, VECTORS[1197:, 3]) == [1197, 1198, 1199]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from jetface.gallery.faiss_index import FaissIndex
 from tests.support.gallery_faces import LENGTH, vectors_of
+from tests.support.gallery_indexes import answers_beside, crowd_around, persons_of
 
 LEAST = 640
 """FAISS says more than it should of codes that are learnt from fewer."""
@@ -27,10 +25,6 @@ def filled(at_once: int = 200, **options: int) -> FaissIndex:
         part = slice(start, start + at_once)
         index.add(IDS[part], OWNERS[part], vectors[part])
     return index
-
-
-def persons_of(index: FaissIndex, queries: NDArray[np.float32]) -> list[int]:
-    return [int(found.persons[0]) for found in index.nearest(queries, 64)]
 
 
 @pytest.mark.parametrize("at_once", [1, 200, 900])
@@ -87,10 +81,8 @@ def test_a_person_joins_another() -> None:
 
 def test_the_best_of_each_person_is_found_among_large_persons() -> None:
     """One person's faces, more than are looked at first, are nearer than any of the others'."""
-    random = np.random.default_rng(1)
-    crowd = VECTORS[0, 0] + 0.01 * random.standard_normal((5000, LENGTH)).astype(np.float32)
     index = filled()
-    index.add(np.arange(10_000, 15_000), np.zeros(5000, np.int64), crowd / np.linalg.norm(crowd, axis=1, keepdims=True))
+    index.add(np.arange(10_000, 15_000), np.zeros(5000, np.int64), crowd_around(VECTORS[0, 0]))
     assert set(index.nearest(VECTORS[:1, 0], 64)[0].persons.tolist()) == {0}
     found = index.best_of_persons(VECTORS[0, 0], 20)
     assert len(set(found.persons.tolist())) == 20
@@ -115,22 +107,14 @@ def test_one_thread_searches_while_another_writes() -> None:
     """From before there are codes until long after, with codes taken out between."""
     index = FaissIndex(LENGTH, least_faces=LEAST, most_removed=50)
     index.add(IDS[:300], OWNERS[:300], VECTORS[:100, :3].reshape(-1, LENGTH))
-    is_over = threading.Event()
-    wrong: list[list[int]] = []
 
-    def search() -> None:
-        while not is_over.is_set():
-            persons = persons_of(index, VECTORS[:20, 3])
-            if persons != list(range(20)):
-                wrong.append(persons)
+    def write() -> None:
+        for person in range(100, PERSONS):
+            index.add(IDS[person == OWNERS], OWNERS[person == OWNERS], VECTORS[person, :3])
+            if person % 2:
+                index.remove_person(person - 60 if person >= 160 else person)
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    for person in range(100, PERSONS):
-        index.add(IDS[person == OWNERS], OWNERS[person == OWNERS], VECTORS[person, :3])
-        if person % 2:
-            index.remove_person(person - 60 if person >= 160 else person)
-    is_over.set()
-    thread.join()
-    assert wrong == []
+    answers = answers_beside(index, VECTORS[:20, 3], write)
+    assert answers
+    assert [each for each in answers if each != list(range(20))] == []
     assert persons_of(index, VECTORS[298:, 3]) == [298, 299]
